@@ -1,0 +1,165 @@
+//! The command line: parse, load, run, and the exit code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Choice, Config, Engine, Listener, LogFormat, LogLevel};
+use crate::server::Server;
+use crate::telemetry;
+
+/// sysexits: the command line is wrong.
+const EX_USAGE: u8 = 64;
+/// sysexits: the configuration is wrong.
+const EX_CONFIG: u8 = 78;
+
+/// Logs PostgreSQL clients in to Amazon Redshift and RDS/Aurora PostgreSQL with short-lived IAM credentials.
+#[derive(Parser)]
+#[command(name = "pg-iam-proxy", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve clients
+    Run(Run),
+    /// Parse and validate a configuration
+    Check(Check),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "PG_IAM_PROXY_CONFIG", required_unless_present = "target_urls")]
+    config: Option<PathBuf>,
+    /// Target URLs, each with a listener of its own: `redshift://user@cluster.region/database`,
+    /// `rds://user@host:port/database`, or the `jdbc:redshift:iam://` URL of a JDBC tool. Parameters are the keys of [target], besides listen= and name=
+    #[arg(value_name = "TARGET-URL")]
+    target_urls: Vec<String>,
+    /// How log lines are written, on standard error
+    #[arg(long, value_enum, env = "PG_IAM_PROXY_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Least severe level that is logged
+    #[arg(long, value_enum, env = "PG_IAM_PROXY_LOG_LEVEL")]
+    log_level: Option<LogLevel>,
+}
+
+#[derive(Args)]
+struct Check {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "PG_IAM_PROXY_CONFIG")]
+    config: PathBuf,
+    /// Ask neither AWS nor any server
+    #[arg(long, required = true)]
+    offline: bool,
+}
+
+/// Runs the program. 0: clean stop; 1: failed; 64: usage; 78: bad configuration.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to do when the terminal is gone.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Run(arguments) => match config::load(arguments.config.as_deref(), &arguments.target_urls) {
+            Ok(config) => run(config, &arguments),
+            Err(error) => bad_configuration(&error),
+        },
+        Command::Check(arguments) => match config::load(Some(&arguments.config), &[]) {
+            Ok(config) => {
+                println!("{}: good, {} listener(s)", arguments.config.display(), config.listeners.len());
+                ExitCode::SUCCESS
+            }
+            Err(error) => bad_configuration(&error),
+        },
+    }
+}
+
+fn bad_configuration(error: &config::ConfigError) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::from(EX_CONFIG)
+}
+
+fn run(config: Config, arguments: &Run) -> ExitCode {
+    telemetry::start(
+        arguments.log_format.or(config.log.format).unwrap_or(LogFormat::Text),
+        arguments.log_level.or(config.log.level).unwrap_or(LogLevel::Info),
+    );
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pg-iam-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let (stop, now) = (CancellationToken::new(), CancellationToken::new());
+    let server = Server::bind(config).await?;
+    for (address, listener) in server.addresses() {
+        for line in connection_lines(&address.to_string(), listener) {
+            println!("{line}");
+        }
+    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let signals = async {
+        for token in [&stop, &now] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            token.cancel();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = server.run(stop.clone(), now.clone()) => Ok(()),
+        () = signals => Ok(()),
+    }
+}
+
+/// What a person pastes into psql and into a JDBC tool.
+fn connection_lines(address: &str, listener: &Listener) -> Vec<String> {
+    let mut lines = Vec::new();
+    for target in &listener.targets {
+        let user = match &target.db_user {
+            Choice::Fixed(user) => encoded(user),
+            Choice::Client => "USER".to_string(),
+        };
+        let own_database = match &target.database {
+            Choice::Fixed(database) => encoded(database),
+            Choice::Client => "DATABASE".to_string(),
+        };
+        let database = match (&listener.targets[..], &target.database) {
+            ([_], _) => own_database,
+            (_, Choice::Fixed(_)) => encoded(&target.name),
+            (_, Choice::Client) => format!("{}%2F{own_database}", encoded(&target.name)),
+        };
+        let (engine, jdbc) = match target.engine {
+            Engine::Redshift(_) => ("Redshift", format!("jdbc:redshift://{address}/{database}?UID={user}&PWD=none&ssl=false")),
+            Engine::Rds(_) => ("RDS", format!("jdbc:postgresql://{address}/{database}?user={user}&sslmode=disable")),
+        };
+        let name = format!("{} ({engine}, {}) on {address}", target.name, target.region);
+        lines.extend([name, format!("  psql  postgresql://{user}@{address}/{database}"), format!("  JDBC  {jdbc}")]);
+    }
+    lines
+}
+
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string().replace("%2D", "-").replace("%5F", "_")
+}

@@ -1,0 +1,34 @@
+//! The end of a client's login: everything from `AuthenticationOk` to `ReadyForQuery` in one write.
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::version::Agreement;
+use crate::wire::backend::{BackendKey, Raw, encode_authentication_ok, encode_negotiate_protocol_version};
+
+/// Tells the client that it is in: what the server said, with the cancel key that is ours.
+///
+/// # Errors
+/// The client's socket failed.
+pub async fn welcome(
+    stream: &mut TcpStream,
+    agreement: &Agreement,
+    settings: &[Raw],
+    key: Option<&BackendKey>,
+    ready: &Raw,
+) -> std::io::Result<()> {
+    let mut out = BytesMut::with_capacity(1024);
+    if agreement.announced {
+        encode_negotiate_protocol_version(&mut out, agreement.version, &agreement.unknown_options);
+    }
+    encode_authentication_ok(&mut out);
+    for setting in settings {
+        setting.encode(&mut out);
+    }
+    if let Some(key) = key {
+        key.encode(&mut out);
+    }
+    ready.encode(&mut out);
+    stream.write_all(&out).await
+}

@@ -1,0 +1,242 @@
+//! The configuration: `raw` is the file as written, the types here are what the program uses.
+//!
+//! Below this module no option is left that must be set, no number is out of its range, and every CA file
+//! has been read. Target URLs are turned into the same TOML that a file would hold ([`target_url`]), so
+//! both ways are checked by the same code.
+
+mod check;
+mod problem;
+mod raw;
+mod redshift_rules;
+mod target_url;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+pub use problem::{ConfigError, Problem};
+pub use raw::{LogFormat, LogLevel};
+pub use redshift_rules::{check_database, check_db_user};
+
+use crate::tls::upstream::UpstreamTls;
+
+/// Everything that `run` needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// Where clients come in.
+    pub listeners: Vec<Listener>,
+    /// Bounds on what clients may use.
+    pub limits: Limits,
+    /// How the log is written, where flags and environment do not say.
+    pub log: Log,
+    /// Things that are ignored on purpose and worth a line at start.
+    pub warnings: Vec<String>,
+}
+
+/// One listening address.
+#[derive(Debug)]
+pub struct Listener {
+    /// Loopback, since `auth = "trust"` is all there is.
+    pub address: SocketAddr,
+    /// At least one.
+    pub targets: Vec<Arc<Target>>,
+}
+
+/// One database server and the way to its credentials.
+#[derive(Debug)]
+pub struct Target {
+    /// Name in the configuration.
+    pub name: String,
+    /// What kind of server, and what is particular to it.
+    pub engine: Engine,
+    /// AWS region of the server.
+    pub region: String,
+    /// Database user.
+    pub db_user: Choice,
+    /// Database.
+    pub database: Choice,
+    /// Where to connect.
+    pub endpoint: EndpointSource,
+    /// Name that the server's certificate must have; the dial host when `None`.
+    pub tls_server_name: Option<ServerName<'static>>,
+    /// Trust setup.
+    pub tls: UpstreamTls,
+    /// Identity with which AWS is asked.
+    pub aws: AwsIdentity,
+    /// Startup parameters that are not forwarded, besides those that the engine refuses.
+    pub ignore_startup_parameters: Vec<String>,
+}
+
+/// A value that the target may leave to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// Whatever the client asked for.
+    Client,
+    /// This one, whatever the client asked for.
+    Fixed(String),
+}
+
+/// Kind of server.
+#[derive(Debug)]
+pub enum Engine {
+    /// Amazon Redshift, provisioned.
+    Redshift(Redshift),
+    /// RDS for PostgreSQL and Aurora PostgreSQL.
+    Rds(Rds),
+}
+
+/// Parameters of the Redshift credential calls.
+#[derive(Debug)]
+pub struct Redshift {
+    /// How the cluster is named in calls.
+    pub cluster: ClusterName,
+    /// Which call.
+    pub api: RedshiftApi,
+    /// `DurationSeconds`, 900..=3600.
+    pub duration_seconds: i32,
+}
+
+/// `ClusterIdentifier` or `CustomDomainName`.
+#[derive(Debug)]
+pub enum ClusterName {
+    /// `ClusterIdentifier`.
+    Identifier(String),
+    /// `CustomDomainName`.
+    CustomDomain(String),
+}
+
+/// Which Redshift call makes the credentials.
+#[derive(Debug)]
+pub enum RedshiftApi {
+    /// `GetClusterCredentials`: for a database user that the caller names.
+    GetClusterCredentials {
+        /// `AutoCreate`
+        auto_create: bool,
+        /// `DbGroups`
+        db_groups: Vec<String>,
+    },
+    /// `GetClusterCredentialsWithIAM`: the database user is the AWS identity itself.
+    GetClusterCredentialsWithIam,
+}
+
+/// What is particular to RDS.
+#[derive(Debug)]
+pub struct Rds {
+    /// Host and port that tokens are signed for; the server's own endpoint when `None`.
+    pub signing_endpoint: Option<Endpoint>,
+}
+
+/// Where to connect, or how to find out.
+#[derive(Debug)]
+pub enum EndpointSource {
+    /// As configured.
+    Fixed(Endpoint),
+    /// Ask AWS; a configured port wins over the answer's.
+    Discover {
+        /// The question.
+        what: Discovery,
+        /// Port that is used whatever the answer.
+        port: Option<u16>,
+    },
+}
+
+/// Which AWS call knows the endpoint.
+#[derive(Debug)]
+pub enum Discovery {
+    /// `DescribeClusters` with this `ClusterIdentifier`.
+    RedshiftCluster(String),
+    /// `DescribeDBInstances` with this `DBInstanceIdentifier`.
+    RdsInstance(String),
+    /// `DescribeDBClusters` with this `DBClusterIdentifier`.
+    RdsCluster {
+        /// `DBClusterIdentifier`
+        identifier: String,
+        /// Which of its endpoints.
+        role: ClusterRole,
+    },
+}
+
+/// Which endpoint of an Aurora or Multi-AZ DB cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClusterRole {
+    /// `Endpoint`
+    Writer,
+    /// `ReaderEndpoint`
+    Reader,
+}
+
+/// Host and port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// DNS name or IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// The AWS identity of a target: the default chain, unless set otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AwsIdentity {
+    /// Profile of the AWS configuration files.
+    pub profile: Option<String>,
+    /// Role to assume with the chain's credentials.
+    pub role: Option<Role>,
+    /// Endpoint of every AWS service but STS.
+    pub endpoint_url: Option<String>,
+    /// Endpoint of STS; `endpoint_url` when `None`.
+    pub sts_endpoint_url: Option<String>,
+}
+
+/// A role for `sts:AssumeRole`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Role {
+    /// `RoleArn`
+    pub arn: String,
+    /// `ExternalId`
+    pub external_id: Option<String>,
+}
+
+/// Bounds on what clients may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sessions at a time.
+    pub max_sessions: usize,
+    /// From accept to the client's last login byte.
+    pub startup_timeout: Duration,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Log {
+    /// Text or JSON.
+    pub format: Option<LogFormat>,
+    /// Least severe level shown.
+    pub level: Option<LogLevel>,
+}
+
+/// Reads and checks a configuration file and target URLs; every URL is a target with a listener of its own.
+///
+/// # Errors
+/// All problems at once, each with its file and line (or its URL), and what to write instead.
+pub fn load(file: Option<&Path>, target_urls: &[String]) -> Result<Config, ConfigError> {
+    let mut sources = Vec::new();
+    let mut warnings = Vec::new();
+    if let Some(path) = file {
+        sources.push(raw::Source::file(path)?);
+    }
+    for url in target_urls {
+        let (source, ignored) = target_url::to_source(url, &sources)?;
+        sources.push(source);
+        warnings.extend(ignored);
+    }
+    check::check(&sources, warnings)
+}

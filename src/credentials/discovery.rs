@@ -1,0 +1,59 @@
+//! Endpoints, asked of AWS where the configuration names none.
+
+use super::failure;
+use super::identity::Aws;
+use crate::config::{ClusterRole, Discovery, Endpoint};
+use crate::error::Refusal;
+
+/// Finds the endpoint; `port` wins over the answer's.
+///
+/// # Errors
+/// The call failed, nothing was found, or what was found has no endpoint yet (it is still being created).
+pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<Endpoint, Refusal> {
+    let (action, host, found_port) = match what {
+        Discovery::RedshiftCluster(identifier) => {
+            const ACTION: &str = "redshift:DescribeClusters";
+            let answer = aws_sdk_redshift::Client::new(&aws.config)
+                .describe_clusters()
+                .cluster_identifier(identifier)
+                .send()
+                .await
+                .map_err(|error| failure::call_failed(ACTION, &error))?;
+            let endpoint = answer.clusters.unwrap_or_default().into_iter().next().and_then(|cluster| cluster.endpoint);
+            let endpoint = endpoint.map(|endpoint| (endpoint.address, endpoint.port)).unwrap_or_default();
+            (ACTION, endpoint.0, endpoint.1)
+        }
+        Discovery::RdsInstance(identifier) => {
+            const ACTION: &str = "rds:DescribeDBInstances";
+            let answer = aws_sdk_rds::Client::new(&aws.config)
+                .describe_db_instances()
+                .db_instance_identifier(identifier)
+                .send()
+                .await
+                .map_err(|error| failure::call_failed(ACTION, &error))?;
+            let endpoint = answer.db_instances.unwrap_or_default().into_iter().next().and_then(|instance| instance.endpoint);
+            let endpoint = endpoint.map(|endpoint| (endpoint.address, endpoint.port)).unwrap_or_default();
+            (ACTION, endpoint.0, endpoint.1)
+        }
+        Discovery::RdsCluster { identifier, role } => {
+            const ACTION: &str = "rds:DescribeDBClusters";
+            let answer = aws_sdk_rds::Client::new(&aws.config)
+                .describe_db_clusters()
+                .db_cluster_identifier(identifier)
+                .send()
+                .await
+                .map_err(|error| failure::call_failed(ACTION, &error))?;
+            let cluster = answer.db_clusters.unwrap_or_default().into_iter().next();
+            let (host, found_port) = cluster.map_or((None, None), |cluster| match role {
+                ClusterRole::Writer => (cluster.endpoint, cluster.port),
+                ClusterRole::Reader => (cluster.reader_endpoint, cluster.port),
+            });
+            (ACTION, host, found_port)
+        }
+    };
+    let port = port.or_else(|| found_port.and_then(|port| u16::try_from(port).ok()).filter(|&port| port > 0));
+    match (host, port) {
+        (Some(host), Some(port)) => Ok(Endpoint { host, port }),
+        _ => Err(failure::no_endpoint(action)),
+    }
+}

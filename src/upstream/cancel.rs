@@ -1,0 +1,32 @@
+//! Sends a `CancelRequest` to the server of a session.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::connect::{ConnectError, connect_to};
+use crate::tls::upstream::UpstreamTls;
+use crate::wire::backend::BackendKey;
+use crate::wire::frontend::cancel_request;
+
+/// A cancel that takes longer is of no use to the person who waits for it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sends the request over verified TLS and waits until the server has closed, which says that it has acted.
+///
+/// # Errors
+/// The connection could not be made. What happens behind it stays unknown: servers never answer.
+pub async fn send(address: SocketAddr, server_name: ServerName<'static>, tls: &UpstreamTls, key: &BackendKey) -> Result<(), ConnectError> {
+    let mut connection = connect_to(address, server_name, tls).await?;
+    let exchange = async {
+        connection.stream.write_all(cancel_request(key).expose()).await?;
+        connection.stream.flush().await?;
+        connection.stream.read(&mut [0]).await
+    };
+    // PostgreSQL closes without a word, often without close_notify: neither outcome is news.
+    let _ = timeout(TIMEOUT, exchange).await;
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! From a host name to a verified TLS connection: resolve, TCP, `SSLRequest`, handshake.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use super::Connection;
+use crate::config::Endpoint;
+use crate::error::{Kind, Refusal};
+use crate::tls::TlsFailure;
+use crate::tls::upstream::UpstreamTls;
+use crate::wire::frontend::SSL_REQUEST;
+
+/// For name resolution, for each TCP address, and for the TLS handshake: far above what a reachable server
+/// needs, below what drivers wait by default (10 to 30 s).
+const STEP_TIMEOUT: Duration = Duration::from_secs(8);
+/// Silence after which the kernel probes whether the server is still there. Below the 350 s after which AWS
+/// network load balancers and NAT gateways forget an idle connection.
+const KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// Why there is no connection. `Display` is for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Name resolution failed.
+    #[error("cannot resolve {host}: {error}")]
+    Resolve { host: String, error: io::Error },
+    /// No address could be connected; this is the last one's failure.
+    #[error("cannot connect to {address}: {error}")]
+    Tcp { address: SocketAddr, error: io::Error },
+    /// The server answered `N`.
+    #[error("{0} does not offer TLS, and there is no login without")]
+    TlsNotOffered(SocketAddr),
+    /// The server answered with an `ErrorResponse`, whose text nobody has authenticated (CVE-2024-10977).
+    #[error("{0} sent an error response during SSL exchange")]
+    ErrorInSslExchange(SocketAddr),
+    /// The server answered something else.
+    #[error("{address} answered the SSLRequest with byte 0x{byte:02x}")]
+    UnexpectedAnswer { address: SocketAddr, byte: u8 },
+    /// Bytes came between the answer and TLS (CVE-2021-23222).
+    #[error("received unencrypted data after SSL response from {0}")]
+    UnencryptedData(SocketAddr),
+    /// The connection broke before TLS.
+    #[error("{address} closed or failed during SSL exchange: {error}")]
+    SslExchange { address: SocketAddr, error: io::Error },
+    /// The handshake failed.
+    #[error("TLS with {address}: {failure}")]
+    Tls { address: SocketAddr, failure: TlsFailure },
+}
+
+impl From<ConnectError> for Refusal {
+    fn from(error: ConnectError) -> Self {
+        let text = match &error {
+            ConnectError::Resolve { .. } => "cannot resolve the database server's name",
+            ConnectError::Tcp { .. } => "cannot connect to the database server",
+            ConnectError::TlsNotOffered(_) => "the database server does not offer TLS",
+            ConnectError::ErrorInSslExchange(_) => "the database server sent an error response during SSL exchange",
+            ConnectError::UnexpectedAnswer { .. } => "the database server does not answer SSLRequest as PostgreSQL does",
+            ConnectError::UnencryptedData(_) => "received unencrypted data after SSL response from the database server",
+            ConnectError::SslExchange { .. } => "the database server closed the connection during SSL exchange",
+            ConnectError::Tls { failure, .. } => failure.public_text(),
+        };
+        Self::new(Kind::UpstreamUnreachable, text).because(error)
+    }
+}
+
+/// Connects to the first address of `endpoint` that accepts, then insists on TLS.
+///
+/// Names are resolved anew each time: a writer endpoint moves at failover, a reader endpoint rotates.
+///
+/// # Errors
+/// [`ConnectError`]; there is no unencrypted fallback.
+pub async fn connect(endpoint: &Endpoint, server_name: ServerName<'static>, tls: &UpstreamTls) -> Result<Connection, ConnectError> {
+    let addresses = resolve(endpoint).await?;
+    let mut failure = None;
+    for address in addresses {
+        match timed(TcpStream::connect(address)).await {
+            Ok(tcp) => return secure(tcp, address, server_name, tls).await,
+            Err(error) => failure = Some(ConnectError::Tcp { address, error }),
+        }
+    }
+    Err(failure.unwrap_or_else(|| ConnectError::Resolve {
+        host: endpoint.host.clone(),
+        error: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+    }))
+}
+
+/// Connects to one address, for a cancel that must reach the session's own server.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to(address: SocketAddr, server_name: ServerName<'static>, tls: &UpstreamTls) -> Result<Connection, ConnectError> {
+    let tcp = timed(TcpStream::connect(address)).await.map_err(|error| ConnectError::Tcp { address, error })?;
+    secure(tcp, address, server_name, tls).await
+}
+
+async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
+    match timed(lookup_host((endpoint.host.as_str(), endpoint.port))).await {
+        Ok(addresses) => Ok(addresses.collect()),
+        Err(error) => Err(ConnectError::Resolve { host: endpoint.host.clone(), error }),
+    }
+}
+
+async fn secure(
+    mut tcp: TcpStream,
+    address: SocketAddr,
+    server_name: ServerName<'static>,
+    tls: &UpstreamTls,
+) -> Result<Connection, ConnectError> {
+    let socket = SockRef::from(&tcp);
+    // Neither option is worth a login when the kernel refuses it.
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+    let answer = timed(ask_for_tls(&mut tcp)).await.map_err(|error| ConnectError::SslExchange { address, error })?;
+    match answer {
+        Answer::Yes => {}
+        Answer::YesAndMore => return Err(ConnectError::UnencryptedData(address)),
+        Answer::Byte(b'N') => return Err(ConnectError::TlsNotOffered(address)),
+        Answer::Byte(b'E') => return Err(ConnectError::ErrorInSslExchange(address)),
+        Answer::Byte(byte) => return Err(ConnectError::UnexpectedAnswer { address, byte }),
+    }
+    match timeout(STEP_TIMEOUT, tls.handshake(server_name.clone(), tcp)).await {
+        Ok(Ok(stream)) => Ok(Connection { stream, address, server_name }),
+        Ok(Err(failure)) => Err(ConnectError::Tls { address, failure }),
+        Err(_) => Err(ConnectError::Tls { address, failure: TlsFailure::Io("timed out".to_string()) }),
+    }
+}
+
+enum Answer {
+    Yes,
+    YesAndMore,
+    Byte(u8),
+}
+
+/// Reads exactly one byte; what the server sends behind it before our `ClientHello` is not TLS.
+async fn ask_for_tls(tcp: &mut TcpStream) -> io::Result<Answer> {
+    tcp.write_all(&SSL_REQUEST).await?;
+    let answer = tcp.read_u8().await?;
+    if answer != b'S' {
+        return Ok(Answer::Byte(answer));
+    }
+    match tcp.try_read(&mut [0]) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Answer::Yes),
+        Err(error) => Err(error),
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(_) => Ok(Answer::YesAndMore),
+    }
+}
+
+async fn timed<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(STEP_TIMEOUT, step).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")))
+}

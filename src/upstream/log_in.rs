@@ -1,0 +1,215 @@
+//! Logs in to a server: `StartupMessage`, authentication, settings, until the first `ReadyForQuery`.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::{Connection, password, scram};
+use crate::error::{Kind, Refusal};
+use crate::secret::Secret;
+use crate::tls::upstream::end_point_binding;
+use crate::wire::backend::{Authentication, BackendKey, ErrorResponse, Message, Raw, parse, read_message};
+use crate::wire::frontend::{sasl_initial_response, sasl_response, startup_message};
+use crate::wire::{ReadError, Violation};
+
+/// For the whole login. A paused Aurora Serverless cluster takes up to half a minute to wake, and a busy Redshift as long.
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// What a server may say before `ReadyForQuery`; PostgreSQL says about 400 bytes.
+const MAX_SETTINGS: usize = 256 * 1024;
+
+/// A session that is ready for its first query.
+pub struct LoggedIn {
+    /// Connection, with nothing read ahead of `ReadyForQuery`.
+    pub connection: Connection,
+    /// `ParameterStatus` and `NoticeResponse` in the server's order.
+    pub settings: Vec<Raw>,
+    /// The server's cancel key; some poolers give none.
+    pub key: Option<BackendKey>,
+    /// `ReadyForQuery` itself.
+    pub ready: Raw,
+}
+
+/// Why a login failed. `Display` is for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogInError {
+    /// The server refuses the password.
+    #[error("the server refuses the temporary password: {}", .0.message())]
+    PasswordRefused(ErrorResponse),
+    /// The server refuses for another reason.
+    #[error("the server refuses the login: {}", .0.message())]
+    Refused(ErrorResponse),
+    /// The server wants an authentication that we do not do.
+    #[error("the server asks for {0}")]
+    Unsupported(String),
+    /// The server does not follow the protocol.
+    #[error("{0}")]
+    Violation(String),
+    /// The server went away.
+    #[error("the server closed the connection during login: {0}")]
+    Closed(String),
+    /// The server took too long.
+    #[error("the server did not finish the login within {} s", TIMEOUT.as_secs())]
+    TimedOut,
+}
+
+impl From<LogInError> for crate::error::Ending {
+    fn from(error: LogInError) -> Self {
+        let refusal = match error {
+            LogInError::PasswordRefused(response) | LogInError::Refused(response) => return Self::ServerError(response),
+            LogInError::Unsupported(_) => {
+                Refusal::new(Kind::UnsupportedAuthentication, "the database server asks for an authentication method that is not supported")
+            }
+            LogInError::Violation(_) => Refusal::new(Kind::UpstreamViolation, "the database server does not follow the protocol"),
+            LogInError::Closed(_) => Refusal::new(Kind::UpstreamClosed, "the database server closed the connection during login"),
+            LogInError::TimedOut => Refusal::new(Kind::UpstreamClosed, "the database server did not finish the login in time"),
+        };
+        refusal.because(error).into()
+    }
+}
+
+impl From<ReadError> for LogInError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Violation(violation) => violation.into(),
+            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::Closed(error.to_string()),
+        }
+    }
+}
+
+impl From<Violation> for LogInError {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation.to_string())
+    }
+}
+
+impl From<io::Error> for LogInError {
+    fn from(error: io::Error) -> Self {
+        Self::Closed(error.to_string())
+    }
+}
+
+/// Logs in with these startup parameters, which must have `user` as their user.
+///
+/// # Errors
+/// [`LogInError`]; the connection is closed with it.
+pub async fn log_in(
+    mut connection: Connection,
+    parameters: &[(Bytes, Bytes)],
+    user: &str,
+    password: &Secret,
+) -> Result<LoggedIn, LogInError> {
+    let login = async {
+        send(&mut connection.stream, &startup_message(parameters)).await?;
+        authenticate(&mut connection.stream, user, password).await?;
+        read_settings(connection).await
+    };
+    tokio::time::timeout(TIMEOUT, login).await.unwrap_or(Err(LogInError::TimedOut))
+}
+
+async fn authenticate(stream: &mut TlsStream<TcpStream>, user: &str, password: &Secret) -> Result<(), LogInError> {
+    if password.expose().len() > password::MAX_PASSWORD {
+        return Err(LogInError::Unsupported(format!("a password, and ours has more than {} bytes", password::MAX_PASSWORD)));
+    }
+    // Whether the server has seen the password: only then does its refusal mean that the password is wrong.
+    let mut answered = false;
+    loop {
+        let request = match parse(read_message(stream).await?)? {
+            Message::Authentication(request) => request,
+            Message::Error(error) if answered && error.sqlstate().starts_with(b"28") => return Err(LogInError::PasswordRefused(error)),
+            Message::Error(error) => return Err(LogInError::Refused(error)),
+            Message::Notice(_) => continue,
+            Message::ParameterStatus(_) | Message::BackendKeyData(_) | Message::ReadyForQuery(_) => {
+                return Err(unexpected("an authentication request", "a message of a later phase"));
+            }
+            Message::Other(tag) => return Err(unexpected("an authentication request", &format!("message type 0x{tag:02x}"))),
+        };
+        let answer = match request {
+            Authentication::Ok => return Ok(()),
+            Authentication::CleartextPassword => password::cleartext(password),
+            Authentication::Md5Password { salt } => password::md5(user, password, salt),
+            Authentication::RedshiftDigest { algorithm: 0, salt, server_nonce } => {
+                password::redshift_digest(password, &salt, &server_nonce)
+            }
+            Authentication::RedshiftDigest { algorithm, .. } => {
+                return Err(LogInError::Unsupported(format!("Redshift digest algorithm {algorithm} (authentication code 13)")));
+            }
+            Authentication::RedshiftIdp => {
+                return Err(LogInError::Unsupported("an identity provider token (authentication code 14)".to_string()));
+            }
+            Authentication::Unsupported(code) => return Err(LogInError::Unsupported(format!("authentication code {code}"))),
+            Authentication::SaslContinue(_) | Authentication::SaslFinal(_) => {
+                return Err(unexpected("an authentication request", "a SASL message outside an exchange"));
+            }
+            Authentication::Sasl { mechanisms } => {
+                exchange_scram(stream, &mechanisms, password).await?;
+                answered = true;
+                continue;
+            }
+        };
+        answered = true;
+        send(stream, answer.expose()).await?;
+    }
+}
+
+async fn exchange_scram(stream: &mut TlsStream<TcpStream>, mechanisms: &[String], password: &Secret) -> Result<(), LogInError> {
+    let mut exchange = scram::Exchange::begin(mechanisms, password, end_point_binding(stream))
+        .ok_or_else(|| LogInError::Unsupported(format!("SASL with {} only (authentication code 10)", mechanisms.join(", "))))?;
+    send(stream, sasl_initial_response(exchange.mechanism, exchange.message()).expose()).await?;
+    match next_sasl(stream).await? {
+        Authentication::SaslContinue(message) => exchange.server_first(&message).map_err(|error| malformed_scram(&error))?,
+        _ => return Err(unexpected("SASLContinue", "another authentication request")),
+    }
+    send(stream, sasl_response(exchange.message()).expose()).await?;
+    match next_sasl(stream).await? {
+        Authentication::SaslFinal(message) => exchange.server_final(&message).map_err(|error| malformed_scram(&error)),
+        _ => Err(unexpected("SASLFinal", "another authentication request")),
+    }
+}
+
+async fn next_sasl(stream: &mut TlsStream<TcpStream>) -> Result<Authentication, LogInError> {
+    match parse(read_message(stream).await?)? {
+        Message::Authentication(request) => Ok(request),
+        Message::Error(error) if error.sqlstate().starts_with(b"28") => Err(LogInError::PasswordRefused(error)),
+        Message::Error(error) => Err(LogInError::Refused(error)),
+        _ => Err(unexpected("a SASL message", "another message")),
+    }
+}
+
+async fn read_settings(mut connection: Connection) -> Result<LoggedIn, LogInError> {
+    let mut settings: Vec<Raw> = Vec::new();
+    let mut size = 0;
+    let mut key = None;
+    loop {
+        match parse(read_message(&mut connection.stream).await?)? {
+            Message::ParameterStatus(raw) | Message::Notice(raw) => {
+                size += raw.body.len();
+                if size > MAX_SETTINGS {
+                    return Err(LogInError::Violation(format!("the server sent more than {MAX_SETTINGS} bytes before ReadyForQuery")));
+                }
+                settings.push(raw);
+            }
+            Message::BackendKeyData(data) => key = Some(data),
+            Message::ReadyForQuery(ready) => return Ok(LoggedIn { connection, settings, key, ready }),
+            Message::Error(error) => return Err(LogInError::Refused(error)),
+            Message::Authentication(_) => return Err(unexpected("ReadyForQuery", "an authentication request")),
+            Message::Other(tag) => return Err(unexpected("ReadyForQuery", &format!("message type 0x{tag:02x}"))),
+        }
+    }
+}
+
+async fn send(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
+}
+
+fn unexpected(expected: &str, got: &str) -> LogInError {
+    LogInError::Violation(format!("expected {expected}, got {got}"))
+}
+
+fn malformed_scram(error: &io::Error) -> LogInError {
+    LogInError::Violation(format!("SCRAM: {error}"))
+}

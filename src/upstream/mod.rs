@@ -1,0 +1,27 @@
+//! The upstream leg, where we speak as the client.
+//!
+//! Architecture invariant: the only stream type here is a TLS stream whose server has been verified. The
+//! plain TCP stream exists inside [`connect`] and cannot leave it.
+
+pub mod cancel;
+pub mod connect;
+pub mod log_in;
+mod password;
+mod scram;
+pub mod startup_parameters;
+
+use std::net::SocketAddr;
+
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// A verified, encrypted connection to a server.
+pub struct Connection {
+    /// The encrypted stream.
+    pub stream: TlsStream<TcpStream>,
+    /// Resolved address of the server.
+    pub address: SocketAddr,
+    /// Name that its certificate has been verified for.
+    pub server_name: ServerName<'static>,
+}

@@ -1,0 +1,36 @@
+//! Answers to password challenges that need no second round: cleartext, MD5, Redshift's digest.
+
+use aws_lc_rs::{digest, rand};
+use postgres_protocol::authentication::md5_hash;
+
+use crate::secret::Secret;
+use crate::wire::frontend::{password_message, redshift_digest_response};
+
+/// Longest password that PostgreSQL reads (`PG_MAX_AUTH_TOKEN_LENGTH`).
+pub const MAX_PASSWORD: usize = 65_535;
+
+/// Answer to `AuthenticationCleartextPassword`.
+pub fn cleartext(password: &Secret) -> Secret {
+    password_message(password.expose())
+}
+
+/// Answer to `AuthenticationMD5Password`. `user` must be the startup message's, byte for byte.
+pub fn md5(user: &str, password: &Secret, salt: [u8; 4]) -> Secret {
+    password_message(md5_hash(user.as_bytes(), password.expose(), salt).as_bytes())
+}
+
+/// Answer to Redshift's digest request with SHA-256: `SHA256(SHA256(password ‖ salt) ‖ server nonce ‖ client nonce)`.
+/// The user name is no input, whatever comments in Amazon's drivers say.
+pub fn redshift_digest(password: &Secret, salt: &[u8], server_nonce: &[u8]) -> Secret {
+    let mut client_nonce = [0; 16];
+    rand::fill(&mut client_nonce).expect("the system's random generator works");
+    redshift_digest_response(&sha256(&[&sha256(&[password.expose(), salt]), server_nonce, &client_nonce]), &client_nonce)
+}
+
+fn sha256(parts: &[&[u8]]) -> Vec<u8> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    context.finish().as_ref().to_vec()
+}

@@ -1,0 +1,97 @@
+//! Which of a client's startup parameters a server is given.
+//!
+//! Servers end the login at a parameter they do not know. Stock PostgreSQL does not know what Amazon's
+//! Redshift drivers send; Redshift, which is PostgreSQL 8.0 at heart, does not know what modern drivers send.
+
+use bytes::Bytes;
+
+use crate::config::{Engine, Target};
+use crate::wire::startup::is_protocol_option;
+
+/// Sent by Amazon's Redshift drivers; "unrecognized configuration parameter" to PostgreSQL.
+const REDSHIFT_ONLY: [&str; 13] = [
+    "client_protocol_version",
+    "driver_discovery_version",
+    "driver_version",
+    "idc_client_display_name",
+    "identity_namespace",
+    "idp_host",
+    "idp_port",
+    "idp_tenant",
+    "idp_type",
+    "os_version",
+    "plugin_name",
+    "provider_name",
+    "token_type",
+];
+
+/// Sent by drivers for PostgreSQL; "unrecognized configuration parameter" (or no permission) to Redshift.
+/// Seen with LibPQ.jl, npgsql, SQLAlchemy, node-postgres and Go drivers.
+const NOT_ON_REDSHIFT: [&str; 9] = [
+    "IntervalStyle",
+    "bytea_output",
+    "default_transaction_read_only",
+    "idle_in_transaction_session_timeout",
+    "lc_monetary",
+    "lock_timeout",
+    "ssl_renegotiation_limit",
+    "standard_conforming_strings",
+    "xmloption",
+];
+
+/// Redshift's highest `extra_float_digits`; PostgreSQL drivers ask for 3.
+const REDSHIFT_EXTRA_FLOAT_DIGITS: &[u8] = b"2";
+
+/// What the server is given, and the names of what it is not.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// Parameters in the client's order.
+    pub parameters: Vec<(Bytes, Bytes)>,
+    /// Names left out.
+    pub dropped: Vec<Bytes>,
+}
+
+/// Puts the login's own user and database in the client's place and leaves out what the engine refuses.
+pub fn forward(target: &Target, client: &[(Bytes, Bytes)], user: &str, database: &str) -> Forwarded {
+    let mut forwarded = Forwarded { parameters: Vec::with_capacity(client.len() + 1), dropped: Vec::new() };
+    let mut has_database = false;
+    for (name, value) in client {
+        let value = match &name[..] {
+            b"user" => Bytes::copy_from_slice(user.as_bytes()),
+            b"database" => {
+                has_database = true;
+                Bytes::copy_from_slice(database.as_bytes())
+            }
+            other if is_refused(target, other) => {
+                forwarded.dropped.push(name.clone());
+                continue;
+            }
+            other => engine_value(&target.engine, other, value),
+        };
+        forwarded.parameters.push((name.clone(), value));
+    }
+    if !has_database {
+        forwarded.parameters.push((Bytes::from_static(b"database"), Bytes::copy_from_slice(database.as_bytes())));
+    }
+    forwarded
+}
+
+fn is_refused(target: &Target, name: &[u8]) -> bool {
+    let listed = |list: &[&str]| list.iter().any(|refused| name.eq_ignore_ascii_case(refused.as_bytes()));
+    let by_engine = match target.engine {
+        Engine::Redshift(_) => listed(&NOT_ON_REDSHIFT),
+        Engine::Rds(_) => listed(&REDSHIFT_ONLY),
+    };
+    by_engine
+        || is_protocol_option(name)
+        || target.ignore_startup_parameters.iter().any(|ignored| name.eq_ignore_ascii_case(ignored.as_bytes()))
+}
+
+fn engine_value(engine: &Engine, name: &[u8], value: &Bytes) -> Bytes {
+    match engine {
+        Engine::Redshift(_) if name.eq_ignore_ascii_case(b"extra_float_digits") && value == "3" => {
+            Bytes::from_static(REDSHIFT_EXTRA_FLOAT_DIGITS)
+        }
+        _ => value.clone(),
+    }
+}

@@ -1,0 +1,83 @@
+//! Messages of the startup phase: bounded parsing and encoding, nothing else.
+//!
+//! Every parser works on a slice whose length was checked before it was read; none allocates more than
+//! that slice. Nothing here knows a socket except the two exact reads, which take one message and
+//! leave every later byte in the kernel or in the TLS session, so hand-overs have no leftovers.
+//!
+//! Source: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
+
+pub mod backend;
+pub mod frontend;
+pub mod startup;
+
+use bytes::{BufMut, BytesMut};
+
+/// SQLSTATE class `08P01`: what a peer sent is not the protocol. The text is what PostgreSQL itself
+/// would say where it has a text for the case.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(pub std::borrow::Cow<'static, str>);
+
+impl Violation {
+    pub(crate) const fn new(text: &'static str) -> Self {
+        Self(std::borrow::Cow::Borrowed(text))
+    }
+}
+
+/// Why a message could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The peer closed at a message boundary.
+    #[error("connection closed")]
+    Closed,
+    /// The peer closed in the middle of a message.
+    #[error("connection closed in the middle of a message")]
+    Torn,
+    /// The peer sent something that is not the protocol.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// The socket failed.
+    #[error(transparent)]
+    Io(std::io::Error),
+}
+
+impl ReadError {
+    /// For a read inside a message: end of file there is a torn message.
+    fn inside(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Torn,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Appends a length field that counts itself, and the body behind it.
+fn with_length(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
+    out.put_u32(0);
+    body(out);
+    let length = u32::try_from(out.len() - start).expect("startup-phase messages are far below 4 GiB");
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Splits a NUL-terminated string off the front of `rest`.
+fn take_cstr<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = rest.iter().position(|&byte| byte == 0)?;
+    let (head, tail) = rest.split_at(end);
+    *rest = &tail[1..];
+    Some(head)
+}
+
+/// Splits a big-endian 32-bit integer off the front of `rest`.
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+    let (head, tail) = rest.split_first_chunk::<4>()?;
+    *rest = tail;
+    Some(u32::from_be_bytes(*head))
+}
+
+/// Splits `length` bytes off the front of `rest`.
+fn take_bytes<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (head, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(head)
+}

@@ -3,9 +3,11 @@
 //! negotiate → route → credentials → connect upstream → log in → welcome → splice. Each phase consumes what the one
 //! before gave. The splice runs as a task of its own, so that the login's state does not live as long as the session.
 
+mod facts;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -25,6 +27,7 @@ use crate::upstream::log_in::{LogInError, LoggedIn, log_in};
 use crate::upstream::startup_parameters::forward;
 use crate::upstream::{self, Connection};
 use crate::wire::startup::{CancelRequest, StartupMessage};
+use facts::Facts;
 
 /// What all sessions share.
 pub struct Shared {
@@ -58,59 +61,6 @@ pub struct Established {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What the log says of a session, at its beginning and at its end.
-struct Facts {
-    id: String,
-    client: SocketAddr,
-    target: String,
-    db_user: String,
-    upstream: SocketAddr,
-    opened: Instant,
-}
-
-/// Time taken by the phases of a login.
-#[derive(Default)]
-struct Phases {
-    startup: Duration,
-    credentials: Duration,
-    connect: Duration,
-    log_in: Duration,
-}
-
-/// Serves a connection up to the end of its login. `None`: it was a cancel, or it is over.
-pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> Option<Established> {
-    let Accepted { mut stream, peer, permit } = accepted;
-    let id = session_id();
-    let opened = Instant::now();
-    let ending = match client::negotiate::negotiate(&mut stream, shared.limits.startup_timeout).await {
-        Ok(Wish::Cancel(request)) => {
-            forward_cancel(shared, peer, &request).await;
-            return None;
-        }
-        Ok(Wish::Session(startup)) => {
-            let mut phases = Phases { startup: opened.elapsed(), ..Phases::default() };
-            match log_in_session(shared, listener, &mut stream, &startup, permit, &mut phases).await {
-                Ok((upstream, registration, permit, route)) => {
-                    let facts = Facts {
-                        id,
-                        client: peer,
-                        target: route.target.name.clone(),
-                        db_user: route.db_user,
-                        upstream: upstream.address,
-                        opened,
-                    };
-                    facts.log_opened(&phases);
-                    return Some(Established { client: stream, upstream, facts, _registration: registration, _permit: permit });
-                }
-                Err(ending) => ending,
-            }
-        }
-        Err(ending) => ending,
-    };
-    end(stream, &id, peer, ending).await;
-    None
-}
-
 impl Established {
     /// Moves bytes until both sides have ended.
     pub async fn run(self) {
@@ -120,73 +70,130 @@ impl Established {
     }
 }
 
-/// Phases 4 to 7, given up as soon as the client leaves or the proxy stops.
-async fn log_in_session(
-    shared: &Shared,
-    listener: &Listener,
-    stream: &mut TcpStream,
-    startup: &StartupMessage,
-    permit: Option<OwnedSemaphorePermit>,
-    phases: &mut Phases,
-) -> Result<(Connection, Option<Registration>, OwnedSemaphorePermit, Route), Ending> {
-    let permit = permit.ok_or_else(|| {
-        Refusal::new(Kind::TooManySessions, "sorry, too many clients already")
-            .because(format!("limits.max_sessions = {}", shared.limits.max_sessions))
-    })?;
-    let mut route = route(listener, startup)?;
-    let LoggedIn { connection, settings, key, ready } = tokio::select! {
-        result = log_in_upstream(shared, &mut route, startup, phases) => result?,
-        () = client::gone(stream) => return Err(Ending::ClientGone),
-        () = shared.stopping.cancelled() => return Err(Refusal::new(Kind::ShuttingDown, "the proxy is shutting down").into()),
+/// Serves a connection up to the end of its login. `None`: it was a cancel, or it is over.
+pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> Option<Established> {
+    let Accepted { mut stream, peer, permit } = accepted;
+    let mut login = Login { shared, listener, facts: Facts::new(peer) };
+    let ending = match client::negotiate::negotiate(&mut stream, shared.limits.startup_timeout).await {
+        Ok(Wish::Cancel(request)) => {
+            forward_cancel(shared, peer, &request).await;
+            return None;
+        }
+        Ok(Wish::Session(startup)) => match login.serve(&mut stream, &startup, permit).await {
+            Ok((upstream, registration, permit)) => {
+                login.facts.log_opened();
+                return Some(Established { client: stream, upstream, facts: login.facts, _registration: registration, _permit: permit });
+            }
+            Err(ending) => ending,
+        },
+        Err(ending) => ending,
     };
-    let agreement = version::agree(startup);
-    let registration = key.map(|key| {
-        let destination = cancel::Destination {
-            address: connection.address,
-            server_name: connection.server_name.clone(),
-            tls: route.target.tls.clone(),
-            key,
-        };
-        shared.cancels.register(destination, agreement.version)
-    });
-    let client_key = registration.as_ref().map(|registration| &registration.client_key);
-    client::welcome::welcome(stream, &agreement, &settings, client_key, &ready).await.map_err(|_| Ending::ClientGone)?;
-    Ok((connection, registration, permit, route))
+    login.facts.log_failed(&ending);
+    match ending {
+        Ending::Refused(refusal) => client::reject::send(stream, &client::reject::error_response(&refusal, &login.facts.id)).await,
+        Ending::ServerError(response) => client::reject::send(stream, &response).await,
+        Ending::ClientGone | Ending::StartupTimeout => {}
+    }
+    None
 }
 
-/// Phases 5 to 7. A credential from the cache that the server refuses is replaced once by a fresh one.
-async fn log_in_upstream(shared: &Shared, route: &mut Route, startup: &StartupMessage, phases: &mut Phases) -> Result<LoggedIn, Ending> {
-    let target = route.target.clone();
-    let started = Instant::now();
-    let endpoint = shared.broker.endpoint(&target).await?;
-    let request = Request { target: target.clone(), db_user: route.db_user.clone(), database: route.database.clone(), endpoint };
-    let lease = shared.broker.credential(&request).await?;
-    phases.credentials = started.elapsed();
-    match attempt(shared, &request, &lease, startup, phases).await {
-        Err(Failed::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
-            shared.broker.forget_credential(&request, &lease.credential);
-            let fresh = shared.broker.credential(&request).await?;
-            tracing::debug!(target = %target.name, "the server refused a cached credential; trying a fresh one");
-            route.db_user.clone_from(&fresh.credential.db_user);
-            attempt(shared, &request, &fresh, startup, phases).await.map_err(|failed| match failed {
-                Failed::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
-                    Kind::TemporaryPasswordRefused,
-                    format!("the server refused the temporary password twice: {}", response.message()),
-                )
-                .into(),
-                other => other.into(),
-            })
+struct Login<'a> {
+    shared: &'a Shared,
+    listener: &'a Listener,
+    facts: Facts,
+}
+
+impl Login<'_> {
+    /// Phases 4 to 7, and the client's welcome.
+    async fn serve(
+        &mut self,
+        stream: &mut TcpStream,
+        startup: &StartupMessage,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(Connection, Option<Registration>, OwnedSemaphorePermit), Ending> {
+        let shared = self.shared;
+        self.facts.phases.startup = self.facts.opened.elapsed();
+        let permit = permit.ok_or_else(|| {
+            Refusal::new(Kind::TooManySessions, "sorry, too many clients already")
+                .because(format!("limits.max_sessions = {}", shared.limits.max_sessions))
+        })?;
+        let route = route(self.listener, startup)?;
+        self.facts.target.clone_from(&route.target.name);
+        // Given up as soon as the client leaves or the proxy stops.
+        let LoggedIn { connection, settings, key, ready } = tokio::select! {
+            result = self.log_in(&route, startup) => result?,
+            () = client::gone(stream) => return Err(Ending::ClientGone),
+            () = shared.stopping.cancelled() => return Err(Refusal::new(Kind::ShuttingDown, "the proxy is shutting down").into()),
+        };
+        let agreement = version::agree(startup);
+        let registration = key.map(|key| {
+            let (address, server_name) = (connection.address, connection.server_name.clone());
+            let destination = cancel::Destination { address, server_name, tls: route.target.tls.clone(), key };
+            shared.cancels.register(destination, agreement.version)
+        });
+        let client_key = registration.as_ref().map(|registration| &registration.client_key);
+        client::welcome::welcome(stream, &agreement, &settings, client_key, &ready).await.map_err(|_| Ending::ClientGone)?;
+        Ok((connection, registration, permit))
+    }
+
+    /// Phases 5 to 7. A credential from the cache that the server refuses is replaced once by a fresh one.
+    async fn log_in(&mut self, route: &Route, startup: &StartupMessage) -> Result<LoggedIn, Ending> {
+        let broker = &self.shared.broker;
+        let started = Instant::now();
+        let endpoint = broker.endpoint(&route.target).await?;
+        let request = Request { target: route.target.clone(), db_user: route.db_user.clone(), database: route.database.clone(), endpoint };
+        let lease = broker.credential(&request).await?;
+        self.facts.phases.credentials = started.elapsed();
+        match self.attempt(&request, &lease, startup).await {
+            Err(Failed::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
+                tracing::debug!(session = self.facts.id, "the server refuses a cached credential; trying a fresh one");
+                broker.forget_credential(&request, &lease.credential);
+                let fresh = broker.credential(&request).await?;
+                self.attempt(&request, &fresh, startup).await.map_err(refused_twice)
+            }
+            result => result.map_err(Ending::from),
         }
-        result => {
-            route.db_user.clone_from(&lease.credential.db_user);
-            result.map_err(Ending::from)
+    }
+
+    async fn attempt(&mut self, request: &Request, lease: &Lease, startup: &StartupMessage) -> Result<LoggedIn, Failed> {
+        let Request { target, endpoint, database, .. } = request;
+        let credential = &lease.credential;
+        self.facts.db_user.clone_from(&credential.db_user);
+        let started = Instant::now();
+        let connection = connect(endpoint, server_name(target, &endpoint.host)?, &target.tls).await.map_err(|error| {
+            self.shared.broker.forget_endpoint(target);
+            Failed::Connect(error.into())
+        })?;
+        self.facts.upstream = Some(connection.address);
+        self.facts.phases.connect = started.elapsed();
+        let started = Instant::now();
+        let forwarded = forward(target, &startup.parameters, &credential.db_user, database);
+        if !forwarded.dropped.is_empty() {
+            let names = forwarded.dropped.iter().map(|name| String::from_utf8_lossy(name)).collect::<Vec<_>>().join(", ");
+            tracing::debug!(session = self.facts.id, names, "startup parameters not forwarded");
         }
+        let logged_in = log_in(connection, &forwarded.parameters, &credential.db_user, &credential.password).await?;
+        self.facts.phases.log_in = started.elapsed();
+        Ok(logged_in)
     }
 }
 
+/// One attempt at the server failed.
 enum Failed {
     Connect(Refusal),
     LogIn(LogInError),
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self::Connect(refusal)
+    }
+}
+
+impl From<LogInError> for Failed {
+    fn from(error: LogInError) -> Self {
+        Self::LogIn(error)
+    }
 }
 
 impl From<Failed> for Ending {
@@ -198,31 +205,15 @@ impl From<Failed> for Ending {
     }
 }
 
-async fn attempt(
-    shared: &Shared,
-    request: &Request,
-    lease: &Lease,
-    startup: &StartupMessage,
-    phases: &mut Phases,
-) -> Result<LoggedIn, Failed> {
-    let target = &request.target;
-    let started = Instant::now();
-    let server_name = server_name(target, &request.endpoint.host).map_err(Failed::Connect)?;
-    let connection = connect(&request.endpoint, server_name, &target.tls).await.map_err(|error| {
-        shared.broker.forget_endpoint(target);
-        Failed::Connect(error.into())
-    })?;
-    phases.connect = started.elapsed();
-    let started = Instant::now();
-    let credential = &lease.credential;
-    let forwarded = forward(target, &startup.parameters, &credential.db_user, &request.database);
-    if !forwarded.dropped.is_empty() {
-        let names: Vec<_> = forwarded.dropped.iter().map(|name| String::from_utf8_lossy(name)).collect();
-        tracing::debug!(target = %target.name, names = %names.join(", "), "startup parameters not forwarded");
+fn refused_twice(failed: Failed) -> Ending {
+    match failed {
+        Failed::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
+            Kind::TemporaryPasswordRefused,
+            format!("the database server refused the temporary password twice: {}", response.message()),
+        )
+        .into(),
+        other => other.into(),
     }
-    let logged_in = log_in(connection, &forwarded.parameters, &credential.db_user, &credential.password).await.map_err(Failed::LogIn)?;
-    phases.log_in = started.elapsed();
-    Ok(logged_in)
 }
 
 fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, Refusal> {
@@ -233,87 +224,16 @@ fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, Refus
     }
 }
 
-async fn forward_cancel(shared: &Shared, peer: SocketAddr, request: &CancelRequest) {
+/// Never answered: the client's connection is closed once the server has acted.
+async fn forward_cancel(shared: &Shared, client: SocketAddr, request: &CancelRequest) {
+    let pid = request.process_id;
     let Some(destination) = shared.cancels.find(request) else {
-        tracing::info!(client = %peer, pid = request.process_id, "cancel request with a key of no session");
+        tracing::info!(%client, pid, "cancel request with a key of no session");
         return;
     };
-    let cancel::Destination { address, server_name, tls, key } = &*destination;
-    match upstream::cancel::send(*address, server_name.clone(), tls, key).await {
-        Ok(()) => tracing::info!(client = %peer, upstream = %address, pid = request.process_id, "cancel request forwarded"),
-        Err(error) => {
-            tracing::warn!(client = %peer, upstream = %address, pid = request.process_id, error = %error, "cancel request not forwarded")
-        }
+    let cancel::Destination { address: upstream, server_name, tls, key } = &*destination;
+    match upstream::cancel::send(*upstream, server_name.clone(), tls, key).await {
+        Ok(()) => tracing::info!(%client, %upstream, pid, "cancel request forwarded"),
+        Err(error) => tracing::warn!(%client, %upstream, pid, %error, "cancel request not forwarded"),
     }
-}
-
-/// Tells the client, where there is something to tell and somebody to hear it, and the log.
-async fn end(stream: TcpStream, id: &str, peer: SocketAddr, ending: Ending) {
-    match ending {
-        Ending::Refused(refusal) => {
-            log_refused(id, peer, &refusal);
-            client::reject::send(stream, &client::reject::error_response(&refusal, id)).await;
-        }
-        Ending::ServerError(response) => {
-            let sqlstate = String::from_utf8_lossy(response.sqlstate()).into_owned();
-            tracing::warn!(session = id, client = %peer, sqlstate, message = response.message(), "login refused by the server");
-            client::reject::send(stream, &response).await;
-        }
-        Ending::ClientGone => tracing::debug!(session = id, client = %peer, "client left before its login was done"),
-        Ending::StartupTimeout => tracing::info!(session = id, client = %peer, "client did not finish its startup in time"),
-    }
-}
-
-fn log_refused(id: &str, peer: SocketAddr, refusal: &Refusal) {
-    let Refusal { kind, message, cause, .. } = refusal;
-    let (sqlstate, cause) = (kind.sqlstate(), cause.as_deref().unwrap_or_default());
-    macro_rules! log {
-        ($level:expr) => {
-            tracing::event!($level, session = id, client = %peer, sqlstate, refusal = %message, cause, "login refused")
-        };
-    }
-    match kind.level() {
-        tracing::Level::ERROR => log!(tracing::Level::ERROR),
-        tracing::Level::WARN => log!(tracing::Level::WARN),
-        _ => log!(tracing::Level::INFO),
-    }
-}
-
-impl Facts {
-    fn log_opened(&self, phases: &Phases) {
-        let Self { id, client, target, db_user, upstream, .. } = self;
-        tracing::info!(
-            session = id, %client, target, db_user, %upstream,
-            startup_ms = millis(phases.startup),
-            credentials_ms = millis(phases.credentials),
-            connect_ms = millis(phases.connect),
-            login_ms = millis(phases.log_in),
-            "session opened"
-        );
-    }
-
-    fn log_ended(&self, outcome: &crate::splice::Outcome) {
-        let Self { id, client, target, db_user, upstream, opened } = self;
-        let error = outcome.error.as_ref().map(ToString::to_string).unwrap_or_default();
-        tracing::info!(
-            session = id, %client, target, db_user, %upstream,
-            bytes_sent = outcome.sent,
-            bytes_received = outcome.received,
-            duration_ms = millis(opened.elapsed()),
-            ended_by = ?outcome.ended_by,
-            error,
-            "session ended"
-        );
-    }
-}
-
-fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// What a client's DETAIL and the log have in common.
-fn session_id() -> String {
-    let mut bytes = [0; 8];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
-    format!("{:012x}", u64::from_be_bytes(bytes) >> 16)
 }

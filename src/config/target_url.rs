@@ -2,7 +2,8 @@
 //!
 //! Three forms: `redshift://user@cluster.region/database?key=value`, `rds://user@host:port/database?key=value`
 //! and the IAM URL of the Amazon Redshift JDBC driver, as people paste it from their tools. Keys are those of
-//! `[target]`, besides `listen` (the listener's address) and `name` (the target's).
+//! `[target]`, besides `listen` (the listener's address) and `name` (the target's). The JDBC form knows the driver's
+//! property names too.
 
 use url::Url;
 
@@ -33,10 +34,9 @@ struct TargetUrl {
 impl TargetUrl {
     fn into_toml(self, earlier: &[Source]) -> String {
         let address = self.listen.unwrap_or_else(|| free_address(self.default_port, earlier));
-        let mut name = self.name;
-        while earlier.iter().any(|source| source.file.target.contains_key(&name)) {
-            name.push('+');
-        }
+        let taken = |name: &String| earlier.iter().any(|source| source.file.target.contains_key(name));
+        let numbered = (2..).map(|number: u32| format!("{}-{number}", self.name));
+        let name = std::iter::once(self.name.clone()).chain(numbered).find(|name| !taken(name)).unwrap_or_default();
         let mut listener = toml::Table::new();
         listener.insert("address".into(), address.into());
         listener.insert("targets".into(), vec![name.clone()].into());
@@ -175,6 +175,8 @@ impl TargetUrl {
             "plugin_name" => {
                 return Err("delete plugin_name: log in with `aws sso login` or a profile and name it with Profile=".to_string());
             }
+            // The driver's own names have no underscore, ours that a tool could not know do: ca_file, tls_server_name.
+            own if own.contains('_') => own,
             other => {
                 ignored.push(format!("{other} is the JDBC driver's own and is ignored"));
                 return Ok(());

@@ -31,6 +31,15 @@ pub enum Side {
     Upstream,
 }
 
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+        })
+    }
+}
+
 /// How a session ended.
 #[derive(Debug)]
 pub struct Outcome {

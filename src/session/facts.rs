@@ -1,0 +1,110 @@
+//! What the log says of a session: one line at its login, one at its end. No SQL, no startup parameter values, no secrets.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::error::{Ending, Refusal};
+use crate::splice::Outcome;
+
+/// Known so far; empty until a phase has found it out.
+pub(super) struct Facts {
+    /// What the client's DETAIL and the log have in common.
+    pub id: String,
+    pub client: SocketAddr,
+    pub opened: Instant,
+    pub target: String,
+    pub db_user: String,
+    pub upstream: Option<SocketAddr>,
+    pub phases: Phases,
+}
+
+/// Time taken by the phases of a login.
+#[derive(Default)]
+pub(super) struct Phases {
+    pub startup: Duration,
+    pub credentials: Duration,
+    pub connect: Duration,
+    pub log_in: Duration,
+}
+
+impl Facts {
+    pub(super) fn new(client: SocketAddr) -> Self {
+        let mut bytes = [0; 8];
+        aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
+        let id = format!("{:012x}", u64::from_be_bytes(bytes) >> 16);
+        let (target, db_user) = (String::new(), String::new());
+        Self { id, client, opened: Instant::now(), target, db_user, upstream: None, phases: Phases::default() }
+    }
+
+    pub(super) fn log_opened(&self) {
+        let Self { id, client, target, db_user, phases, .. } = self;
+        tracing::info!(
+            session = id, %client, target, db_user,
+            upstream = self.upstream.map(tracing::field::display),
+            startup_ms = millis(phases.startup),
+            credentials_ms = millis(phases.credentials),
+            connect_ms = millis(phases.connect),
+            login_ms = millis(phases.log_in),
+            "session opened"
+        );
+    }
+
+    pub(super) fn log_ended(&self, outcome: &Outcome) {
+        let Self { id, client, target, db_user, opened, .. } = self;
+        tracing::info!(
+            session = id, %client, target, db_user,
+            upstream = self.upstream.map(tracing::field::display),
+            bytes_sent = outcome.sent,
+            bytes_received = outcome.received,
+            duration_ms = millis(opened.elapsed()),
+            ended_by = %outcome.ended_by,
+            error = outcome.error.as_ref().map(tracing::field::display),
+            "session ended"
+        );
+    }
+
+    pub(super) fn log_failed(&self, ending: &Ending) {
+        let Self { id, client, target, opened, .. } = self;
+        let target = Some(target).filter(|name| !name.is_empty());
+        match ending {
+            Ending::Refused(refusal) => self.log_refused(target, refusal),
+            Ending::ServerError(response) => tracing::warn!(
+                session = id, %client, target,
+                upstream = self.upstream.map(tracing::field::display),
+                sqlstate = %String::from_utf8_lossy(response.sqlstate()),
+                error = response.message(),
+                "login refused by the server"
+            ),
+            Ending::ClientGone => tracing::debug!(session = id, %client, target, "client left before its login was done"),
+            Ending::StartupTimeout => {
+                tracing::info!(session = id, %client, duration_ms = millis(opened.elapsed()), "client did not finish its startup in time");
+            }
+        }
+    }
+
+    fn log_refused(&self, target: Option<&String>, refusal: &Refusal) {
+        let Self { id, client, .. } = self;
+        // The level of an event is fixed where it stands.
+        macro_rules! log {
+            ($level:expr) => {
+                tracing::event!(
+                    $level, session = id, %client, target,
+                    sqlstate = refusal.kind.sqlstate(),
+                    refusal = %refusal.message,
+                    cause = refusal.cause,
+                    "login refused"
+                )
+            };
+        }
+        match refusal.kind.level() {
+            tracing::Level::ERROR => log!(tracing::Level::ERROR),
+            tracing::Level::WARN => log!(tracing::Level::WARN),
+            _ => log!(tracing::Level::INFO),
+        }
+    }
+}
+
+/// Milliseconds with three decimals.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

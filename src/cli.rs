@@ -1,5 +1,6 @@
 //! The command line: parse, load, run, and the exit code.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -76,7 +77,7 @@ pub fn main() -> ExitCode {
         },
         Command::Check(arguments) => match config::load(Some(&arguments.config), &[]) {
             Ok(config) => {
-                println!("{}: good, {} listener(s)", arguments.config.display(), config.listeners.len());
+                print_lines(&[format!("{}: good, {} listener(s)", arguments.config.display(), config.listeners.len())]);
                 ExitCode::SUCCESS
             }
             Err(error) => bad_configuration(&error),
@@ -111,9 +112,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (stop, now) = (CancellationToken::new(), CancellationToken::new());
     let server = Server::bind(config).await?;
     for (address, listener) in server.addresses() {
-        for line in connection_lines(&address.to_string(), listener) {
-            println!("{line}");
-        }
+        print_lines(&connection_lines(&address.to_string(), listener));
     }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -131,6 +130,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         () = server.run(stop.clone(), now.clone()) => Ok(()),
         () = signals => Ok(()),
     }
+}
+
+/// A reader that has gone away must not end the proxy, as `println!` would.
+fn print_lines(lines: &[String]) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = lines.iter().try_for_each(|line| writeln!(stdout, "{line}")).and_then(|()| stdout.flush());
 }
 
 /// What a person pastes into psql and into a JDBC tool.

@@ -86,6 +86,7 @@ fn by_code(action: &'static str, code: &str, message: &str, status: u16) -> Refu
             unavailable(action, "AWS throttles the calls of this account")
         }
         _ if status >= 500 => unavailable(action, "AWS fails"),
+        "" if status < 300 => unavailable(action, "AWS gave an answer that cannot be read"),
         "ClusterNotFound" | "ClusterNotFoundFault" | "DBInstanceNotFound" | "DBClusterNotFoundFault" => {
             Refusal::new(Kind::NoSuchCluster, format!("{action}: there is no such cluster or instance in this account and region"))
         }

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
@@ -14,6 +16,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_types::origin::Origin;
 use tokio::sync::OnceCell;
 
 use super::failure;
@@ -77,34 +80,42 @@ impl Identities {
 }
 
 async fn load(identity: &AwsIdentity, region: String) -> Aws {
+    let region = Region::new(region);
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .region(Region::new(region.clone()))
+        .region(region.clone())
         .retry_config(RetryConfig::standard())
         .timeout_config(timeouts);
-    if let Some(profile) = &identity.profile {
-        loader = loader.profile_name(profile);
+    if let Some(name) = &identity.profile {
+        // Not the default chain with a profile name: there, keys in the environment would win over the target's own setting.
+        let context = ProviderConfig::without_region().with_region(Some(region.clone()));
+        loader = loader.profile_name(name);
+        loader = loader.credentials_provider(ProfileFileCredentialsProvider::builder().profile_name(name).configure(&context).build());
     }
     let base = loader.load().await;
-    let chain = base.credentials_provider().expect("the default chain is always a provider");
-    let mut provider = cached(chain);
+    let mut provider = cached(base.credentials_provider().expect("the chain is a provider, whether it finds credentials or not"));
     if let Some(role) = &identity.role {
-        let mut sts = base.to_builder();
-        sts.set_endpoint_url(
-            identity.sts_endpoint_url.clone().or_else(|| identity.endpoint_url.clone()).or(base.endpoint_url().map(str::to_string)),
-        );
-        let mut assume =
-            AssumeRoleProvider::builder(&role.arn).session_name(ROLE_SESSION_NAME).region(Region::new(region)).configure(&sts.build());
+        let sts = with_endpoint(base.clone(), identity.sts_endpoint_url.as_ref().or(identity.endpoint_url.as_ref()));
+        let mut assume = AssumeRoleProvider::builder(&role.arn).session_name(ROLE_SESSION_NAME).region(region).configure(&sts);
         if let Some(external_id) = &role.external_id {
             assume = assume.external_id(external_id);
         }
         provider = cached(SharedCredentialsProvider::new(assume.build_from_provider(provider).await));
     }
-    let mut config = base.into_builder().credentials_provider(provider.clone());
-    if let Some(url) = &identity.endpoint_url {
-        config = config.endpoint_url(url);
+    let config = base.into_builder().credentials_provider(provider.clone()).build();
+    Aws { config: with_endpoint(config, identity.endpoint_url.as_ref()), provider }
+}
+
+/// The endpoint, marked as set in code: else one in the environment (`AWS_ENDPOINT_URL`) would win over it.
+fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
+    match url {
+        Some(url) => {
+            let mut builder = config.into_builder().endpoint_url(url);
+            builder.insert_origin("endpoint_url", Origin::shared_config());
+            builder.build()
+        }
+        None => config,
     }
-    Aws { config: config.build(), provider }
 }
 
 fn cached(source: SharedCredentialsProvider) -> SharedCredentialsProvider {

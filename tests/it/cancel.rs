@@ -1,0 +1,65 @@
+//! Ctrl-C: a cancel request finds the session it belongs to, and no other.
+
+use testbed::Testbed;
+
+use crate::support::client::{Client, V3_0, V3_2, cancel};
+use crate::support::proxy::{Proxy, rds_config, redshift_config};
+
+/// Starts a long query and waits until the server runs it.
+fn sleep_on_server(client: &mut Client, observer: &mut Client) {
+    client.send_query("select pg_sleep(60)");
+    // Every user may see the lock that a running transaction holds on itself.
+    let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());
+    crate::support::wait_for("the query", || (observer.value(&running) == "1").then_some(()));
+}
+
+#[test]
+fn a_cancel_request_cancels_the_query_of_its_session_in_protocol_3_0_and_3_2() {
+    let aws = Testbed::shared().aws();
+    for config in
+        [rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""), redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"")]
+    {
+        let proxy = Proxy::with_config(&aws, &config);
+        for version in [V3_0, V3_2] {
+            let mut client = Client::log_in_with(proxy.address(), version, &[("user", "x")]).unwrap();
+            let mut observer = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
+            sleep_on_server(&mut client, &mut observer);
+            cancel(proxy.address(), &client.key);
+            let error = client.read_rows().err().unwrap();
+            assert_eq!((error.sqlstate(), error.message()), ("57014", "canceling statement due to user request"));
+            assert_eq!(client.value("select 1"), "1", "the session goes on");
+        }
+        proxy.log_line(&["cancel request forwarded", "upstream=127.0.0.1:"]);
+    }
+}
+
+#[test]
+fn the_key_that_the_client_is_told_is_not_the_servers() {
+    let bed = Testbed::shared();
+    let aws = bed.aws();
+    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
+    let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
+    let mut observer = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
+    sleep_on_server(&mut client, &mut observer);
+    // Another session's key with this one's process id, and the other way round.
+    let mixed = [&client.key[..4], &observer.key[4..]].concat();
+    cancel(proxy.address(), &mixed);
+    let mixed = [&observer.key[..4], &client.key[4..]].concat();
+    cancel(proxy.address(), &mixed);
+    let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());
+    assert_eq!(observer.value(&running), "1", "nothing was cancelled");
+    cancel(proxy.address(), &client.key);
+    assert_eq!(client.read_rows().err().unwrap().sqlstate(), "57014");
+}
+
+#[test]
+fn a_session_that_has_ended_cannot_be_cancelled() {
+    let aws = Testbed::shared().aws();
+    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
+    let client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
+    let (key, pid) = (client.key.clone(), client.process_id());
+    drop(client);
+    proxy.log_line(&["session ended"]);
+    cancel(proxy.address(), &key);
+    proxy.log_line(&["cancel request with a key of no session", &format!("pid={pid}")]);
+}

@@ -1,0 +1,221 @@
+//! A wrong configuration: exit 78, file and line, and what to write instead.
+
+use crate::support::proxy::{config_file, output};
+
+const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:5439\"\ntargets = [\"warehouse\"]\nauth = \"trust\"\n";
+const TARGET: &str = "[target.warehouse]\nengine = \"redshift\"\ncluster_identifier = \"examplecluster\"\nregion = \"us-west-2\"\n";
+
+/// The only problem of this configuration, without the file's name.
+fn problem(text: &str) -> String {
+    let file = config_file(text);
+    let path = file.display().to_string();
+    let run = output(&["run", "--config", &path]);
+    let check = output(&["check", "--offline", "--config", &path]);
+    assert_eq!((run.status.code(), check.status.code()), (Some(78), Some(78)), "{text}");
+    assert_eq!(run.stderr, check.stderr);
+    let text = String::from_utf8(run.stderr).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    lines[0].strip_prefix(&format!("{path}:")).unwrap_or_else(|| panic!("file and line in {text}")).to_string()
+}
+
+#[track_caller]
+fn assert_problem(text: &str, expected: &str) {
+    assert_eq!(problem(text), expected);
+}
+
+#[test]
+fn a_good_file_is_called_good() {
+    let file = config_file(&format!("{LISTENER}{TARGET}"));
+    let output = output(&["check", "--offline", "--config", &file.display().to_string()]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("good, 1 listener"));
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_name() {
+    assert_problem(
+        &format!("{LISTENER}{TARGET}duration_second = 900\n"),
+        "9: unknown key `duration_second`: did you mean `duration_seconds`?",
+    );
+    assert_problem(&format!("{LISTENER}adress = \"x\"\n{TARGET}"), "5: unknown key `adress`: did you mean `address`?");
+    assert_problem(&format!("{LISTENER}{TARGET}[limit]\n"), "9: unknown key `limit`: did you mean `limits`?");
+    assert_problem(
+        &format!("{LISTENER}{TARGET}[log]\nlevel = \"loud\"\n"),
+        "10: unknown value `loud`, expected one of `error`, `warn`, `info`, `debug`, `trace`",
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_named_with_its_line() {
+    assert!(problem(&format!("{LISTENER}{TARGET}port = = 1\n")).starts_with("9: "));
+    assert!(problem(&format!("{LISTENER}{TARGET}port = \"a\"\n")).starts_with("9: invalid type: string \"a\", expected i64"));
+}
+
+#[test]
+fn a_duplicate_listener_is_refused() {
+    assert_problem(&format!("{LISTENER}{LISTENER}{TARGET}"), "5: listener.address = \"127.0.0.1:5439\": another listener has it");
+}
+
+#[test]
+fn a_target_that_no_listener_uses_is_refused() {
+    assert_problem(
+        &format!("{LISTENER}{TARGET}{}", TARGET.replace("warehouse", "spare")),
+        "9: target \"spare\" is used by no listener: add it to a listener's targets, or delete it",
+    );
+}
+
+#[test]
+fn a_target_that_does_not_exist_is_refused_with_the_nearest_name() {
+    assert_problem(
+        &format!("{}{TARGET}", LISTENER.replace("[\"warehouse\"]", "[\"warehouse\", \"warehuose\"]")),
+        "3: listener.targets: there is no target \"warehuose\"; did you mean \"warehouse\"?",
+    );
+}
+
+#[test]
+fn no_listener_is_refused() {
+    let file = config_file(TARGET);
+    let output = output(&["run", "--config", &file.display().to_string()]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no [[listener]]: add one with address = \"127.0.0.1:5439\""));
+}
+
+#[test]
+fn trust_on_an_address_that_others_can_reach_is_refused() {
+    for address in ["0.0.0.0:5439", "192.0.2.1:5439", "[::]:5439"] {
+        assert_problem(
+            &format!("{}{TARGET}", LISTENER.replace("127.0.0.1:5439", address)),
+            &format!(
+                "2: listener.address = \"{address}\": auth = \"trust\" is for loopback only, since it lets in whoever reaches the address: \
+                 use 127.0.0.1 or [::1]"
+            ),
+        );
+    }
+    assert_problem(
+        &format!("{}{TARGET}", LISTENER.replace("auth = \"trust\"\n", "")),
+        "1: listener.auth: say auth = \"trust\" (whoever reaches this address is let in)",
+    );
+    assert_problem(
+        &format!("{}{TARGET}", LISTENER.replace("trust", "md5")),
+        "4: listener.auth = \"md5\": must be \"trust\", the only method of this version",
+    );
+    assert_problem(
+        &format!("{}{TARGET}", LISTENER.replace("127.0.0.1:5439", "localhost")),
+        "2: listener.address = \"localhost\": must be an IP address and a port, as in \"127.0.0.1:5439\"",
+    );
+}
+
+#[test]
+fn redshift_settings_are_held_against_the_apis_constraints() {
+    for (line, rule) in [
+        ("duration_seconds = 899", "must be 900 to 3600 (DurationSeconds of the API)"),
+        ("duration_seconds = 3601", "must be 900 to 3600 (DurationSeconds of the API)"),
+        ("db_user = \"1ana\"", "must begin with a letter"),
+        ("db_user = \"ana:x\"", "may have letters, digits and _ + . @ - only"),
+        ("db_user = \"public\"", "must not be PUBLIC"),
+        ("db_user = \"select\"", "must not be a word that Redshift reserves"),
+        ("database = \"a/b\"", "may have letters, digits and _ + . @ - only"),
+    ] {
+        assert_problem(&format!("{LISTENER}{TARGET}{line}\n"), &format!("9: {line}: {rule}"));
+    }
+    assert_problem(
+        &format!("{LISTENER}{TARGET}db_groups = [\"ok\", \"BI\"]\n"),
+        "9: db_groups = \"BI\": must be in lower case: the API knows no other groups",
+    );
+    let text = "get-cluster-credentials-with-iam maps the AWS identity to the database user and takes none of this: delete it";
+    assert_problem(
+        &format!("{LISTENER}{TARGET}api = \"get-cluster-credentials-with-iam\"\ndb_user = \"ana\"\n"),
+        &format!("10: db_user: {text}"),
+    );
+}
+
+#[test]
+fn a_region_is_never_guessed() {
+    assert_problem(
+        &format!("{LISTENER}{}", TARGET.replace("region = \"us-west-2\"\n", "")),
+        "5: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com, never guessed",
+    );
+    assert_problem(
+        &format!("{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"db.example.com\"\n"),
+        "5: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com, never guessed",
+    );
+}
+
+#[test]
+fn keys_of_the_other_engine_are_refused() {
+    assert_problem(&format!("{LISTENER}{TARGET}signing_host = \"x\"\n"), "9: signing_host: is for engine = \"rds\": delete it");
+    assert_problem(
+        &format!("{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"h\"\nregion = \"us-west-2\"\nauto_create = true\n"),
+        "9: auto_create: is for engine = \"redshift\": delete it",
+    );
+}
+
+#[test]
+fn an_unreadable_ca_file_is_refused() {
+    let missing = problem(&format!("{LISTENER}{TARGET}ca_file = \"/nonexistent/ca.pem\"\n"));
+    assert!(missing.starts_with("9: ca_file = \"/nonexistent/ca.pem\": cannot read it: "), "{missing}");
+    assert!(missing.ends_with("; it must be a readable PEM file"), "{missing}");
+    let empty = config_file("no certificate in here\n");
+    let path = empty.display();
+    assert_problem(
+        &format!("{LISTENER}{TARGET}ca_file = \"{path}\"\n"),
+        &format!("9: ca_file = \"{path}\": it has no PEM certificate: it must hold the PEM certificates of the authorities"),
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_78() {
+    let output = output(&["run", "--config", "/nonexistent/pg-iam-proxy.toml"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("/nonexistent/pg-iam-proxy.toml: cannot read it: "));
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    let file = config_file(&format!("{LISTENER}{TARGET}duration_seconds = 899\nport = 0\nca_file = \"/nonexistent\"\n"));
+    let output = output(&["run", "--config", &file.display().to_string()]);
+    assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 3);
+}
+
+#[test]
+fn target_urls_are_checked_as_files_are_and_never_echo_their_parameters() {
+    for (url, expected) in [
+        (
+            "redshift://ana@examplecluster.us-west-2/dev?duration_seconds=899",
+            "target URL redshift://examplecluster.us-west-2/dev: duration_seconds = 899: must be 900 to 3600 (DurationSeconds of the API)",
+        ),
+        (
+            "redshift://ana@examplecluster.us-west-2/dev?db_grups=x",
+            "target URL redshift://examplecluster.us-west-2/dev: unknown key `db_grups`: did you mean `db_groups`?",
+        ),
+        (
+            "rds://jane:hunter2@mydb.us-west-2/dev",
+            "target URL rds://mydb.us-west-2/dev: delete the password: the proxy gets a temporary one from AWS",
+        ),
+        (
+            "rds://jane@db.example.com/dev",
+            "target URL rds://db.example.com/dev: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com, never guessed",
+        ),
+        ("mysql://x@y/z", "target URL mysql://y/z: unknown scheme mysql: must be redshift, rds or jdbc:redshift:iam"),
+        (
+            "jdbc:redshift:iam://examplecluster:us-west-2/dev?DbUser=a&SecretAccessKey=hunter2",
+            "target URL jdbc:redshift:iam://examplecluster:us-west-2/dev: delete secretaccesskey: AWS credentials come from the environment, a profile, SSO, a role or the instance, never from a URL",
+        ),
+    ] {
+        let output = output(&["run", url]);
+        assert_eq!(output.status.code(), Some(78));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(text.trim_end(), expected);
+        assert!(!text.contains("hunter2"));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_64_and_help_is_0() {
+    assert_eq!(output(&["run"]).status.code(), Some(64));
+    assert_eq!(output(&["serve"]).status.code(), Some(64));
+    assert_eq!(output(&["--help"]).status.code(), Some(0));
+    let version = output(&["--version"]);
+    assert_eq!(String::from_utf8_lossy(&version.stdout).trim(), format!("pg-iam-proxy {}", env!("CARGO_PKG_VERSION")));
+}

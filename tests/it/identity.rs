@@ -1,0 +1,156 @@
+//! Where the proxy's own AWS credentials come from, and how seldom they are asked for.
+
+use std::path::Path;
+use std::time::Duration;
+
+use testbed::aws::{CONTAINER_TOKEN, EXTERNAL_ID, PARTNER_ROLE, SSO_TOKEN, WEB_IDENTITY_ROLE, WEB_IDENTITY_TOKEN};
+use testbed::{Aws, Testbed};
+
+use crate::support::client::Client;
+use crate::support::proxy::{Proxy, redshift_config};
+
+/// Shows in the database who the proxy is at AWS.
+const KEYS: &str = "api = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev\"";
+
+/// The database user that this identity is mapped to.
+fn identity(aws: &Aws, keys: &str, env: &[(&str, &str)]) -> String {
+    let mut all = aws.env_without_key();
+    all.retain(|(name, _)| !env.iter().any(|(other, _)| other == name));
+    all.extend(env.iter().map(|&(name, value)| (name.to_string(), value.to_string())));
+    let proxy = Proxy::with_config_and_env(&redshift_config(aws, &format!("{KEYS}\n{keys}")), all);
+    let user = Client::log_in(proxy.address(), &[("user", "x")]).map(|mut client| client.value("select current_user"));
+    user.unwrap_or_else(|error| panic!("{error:?}\n{}", proxy.log()))
+}
+
+fn file(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn keys_in_the_environment() {
+    let aws = Testbed::shared().aws();
+    let env = [("AWS_ACCESS_KEY_ID", aws.access_key_id()), ("AWS_SECRET_ACCESS_KEY", aws.secret_access_key())];
+    assert_eq!(identity(&aws, "", &env), format!("IAM:{}", aws.user_name()));
+}
+
+#[test]
+fn a_profile_named_by_the_target() {
+    let aws = Testbed::shared().aws();
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!("[work]\naws_access_key_id = {}\naws_secret_access_key = {}\n", aws.access_key_id(), aws.secret_access_key());
+    let credentials = file(directory.path(), "credentials", &text);
+    assert_eq!(identity(&aws, "profile = \"work\"", &[("AWS_SHARED_CREDENTIALS_FILE", &credentials)]), format!("IAM:{}", aws.user_name()));
+}
+
+#[test]
+fn a_credential_process() {
+    let aws = Testbed::shared().aws();
+    let directory = tempfile::tempdir().unwrap();
+    let answer = format!(r#"{{"Version": 1, "AccessKeyId": "{}", "SecretAccessKey": "{}"}}"#, aws.access_key_id(), aws.secret_access_key());
+    let answer = file(directory.path(), "answer.json", &answer);
+    let config = file(directory.path(), "config", &format!("[default]\ncredential_process = cat {answer}\n"));
+    assert_eq!(identity(&aws, "", &[("AWS_CONFIG_FILE", &config)]), format!("IAM:{}", aws.user_name()));
+}
+
+#[test]
+fn single_sign_on() {
+    let aws = Testbed::shared().aws();
+    let directory = tempfile::tempdir().unwrap();
+    let start_url = "https://example.awsapps.com/start";
+    let config = format!(
+        "[profile sso]\nsso_start_url = {start_url}\nsso_region = us-west-2\nsso_account_id = 123456789012\nsso_role_name = analyst\n"
+    );
+    let config = file(directory.path(), "config", &config);
+    // The cache file's name is the SHA-1 of the start URL, as `aws sso login` writes it.
+    let token = format!(
+        r#"{{"accessToken": "{SSO_TOKEN}", "expiresAt": "2099-01-01T00:00:00Z", "startUrl": "{start_url}", "region": "us-west-2"}}"#
+    );
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, start_url.as_bytes());
+    let name: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    file(directory.path(), &format!(".aws/sso/cache/{name}.json"), &token);
+    let home = directory.path().display().to_string();
+    assert_eq!(identity(&aws, "profile = \"sso\"", &[("AWS_CONFIG_FILE", &config), ("HOME", &home)]), "IAMR:analyst");
+    assert_eq!(aws.calls("GetRoleCredentials"), 1);
+}
+
+#[test]
+fn a_web_identity() {
+    let aws = Testbed::shared().aws();
+    let directory = tempfile::tempdir().unwrap();
+    let token = file(directory.path(), "token", WEB_IDENTITY_TOKEN);
+    let role = aws.add_role(WEB_IDENTITY_ROLE, None);
+    let env = [("AWS_WEB_IDENTITY_TOKEN_FILE", token.as_str()), ("AWS_ROLE_ARN", &role), ("AWS_ROLE_SESSION_NAME", "pod")];
+    assert_eq!(identity(&aws, "", &env), format!("IAMR:{WEB_IDENTITY_ROLE}"));
+}
+
+#[test]
+fn container_credentials() {
+    let aws = Testbed::shared().aws();
+    let url = aws.container_credentials_url();
+    let env = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()), ("AWS_CONTAINER_AUTHORIZATION_TOKEN", CONTAINER_TOKEN)];
+    assert_eq!(identity(&aws, "", &env), "IAMR:task-role");
+}
+
+#[test]
+fn the_instance_metadata_service() {
+    let aws = Testbed::shared().aws();
+    let url = aws.imds_url();
+    let env = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", url.as_str()), ("AWS_EC2_METADATA_DISABLED", "false")];
+    assert_eq!(identity(&aws, "", &env), "IAMR:instance-role");
+}
+
+#[test]
+fn no_identity_at_all_is_28000() {
+    let aws = Testbed::shared().aws();
+    let proxy = Proxy::with_config_and_env(&redshift_config(&aws, "db_user = \"ana\""), aws.env_without_key());
+    let error = Client::log_in(proxy.address(), &[("user", "x")]).err().unwrap();
+    let message = "no AWS credentials: none in the environment, the profile, a web identity, a container or the instance metadata";
+    assert_eq!((error.sqlstate(), error.message()), ("28000", message));
+}
+
+#[test]
+fn an_assumed_role_is_asked_of_sts_once_for_many_logins() {
+    let aws = Testbed::shared().aws();
+    let role = format!("{KEYS}\nrole_arn = \"{}\"\nexternal_id = \"{EXTERNAL_ID}\"", aws.add_role(PARTNER_ROLE, Some(EXTERNAL_ID)));
+    let config = redshift_config(&aws, &format!("{role}\nsts_endpoint_url = \"{}\"", aws.endpoint_url()));
+    let proxy = Proxy::with_config(&aws, &config);
+    for _ in 0..5 {
+        let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
+        assert_eq!(client.value("select current_user"), format!("IAMR:{PARTNER_ROLE}"));
+    }
+    assert_eq!(aws.calls("AssumeRole"), 1);
+    let request = aws.requests().into_iter().find(|request| request.action == "AssumeRole").unwrap();
+    assert_eq!(request.params.get("RoleSessionName").map(String::as_str), Some("pg-iam-proxy"));
+}
+
+#[test]
+fn a_role_session_is_renewed_before_it_ends_and_tokens_do_not_outlive_it() {
+    let bed = Testbed::shared();
+    let aws = bed.aws();
+    bed.rds().create_user("short").unwrap();
+    aws.set_role_life(Duration::from_secs(2));
+    let keys = format!(
+        "db_user = \"short\"\ndatabase = \"postgres\"\nrole_arn = \"{}\"\nendpoint_url = \"{}\"",
+        aws.add_role("brief", None),
+        aws.endpoint_url()
+    );
+    let proxy = Proxy::with_config(&aws, &crate::support::proxy::rds_config(&keys));
+    crate::support::wait_for("the third role session", || {
+        let user = Client::log_in(proxy.address(), &[("user", "x")]).unwrap().value("select current_user");
+        assert_eq!(user, "short");
+        (aws.calls("AssumeRole") >= 3).then_some(())
+    });
+    assert!(bed.rds().refusals_of("short").is_empty(), "no token was used after its signer's end");
+}
+
+#[test]
+fn a_role_that_may_not_be_assumed_is_28000() {
+    let aws = Testbed::shared().aws();
+    let role = aws.add_role("guarded", Some("another id"));
+    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, &format!("{KEYS}\nrole_arn = \"{role}\"\nexternal_id = \"wrong\"")));
+    let error = Client::log_in(proxy.address(), &[("user", "x")]).err().unwrap();
+    assert_eq!((error.sqlstate(), error.message()), ("28000", "sts:AssumeRole is not allowed for the proxy's AWS identity"));
+}

@@ -1,0 +1,77 @@
+//! What the log says, and what it never says.
+
+use testbed::Testbed;
+
+use crate::support::client::Client;
+use crate::support::proxy::{Proxy, command, config_file, rds_config, redshift_config};
+
+#[test]
+fn a_session_is_one_line_at_its_login_and_one_at_its_end_as_text_and_as_json() {
+    let aws = Testbed::shared().aws();
+    let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"");
+    let fields = ["session", "client", "target", "db_user", "upstream"];
+    for format in ["text", "json"] {
+        let file = config_file(&format!("{config}[log]\nformat = \"{format}\"\n"));
+        let mut command = command();
+        command.args(["run", "--config"]).arg(&file).envs(aws.env());
+        let proxy = Proxy::start(command, 1);
+        drop(Client::log_in(proxy.address(), &[("user", "x")]).unwrap());
+        let opened = proxy.log_line(&["session opened"]);
+        let ended = proxy.log_line(&["session ended"]);
+        let phases = ["startup_ms", "credentials_ms", "connect_ms", "login_ms"];
+        let totals = ["bytes_sent", "bytes_received", "duration_ms", "ended_by"];
+        for (line, names) in [(opened, phases), (ended, totals)] {
+            let json = serde_json::from_str::<serde_json::Value>(&line);
+            assert_eq!(json.is_ok(), format == "json", "{line}");
+            for name in fields.iter().chain(&names) {
+                match &json {
+                    Ok(json) => assert!(json.get(name).is_some(), "{name} in {line}"),
+                    Err(_) => assert!(line.contains(&format!(" {name}=")), "{name} in {line}"),
+                }
+            }
+        }
+        let expected = if format == "json" { "\"target\":\"app\"" } else { "target=\"app\"" };
+        assert!(proxy.log().contains(expected));
+    }
+}
+
+#[test]
+fn flags_and_environment_win_over_the_file() {
+    let aws = Testbed::shared().aws();
+    let file = config_file(&format!("{}[log]\nformat = \"text\"\nlevel = \"error\"\n", rds_config("db_user = \"jane_doe\"")));
+    let mut command = command();
+    command.args(["run", "--log-level", "info"]).envs(aws.env());
+    command.env("PG_IAM_PROXY_CONFIG", &*file).env("PG_IAM_PROXY_LOG_FORMAT", "json").env("PG_IAM_PROXY_LOG_LEVEL", "error");
+    let proxy = Proxy::start(command, 1);
+    drop(Client::log_in(proxy.address(), &[("user", "x"), ("database", "postgres")]).unwrap());
+    assert!(proxy.log_line(&["session opened"]).starts_with('{'));
+}
+
+#[test]
+fn no_secret_no_sql_and_no_startup_parameter_value_is_ever_logged() {
+    let bed = Testbed::shared();
+    let aws = bed.aws();
+    let role = format!("role_arn = \"{}\"\n", aws.add_role("quiet", None));
+    for config in [
+        rds_config(&format!("db_user = \"jane_doe\"\ndatabase = \"postgres\"\nendpoint_url = \"{}\"\n{role}", aws.endpoint_url())),
+        redshift_config(&aws, &format!("db_user = \"ana\"\ndatabase = \"dev\"\n{role}")),
+    ] {
+        let file = config_file(&config);
+        let mut command = command();
+        command.args(["run", "--log-level", "trace", "--config"]).arg(&file).envs(aws.env());
+        let proxy = Proxy::start(command, 1);
+        let mut client = Client::log_in(proxy.address(), &[("user", "x"), ("application_name", "payroll-export")]).unwrap();
+        client.value("select 'the text of a query'");
+        drop(client);
+        proxy.log_line(&["session ended"]);
+        let log = proxy.log();
+        for secret in
+            ["X-Amz-Signature", "X-Amz-Security-Token", "DbPassword", "the text of a query", "payroll-export", aws.secret_access_key()]
+        {
+            assert!(!log.contains(secret), "{secret} in:\n{log}");
+        }
+        for request in aws.requests() {
+            assert!(request.access_key_id.is_none_or(|id| !log.contains(&id)), "an access key id in:\n{log}");
+        }
+    }
+}

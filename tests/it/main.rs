@@ -1,0 +1,17 @@
+//! What a user or an attacker sees of the real binary, in front of real PostgreSQL servers and an AWS that verifies.
+
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a failing test")]
+
+mod architecture;
+mod bad_input;
+mod cancel;
+mod configuration;
+mod engines;
+mod failures;
+mod identity;
+mod limits;
+mod log_lines;
+mod login;
+mod splice;
+mod support;
+mod upstream_tls;

@@ -1,0 +1,185 @@
+//! A client that speaks protocol 3 byte by byte, and so can say what no driver would.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use super::PATIENCE;
+
+pub struct Client {
+    pub stream: TcpStream,
+    /// `ParameterStatus` by name.
+    pub settings: BTreeMap<String, String>,
+    /// Body of `BackendKeyData`: process id and secret key.
+    pub key: Vec<u8>,
+    /// Body of `NegotiateProtocolVersion`, where one came.
+    pub negotiated: Option<Vec<u8>>,
+}
+
+/// An `ErrorResponse` by field type.
+#[derive(Debug)]
+pub struct ServerError(pub BTreeMap<char, String>);
+
+impl ServerError {
+    pub fn sqlstate(&self) -> &str {
+        self.0.get(&'C').map(String::as_str).unwrap_or_default()
+    }
+
+    pub fn message(&self) -> &str {
+        self.0.get(&'M').map(String::as_str).unwrap_or_default()
+    }
+
+    pub fn detail(&self) -> &str {
+        self.0.get(&'D').map(String::as_str).unwrap_or_default()
+    }
+}
+
+/// One message of the server, or the end of the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    Message(u8, Vec<u8>),
+    Closed,
+}
+
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the proxy accepts");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// A startup packet with this code or version.
+pub fn startup_packet(code: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
+    let mut body = code.to_be_bytes().to_vec();
+    for (name, value) in parameters {
+        body.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
+    }
+    body.push(0);
+    packet(&body)
+}
+
+/// A length that counts itself, and a body.
+pub fn packet(body: &[u8]) -> Vec<u8> {
+    [&u32::try_from(body.len() + 4).unwrap().to_be_bytes(), body].concat()
+}
+
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+pub const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
+pub const V3_0: u32 = 196_608;
+pub const V3_2: u32 = 196_610;
+
+pub fn read_reply(stream: &mut TcpStream) -> Reply {
+    let mut header = [0; 5];
+    match stream.read(&mut header[..1]) {
+        Ok(0) => return Reply::Closed,
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Reply::Closed,
+        Err(error) => panic!("no reply: {error}"),
+    }
+    stream.read_exact(&mut header[1..]).expect("a whole header");
+    let length = u32::from_be_bytes(header[1..].try_into().unwrap()) as usize;
+    let mut body = vec![0; length - 4];
+    stream.read_exact(&mut body).expect("a whole message");
+    Reply::Message(header[0], body)
+}
+
+/// The `ErrorResponse` that comes next, and the close behind it.
+pub fn read_refusal(stream: &mut TcpStream) -> ServerError {
+    match read_reply(stream) {
+        Reply::Message(b'E', body) => {
+            assert_eq!(read_reply(stream), Reply::Closed, "a refusal is followed by the close");
+            error_fields(&body)
+        }
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+pub fn error_fields(body: &[u8]) -> ServerError {
+    let fields = body.split(|&byte| byte == 0).filter(|field| !field.is_empty());
+    ServerError(fields.map(|field| (char::from(field[0]), String::from_utf8_lossy(&field[1..]).into_owned())).collect())
+}
+
+impl Client {
+    pub fn log_in(address: SocketAddr, parameters: &[(&str, &str)]) -> Result<Self, ServerError> {
+        Self::log_in_with(address, V3_0, parameters)
+    }
+
+    pub fn log_in_with(address: SocketAddr, version: u32, parameters: &[(&str, &str)]) -> Result<Self, ServerError> {
+        let mut stream = connect(address);
+        stream.write_all(&startup_packet(version, parameters)).unwrap();
+        let mut client = Self { stream, settings: BTreeMap::new(), key: Vec::new(), negotiated: None };
+        let mut authenticated = false;
+        loop {
+            match read_reply(&mut client.stream) {
+                Reply::Message(b'v', body) => {
+                    assert!(!authenticated, "NegotiateProtocolVersion comes before AuthenticationOk");
+                    client.negotiated = Some(body);
+                }
+                Reply::Message(b'R', body) => {
+                    assert_eq!(body, [0, 0, 0, 0], "trust asks for nothing");
+                    authenticated = true;
+                }
+                Reply::Message(b'S', body) => {
+                    let mut parts = body.split(|&byte| byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
+                    client.settings.insert(parts.next().unwrap(), parts.next().unwrap());
+                }
+                Reply::Message(b'K', body) => client.key = body,
+                Reply::Message(b'N', _) => {}
+                Reply::Message(b'Z', _) => return Ok(client),
+                Reply::Message(b'E', body) => return Err(error_fields(&body)),
+                other => panic!("unexpected in a login: {other:?}"),
+            }
+        }
+    }
+
+    /// First column of each row.
+    pub fn query(&mut self, sql: &str) -> Result<Vec<String>, ServerError> {
+        self.send_query(sql);
+        self.read_rows()
+    }
+
+    /// The only value of the only row.
+    pub fn value(&mut self, sql: &str) -> String {
+        self.query(sql).expect("the query succeeds").pop().expect("a row")
+    }
+
+    pub fn send_query(&mut self, sql: &str) {
+        self.send(b'Q', &[sql.as_bytes(), b"\0"].concat());
+    }
+
+    pub fn send(&mut self, tag: u8, body: &[u8]) {
+        self.stream.write_all(&[&[tag], &packet(body)[..]].concat()).unwrap();
+    }
+
+    pub fn read_rows(&mut self) -> Result<Vec<String>, ServerError> {
+        let (mut rows, mut error) = (Vec::new(), None);
+        loop {
+            match read_reply(&mut self.stream) {
+                Reply::Message(b'D', body) => {
+                    let length = u32::from_be_bytes(body[2..6].try_into().unwrap()) as usize;
+                    rows.push(String::from_utf8_lossy(&body[6..6 + length]).into_owned());
+                }
+                Reply::Message(b'E', body) => error = Some(error_fields(&body)),
+                Reply::Message(b'Z', _) => return error.map_or(Ok(rows), Err),
+                Reply::Message(..) => {}
+                Reply::Closed => return Err(error.unwrap_or(ServerError(BTreeMap::new()))),
+            }
+        }
+    }
+
+    /// Process id as the client was told it.
+    pub fn process_id(&self) -> u32 {
+        u32::from_be_bytes(self.key[..4].try_into().unwrap())
+    }
+
+    pub fn close_writing(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+/// Sends a `CancelRequest` and waits for the close that is its only answer.
+pub fn cancel(address: SocketAddr, key: &[u8]) {
+    let mut stream = connect(address);
+    stream.write_all(&packet(&[&80_877_102u32.to_be_bytes()[..], key].concat())).unwrap();
+    assert_eq!(read_reply(&mut stream), Reply::Closed, "a cancel is never answered");
+}

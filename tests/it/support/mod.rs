@@ -1,0 +1,22 @@
+//! The proxy as a process, a client that speaks the protocol byte by byte, and servers that misbehave on purpose.
+
+pub mod client;
+pub mod proxy;
+pub mod server;
+
+use std::time::{Duration, Instant};
+
+/// How long a condition may take to come true on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` gives something.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,208 @@
+//! The binary under test, started as a user starts it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use testbed::{Aws, Testbed};
+
+use super::PATIENCE;
+
+/// A running proxy; it is killed when dropped.
+pub struct Proxy {
+    child: Child,
+    /// What it printed, up to its last listener.
+    pub printed: String,
+    /// Addresses in the order of the listeners.
+    pub addresses: Vec<SocketAddr>,
+    log: Arc<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    grown: Condvar,
+}
+
+/// The binary with nothing of this machine's AWS configuration.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pg-iam-proxy"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs it to its end.
+pub fn output(arguments: &[&str]) -> Output {
+    command().args(arguments).output().expect("the binary starts")
+}
+
+/// A configuration file that is deleted with the value.
+pub fn config_file(text: &str) -> tempfile::TempPath {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file");
+    std::fs::write(file.path(), text).expect("the file is written");
+    file.into_temp_path()
+}
+
+impl Proxy {
+    /// `run` with a configuration file and the AWS endpoint's own identity, at log level debug.
+    pub fn with_config(aws: &Aws, text: &str) -> Self {
+        Self::with_config_and_env(text, aws.env())
+    }
+
+    pub fn with_config_and_env(text: &str, env: Vec<(String, String)>) -> Self {
+        let file = config_file(text);
+        let listeners = text.matches("[[listener]]").count();
+        let mut command = command();
+        command.args(["run", "--log-level", "debug", "--config"]).arg(&file).envs(env);
+        // The file is read before the first address is printed.
+        Self::start(command, listeners)
+    }
+
+    /// `run` with target URLs, each on a port that is free.
+    pub fn with_urls(aws: &Aws, urls: &[&str]) -> Self {
+        let mut command = command();
+        command.args(["run", "--log-level", "debug"]).args(urls).envs(aws.env());
+        Self::start(command, urls.len())
+    }
+
+    pub fn start(mut command: Command, listeners: usize) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
+        let log = Arc::new(Log::default());
+        let (stderr, sink) = (child.stderr.take().expect("piped"), log.clone());
+        std::thread::spawn(move || sink.collect(stderr));
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (mut printed, mut addresses) = (String::new(), Vec::new());
+        // The JDBC line is the last of a listener's lines.
+        while addresses.len() < listeners || !printed.lines().last().is_some_and(|line| line.starts_with("  JDBC")) {
+            let mut line = String::new();
+            let read = stdout.read_line(&mut line).expect("stdout is text");
+            assert!(read > 0, "the proxy ended: {}", log.text());
+            if let Some((_, address)) = line.trim_end().rsplit_once(" on ") {
+                let address = address.parse().expect("an address");
+                if addresses.last() != Some(&address) {
+                    addresses.push(address);
+                }
+            }
+            printed += &line;
+        }
+        Self { child, printed, addresses, log }
+    }
+
+    /// Address of the only listener.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// The first log line that has all of `parts`, now or soon.
+    pub fn log_line(&self, parts: &[&str]) -> String {
+        self.log.line(parts)
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.id().to_string()]).status().expect("kill starts");
+        assert!(status.success());
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("it is our child")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Log {
+    fn collect(&self, stderr: impl Read) {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut text = self.text.lock().unwrap();
+            text.push_str(&line);
+            text.push('\n');
+            self.grown.notify_all();
+        }
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().unwrap().clone()
+    }
+
+    fn line(&self, parts: &[&str]) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut text = self.text.lock().unwrap();
+        loop {
+            if let Some(line) = text.lines().find(|line| parts.iter().all(|part| line.contains(part))) {
+                return line.to_string();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no log line with {parts:?} in:\n{text}");
+            text = self.grown.wait_timeout(text, left).unwrap().0;
+        }
+    }
+}
+
+/// A listener and a target for the RDS flavour; `keys` are further lines of the target.
+pub fn rds_config(keys: &str) -> String {
+    let bed = Testbed::shared();
+    format!(
+        r#"
+[[listener]]
+address = "127.0.0.1:0"
+targets = ["app"]
+auth = "trust"
+[target.app]
+engine = "rds"
+region = "us-west-2"
+ca_file = "{}"
+{}{}
+"#,
+        bed.ca_file().display(),
+        default_key(keys, "host", &format!("host = \"localhost\"\nport = {}\n", bed.rds().port())),
+        keys,
+    )
+}
+
+/// A listener and a target for the Redshift flavour; `keys` are further lines of the target.
+pub fn redshift_config(aws: &Aws, keys: &str) -> String {
+    let bed = Testbed::shared();
+    format!(
+        r#"
+[[listener]]
+address = "127.0.0.1:0"
+targets = ["warehouse"]
+auth = "trust"
+[target.warehouse]
+engine = "redshift"
+region = "us-west-2"
+ca_file = "{}"
+endpoint_url = "{}"
+{}{}
+"#,
+        bed.ca_file().display(),
+        aws.endpoint_url(),
+        default_key(keys, "cluster_identifier", "cluster_identifier = \"examplecluster\"\n"),
+        keys,
+    )
+}
+
+fn default_key(keys: &str, key: &str, default: &str) -> String {
+    let has = |key: &str| keys.lines().any(|line| line.starts_with(&format!("{key} =")));
+    let given = has(key) || (key == "host" && (has("instance_identifier") || has("cluster_identifier")));
+    if given { String::new() } else { default.to_string() }
+}

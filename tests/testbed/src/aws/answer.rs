@@ -1,0 +1,141 @@
+//! The query protocol's XML: success, error, and text escaped for it.
+
+use std::fmt::Write as _;
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
+
+use crate::random;
+use crate::sigv4::Refusal;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    Redshift,
+    Rds,
+    Sts,
+}
+
+pub struct ApiError {
+    status: u16,
+    code: &'static str,
+    message: String,
+}
+
+impl Service {
+    pub fn of_action(action: &str) -> Option<Service> {
+        match action {
+            "GetClusterCredentials" | "GetClusterCredentialsWithIAM" | "DescribeClusters" => Some(Service::Redshift),
+            "DescribeDBInstances" | "DescribeDBClusters" => Some(Service::Rds),
+            "AssumeRole" | "AssumeRoleWithWebIdentity" | "GetCallerIdentity" => Some(Service::Sts),
+            _ => None,
+        }
+    }
+
+    /// The name in a signature's credential scope.
+    pub fn scope(self) -> &'static str {
+        match self {
+            Service::Redshift => "redshift",
+            Service::Rds => "rds",
+            Service::Sts => "sts",
+        }
+    }
+
+    fn namespace(self) -> &'static str {
+        match self {
+            Service::Redshift => "http://redshift.amazonaws.com/doc/2012-12-01/",
+            Service::Rds => "http://rds.amazonaws.com/doc/2014-10-31/",
+            Service::Sts => "https://sts.amazonaws.com/doc/2011-06-15/",
+        }
+    }
+}
+
+impl ApiError {
+    pub fn new(status: u16, code: &'static str, message: String) -> ApiError {
+        ApiError { status, code, message }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> ApiError {
+        let (status, code) = match refusal {
+            Refusal::Unsigned => (403, "MissingAuthenticationToken"),
+            Refusal::Malformed(_) => (400, "IncompleteSignature"),
+            Refusal::UnknownKey(_) | Refusal::SessionToken => (403, "InvalidClientTokenId"),
+            Refusal::KeyExpired => (403, "ExpiredToken"),
+            _ => (403, "SignatureDoesNotMatch"),
+        };
+        let message = match refusal {
+            Refusal::Unsigned => "Request is missing Authentication Token".to_owned(),
+            Refusal::UnknownKey(_) | Refusal::SessionToken => "The security token included in the request is invalid.".to_owned(),
+            Refusal::KeyExpired => "The security token included in the request is expired".to_owned(),
+            other => other.to_string(),
+        };
+        ApiError { status, code, message }
+    }
+}
+
+pub fn success(service: Option<Service>, action: &str, result: &str) -> Response {
+    let namespace = service.map_or("", Service::namespace);
+    xml(
+        200,
+        format!(
+            "<{action}Response xmlns=\"{namespace}\"><{action}Result>{result}</{action}Result>\
+             <ResponseMetadata><RequestId>{}</RequestId></ResponseMetadata></{action}Response>",
+            request_id()
+        ),
+    )
+}
+
+pub fn error(service: Option<Service>, error: &ApiError) -> Response {
+    let blame = if error.status < 500 { "Sender" } else { "Receiver" };
+    xml(
+        error.status,
+        format!(
+            "<ErrorResponse xmlns=\"{}\"><Error><Type>{blame}</Type>{}{}</Error><RequestId>{}</RequestId></ErrorResponse>",
+            service.map_or("", Service::namespace),
+            element("Code", error.code),
+            element("Message", &error.message),
+            request_id()
+        ),
+    )
+}
+
+pub fn malformed() -> Response {
+    xml(200, "<GetClusterCredentialsResponse><GetClusterCredentialsResult><DbUser>IAM:".to_owned())
+}
+
+pub fn status(status: u16) -> Response {
+    respond(status, "text/plain", String::new())
+}
+
+pub fn respond(status: u16, content_type: &str, body: String) -> Response {
+    let response = Response::builder().status(status).header(CONTENT_TYPE, content_type).body(Body::from(body));
+    response.expect("a status and a content type of ours are valid")
+}
+
+pub fn element(name: &str, text: &str) -> String {
+    let mut escaped = String::new();
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            character => escaped.push(character),
+        }
+    }
+    format!("<{name}>{escaped}</{name}>")
+}
+
+fn xml(status: u16, body: String) -> Response {
+    respond(status, "text/xml", body)
+}
+
+fn request_id() -> String {
+    let mut id = String::new();
+    for (index, byte) in random::bytes(16).iter().enumerate() {
+        let dash = if matches!(index, 4 | 6 | 8 | 10) { "-" } else { "" };
+        let _ = write!(id, "{dash}{byte:02x}");
+    }
+    id
+}

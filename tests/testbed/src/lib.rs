@@ -1,0 +1,139 @@
+//! AWS and its databases, made of real parts on loopback: PostgreSQL over TLS dressed as RDS and as Redshift, and an
+//! HTTP endpoint that verifies signatures. For tests, benchmarks and the demo.
+//!
+//! A [`Testbed`] holds the two databases; each [`Testbed::aws`] is an endpoint with its own key, faults and request log,
+//! so tests that share the databases do not meet. What is refused is refused by PostgreSQL or by recomputing a signature.
+
+pub mod accounts;
+pub mod aws;
+pub mod front;
+mod ldap;
+pub mod pki;
+pub mod postgres;
+mod random;
+pub mod rds;
+pub mod redshift;
+mod runtime;
+pub mod sigv4;
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+pub use accounts::{AccessKey, Accounts, Principal};
+pub use aws::{Aws, Fault, FaultRule, LoggedRequest};
+pub use front::{Challenge, Front, FrontOptions};
+pub use pki::ServerCertificate;
+pub use rds::Rds;
+pub use redshift::{PasswordEncryption, Redshift};
+
+use pki::Pki;
+use postgres::{Postgres, Setup};
+use runtime::OwnRuntime;
+
+pub const REGION: &str = "us-west-2";
+
+/// Fields end in this order: tasks before the servers they talk to.
+pub struct Testbed {
+    rds: Rds,
+    redshift: Redshift,
+    accounts: Accounts,
+    runtime: OwnRuntime,
+    servers: [Postgres; 2],
+    ca_files: [PathBuf; 2],
+}
+
+impl Testbed {
+    /// One for the whole process, started by whoever comes first.
+    ///
+    /// # Panics
+    /// When it cannot be started; the text says what to install.
+    pub fn shared() -> &'static Testbed {
+        static SHARED: OnceLock<Testbed> = OnceLock::new();
+        SHARED.get_or_init(|| Testbed::start().unwrap_or_else(|error| panic!("the testbed cannot be started: {error:#}")))
+    }
+
+    pub fn start() -> Result<Testbed> {
+        let pki = Pki::create()?;
+        let accounts = Accounts::default();
+        let runtime = OwnRuntime::start()?;
+        let background = runtime.background();
+
+        let binds = background.wait(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+        let rds_hba = rds::hba(binds.local_addr()?.port());
+        let [for_rds, for_redshift] = start_servers(&pki, &rds_hba)?;
+        let ca_files = pki.write_authorities(for_rds.dir())?;
+        let (rds_accounts, own) = (accounts.clone(), background.clone());
+        let (rds, redshift, servers) = background.wait(async move {
+            let rds = Rds::open(&for_rds, binds, rds_accounts, own.clone()).await.context("RDS")?;
+            let redshift = Redshift::open(&for_redshift, pki, own).await.context("Redshift")?;
+            anyhow::Ok((rds, redshift, [for_rds, for_redshift]))
+        })?;
+        Ok(Testbed { rds, redshift, accounts, runtime, servers, ca_files })
+    }
+
+    /// A new AWS endpoint with an IAM user and key of its own, in front of the same databases.
+    ///
+    /// # Panics
+    /// When loopback has no free port.
+    pub fn aws(&self) -> Aws {
+        let (rds, redshift, accounts) = (self.rds.clone(), self.redshift.clone(), self.accounts.clone());
+        let background = self.runtime.background();
+        let open = Aws::open(rds, redshift, accounts, background.clone());
+        background.wait(open).expect("a free port on loopback")
+    }
+
+    pub fn rds(&self) -> &Rds {
+        &self.rds
+    }
+
+    pub fn redshift(&self) -> &Redshift {
+        &self.redshift
+    }
+
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// The CA under which the good, the expired and the wrongly named certificate are.
+    pub fn ca_file(&self) -> &Path {
+        &self.ca_files[0]
+    }
+
+    /// The CA of [`ServerCertificate::UnknownCa`].
+    pub fn other_ca_file(&self) -> &Path {
+        &self.ca_files[1]
+    }
+
+    /// Of the two PostgreSQL servers.
+    pub fn process_ids(&self) -> Vec<u32> {
+        self.servers.iter().filter_map(Postgres::process_id).collect()
+    }
+}
+
+/// Most of the time is initdb's, so the two run at once.
+fn start_servers(pki: &Pki, rds_hba: &str) -> Result<[Postgres; 2]> {
+    let identity = pki.identity(ServerCertificate::Good);
+    std::thread::scope(|scope| {
+        let for_rds = scope.spawn(|| Postgres::start(&Setup { hba: rds_hba, identity }));
+        let for_redshift = Postgres::start(&Setup { hba: redshift::HBA, identity });
+        let for_rds = for_rds.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok([for_rds?, for_redshift?])
+    })
+}
+
+/// A panic elsewhere does not make what was recorded before it wrong.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As AWS writes times.
+fn timestamp(at: SystemTime) -> String {
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    OffsetDateTime::from(at).format(format).expect("the format has only parts of a date")
+}

@@ -1,0 +1,217 @@
+//! PostgreSQL that lets members of `rds_iam` in with an authentication token only, as RDS does.
+//!
+//! RDS asks for a cleartext password over TLS and has PAM judge it. Here PostgreSQL's `ldap` method does the same
+//! against a bind server in this process, which recomputes the token's signature. No root, and no limit below PostgreSQL's.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_postgres::Client;
+
+use crate::accounts::Accounts;
+use crate::postgres::Postgres;
+use crate::runtime::{Background, Guard};
+use crate::sigv4::{self, Presigned};
+use crate::{REGION, ldap, locked};
+
+/// The user without `rds_iam`, who has an ordinary password.
+pub const MASTER_USER: &str = "master";
+pub const MASTER_PASSWORD: &str = "master-password";
+/// Members of `rds_iam` that exist from the start; the second needs every kind of escaping.
+pub const IAM_USERS: [&str; 2] = ["jane_doe", "a+b@c d"];
+pub const DB_INSTANCE: &str = "mydb";
+pub const DB_CLUSTER: &str = "mycluster";
+
+#[derive(Clone)]
+pub struct Rds {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    port: u16,
+    background: Background,
+    superuser: Client,
+    gate: Arc<Gate>,
+    _binds: Guard,
+}
+
+/// What the bind server decides by, and what it decided.
+struct Gate {
+    accounts: Accounts,
+    endpoints: Mutex<BTreeSet<String>>,
+    accepted: Mutex<Vec<String>>,
+    refusals: Mutex<Vec<(String, String)>>,
+    refuse_next: Mutex<Vec<(Option<String>, usize)>>,
+}
+
+const MAX_LIFE: Duration = Duration::from_mins(15);
+const DN_PREFIX: &str = "uid=";
+const DN_SUFFIX: &str = ",dc=rds";
+
+/// The bind server's port has to be known before the server starts.
+pub(crate) fn hba(ldap_port: u16) -> String {
+    format!(
+        "local all postgres trust\n\
+         hostnossl all all all reject\n\
+         hostssl all +rds_iam all ldap ldapserver=127.0.0.1 ldapport={ldap_port} ldapprefix=\"{DN_PREFIX}\" ldapsuffix=\"{DN_SUFFIX}\"\n\
+         hostssl all all all scram-sha-256\n"
+    )
+}
+
+impl Rds {
+    pub(crate) async fn open(postgres: &Postgres, binds: TcpListener, accounts: Accounts, background: Background) -> Result<Rds> {
+        let superuser = postgres.superuser("postgres").await?;
+        superuser.batch_execute("CREATE DATABASE exampledb").await?;
+        let master = format!(
+            "CREATE ROLE rds_iam NOLOGIN; CREATE ROLE {} LOGIN CREATEDB CREATEROLE PASSWORD {}; GRANT CREATE ON SCHEMA public TO PUBLIC",
+            escape_identifier(MASTER_USER),
+            escape_literal(MASTER_PASSWORD)
+        );
+        superuser.batch_execute(&master).await?;
+        postgres.superuser("exampledb").await?.batch_execute("GRANT CREATE ON SCHEMA public TO PUBLIC").await?;
+        for user in IAM_USERS {
+            create_user(&superuser, user).await?;
+        }
+        let gate = Arc::new(Gate::new(accounts, postgres.port()));
+        let guard = background.spawn(serve_binds(binds, Arc::clone(&gate)));
+        Ok(Rds { inner: Arc::new(Inner { port: postgres.port(), background, superuser, gate, _binds: guard }) })
+    }
+
+    #[allow(clippy::unused_self, reason = "belongs to the endpoint as the port does")]
+    pub fn host(&self) -> &'static str {
+        "localhost"
+    }
+
+    /// The reader endpoint of the DB cluster; the same server.
+    #[allow(clippy::unused_self, reason = "belongs to the endpoint as the port does")]
+    pub fn reader_host(&self) -> &'static str {
+        "127.0.0.1"
+    }
+
+    pub fn port(&self) -> u16 {
+        self.inner.port
+    }
+
+    /// Another member of `rds_iam`, so that a test can have one of its own.
+    pub fn create_user(&self, name: &str) -> Result<()> {
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        self.inner.background.wait(async move { create_user(&inner.superuser, &name).await })
+    }
+
+    /// `host:port` for which tokens may be signed.
+    pub fn endpoints(&self) -> Vec<String> {
+        locked(&self.inner.gate.endpoints).iter().cloned().collect()
+    }
+
+    pub fn register_endpoint(&self, host: &str, port: u16) {
+        locked(&self.inner.gate.endpoints).insert(format!("{host}:{port}"));
+    }
+
+    /// Refuses the next `logins` whatever their token, whoever logs in.
+    pub fn refuse_next(&self, logins: usize) {
+        locked(&self.inner.gate.refuse_next).push((None, logins));
+    }
+
+    pub fn refuse_next_of(&self, user: &str, logins: usize) {
+        locked(&self.inner.gate.refuse_next).push((Some(user.to_owned()), logins));
+    }
+
+    /// Why tokens were refused, oldest first.
+    pub fn refusals(&self) -> Vec<String> {
+        locked(&self.inner.gate.refusals).iter().map(|(_, reason)| reason.clone()).collect()
+    }
+
+    pub fn refusals_of(&self, user: &str) -> Vec<String> {
+        locked(&self.inner.gate.refusals).iter().filter(|(who, _)| who == user).map(|(_, reason)| reason.clone()).collect()
+    }
+
+    pub fn accepted(&self) -> usize {
+        locked(&self.inner.gate.accepted).len()
+    }
+
+    pub fn accepted_of(&self, user: &str) -> usize {
+        locked(&self.inner.gate.accepted).iter().filter(|who| *who == user).count()
+    }
+}
+
+impl Gate {
+    fn new(accounts: Accounts, port: u16) -> Gate {
+        let local = ["localhost", "127.0.0.1"].map(|host| format!("{host}:{port}"));
+        let aws = crate::pki::AWS_NAMES.into_iter().filter(|name| name.contains(".rds.")).map(|name| format!("{name}:5432"));
+        Gate {
+            accounts,
+            endpoints: Mutex::new(local.into_iter().chain(aws).collect()),
+            accepted: Mutex::default(),
+            refusals: Mutex::default(),
+            refuse_next: Mutex::default(),
+        }
+    }
+
+    fn decide(&self, user: &str, password: &[u8]) -> bool {
+        match self.check(user, password, SystemTime::now()) {
+            Ok(()) => {
+                locked(&self.accepted).push(user.to_owned());
+                true
+            }
+            Err(reason) => {
+                locked(&self.refusals).push((user.to_owned(), reason));
+                false
+            }
+        }
+    }
+
+    fn check(&self, user: &str, password: &[u8], now: SystemTime) -> Result<(), String> {
+        if self.is_to_be_refused(user) {
+            return Err("told to refuse".to_owned());
+        }
+        let token = std::str::from_utf8(password).map_err(|_| "not a token: not UTF-8".to_owned())?;
+        let (host, query) = token.split_once("/?").ok_or_else(|| format!("not a token: {} bytes without \"/?\"", token.len()))?;
+        let presigned = Presigned { host, query, region: REGION, service: "rds-db", max_life: MAX_LIFE };
+        let (_, parameters) = sigv4::verify_presigned(&presigned, &self.accounts, now).map_err(|refusal| refusal.to_string())?;
+        if !locked(&self.endpoints).contains(host) {
+            return Err(format!("signed for endpoint {host}"));
+        }
+        if parameters.get("Action").map(String::as_str) != Some("connect") {
+            return Err("the action is not connect".to_owned());
+        }
+        match parameters.get("DBUser") {
+            Some(signed) if signed == user => Ok(()),
+            signed => Err(format!("signed for user {}", signed.map_or("(none)", String::as_str))),
+        }
+    }
+
+    fn is_to_be_refused(&self, user: &str) -> bool {
+        let mut rules = locked(&self.refuse_next);
+        let rule = rules.iter_mut().find(|(who, left)| *left > 0 && who.as_deref().is_none_or(|who| who == user));
+        rule.map(|(_, left)| *left -= 1).is_some()
+    }
+}
+
+async fn create_user(superuser: &Client, name: &str) -> Result<()> {
+    Ok(superuser.batch_execute(&format!("CREATE ROLE {} LOGIN IN ROLE rds_iam", escape_identifier(name))).await?)
+}
+
+async fn serve_binds(listener: TcpListener, gate: Arc<Gate>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let gate = Arc::clone(&gate);
+        tokio::spawn(async move { serve_bind(stream, &gate).await });
+    }
+}
+
+async fn serve_bind(mut stream: TcpStream, gate: &Gate) -> Result<()> {
+    while let Some(bind) = ldap::read_bind(&mut stream).await? {
+        let accepted = gate.decide(user_of(&bind.name), &bind.password);
+        ldap::answer(&mut stream, &bind, accepted).await?;
+    }
+    Ok(())
+}
+
+/// PostgreSQL puts the user between prefix and suffix without any escapes.
+fn user_of(name: &str) -> &str {
+    let name = name.strip_prefix(DN_PREFIX).unwrap_or(name);
+    name.strip_suffix(DN_SUFFIX).unwrap_or(name)
+}

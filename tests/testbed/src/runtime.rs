@@ -1,0 +1,58 @@
+//! Where do the stand-ins run? On threads of their own, so that tests on any runtime, or none, can share one testbed.
+
+use std::future::Future;
+use std::sync::mpsc;
+
+use anyhow::Result;
+use tokio::runtime::{Handle, Runtime};
+use tokio::task::JoinHandle;
+
+/// Ends the stand-ins' tasks when dropped.
+pub struct OwnRuntime(Option<Runtime>);
+
+#[derive(Clone)]
+pub struct Background(Handle);
+
+/// A task that ends with its owner.
+pub struct Guard(JoinHandle<()>);
+
+impl OwnRuntime {
+    pub fn start() -> Result<OwnRuntime> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("testbed").enable_all().build()?;
+        Ok(OwnRuntime(Some(runtime)))
+    }
+
+    pub fn background(&self) -> Background {
+        Background(self.0.as_ref().expect("there until dropped").handle().clone())
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        // The ordinary drop blocks, which panics inside another runtime.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Background {
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Guard {
+        Guard(self.0.spawn(task))
+    }
+
+    /// Blocks the calling thread, which `block_on` would refuse inside another runtime.
+    pub fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.0.spawn(async move {
+            let _ = sender.send(future.await);
+        });
+        receiver.recv().expect("the testbed's runtime is there as long as the testbed")
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,8 @@
+//! The testbed against real clients: psql, and a raw one for what no common client speaks.
+
+mod aws;
+mod lifecycle;
+mod psql;
+mod raw;
+mod rds;
+mod redshift;

@@ -91,6 +91,8 @@ fn bad_configuration(error: &config::ConfigError) -> ExitCode {
 }
 
 fn run(config: Config, arguments: &Run) -> ExitCode {
+    // A session takes two file descriptors, and the usual soft limit is 1024. What cannot be had is met when it runs out.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     telemetry::start(
         arguments.log_format.or(config.log.format).unwrap_or(LogFormat::Text),
         arguments.log_level.or(config.log.level).unwrap_or(LogLevel::Info),

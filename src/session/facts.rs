@@ -1,4 +1,6 @@
 //! What the log says of a session: one line at its login, one at its end. No SQL, no startup parameter values, no secrets.
+//!
+//! Text that a peer had a hand in is recorded as a string, never with `%`: strings are quoted, so no peer can forge a line.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -71,7 +73,7 @@ impl Facts {
             Ending::ServerError(response) => tracing::warn!(
                 session = id, %client, target,
                 upstream = self.upstream.map(tracing::field::display),
-                sqlstate = %String::from_utf8_lossy(response.sqlstate()),
+                sqlstate = &*String::from_utf8_lossy(response.sqlstate()),
                 error = response.message(),
                 "login refused by the server"
             ),
@@ -90,7 +92,7 @@ impl Facts {
                 tracing::event!(
                     $level, session = id, %client, target,
                     sqlstate = refusal.kind.sqlstate(),
-                    refusal = %refusal.message,
+                    refusal = &*refusal.message,
                     cause = refusal.cause,
                     "login refused"
                 )

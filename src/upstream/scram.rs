@@ -58,3 +58,34 @@ impl Exchange {
         self.scram.finish(message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(mechanisms: &[&str], binding: Option<&[u8]>) -> Option<(&'static str, String)> {
+        let mechanisms: Vec<String> = mechanisms.iter().map(ToString::to_string).collect();
+        let exchange = Exchange::begin(&mechanisms, &Secret::new("pw"), binding.map(<[u8]>::to_vec))?;
+        let message = String::from_utf8(exchange.message().to_vec()).unwrap();
+        Some((exchange.mechanism, message.split(",,").next().unwrap().to_string()))
+    }
+
+    #[test]
+    fn channel_binding_is_used_where_the_server_offers_it() {
+        let both = ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"];
+        assert_eq!(begin(&both, Some(b"hash")), Some(("SCRAM-SHA-256-PLUS", "p=tls-server-end-point".into())));
+        assert_eq!(begin(&both, None), Some(("SCRAM-SHA-256", "n".into())));
+        assert_eq!(begin(&["SCRAM-SHA-256"], Some(b"hash")), Some(("SCRAM-SHA-256", "y".into())));
+        assert_eq!(begin(&["SCRAM-SHA-256-PLUS"], None), None);
+        assert_eq!(begin(&["OAUTHBEARER"], Some(b"hash")), None);
+    }
+
+    #[test]
+    fn a_server_cannot_ask_for_endless_work() {
+        let mut exchange = Exchange::begin(&["SCRAM-SHA-256".to_string()], &Secret::new("pw"), None).unwrap();
+        for message in ["r=abc,s=c2FsdA==,i=4294967295", "r=abc,s=c2FsdA==,i=0", "r=abc,s=c2FsdA==", ""] {
+            let error = exchange.server_first(&Bytes::from(message)).unwrap_err();
+            assert_eq!(error.to_string(), "SCRAM iteration count is not in 1 to 100000", "{message}");
+        }
+    }
+}

@@ -75,3 +75,15 @@ fn no_secret_no_sql_and_no_startup_parameter_value_is_ever_logged() {
         }
     }
 }
+
+#[test]
+fn a_client_cannot_forge_a_log_line() {
+    let aws = Testbed::shared().aws();
+    let config = redshift_config(&aws, "db_user = \"ana\"");
+    let proxy = Proxy::with_config(&aws, &config);
+    let database = "x\n2026-01-01T00:00:00.000000Z  INFO session opened";
+    let error = Client::log_in(proxy.address(), &[("user", "x"), ("database", database)]).err().unwrap();
+    assert_eq!(error.sqlstate(), "28000");
+    proxy.log_line(&["login refused", "28000"]);
+    assert!(proxy.log().lines().all(|line| !line.starts_with("2026-01-01")), "{}", proxy.log());
+}

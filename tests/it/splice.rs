@@ -22,7 +22,8 @@ fn the_servers_last_error_arrives_before_the_close() {
     assert_eq!(crate::support::client::error_fields(&body).sqlstate(), "57P01");
     assert_eq!(read_reply(&mut victim.stream), Reply::Closed);
     drop(victim);
-    proxy.log_line(&["session ended", "ended_by=upstream"]);
+    let line = proxy.log_line(&["session ended", "ended_by=upstream"]);
+    assert!(!line.contains("error="), "a close without close_notify is a close: {line}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ struct Run {
     #[arg(long, value_name = "FILE", env = "PG_IAM_PROXY_CONFIG", required_unless_present = "target_urls")]
     config: Option<PathBuf>,
     /// Target URLs, each with a listener of its own: `redshift://user@cluster.region/database`,
-    /// `rds://user@host:port/database`, or the `jdbc:redshift:iam://` URL of a JDBC tool. Parameters are the keys of [target], besides listen= and name=
+    /// `rds://user@host:port/database`, or the `jdbc:redshift:iam://` URL of a JDBC tool. Parameters are the keys of a target in the file, besides listen= and name=
     #[arg(value_name = "TARGET-URL")]
     target_urls: Vec<String>,
     /// How log lines are written, on standard error

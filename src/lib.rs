@@ -1,4 +1,84 @@
 //! # pg-iam-proxy
+//!
+//! A proxy for the PostgreSQL wire protocol that logs ordinary clients in to Amazon Redshift and RDS/Aurora
+//! PostgreSQL with short-lived IAM credentials, which the clients never see. This page is the architecture.
+//!
+//! ## Bird's-eye view
+//!
+//! A client connects and says who it wants to be. The proxy decides which *target* is meant, gets that target's
+//! temporary password from AWS (or from its cache), opens a TLS connection to the server and verifies it, answers
+//! the server's authentication request, and hands the server's greeting to the client. From then on it moves bytes
+//! and understands none of them.
+//!
+//! The side where the proxy speaks as the server is the *client* leg, the side where it speaks as the client is the
+//! *upstream* leg. They do not know each other; `session` is the only file that sees both.
+//!
+//! ## One connection
+//!
+//! | # | phase | takes → gives | module | on failure the client reads |
+//! |---|---|---|---|---|
+//! | 1 | accept | listener → stream, peer address, permit | `server` | 53300 over the limit |
+//! | 2 | negotiate | SSLRequest, GSSENCRequest, StartupMessage, CancelRequest → session or cancel | `client::negotiate` | 08P01, 0A000, 28000 |
+//! | 3 | route | startup message → target, database user, database | `route` | 3D000, 28000 |
+//! | 4 | credentials | target, user, database → user, temporary password | `credentials` | 57P03 when it may pass, 28000 or 58000 when not |
+//! | 5 | connect | host → TCP → verified TLS | `upstream::connect` | 08001 |
+//! | 6 | log in | startup parameters, password → settings, cancel key, ReadyForQuery | `upstream::log_in` | the server's own error, 08004, 08006, 0A000 |
+//! | 7 | welcome | AuthenticationOk … ReadyForQuery, in one write | `client::welcome` | |
+//! | 8 | splice | both streams → bytes, who ended it | `splice` | nothing: no byte is ever injected |
+//!
+//! A credential from the cache that the server refuses in phase 6 is replaced once by a fresh one, and phases 4 to 6
+//! run again, unseen by the client. A CancelRequest leaves the path after phase 2: `cancel` knows which server it
+//! means, `upstream::cancel` takes it there.
+//!
+//! ## Code map
+//!
+//! | module | the question it answers |
+//! |---|---|
+//! | `cli` | What did the person ask for, and with which exit code does it end? |
+//! | `config` | What may be configured? `raw` is the file as written, `check` holds the rules, `target_url` turns a URL into a file |
+//! | `server` | Who is accepted, and how does everything stop? |
+//! | `session` | What happens to one connection, from top to bottom? |
+//! | `client` | What do clients say first, and what are they told? |
+//! | `route` | Where does a login go? A pure function |
+//! | `credentials` | How is AWS asked, as whom, and how long are its answers good for? One file for each kind of credential |
+//! | `upstream` | How is a server connected, verified and logged in to? |
+//! | `cancel` | Which session does a CancelRequest mean? |
+//! | `splice` | How do bytes move? |
+//! | `wire` | What do the messages of the startup phase look like? |
+//! | `tls` | Whom do we trust, and what exactly was wrong with a certificate? |
+//! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
+//! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
+//!
+//! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, splice} →
+//! {config, error, wire, tls, secret}`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
+//!
+//! ## Invariants
+//!
+//! - **There is no unencrypted or unverified upstream.** `upstream::Connection` holds a TLS stream and no other; the
+//!   TCP stream lives inside `upstream::connect` and cannot leave it. No flag changes this.
+//! - **Nothing is read ahead.** Each message is read to its last byte and no further, one byte for the answer to
+//!   SSLRequest: so no byte that came in clear can be taken for one that came over TLS (CVE-2021-23214, CVE-2021-23222),
+//!   and the splice starts with nothing left over.
+//! - **Lengths are checked before they allocate.** The limits are PostgreSQL's and libpq's own and stand beside the parser.
+//! - **Only `client::reject` writes an ErrorResponse of ours.** A server's own passes through byte for byte.
+//! - **Only `credentials` names the AWS SDK, only `tls` builds rustls configurations.** The crypto provider is aws-lc-rs,
+//!   named wherever it is needed; there is no other in the tree.
+//! - **Secrets are `secret::Secret`**, which prints as `…`. Other crates never log below WARN: the SDK's own lines hold passwords.
+//! - **A target's troubles are its own.** AWS identities, endpoints and credentials are made at the first login that
+//!   needs them. A panic ends one session.
+//! - **Deliberately absent:** pooling of statements, rewriting of queries, any knowledge of the protocol after
+//!   `ReadyForQuery`, any way to hand a credential to a client.
+//!
+//! ## Where things could surprise
+//!
+//! - A client is told the server's real process id, since tools show it, with a secret key of ours.
+//! - The upstream leg always speaks protocol 3.0, whatever the client leg speaks: 3.2 differs in the length of cancel
+//!   keys only, and those are ours.
+//! - Startup parameters are forwarded in the client's order. Each engine refuses some that others need;
+//!   `upstream::startup_parameters` has the lists.
+//! - When the server closes, the client's side is half-closed and read until its end, for five seconds: closing at once
+//!   with bytes unread would make the kernel throw away the server's last message.
+
 mod cancel;
 pub mod cli;
 mod client;

@@ -1,6 +1,6 @@
 //! A wrong configuration: exit 78, file and line, and what to write instead.
 
-use crate::support::proxy::{config_file, output};
+use crate::support::proxy::{Proxy, command, config_file, output};
 
 const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:5439\"\ntargets = [\"warehouse\"]\nauth = \"trust\"\n";
 const TARGET: &str = "[target.warehouse]\nengine = \"redshift\"\ncluster_identifier = \"examplecluster\"\nregion = \"us-west-2\"\n";
@@ -218,4 +218,32 @@ fn a_wrong_command_line_is_64_and_help_is_0() {
     assert_eq!(output(&["--help"]).status.code(), Some(0));
     let version = output(&["--version"]);
     assert_eq!(String::from_utf8_lossy(&version.stdout).trim(), format!("pg-iam-proxy {}", env!("CARGO_PKG_VERSION")));
+}
+
+fn readme() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap()
+}
+
+#[test]
+fn the_readmes_file_is_good_as_printed() {
+    let readme = readme();
+    let text = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let file = config_file(text);
+    let output = output(&["check", "--offline", "--config", &file.display().to_string()]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_readmes_urls_are_taken_as_printed_and_print_what_it_shows() {
+    let readme = readme();
+    let urls: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("pg-iam-proxy run '")?.strip_suffix('\'')).collect();
+    assert_eq!(urls.len(), 3);
+    for url in urls {
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let mut command = command();
+        command.args(["run", &format!("{url}{separator}listen=127.0.0.1:0")]);
+        let proxy = Proxy::start(command, 1);
+        let printed = proxy.printed.replace(&proxy.address().to_string(), "127.0.0.1:5439");
+        assert!(!url.contains("temp_creds_user") || readme.contains(&printed), "{printed}");
+    }
 }

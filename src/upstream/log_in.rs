@@ -186,7 +186,7 @@ async fn read_settings(mut connection: Connection) -> Result<LoggedIn, LogInErro
     loop {
         match parse(read_message(&mut connection.stream).await?)? {
             Message::ParameterStatus(raw) | Message::Notice(raw) => {
-                size += raw.body.len();
+                size += raw.length();
                 if size > MAX_SETTINGS {
                     return Err(LogInError::Violation(format!("the server sent more than {MAX_SETTINGS} bytes before ReadyForQuery")));
                 }

@@ -22,6 +22,11 @@ pub struct Raw {
 }
 
 impl Raw {
+    /// Length in wire form: type, length and body.
+    pub fn length(&self) -> usize {
+        1 + 4 + self.body.len()
+    }
+
     /// Appends the message in wire form.
     pub fn encode(&self, out: &mut BytesMut) {
         message(out, self.tag, |out| out.put_slice(&self.body));

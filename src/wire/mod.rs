@@ -1,7 +1,7 @@
 //! Messages of the startup phase: bounded parsing and encoding, nothing else.
 //!
-//! Every parser works on a slice whose length was checked before it was read; none allocates more than
-//! that slice. Nothing here knows a socket except the two exact reads, which take one message and
+//! Every parser works on a slice whose length was checked before it was read; what it allocates is a small
+//! multiple of that slice. Nothing here knows a socket except the two exact reads, which take one message and
 //! leave every later byte in the kernel or in the TLS session, so hand-overs have no leftovers.
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.

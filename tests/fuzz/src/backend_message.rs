@@ -1,0 +1,113 @@
+use bytes::{Bytes, BytesMut};
+use pg_iam_proxy::wire::ReadError;
+use pg_iam_proxy::wire::backend::{
+    Authentication, ErrorResponse, MAX_AUTHENTICATION, MAX_MESSAGE, Message, Raw, checked_body_length, parse, read_message,
+};
+
+use super::{cut, is_slice_of, now};
+
+/// A server's first bytes: as a stream of messages, and as the type and body of one.
+pub fn backend_message(data: &[u8]) {
+    let mut rest = data;
+    loop {
+        let before = rest;
+        let result = now(read_message(&mut rest));
+        for at in 1..=before.len().min(5) {
+            assert_eq!(format!("{result:?}"), format!("{:?}", now(read_message(&mut cut(before, at)))), "cut at {at}");
+        }
+        match result {
+            Ok(raw) => {
+                assert_eq!(encoded(|out| raw.encode(out)), before[..before.len() - rest.len()]);
+                check_message(raw);
+            }
+            Err(error) => {
+                check_error(before, &error);
+                break;
+            }
+        }
+    }
+    if let Some((&tag, body)) = data.split_first() {
+        check_message(Raw { tag, body: Bytes::copy_from_slice(body) });
+    }
+}
+
+/// An error is the one that the bytes call for, found without reading further than needed.
+fn check_error(data: &[u8], error: &ReadError) {
+    let Some(([tag, length @ ..], body)) = data.split_first_chunk::<5>() else {
+        return assert!(if data.is_empty() { matches!(error, ReadError::Closed) } else { matches!(error, ReadError::Torn) });
+    };
+    match checked_body_length(*tag, *length) {
+        Ok(length) => {
+            assert!(length <= if *tag == b'R' { MAX_AUTHENTICATION } else { MAX_MESSAGE });
+            assert!(matches!(error, ReadError::Torn) && body.len() < length);
+        }
+        Err(violation) => assert_eq!(error.to_string(), violation.to_string()),
+    }
+}
+
+fn check_message(raw: Raw) {
+    let wire = encoded(|out| raw.encode(out));
+    match parse(raw.clone()) {
+        Ok(Message::Authentication(request)) => check_authentication(request, &raw.body),
+        Ok(Message::Error(error)) => {
+            assert_eq!(encoded(|out| error.encode(out)), wire);
+            check_error_response(&error, &raw.body);
+        }
+        Ok(Message::BackendKeyData(key)) => assert_eq!(encoded(|out| key.encode(out)), wire),
+        Ok(Message::Notice(same) | Message::ParameterStatus(same) | Message::ReadyForQuery(same)) => assert_eq!(same, raw),
+        Ok(Message::Other(tag)) => assert!(tag == raw.tag && !b"RENSKZ".contains(&tag)),
+        Err(_) => assert!(b"REK".contains(&raw.tag)),
+    }
+}
+
+fn check_authentication(request: Authentication, body: &[u8]) {
+    let (code, rest) = body.split_first_chunk::<4>().expect("a request has a code");
+    let expected = match request {
+        Authentication::Ok => 0,
+        Authentication::CleartextPassword => 3,
+        Authentication::Md5Password { salt } => {
+            assert_eq!(salt, rest);
+            5
+        }
+        Authentication::Sasl { mechanisms } => {
+            assert!(mechanisms.len() * 2 < rest.len());
+            assert!(mechanisms.iter().all(|name| !name.is_empty() && !name.contains('\0')));
+            10
+        }
+        Authentication::SaslContinue(data) => {
+            assert!(data == rest && is_slice_of(&data, body));
+            11
+        }
+        Authentication::SaslFinal(data) => {
+            assert!(data == rest && is_slice_of(&data, body));
+            12
+        }
+        Authentication::RedshiftDigest { algorithm, salt, server_nonce } => {
+            assert!(is_slice_of(&salt, body) && is_slice_of(&server_nonce, body));
+            let lengths = [salt.len(), server_nonce.len()].map(|length| u32::try_from(length).expect("a body is short").to_be_bytes());
+            assert_eq!([&algorithm.to_be_bytes(), &lengths[0], &salt[..], &lengths[1], &server_nonce].concat(), rest);
+            13
+        }
+        Authentication::RedshiftIdp => 14,
+        Authentication::Unsupported(code) => {
+            assert!(![0, 3, 5, 10, 11, 12, 13, 14].contains(&code));
+            code
+        }
+    };
+    assert_eq!(expected, u32::from_be_bytes(*code));
+}
+
+fn check_error_response(error: &ErrorResponse, body: &[u8]) {
+    assert!(is_slice_of(error.sqlstate(), body) && !error.sqlstate().contains(&0));
+    let message = error.message();
+    let ours = ErrorResponse::from_fields([(b'S', "FATAL"), (b'M', &message)]);
+    assert_eq!(ours.message(), message);
+    let wire = encoded(|out| ours.encode(out));
+    assert_eq!(ErrorResponse::parse(wire.slice(5..)), Ok(ours));
+}
+
+fn encoded(encode: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut out = BytesMut::new();
+    encode(&mut out);
+    out.freeze()
+}

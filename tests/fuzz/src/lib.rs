@@ -1,0 +1,53 @@
+//! What must hold for any bytes a peer can send. One function per fuzz target; each panics where an invariant breaks.
+
+mod backend_message;
+mod startup_packet;
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncReadExt, Chain};
+
+pub use backend_message::backend_message;
+pub use startup_packet::startup_packet;
+
+/// Polls a future that reads from memory, which is never pending.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("a read from memory is pending"),
+    }
+}
+
+/// The same bytes as they come when the network cuts them at `at`: reads end there.
+fn cut(data: &[u8], at: usize) -> Chain<&[u8], &[u8]> {
+    let (first, second) = data.split_at(at);
+    first.chain(second)
+}
+
+/// Whether `part` lies in `whole`, so that it was not copied; an empty one has no place.
+fn is_slice_of(part: &[u8], whole: &[u8]) -> bool {
+    let (part, whole) = (part.as_ptr_range(), whole.as_ptr_range());
+    part.is_empty() || (whole.start <= part.start && part.end <= whole.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn seeds_hold_the_invariants() {
+        let targets = [("startup_packet", super::startup_packet as fn(&[u8])), ("backend_message", super::backend_message)];
+        for (name, target) in targets {
+            let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+            let mut count = 0;
+            for seed in seeds.read_dir().expect("seeds are committed") {
+                let data = std::fs::read(seed.expect("a seed").path()).expect("a seed is a file");
+                // Every prefix is what a peer that closes early has sent.
+                (0..=data.len()).for_each(|end| target(&data[..end]));
+                count += 1;
+            }
+            assert!(count > 0, "{name} has no seeds");
+        }
+    }
+}

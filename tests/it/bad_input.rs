@@ -1,53 +1,61 @@
 //! What an attacker, a scanner or a broken client sends to the port.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
-use std::sync::LazyLock;
+use std::net::TcpStream;
 
 use testbed::{Aws, Fault, Testbed};
 
 use crate::support::client::{
-    Client, GSSENC_REQUEST, Reply, SSL_REQUEST, ServerError, V3_0, cancel, connect, packet, read_refusal, read_reply, startup_packet,
+    Client, GSSENC_REQUEST, Reply, SSL_REQUEST, V3_0, cancel, connect, packet, read_refusal, read_reply, startup_packet,
 };
 use crate::support::proxy::{Proxy, rds_config, redshift_config};
 
-struct Shared {
+/// A proxy in front of the RDS flavour, which is never asked.
+struct Port {
     proxy: Proxy,
+    // The signing key that the proxy uses is known as long as this lives.
     _aws: Aws,
 }
 
-static SHARED: LazyLock<Shared> = LazyLock::new(|| {
-    let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
-    Shared { proxy, _aws: aws }
-});
+impl Port {
+    fn open() -> Self {
+        let aws = Testbed::shared().aws();
+        let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
+        Self { proxy, _aws: aws }
+    }
 
-fn address() -> SocketAddr {
-    SHARED.proxy.address()
-}
+    fn connect(&self) -> TcpStream {
+        connect(self.proxy.address())
+    }
 
-/// Sends bytes and gives the refusal that they earn; the proxy must serve the next client all the same.
-fn refused(bytes: &[u8]) -> ServerError {
-    let mut stream = connect(address());
-    stream.write_all(bytes).unwrap();
-    let refusal = read_refusal(&mut stream);
-    assert_eq!(Client::log_in(address(), &[("user", "x")]).unwrap().value("select 1"), "1");
-    refusal
+    fn log_in(&self) -> Client {
+        Client::log_in(self.proxy.address(), &[("user", "x")]).unwrap()
+    }
+
+    /// Sends bytes that earn this refusal; the next client is served all the same.
+    #[track_caller]
+    fn refuses(&self, bytes: &[u8], sqlstate: &str, message: &str) {
+        let mut stream = self.connect();
+        stream.write_all(bytes).unwrap();
+        let error = read_refusal(&mut stream);
+        assert_eq!((error.sqlstate(), error.message()), (sqlstate, message));
+        assert_eq!(error.0[&'S'], "FATAL");
+        let session = error.detail().strip_prefix("pg-iam-proxy session ").expect("DETAIL has the session id");
+        self.proxy.log_line(&["login refused", session, sqlstate]);
+        assert_eq!(self.log_in().value("select 1"), "1");
+    }
 }
 
 #[track_caller]
 fn assert_refused(bytes: &[u8], sqlstate: &str, message: &str) {
-    let error = refused(bytes);
-    assert_eq!((error.sqlstate(), error.message()), (sqlstate, message));
-    assert_eq!(error.0[&'S'], "FATAL");
-    let session = error.detail().strip_prefix("pg-iam-proxy session ").expect("DETAIL has the session id");
-    SHARED.proxy.log_line(&["login refused", session, sqlstate]);
+    Port::open().refuses(bytes, sqlstate, message);
 }
 
 #[test]
 fn encryption_requests_are_answered_no_in_either_order() {
+    let port = Port::open();
     for requests in [[SSL_REQUEST, GSSENC_REQUEST], [GSSENC_REQUEST, SSL_REQUEST]] {
-        let mut stream = connect(address());
+        let mut stream = port.connect();
         for request in requests {
             stream.write_all(&request).unwrap();
             let mut answer = [0];
@@ -69,8 +77,9 @@ fn plaintext_bytes_behind_ssl_request_are_refused() {
 
 #[test]
 fn a_second_ssl_request_is_refused() {
+    let port = Port::open();
     for (request, message) in [(SSL_REQUEST, "received a second SSLRequest"), (GSSENC_REQUEST, "received a second GSSENCRequest")] {
-        let mut stream = connect(address());
+        let mut stream = port.connect();
         stream.write_all(&request).unwrap();
         let mut answer = [0];
         std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
@@ -82,8 +91,9 @@ fn a_second_ssl_request_is_refused() {
 
 #[test]
 fn lengths_of_0_3_and_2_to_the_31_are_refused() {
+    let port = Port::open();
     for length in [0, 3, 7, 0x7fff_ffff, u32::MAX] {
-        assert_refused(&length.to_be_bytes(), "08P01", "invalid length of startup packet");
+        port.refuses(&length.to_be_bytes(), "08P01", "invalid length of startup packet");
     }
 }
 
@@ -113,8 +123,9 @@ fn two_values_for_user_are_refused() {
 
 #[test]
 fn a_startup_packet_without_user_is_refused() {
+    let port = Port::open();
     for parameters in [&[][..], &[("database", "postgres")], &[("user", "")]] {
-        assert_refused(&startup_packet(V3_0, parameters), "28000", "no PostgreSQL user name specified in startup packet");
+        port.refuses(&startup_packet(V3_0, parameters), "28000", "no PostgreSQL user name specified in startup packet");
     }
 }
 
@@ -206,12 +217,13 @@ fn a_client_that_goes_away_while_the_server_is_silent_is_noticed() {
 
 #[test]
 fn a_cancel_with_a_wrong_key_is_closed_in_silence() {
-    let mut client = Client::log_in(address(), &[("user", "x")]).unwrap();
+    let port = Port::open();
+    let mut client = port.log_in();
     let mut wrong = client.key.clone();
     *wrong.last_mut().unwrap() ^= 1;
-    cancel(address(), &wrong);
-    cancel(address(), &[0, 0, 0, 0, 1]);
-    SHARED.proxy.log_line(&["cancel request with a key of no session", &format!("pid={}", client.process_id())]);
+    cancel(port.proxy.address(), &wrong);
+    cancel(port.proxy.address(), &[0, 0, 0, 0, 1]);
+    port.proxy.log_line(&["cancel request with a key of no session", &format!("pid={}", client.process_id())]);
     assert_eq!(client.value("select 1"), "1");
-    assert_refused(&packet(&80_877_102u32.to_be_bytes()), "08P01", "invalid length of cancel request packet");
+    port.refuses(&packet(&80_877_102u32.to_be_bytes()), "08P01", "invalid length of cancel request packet");
 }

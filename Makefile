@@ -1,0 +1,82 @@
+# Two commands do all the set-up: make demo, make test.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+CARGO_DENY_VERSION := 0.20.2
+FUZZ_SECONDS ?= 30
+CARGO_FUZZ_VERSION := 0.13.2
+CARGO_DENY := target/tools/bin/cargo-deny
+CARGO_FUZZ := target/tools/bin/cargo-fuzz
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+packages := tests/clients/debian-packages
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: setup ## Log in to stand-ins for RDS and Redshift and show it; KEEP=1 stays up
+	cargo build --workspace --bins
+	KEEP=$(KEEP) deploy/demo
+
+.PHONY: test
+test: setup venv lint ## Lints and all tests
+	cargo test --workspace
+
+.PHONY: build
+build: setup ## The release binary, target/release/pg-iam-proxy
+	cargo build --release
+
+.PHONY: clients
+clients: setup ## Real clients against both flavours; QUICK=1 shortens pgbench, CLIENTS=psql takes one
+	@$(packages) python3:python3
+	cargo build --workspace --bins
+	tests/clients/run $(CLIENTS)
+
+.PHONY: fuzz
+fuzz: $(CARGO_FUZZ) ## Each fuzz target for FUZZ_SECONDS (30), on nightly Rust
+	@cargo +nightly --version >/dev/null 2>&1 || { echo 'nightly Rust is missing: rustup toolchain install nightly --profile minimal' >&2; exit 1; }
+	for target in $$(cargo +nightly fuzz list --fuzz-dir tests/fuzz); do \
+	    mkdir -p tests/fuzz/corpus/$$target; \
+	    cargo +nightly fuzz run --fuzz-dir tests/fuzz $$target \
+	        tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+.PHONY: lint
+lint: $(CARGO_DENY) ## Format, clippy, documentation, dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items
+	$(CARGO_DENY) check bans licenses sources
+	cargo metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
+
+# Not a lint: it fetches the advisory database, and fails for reasons that no change here brought about.
+.PHONY: advisories
+advisories: $(CARGO_DENY) ## Known vulnerabilities in dependencies (network)
+	$(CARGO_DENY) check advisories
+
+.PHONY: setup
+setup: ## What PostgreSQL and the build need, where it is missing
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+	@$(packages) cc:gcc /usr/include/*/gnu/libc-version.h:libc6-dev '/usr/lib/postgresql/*/bin/postgres:postgresql' psql:postgresql-client
+
+.PHONY: venv
+venv: target/venv/.done ## Python packages that the tests use, in target/venv
+
+target/venv/.done: tests/clients/requirements-test.txt
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || $(packages) python3 python3-venv
+	python3 -m venv target/venv
+	target/venv/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+$(CARGO_DENY): version := $(CARGO_DENY_VERSION)
+$(CARGO_FUZZ): version := $(CARGO_FUZZ_VERSION)
+# Their build directory is their own, so that building them does not wait for, or spoil, ours.
+$(CARGO_DENY) $(CARGO_FUZZ): Makefile
+	[[ "$$($@ --version 2>/dev/null)" == "$(@F) $(version)" ]] || \
+	    cargo install --locked --debug --version $(version) --root target/tools --target-dir target/tools/build $(@F)
+	rm -rf target/tools/build
+	touch $@

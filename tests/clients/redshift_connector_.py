@@ -1,0 +1,42 @@
+"""Amazon's driver for Redshift. Named so that `import redshift_connector` does not find this file. It has no cancel.
+
+client: redshift_connector
+needs: pip redshift_connector==2.2.0
+"""
+
+import os
+
+import packaging.version
+import redshift_connector
+
+import dbapi
+
+
+def main():
+    print(f"version: {redshift_connector.__version__}")
+    try:
+        connection = connect()
+    except packaging.version.InvalidVersion as error:
+        # Debian's PostgreSQL says "15.18 (Debian 15.18-0+deb12u1)", which the driver cannot parse. RDS says "15.18".
+        assert "(Debian" in str(error), error
+        print("note: server_version cut for the driver, RDS does not have Debian's")
+        parse = packaging.version.parse
+        packaging.version.parse = lambda text: parse(text.split(" ")[0])
+        connection = connect()
+    dbapi.steps(connection)
+    connection.close()
+
+
+def connect():
+    return redshift_connector.connect(
+        host=os.environ["PGHOST"],
+        port=int(os.environ["PGPORT"]),
+        user=os.environ["PGUSER"],
+        database=os.environ["PGDATABASE"],
+        # It insists on one; the listener asks for none.
+        password="none",
+        ssl=False,
+    )
+
+
+main()

@@ -1,86 +1,182 @@
-//! Which session a `CancelRequest` means.
+//! Which session a CancelRequest means, also when it belongs to another replica of this proxy.
 //!
-//! A client is given the server's real process id, which tools show, with a secret key of ours. Process ids
-//! of several servers collide, so the key decides. A registration ends with its session, by `Drop`.
+//! **Protocol 3.2** has room in the key: it carries, sealed (AES-256-GCM), the server's address, name, process id and key.
+//! Any replica with the same `cancel_key_file` opens it; nobody else can read it or make one.
+//!
+//! **Protocol 3.0** has four bytes, so the client is told the server's own key. A replica that does not know it may try it
+//! on the targets' servers, and each server decides, as it does for whoever reaches it directly. That tells the client
+//! nothing it would not have without the proxy (cancel keys are made for that and open nothing else), and to cancel
+//! another person's query one has to guess 32 bits, at a rate that the proxy limits by source. Replicas that shared a
+//! table, or a four-byte key with a replica's number in it, would leave fewer bits to guess.
+//!
+//! Process ids are the servers' own, which tools show. A registration ends with its session, by `Drop`.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::{constant_time, rand};
-use rustls::pki_types::ServerName;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use aws_lc_rs::{constant_time, digest, rand};
 
 use crate::secret::Secret;
-use crate::tls::upstream::UpstreamTls;
 use crate::wire::backend::BackendKey;
-use crate::wire::startup::{CancelRequest, ProtocolVersion};
+use crate::wire::startup::{CancelRequest, MAX_CANCEL_KEY, ProtocolVersion};
+
+/// Of a sealed key: format, nonce, and the seal itself.
+const FORMAT: u8 = 1;
+const NONCE: usize = 12;
 
 /// Where a session's cancel goes: the address that was connected, since a name may resolve to another server by now.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
+    /// Name of the target, whose trust setup verifies the server.
+    pub target: String,
     /// Address of the session's own upstream connection.
     pub address: SocketAddr,
     /// Name that its certificate must have.
-    pub server_name: ServerName<'static>,
-    /// Trust setup of its target.
-    pub tls: UpstreamTls,
+    pub server_name: String,
     /// The server's own process id and key.
     pub key: BackendKey,
 }
 
-/// The sessions that can be cancelled.
-#[derive(Debug, Default)]
-pub struct Registry(Mutex<HashMap<u32, Vec<Entry>>>);
+/// Whom a request means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Meant {
+    /// This session.
+    Session(Destination),
+    /// Perhaps a session of another replica: the servers know.
+    Elsewhere(BackendKey),
+    /// Nobody.
+    Nobody,
+}
 
-#[derive(Debug)]
-struct Entry {
-    client_key: Secret,
-    destination: Arc<Destination>,
+/// The sessions that can be cancelled.
+pub struct Cancels {
+    seal: RandomizedNonceKey,
+    /// Whether there are other replicas.
+    shared: bool,
+    sessions: Mutex<HashMap<u32, Vec<Destination>>>,
 }
 
 /// Keeps a session cancellable.
-#[derive(Debug)]
 pub struct Registration {
-    registry: Arc<Registry>,
+    cancels: Arc<Cancels>,
+    destination: Destination,
     /// What the client is told.
     pub client_key: BackendKey,
 }
 
-impl Registry {
-    /// Makes the key that the client is told; it is 4 bytes long in protocol 3.0 and 32 in 3.2, as PostgreSQL's.
+impl Cancels {
+    /// `shared` is the key that replicas have in common; without one, keys are good for this process only.
+    pub fn new(shared: Option<&Secret>) -> Self {
+        let mut key = [0; 32];
+        match shared {
+            // The file holds text of any length; the cipher wants 32 bytes.
+            Some(secret) => key.copy_from_slice(digest::digest(&digest::SHA256, secret.expose()).as_ref()),
+            None => rand::fill(&mut key).expect("the system's random generator works"),
+        }
+        let seal = RandomizedNonceKey::new(&AES_256_GCM, &key).expect("32 bytes are an AES-256 key");
+        Self { seal, shared: shared.is_some(), sessions: Mutex::default() }
+    }
+
+    /// Makes the key that the client is told.
     pub fn register(self: &Arc<Self>, destination: Destination, version: ProtocolVersion) -> Registration {
-        let process_id = destination.key.process_id;
-        let mut bytes = vec![0; if version >= ProtocolVersion::V3_2 { 32 } else { 4 }];
-        rand::fill(&mut bytes).expect("the system's random generator works");
-        let client_key = BackendKey { process_id, secret_key: Secret::new(bytes) };
-        let entry = Entry { client_key: client_key.secret_key.clone(), destination: Arc::new(destination) };
-        self.lock().entry(process_id).or_default().push(entry);
-        Registration { registry: self.clone(), client_key }
+        let sealed = (version >= ProtocolVersion::V3_2).then(|| self.seal(&destination)).flatten();
+        let client_key = sealed.unwrap_or_else(|| destination.key.clone());
+        self.lock().entry(client_key.process_id).or_default().push(destination.clone());
+        Registration { cancels: self.clone(), destination, client_key }
     }
 
-    /// The session that this request may cancel.
-    pub fn find(&self, request: &CancelRequest) -> Option<Arc<Destination>> {
+    /// Whom this request means.
+    pub fn find(&self, request: &CancelRequest) -> Meant {
+        if let Some(destination) = self.open(request) {
+            return Meant::Session(destination);
+        }
         let sessions = self.lock();
-        let entry = sessions.get(&request.process_id)?.iter().find(|entry| same(&entry.client_key, &request.secret_key))?;
-        Some(entry.destination.clone())
+        let known = sessions.get(&request.process_id).into_iter().flatten().find(|known| same(&known.key.secret_key, &request.secret_key));
+        match known {
+            Some(destination) => Meant::Session(destination.clone()),
+            None if self.shared && request.secret_key.expose().len() == 4 => {
+                Meant::Elsewhere(BackendKey { process_id: request.process_id, secret_key: request.secret_key.clone() })
+            }
+            None => Meant::Nobody,
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Vec<Entry>>> {
+    /// `None` when it would not fit into a key, which takes names far longer than AWS's.
+    fn seal(&self, destination: &Destination) -> Option<BackendKey> {
+        let process_id = destination.key.process_id;
+        let mut sealed = encode(destination)?;
+        let nonce = self.seal.seal_in_place_append_tag(associated(process_id), &mut sealed).ok()?;
+        let bytes = [&[FORMAT], &nonce.as_ref()[..], &sealed].concat();
+        (bytes.len() <= MAX_CANCEL_KEY).then(|| BackendKey { process_id, secret_key: Secret::new(bytes) })
+    }
+
+    fn open(&self, request: &CancelRequest) -> Option<Destination> {
+        let (&FORMAT, rest) = request.secret_key.expose().split_first()? else { return None };
+        let (nonce, sealed) = rest.split_at_checked(NONCE)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut sealed = sealed.to_vec();
+        decode(request.process_id, self.seal.open_in_place(nonce, associated(request.process_id), &mut sealed).ok()?)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Destination>>> {
         // A panic cannot leave the map half changed: no code of others runs under the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut sessions = self.registry.lock();
+        let mut sessions = self.cancels.lock();
         if let Some(entries) = sessions.get_mut(&self.client_key.process_id) {
-            entries.retain(|entry| !same(&entry.client_key, &self.client_key.secret_key));
+            entries.retain(|entry| *entry != self.destination);
             if entries.is_empty() {
                 sessions.remove(&self.client_key.process_id);
             }
         }
     }
+}
+
+/// What is not secret but must not be changed either: a sealed key is for its own process id.
+fn associated(process_id: u32) -> Aad<[u8; 4]> {
+    Aad::from(process_id.to_be_bytes())
+}
+
+fn encode(destination: &Destination) -> Option<Vec<u8>> {
+    let mut bytes = match destination.address.ip() {
+        IpAddr::V4(ip) => [&[4], &ip.octets()[..]].concat(),
+        IpAddr::V6(ip) => [&[6], &ip.octets()[..]].concat(),
+    };
+    bytes.extend(destination.address.port().to_be_bytes());
+    for part in [destination.key.secret_key.expose(), destination.target.as_bytes(), destination.server_name.as_bytes()] {
+        bytes.push(u8::try_from(part.len()).ok()?);
+        bytes.extend(part);
+    }
+    Some(bytes)
+}
+
+fn decode(process_id: u32, mut bytes: &[u8]) -> Option<Destination> {
+    let rest = &mut bytes;
+    let ip = match take(rest, 1)? {
+        [4] => IpAddr::from(<[u8; 4]>::try_from(take(rest, 4)?).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(take(rest, 16)?).ok()?),
+    };
+    let port = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
+    let mut text = || take(rest, 1).and_then(|length| take(rest, usize::from(length[0]))).map(<[u8]>::to_vec);
+    let (secret_key, target, server_name) = (text()?, text()?, text()?);
+    Some(Destination {
+        target: String::from_utf8(target).ok()?,
+        address: SocketAddr::new(ip, port),
+        server_name: String::from_utf8(server_name).ok()?,
+        key: BackendKey { process_id, secret_key: Secret::new(secret_key) },
+    })
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (head, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(head)
 }
 
 fn same(a: &Secret, b: &Secret) -> bool {
@@ -90,15 +186,11 @@ fn same(a: &Secret, b: &Secret) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::trusted_roots;
 
-    fn destination(port: u16) -> Destination {
-        Destination {
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-            server_name: ServerName::try_from("localhost").unwrap(),
-            tls: UpstreamTls::new(trusted_roots(None).unwrap()),
-            key: BackendKey { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) },
-        }
+    fn destination(address: &str) -> Destination {
+        let key = BackendKey { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) };
+        let (target, server_name) = ("warehouse".to_string(), "cluster.abc.us-west-2.redshift.amazonaws.com".to_string());
+        Destination { target, address: address.parse().unwrap(), server_name, key }
     }
 
     fn request(key: &BackendKey) -> CancelRequest {
@@ -106,25 +198,52 @@ mod tests {
     }
 
     #[test]
-    fn two_servers_with_the_same_process_id_are_told_apart_by_the_key() {
-        let registry = Arc::new(Registry::default());
-        let one = registry.register(destination(1), ProtocolVersion::V3_0);
-        let two = registry.register(destination(2), ProtocolVersion::V3_2);
-        assert_eq!(one.client_key.secret_key.expose().len(), 4);
-        assert_eq!(two.client_key.secret_key.expose().len(), 32);
-        assert_eq!(registry.find(&request(&one.client_key)).unwrap().address.port(), 1);
-        assert_eq!(registry.find(&request(&two.client_key)).unwrap().address.port(), 2);
+    fn a_sealed_key_is_understood_by_every_replica_with_the_same_file_and_by_no_other() {
+        let file = Secret::new("0123456789abcdef0123456789abcdef");
+        let (one, two, stranger) = (Arc::new(Cancels::new(Some(&file))), Cancels::new(Some(&file)), Cancels::new(None));
+        for address in ["10.0.0.5:5439", "[2001:db8::1]:5432"] {
+            let session = one.register(destination(address), ProtocolVersion::V3_2);
+            assert!(session.client_key.secret_key.expose().len() <= 256);
+            assert_eq!(two.find(&request(&session.client_key)), Meant::Session(destination(address)));
+            assert_eq!(stranger.find(&request(&session.client_key)), Meant::Nobody);
+        }
     }
 
     #[test]
-    fn a_wrong_key_or_an_ended_session_finds_nothing() {
-        let registry = Arc::new(Registry::default());
-        let session = registry.register(destination(1), ProtocolVersion::V3_0);
-        let wrong = CancelRequest { process_id: 7, secret_key: Secret::new([0; 5]) };
-        assert!(registry.find(&wrong).is_none());
-        let right = request(&session.client_key);
+    fn a_sealed_key_that_was_changed_in_any_bit_or_process_id_means_nobody() {
+        let cancels = Arc::new(Cancels::new(None));
+        let session = cancels.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
+        let key = session.client_key.secret_key.expose();
+        for byte in 0..key.len() {
+            let mut changed = key.to_vec();
+            changed[byte] ^= 0x10;
+            let request = CancelRequest { process_id: 7, secret_key: Secret::new(changed) };
+            assert_eq!(cancels.find(&request), Meant::Nobody, "byte {byte}");
+        }
+        let request = CancelRequest { process_id: 8, secret_key: session.client_key.secret_key.clone() };
+        assert_eq!(cancels.find(&request), Meant::Nobody);
+    }
+
+    #[test]
+    fn two_servers_with_the_same_process_id_are_told_apart_by_the_key() {
+        let cancels = Arc::new(Cancels::new(None));
+        let one = cancels.register(destination("10.0.0.1:5439"), ProtocolVersion::V3_0);
+        let mut other = destination("10.0.0.2:5439");
+        other.key.secret_key = Secret::new([9, 9, 9, 9]);
+        let two = cancels.register(other.clone(), ProtocolVersion::V3_0);
+        assert_eq!(cancels.find(&request(&one.client_key)), Meant::Session(destination("10.0.0.1:5439")));
+        assert_eq!(cancels.find(&request(&two.client_key)), Meant::Session(other));
+    }
+
+    #[test]
+    fn a_four_byte_key_unknown_here_may_be_another_replicas_where_there_is_one() {
+        let unknown = CancelRequest { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) };
+        assert_eq!(Cancels::new(None).find(&unknown), Meant::Nobody);
+        let shared = Arc::new(Cancels::new(Some(&Secret::new([7; 32]))));
+        assert_eq!(shared.find(&unknown), Meant::Elsewhere(BackendKey { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) }));
+        let session = shared.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
+        assert_eq!(shared.find(&unknown), Meant::Session(destination("10.0.0.5:5439")));
         drop(session);
-        assert!(registry.find(&right).is_none());
-        assert!(registry.lock().is_empty());
+        assert!(shared.lock().is_empty());
     }
 }

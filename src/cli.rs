@@ -1,15 +1,15 @@
 //! The command line: parse, load, run, and the exit code.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Choice, Config, Engine, Listener, LogFormat, LogLevel};
-use crate::server::Server;
+use crate::config::{self, Address, Choice, Config, Engine, Listener, LogFormat, LogLevel};
+use crate::hash_password;
+use crate::server::{Controls, Server};
 use crate::telemetry;
 
 /// sysexits: the command line is wrong.
@@ -31,6 +31,8 @@ enum Command {
     Run(Run),
     /// Parse and validate a configuration
     Check(Check),
+    /// Read a password, from a prompt or standard input, and print the SCRAM-SHA-256 verifier to put in its place
+    HashPassword,
 }
 
 #[derive(Args)]
@@ -82,7 +84,19 @@ pub fn main() -> ExitCode {
             }
             Err(error) => bad_configuration(&error),
         },
+        Command::HashPassword => match hash_password::run() {
+            Ok(verifier) => {
+                print_lines(&[verifier]);
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(&error),
+        },
     }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("pg-iam-proxy: {error}");
+    ExitCode::FAILURE
 }
 
 fn bad_configuration(error: &config::ConfigError) -> ExitCode {
@@ -102,34 +116,38 @@ fn run(config: Config, arguments: &Run) -> ExitCode {
     }
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pg-iam-proxy: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&format!("{error:#}")),
     }
 }
 
 #[tokio::main]
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let (stop, now) = (CancellationToken::new(), CancellationToken::new());
-    let server = Server::bind(config).await?;
+    let controls = Controls::default();
+    let server = Server::bind(config, &controls).await?;
     for (address, listener) in server.addresses() {
-        print_lines(&connection_lines(&address.to_string(), listener));
+        print_lines(&connection_lines(&address, listener));
     }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let signals = async {
-        for token in [&stop, &now] {
+        loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {
+                    controls.reload.notify_one();
+                    continue;
+                }
             }
-            token.cancel();
+            if controls.stop.is_cancelled() {
+                controls.now.cancel();
+            }
+            controls.stop.cancel();
         }
-        std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = server.run(stop.clone(), now.clone()) => Ok(()),
+        () = server.run(controls.clone()) => Ok(()),
         () = signals => Ok(()),
     }
 }
@@ -141,7 +159,9 @@ fn print_lines(lines: &[String]) {
 }
 
 /// What a person pastes into psql and into a JDBC tool.
-fn connection_lines(address: &str, listener: &Listener) -> Vec<String> {
+fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
+    let (psql_options, jdbc_redshift, jdbc_postgresql) =
+        if listener.tls.is_required() { ("?sslmode=require", "ssl=true", "sslmode=require") } else { ("", "ssl=false", "sslmode=disable") };
     let mut lines = Vec::new();
     for target in &listener.targets {
         let user = match &target.db_user {
@@ -158,13 +178,27 @@ fn connection_lines(address: &str, listener: &Listener) -> Vec<String> {
             (_, Choice::Client) => format!("{}%2F{own_database}", encoded(&target.name)),
         };
         let (engine, jdbc) = match target.engine {
-            Engine::Redshift(_) => ("Redshift", format!("jdbc:redshift://{address}/{database}?UID={user}&PWD=none&ssl=false")),
-            Engine::Rds(_) => ("RDS", format!("jdbc:postgresql://{address}/{database}?user={user}&sslmode=disable")),
+            Engine::Redshift(_) => ("Redshift", format!("jdbc:redshift://{address}/{database}?UID={user}&PWD=none&{jdbc_redshift}")),
+            Engine::Rds(_) => ("RDS", format!("jdbc:postgresql://{address}/{database}?user={user}&{jdbc_postgresql}")),
         };
-        let name = format!("{} ({engine}, {}) on {address}", target.name, target.region);
-        lines.extend([name, format!("  psql  postgresql://{user}@{address}/{database}"), format!("  JDBC  {jdbc}")]);
+        lines.push(format!("{} ({engine}, {}) on {address}", target.name, target.region));
+        match address {
+            Address::Tcp(_) => {
+                lines.push(format!("  psql  postgresql://{user}@{address}/{database}{psql_options}"));
+                lines.push(format!("  JDBC  {jdbc}"));
+            }
+            // The JDBC drivers cannot do unix sockets.
+            Address::Unix(path) => lines.push(unix_line(path, &user, &database)),
+        }
     }
     lines
+}
+
+/// libpq finds a socket by its folder and the port in its name.
+fn unix_line(path: &Path, user: &str, database: &str) -> String {
+    let folder = encoded(&path.parent().unwrap_or(Path::new("/")).display().to_string());
+    let port = path.extension().and_then(|port| port.to_str()).unwrap_or("5432");
+    format!("  psql  postgresql://{user}@/{database}?host={folder}&port={port}")
 }
 
 fn encoded(text: &str) -> String {

@@ -31,10 +31,16 @@ pub enum Kind {
     UnsupportedVersion,
     /// No user name, or an identity that may not use this target or database user.
     InvalidAuthorization,
+    /// Unknown user, wrong password, or a user who has no password: one kind, so that nobody learns which.
+    WrongPassword,
+    /// A SCRAM exchange that asks for what we do not do: an authorization identity, a mandatory extension.
+    UnsupportedScram,
     /// No target fits the database name.
     NoSuchTarget,
     /// A limit on sessions is reached.
     TooManySessions,
+    /// The client did not prove who it is in time.
+    StartupTimeout,
     /// The proxy is stopping.
     ShuttingDown,
     /// AWS cannot be asked now: throttled, unreachable, timed out, failing.
@@ -62,10 +68,12 @@ impl Kind {
     pub fn sqlstate(self) -> &'static str {
         match self {
             Self::ProtocolViolation | Self::UpstreamViolation => "08P01",
-            Self::UnsupportedVersion | Self::UnsupportedAuthentication => "0A000",
+            Self::UnsupportedVersion | Self::UnsupportedScram | Self::UnsupportedAuthentication => "0A000",
             Self::InvalidAuthorization | Self::CredentialsDenied => "28000",
+            Self::WrongPassword => "28P01",
             Self::NoSuchTarget => "3D000",
             Self::TooManySessions => "53300",
+            Self::StartupTimeout => "57014",
             // libpq goes on to the next host on exactly this code.
             Self::ShuttingDown | Self::CredentialsUnavailable => "57P03",
             Self::NoSuchCluster => "58000",
@@ -82,8 +90,11 @@ impl Kind {
             Self::ProtocolViolation
             | Self::UnsupportedVersion
             | Self::InvalidAuthorization
+            | Self::WrongPassword
+            | Self::UnsupportedScram
             | Self::NoSuchTarget
-            | Self::TooManySessions => Blame::Client,
+            | Self::TooManySessions
+            | Self::StartupTimeout => Blame::Client,
             Self::CredentialsUnavailable | Self::CredentialsDenied | Self::NoSuchCluster => Blame::Aws,
             Self::UpstreamUnreachable
             | Self::UnsupportedAuthentication
@@ -112,6 +123,8 @@ pub struct Refusal {
     pub kind: Kind,
     /// What the client reads.
     pub message: Cow<'static, str>,
+    /// More for the client, in DETAIL.
+    pub detail: Option<String>,
     /// What the client could do about it.
     pub hint: Option<Cow<'static, str>>,
     /// What only the log says.
@@ -121,7 +134,14 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with neither hint nor cause.
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), hint: None, cause: None }
+        Self { kind, message: message.into(), detail: None, hint: None, cause: None }
+    }
+
+    /// Adds a DETAIL for the client.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
     }
 
     /// Adds a hint for the client.
@@ -154,6 +174,8 @@ pub enum Ending {
     ServerError(ErrorResponse),
     /// The client left: a load balancer's probe, a person who gave up. Nobody is there to be told.
     ClientGone,
+    /// The TLS handshake with the client failed; there is nobody to be told in a protocol that it understands.
+    TlsFailed(String),
     /// The client said too little in the time it had to be answered in its own protocol.
     StartupTimeout,
 }

@@ -46,6 +46,7 @@
 //! | `splice` | How do bytes move? |
 //! | `wire` | What do the messages of the startup phase look like? |
 //! | `tls` | Whom do we trust, and what exactly was wrong with a certificate? |
+//! | `verifier` | What is stored instead of a password? |
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
 //! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
 //!
@@ -85,6 +86,8 @@ mod client;
 mod config;
 mod credentials;
 mod error;
+mod hash_password;
+mod places;
 mod route;
 mod secret;
 mod server;
@@ -93,4 +96,5 @@ mod splice;
 mod telemetry;
 mod tls;
 mod upstream;
+mod verifier;
 pub mod wire;

@@ -1,75 +1,113 @@
-//! Which target a login goes to, and as whom: a pure function of the startup message and the configuration.
+//! Which target a login goes to, and as whom: a pure function of who the client is, what it asks for and the configuration.
 
 use std::sync::Arc;
 
-use crate::config::{Choice, Engine, Listener, RedshiftApi, Target, check_database, check_db_user};
+use crate::config::{AwsIdentity, Choice, Engine, Listener, RedshiftApi, Role, Target, User, check_database, check_db_user};
 use crate::error::{Kind, Refusal};
-use crate::wire::startup::StartupMessage;
+
+/// What a client asks for, once it is known who it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The client's name.
+    pub user: &'a str,
+    /// What the configuration says of this user, where it says something.
+    pub settings: Option<&'a User>,
+    /// Database name of the startup message.
+    pub database: Option<&'a str>,
+    /// Host name of the TLS handshake (SNI).
+    pub server_name: Option<&'a str>,
+}
 
 /// Where a login goes.
 #[derive(Debug, Clone)]
 pub struct Route {
     /// The server.
     pub target: Arc<Target>,
+    /// With which AWS identity.
+    pub aws: AwsIdentity,
     /// Database user to ask credentials for; empty where the AWS identity decides it.
     pub db_user: String,
+    /// `DbGroups` to ask for.
+    pub db_groups: Vec<String>,
     /// Database to open.
     pub database: String,
 }
 
-/// Chooses by the number of the listener's targets: one takes every login; among several the database name
-/// is a target's name, or `target/database`.
+/// Chooses by the number of the listener's targets: one takes every login; among several the first label of the TLS server
+/// name is a target's name, or the database name is, or is `target/database`.
 ///
 /// # Errors
-/// 3D000 when no target fits; 28000 when a name is one that the engine cannot have.
-pub fn route(listener: &Listener, startup: &StartupMessage) -> Result<Route, Refusal> {
-    let user = utf8("user name", startup.parameter("user"))?.unwrap_or_default();
-    let asked = utf8("database name", startup.parameter("database"))?.filter(|name| !name.is_empty());
-    let (target, asked) = match &listener.targets[..] {
-        [only] => (only, asked),
-        several => choose(several, asked.unwrap_or(user))?,
-    };
-    let db_user = match &target.db_user {
-        Choice::Fixed(name) => name.clone(),
-        Choice::Client => user.to_string(),
+/// 3D000 when no target fits; 28000 when the user may not use it, or a name is one that the engine cannot have.
+pub fn route(listener: &Listener, asked: &Asked<'_>) -> Result<Route, Refusal> {
+    let (target, database) = choose(listener, asked)?;
+    let settings = asked.settings;
+    if settings.and_then(|user| user.targets.as_ref()).is_some_and(|targets| !targets.contains(&target.name)) {
+        return Err(Refusal::new(Kind::InvalidAuthorization, format!("user \"{}\" may not use target \"{}\"", asked.user, target.name)));
+    }
+    let db_user = match (settings.and_then(|user| user.db_user.as_ref()), &target.db_user) {
+        (Some(name), _) | (None, Choice::Fixed(name)) => name.clone(),
+        (None, Choice::Client) => asked.user.to_string(),
     };
     let database = match &target.database {
         Choice::Fixed(name) => name.clone(),
         // As the server would: the database is named like the user when the client names none.
-        Choice::Client => asked.unwrap_or(user).to_string(),
+        Choice::Client => database.unwrap_or(asked.user).to_string(),
     };
+    let aws = identity(target, asked);
+    let mut route = Route { target: target.clone(), aws, db_user, db_groups: Vec::new(), database };
     match &target.engine {
+        Engine::Rds(_) => {}
         Engine::Redshift(redshift) => {
-            valid("database", &database, check_database)?;
-            match redshift.api {
-                RedshiftApi::GetClusterCredentials { .. } => {
-                    valid("user name", &db_user, check_db_user)?;
-                    Ok(Route { target: target.clone(), db_user, database })
+            valid("database", &route.database, check_database)?;
+            match &redshift.api {
+                RedshiftApi::GetClusterCredentials { db_groups, .. } => {
+                    valid("user name", &route.db_user, check_db_user)?;
+                    route.db_groups.clone_from(settings.and_then(|user| user.db_groups.as_ref()).unwrap_or(db_groups));
                 }
-                RedshiftApi::GetClusterCredentialsWithIam => Ok(Route { target: target.clone(), db_user: String::new(), database }),
+                RedshiftApi::GetClusterCredentialsWithIam => route.db_user.clear(),
             }
         }
-        Engine::Rds(_) => Ok(Route { target: target.clone(), db_user, database }),
     }
+    Ok(route)
 }
 
-fn choose<'a, 's>(targets: &'a [Arc<Target>], asked: &'s str) -> Result<(&'a Arc<Target>, Option<&'s str>), Refusal> {
-    let (name, database) = match asked.split_once('/') {
+fn choose<'a>(listener: &'a Listener, asked: &Asked<'a>) -> Result<(&'a Arc<Target>, Option<&'a str>), Refusal> {
+    let named = asked.database.filter(|name| !name.is_empty());
+    let find = |name: &str| listener.targets.iter().find(|target| target.name == name);
+    if let [only] = &listener.targets[..] {
+        return Ok((only, named));
+    }
+    if let Some(target) = asked.server_name.and_then(|name| find(name.split('.').next()?)) {
+        return Ok((target, named));
+    }
+    let name = named.unwrap_or(asked.user);
+    let (name, database) = match name.split_once('/') {
         Some((name, database)) => (name, Some(database).filter(|database| !database.is_empty())),
-        None => (asked, None),
+        None => (name, None),
     };
-    let target = targets.iter().find(|target| target.name == name).ok_or_else(|| {
+    let target = find(name).ok_or_else(|| {
         Refusal::new(Kind::NoSuchTarget, format!("no target \"{name}\" on this address"))
             .hint("Give a target's name as the database, or target/database.")
     })?;
     Ok((target, database))
 }
 
-fn utf8<'a>(what: &str, value: Option<&'a bytes::Bytes>) -> Result<Option<&'a str>, Refusal> {
-    value
-        .map(|value| std::str::from_utf8(value))
-        .transpose()
-        .map_err(|_| Refusal::new(Kind::InvalidAuthorization, format!("{what} is not valid UTF-8")))
+/// The target's identity, with the user's own role in it, and the user's name where it shall travel.
+fn identity(target: &Target, asked: &Asked<'_>) -> AwsIdentity {
+    let own_role = asked.settings.and_then(|user| user.role_arn.clone());
+    let role = match (&target.aws.role, own_role) {
+        (Some(role), Some(arn)) => Some(Role { arn, ..role.clone() }),
+        (Some(role), None) => Some(role.clone()),
+        (None, Some(arn)) => Some(Role { arn, external_id: None, session_name: None, person: None }),
+        (None, None) => None,
+    };
+    let role = match (&target.session_name_of_person, role) {
+        (Some(name), Some(role)) => {
+            Some(Role { session_name: Some(name.replace("{user}", asked.user)), person: Some(asked.user.to_string()), ..role })
+        }
+        (_, role) => role,
+    };
+    AwsIdentity { role, ..target.aws.clone() }
 }
 
 fn valid(what: &str, name: &str, check: impl Fn(&str) -> Result<(), &'static str>) -> Result<(), Refusal> {

@@ -1,39 +1,56 @@
 //! Binds, accepts, counts, and stops in order.
 
+mod socket;
+
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cancel::Registry;
-use crate::config::{Config, Limits, Listener};
+use crate::cancel::Cancels;
+use crate::client::authenticate::Judge;
+use crate::client::penalty::Penalties;
+use crate::config::{Address, Config, Listener};
 use crate::credentials::Broker;
-use crate::session::{self, Accepted, Shared};
+use crate::places::Places;
+use crate::secret::Secret;
+use crate::session::{self, Shared};
+use crate::tls::listener::ListenerTls;
+use socket::Socket;
 
 /// How long sessions may go on once the proxy is asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Pause after the process has run out of something: a session's end frees it, a busy loop does not.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(100);
-/// Silence after which the kernel probes whether a client is still there.
-const KEEPALIVE: Duration = Duration::from_mins(2);
+/// How often certificate files are looked at. Watching them would miss the swapped links of Kubernetes secrets.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(1);
 
 /// A proxy whose addresses are bound.
 pub struct Server {
-    listeners: Vec<(TcpListener, Arc<Listener>)>,
-    limits: Limits,
+    sockets: Vec<(Socket, Arc<Listener>)>,
+    shared: Arc<Shared>,
+}
+
+/// How a running server is told what to do.
+#[derive(Clone, Default)]
+pub struct Controls {
+    /// Accept no more, refuse logins under way, let sessions end.
+    pub stop: CancellationToken,
+    /// End now.
+    pub now: CancellationToken,
+    /// Read certificates again, whether their files have changed or not.
+    pub reload: Arc<Notify>,
 }
 
 /// An address that cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {error}")]
 pub struct BindError {
-    address: SocketAddr,
+    address: Address,
     error: io::Error,
 }
 
@@ -42,38 +59,53 @@ impl Server {
     ///
     /// # Errors
     /// The first address that cannot be bound.
-    pub async fn bind(config: Config) -> Result<Self, BindError> {
-        let mut listeners = Vec::new();
+    pub async fn bind(config: Config, controls: &Controls) -> Result<Self, BindError> {
+        let places = Places::new(&config);
+        let mut sockets = Vec::new();
+        let mut targets = HashMap::new();
         for listener in config.listeners {
-            let address = listener.address;
-            let socket = TcpListener::bind(address).await.map_err(|error| BindError { address, error })?;
-            listeners.push((socket, Arc::new(listener)));
+            let socket = Socket::bind(&listener).await.map_err(|error| BindError { address: listener.address.clone(), error })?;
+            targets.extend(listener.targets.iter().map(|target| (target.name.clone(), target.clone())));
+            sockets.push((socket, Arc::new(listener)));
         }
-        Ok(Self { listeners, limits: config.limits })
+        let shared = Shared {
+            broker: Broker::default(),
+            cancels: Arc::new(Cancels::new(config.cancel_key.as_ref())),
+            limits: config.limits,
+            places,
+            users: config.users,
+            targets,
+            judge: Judge::new(mock_secret(config.cancel_key.as_ref())),
+            penalties: Penalties::default(),
+            cancel_penalties: Penalties::default(),
+            stopping: controls.stop.clone(),
+        };
+        Ok(Self { sockets, shared: Arc::new(shared) })
     }
 
     /// The addresses as bound, port 0 replaced by the one that was given, with what is behind them.
-    pub fn addresses(&self) -> impl Iterator<Item = (SocketAddr, &Listener)> {
-        self.listeners.iter().map(|(socket, listener)| (socket.local_addr().unwrap_or(listener.address), &**listener))
+    pub fn addresses(&self) -> impl Iterator<Item = (Address, &Listener)> {
+        self.sockets.iter().map(|(socket, listener)| (socket.address().unwrap_or_else(|| listener.address.clone()), &**listener))
     }
 
-    /// Serves until `stop`: then accepts no more, refuses logins under way, and waits for sessions to end, for
-    /// 10 s at most or until `now`.
-    pub async fn run(self, stop: CancellationToken, now: CancellationToken) {
-        let shared = Arc::new(Shared {
-            broker: Broker::default(),
-            cancels: Arc::new(Registry::default()),
-            limits: self.limits,
-            stopping: stop.clone(),
-        });
+    /// Serves until it is told to stop: then accepts no more, refuses logins under way, and waits for sessions to end,
+    /// for 10 s at most or until it is told to end now.
+    pub async fn run(self, controls: Controls) {
         let sessions = TaskTracker::new();
-        let permits = Arc::new(Semaphore::new(self.limits.max_sessions));
         let accepting = TaskTracker::new();
-        for (socket, listener) in self.listeners {
-            let (shared, sessions, permits, stop) = (shared.clone(), sessions.clone(), permits.clone(), stop.clone());
+        let certificates: Vec<_> = self.sockets.iter().filter_map(|(_, listener)| listener.tls.acceptor().cloned()).collect();
+        let stop = &controls.stop;
+        if !certificates.is_empty() {
+            let (stop, reload) = (stop.clone(), controls.reload.clone());
+            accepting.spawn(async move {
+                stop.run_until_cancelled(keep_current(&certificates, &reload)).await;
+            });
+        }
+        for (socket, listener) in self.sockets {
+            let (shared, sessions, stop) = (self.shared.clone(), sessions.clone(), stop.clone());
             accepting.spawn(async move {
                 // Dropping the socket closes it: whoever comes now is refused by the kernel.
-                stop.run_until_cancelled(accept(&socket, &listener, &shared, &sessions, &permits)).await;
+                stop.run_until_cancelled(accept(&socket, &listener, &shared, &sessions)).await;
             });
         }
         accepting.close();
@@ -82,24 +114,29 @@ impl Server {
         if !sessions.is_empty() {
             tracing::info!(sessions = sessions.len(), "stopping: waiting for sessions to end (a second signal ends them now)");
         }
-        let drained = now.run_until_cancelled(tokio::time::timeout(DRAIN, sessions.wait())).await;
+        let drained = controls.now.run_until_cancelled(tokio::time::timeout(DRAIN, sessions.wait())).await;
         if !matches!(drained, Some(Ok(()))) {
             tracing::info!(sessions = sessions.len(), "stopped with sessions open");
         }
     }
 }
 
-async fn accept(socket: &TcpListener, listener: &Arc<Listener>, shared: &Arc<Shared>, sessions: &TaskTracker, permits: &Arc<Semaphore>) {
+/// Made-up salts are the same on all replicas that share a key, so that they tell nothing of who exists.
+fn mock_secret(shared: Option<&Secret>) -> Secret {
+    if let Some(key) = shared {
+        return Secret::new([b"made-up salts", key.expose()].concat());
+    }
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
+    Secret::new(bytes)
+}
+
+async fn accept(socket: &Socket, listener: &Arc<Listener>, shared: &Arc<Shared>, sessions: &TaskTracker) {
     let mut exhausted = false;
     loop {
         match socket.accept().await {
-            Ok((stream, peer)) => {
+            Ok(accepted) => {
                 exhausted = false;
-                let options = SockRef::from(&stream);
-                // Neither option is worth a login when the kernel refuses it.
-                let _ = options.set_tcp_nodelay(true);
-                let _ = options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
-                let accepted = Accepted { stream, peer, permit: permits.clone().try_acquire_owned().ok() };
                 let (listener, shared, tracker) = (listener.clone(), shared.clone(), sessions.clone());
                 sessions.spawn(async move {
                     if let Some(established) = session::open(&shared, &listener, accepted).await {
@@ -123,4 +160,29 @@ async fn accept(socket: &TcpListener, listener: &Arc<Listener>, shared: &Arc<Sha
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// Takes new certificates into use when their files change. What cannot be used is reported once, and the old stays.
+async fn keep_current(certificates: &[Arc<ListenerTls>], reload: &Notify) {
+    let mut reported = vec![None; certificates.len()];
+    loop {
+        let asked = tokio::time::timeout(CERTIFICATE_CHECK, reload.notified()).await.is_ok();
+        for (tls, reported) in certificates.iter().zip(&mut reported) {
+            let file = tls.certificate_file().display();
+            match tls.reload(asked) {
+                Ok(true) => {
+                    *reported = None;
+                    tracing::info!(certificate = %file, "certificate read again and in use");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let text = error.to_string();
+                    if asked || reported.as_ref() != Some(&text) {
+                        tracing::error!(certificate = %file, error = text, "certificate cannot be read again; the old one stays in use");
+                    }
+                    *reported = Some(text);
+                }
+            }
+        }
+    }
 }

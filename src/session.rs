@@ -1,32 +1,39 @@
 //! One connection from top to bottom: the only file that sees both legs.
 //!
-//! negotiate → route → credentials → connect upstream → log in → welcome → splice. Each phase consumes what the one
-//! before gave. The splice runs as a task of its own, so that the login's state does not live as long as the session.
+//! negotiate → authenticate → route → credentials → connect upstream → log in → welcome → splice. Each phase consumes what
+//! the one before gave. The splice runs as a task of its own, so that the login's state does not live as long as the session.
 
+mod cancel_request;
 mod facts;
+mod identify;
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
-use crate::cancel::{self, Registration, Registry};
-use crate::client::negotiate::Wish;
-use crate::client::{self, version};
-use crate::config::{Limits, Listener, Target};
+use crate::cancel::{Cancels, Destination, Registration};
+use crate::client::authenticate::Judge;
+use crate::client::negotiate::{self, Negotiated, Wish};
+use crate::client::penalty::Penalties;
+use crate::client::stream::{ClientStream, Peer, Security};
+use crate::client::{reject, version, welcome};
+use crate::config::{Limits, Listener, Target, User};
 use crate::credentials::{Broker, Lease, Request};
 use crate::error::{Ending, Kind, Refusal};
-use crate::route::{Route, route};
+use crate::places::{Place, Places, Taken};
+use crate::route::{Asked, Route, route};
 use crate::splice::splice;
+use crate::upstream::Connection;
 use crate::upstream::connect::connect;
 use crate::upstream::log_in::{LogInError, LoggedIn, log_in};
 use crate::upstream::startup_parameters::forward;
-use crate::upstream::{self, Connection};
-use crate::wire::startup::{CancelRequest, StartupMessage};
+use crate::wire::proxy_header;
+use crate::wire::startup::StartupMessage;
 use facts::Facts;
 
 /// What all sessions share.
@@ -34,37 +41,47 @@ pub struct Shared {
     /// Credentials and endpoints.
     pub broker: Broker,
     /// Sessions that can be cancelled.
-    pub cancels: Arc<Registry>,
+    pub cancels: Arc<Cancels>,
     /// Bounds on clients.
     pub limits: Limits,
+    /// How many sessions there may be.
+    pub places: Places,
+    /// What the configuration says of users.
+    pub users: HashMap<String, Arc<User>>,
+    /// Every target, by name.
+    pub targets: HashMap<String, Arc<Target>>,
+    /// Judges passwords.
+    pub judge: Judge,
+    /// Addresses whose logins have failed repeatedly.
+    pub penalties: Penalties,
+    /// Addresses that have sent cancel requests for sessions which are not known here.
+    pub cancel_penalties: Penalties,
     /// Cancelled when the proxy stops: logins under way are refused from then on.
     pub stopping: CancellationToken,
 }
 
 /// A client just accepted.
-pub struct Accepted {
-    /// Its connection.
-    pub stream: TcpStream,
-    /// Its address.
-    pub peer: SocketAddr,
-    /// `None`: the limit on sessions is reached.
-    pub permit: Option<OwnedSemaphorePermit>,
+pub enum Accepted {
+    /// Over the network.
+    Tcp(TcpStream, std::net::SocketAddr),
+    /// Through a unix socket, as this operating system user.
+    Unix(UnixStream, u32),
 }
 
 /// A session whose login is done: all that is left is to move bytes.
 pub struct Established {
-    client: TcpStream,
+    client: ClientStream,
     upstream: Connection,
     facts: Facts,
     // Held for what their drop does.
     _registration: Option<Registration>,
-    _permit: OwnedSemaphorePermit,
+    _places: Taken,
 }
 
 impl Established {
     /// Moves bytes until both sides have ended.
     pub async fn run(self) {
-        let Self { client, upstream, facts, _registration, _permit } = self;
+        let Self { client, upstream, facts, _registration, _places } = self;
         let outcome = splice(client, upstream.stream).await;
         facts.log_ended(&outcome);
     }
@@ -72,27 +89,35 @@ impl Established {
 
 /// Serves a connection up to the end of its login. `None`: it was a cancel, or it is over.
 pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> Option<Established> {
-    let Accepted { mut stream, peer, permit } = accepted;
-    let mut login = Login { shared, listener, facts: Facts::new(peer) };
-    let ending = match client::negotiate::negotiate(&mut stream, shared.limits.startup_timeout).await {
-        Ok(Wish::Cancel(request)) => {
-            forward_cancel(shared, peer, &request).await;
+    let mut login = Login { shared, listener, facts: Facts::new(&accepted), places: Taken::default() };
+    let (mut stream, ending) = match login.negotiate(accepted).await {
+        Ok(Negotiated { stream, wish: Ok(Wish::Cancel(request)), .. }) => {
+            cancel_request::serve(shared, listener, &login.facts.client, &request).await;
+            // The close, which is the only answer, says that the server has acted.
+            drop(stream);
             return None;
         }
-        Ok(Wish::Session(startup)) => match login.serve(&mut stream, &startup, permit).await {
-            Ok((upstream, registration, permit)) => {
-                login.facts.log_opened();
-                return Some(Established { client: stream, upstream, facts: login.facts, _registration: registration, _permit: permit });
+        Ok(Negotiated { mut stream, security, wish: Ok(Wish::Session(startup)) }) => {
+            match login.serve(&mut stream, &security, &startup).await {
+                Ok((upstream, registration)) => {
+                    login.facts.log_opened();
+                    let Login { facts, places, .. } = login;
+                    return Some(Established { client: stream, upstream, facts, _registration: registration, _places: places });
+                }
+                Err(ending) => (stream, ending),
             }
-            Err(ending) => ending,
-        },
-        Err(ending) => ending,
+        }
+        Ok(Negotiated { stream, wish: Err(ending), .. }) => (stream, ending),
+        Err(ending) => {
+            login.facts.log_failed(&ending);
+            return None;
+        }
     };
     login.facts.log_failed(&ending);
     match ending {
-        Ending::Refused(refusal) => client::reject::send(stream, &client::reject::error_response(&refusal, &login.facts.id)).await,
-        Ending::ServerError(response) => client::reject::send(stream, &response).await,
-        Ending::ClientGone | Ending::StartupTimeout => {}
+        Ending::Refused(refusal) => reject::send(&mut stream, &reject::error_response(&refusal, &login.facts.id)).await,
+        Ending::ServerError(response) => reject::send(&mut stream, &response).await,
+        Ending::ClientGone | Ending::StartupTimeout | Ending::TlsFailed(_) => {}
     }
     None
 }
@@ -101,39 +126,65 @@ struct Login<'a> {
     shared: &'a Shared,
     listener: &'a Listener,
     facts: Facts,
+    places: Taken,
 }
 
 impl Login<'_> {
-    /// Phases 4 to 7, and the client's welcome.
+    /// Phase 2, behind a PROXY header where the listener has the client's address believed to one.
+    async fn negotiate(&mut self, accepted: Accepted) -> Result<Negotiated, Ending> {
+        let deadline = self.deadline();
+        let negotiation = async {
+            match accepted {
+                Accepted::Unix(unix, _) => negotiate::unix(unix).await,
+                Accepted::Tcp(mut tcp, peer) => {
+                    if self.listener.proxy_protocol_from.iter().any(|network| network.contains(&peer.ip().to_canonical())) {
+                        let header = proxy_header::read(&mut tcp).await?;
+                        self.facts.client = Peer::Network(header.source.unwrap_or(peer));
+                        self.facts.vpc_endpoint = header.vpc_endpoint;
+                    }
+                    negotiate::tcp(tcp, &self.listener.tls).await
+                }
+            }
+        };
+        timeout_at(deadline, negotiation).await.unwrap_or(Err(Ending::StartupTimeout))
+    }
+
+    /// Phases 3 to 7, and the client's welcome.
     async fn serve(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut ClientStream,
+        security: &Security,
         startup: &StartupMessage,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<(Connection, Option<Registration>, OwnedSemaphorePermit), Ending> {
+    ) -> Result<(Connection, Option<Registration>), Ending> {
         let shared = self.shared;
+        shared.places.take(&Place::Proxy, &mut self.places)?;
+        shared.places.take(&Place::Listener(self.listener.address.to_string()), &mut self.places)?;
+        let user = utf8("user name", startup.parameter("user"))?.unwrap_or_default();
+        let settings = shared.users.get(user).map(|user| &**user);
+        self.facts.user = user.to_string();
+        timeout_at(self.deadline(), self.identify(stream, security, user, settings))
+            .await
+            .unwrap_or_else(|_| Err(Refusal::new(Kind::StartupTimeout, "canceling authentication due to timeout").into()))?;
         self.facts.phases.startup = self.facts.opened.elapsed();
-        let permit = permit.ok_or_else(|| {
-            Refusal::new(Kind::TooManySessions, "sorry, too many clients already")
-                .because(format!("limits.max_sessions = {}", shared.limits.max_sessions))
-        })?;
-        let route = route(self.listener, startup)?;
+        let database = utf8("database name", startup.parameter("database"))?;
+        let route = route(self.listener, &Asked { user, settings, database, server_name: security.server_name.as_deref() })?;
         self.facts.target.clone_from(&route.target.name);
+        shared.places.take(&Place::Target(route.target.name.clone()), &mut self.places)?;
+        shared.places.take(&Place::User(user.to_string()), &mut self.places)?;
         // Given up as soon as the client leaves or the proxy stops.
         let LoggedIn { connection, settings, key, ready } = tokio::select! {
             result = self.log_in(&route, startup) => result?,
-            () = client::gone(stream) => return Err(Ending::ClientGone),
+            () = stream.gone() => return Err(Ending::ClientGone),
             () = shared.stopping.cancelled() => return Err(Refusal::new(Kind::ShuttingDown, "the proxy is shutting down").into()),
         };
         let agreement = version::agree(startup);
         let registration = key.map(|key| {
-            let (address, server_name) = (connection.address, connection.server_name.clone());
-            let destination = cancel::Destination { address, server_name, tls: route.target.tls.clone(), key };
-            shared.cancels.register(destination, agreement.version)
+            let (target, server_name) = (route.target.name.clone(), connection.server_name.to_str().into_owned());
+            shared.cancels.register(Destination { target, address: connection.address, server_name, key }, agreement.version)
         });
         let client_key = registration.as_ref().map(|registration| &registration.client_key);
-        client::welcome::welcome(stream, &agreement, &settings, client_key, &ready).await.map_err(|_| Ending::ClientGone)?;
-        Ok((connection, registration, permit))
+        welcome::welcome(stream, &agreement, &settings, client_key, &ready).await.map_err(|_| Ending::ClientGone)?;
+        Ok((connection, registration))
     }
 
     /// Phases 5 to 7. A credential from the cache that the server refuses is replaced once by a fresh one.
@@ -141,7 +192,8 @@ impl Login<'_> {
         let broker = &self.shared.broker;
         let started = Instant::now();
         let endpoint = broker.endpoint(&route.target).await?;
-        let request = Request { target: route.target.clone(), db_user: route.db_user.clone(), database: route.database.clone(), endpoint };
+        let Route { target, aws, db_user, db_groups, database } = route.clone();
+        let request = Request { target, aws, db_user, db_groups, database, endpoint };
         let lease = broker.credential(&request).await?;
         self.facts.phases.credentials = started.elapsed();
         match self.attempt(&request, &lease, startup).await {
@@ -167,7 +219,8 @@ impl Login<'_> {
         self.facts.upstream = Some(connection.address);
         self.facts.phases.connect = started.elapsed();
         let started = Instant::now();
-        let forwarded = forward(target, &startup.parameters, &credential.db_user, database);
+        let person = target.application_name_suffix.then(|| self.facts.person());
+        let forwarded = forward(target, &startup.parameters, &credential.db_user, database, person.as_deref());
         if !forwarded.dropped.is_empty() {
             let names = forwarded.dropped.iter().map(|name| String::from_utf8_lossy(name)).collect::<Vec<_>>().join(", ");
             tracing::debug!(session = self.facts.id, names, "startup parameters not forwarded");
@@ -175,6 +228,11 @@ impl Login<'_> {
         let logged_in = log_in(connection, &forwarded.parameters, &credential.db_user, &credential.password).await?;
         self.facts.phases.log_in = started.elapsed();
         Ok(logged_in)
+    }
+
+    /// Until when the client must have sent its last login byte.
+    fn deadline(&self) -> tokio::time::Instant {
+        (self.facts.opened + self.shared.limits.startup_timeout).into()
     }
 }
 
@@ -224,16 +282,10 @@ fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, Refus
     }
 }
 
-/// Never answered: the client's connection is closed once the server has acted.
-async fn forward_cancel(shared: &Shared, client: SocketAddr, request: &CancelRequest) {
-    let pid = request.process_id;
-    let Some(destination) = shared.cancels.find(request) else {
-        tracing::info!(%client, pid, "cancel request with a key of no session");
-        return;
-    };
-    let cancel::Destination { address: upstream, server_name, tls, key } = &*destination;
-    match upstream::cancel::send(*upstream, server_name.clone(), tls, key).await {
-        Ok(()) => tracing::info!(%client, %upstream, pid, "cancel request forwarded"),
-        Err(error) => tracing::warn!(%client, %upstream, pid, %error, "cancel request not forwarded"),
-    }
+/// Names decide where a login goes, and AWS takes text only.
+fn utf8<'a>(what: &str, value: Option<&'a bytes::Bytes>) -> Result<Option<&'a str>, Refusal> {
+    value
+        .map(|value| std::str::from_utf8(value))
+        .transpose()
+        .map_err(|_| Refusal::new(Kind::InvalidAuthorization, format!("{what} is not valid UTF-8")))
 }

@@ -1,14 +1,22 @@
-//! From an accepted connection to what the client wants: a session, or a cancel.
-
-use std::time::Duration;
+//! From an accepted connection to what the client wants: a session, or a cancel; in clear or over TLS.
+//!
+//! The plain socket is consumed by the answer to an encryption request. Every read up to there is exact, so no byte that
+//! came in clear is left over for the encrypted connection (CVE-2021-23214), and a `ClientHello` that a client has sent
+//! behind its SSLRequest without waiting is still in the kernel.
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
+use super::stream::{ClientStream, Security};
 use super::version;
+use crate::config::ClientTls;
 use crate::error::{Ending, Kind, Refusal};
+use crate::tls::listener::{ListenerTls, Secured};
 use crate::wire::Violation;
 use crate::wire::startup::{CancelRequest, Packet, StartupMessage, read_packet};
+
+/// First byte of a TLS record that opens a handshake; no length of a startup packet begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What the client wants.
 pub enum Wish {
@@ -18,49 +26,123 @@ pub enum Wish {
     Cancel(CancelRequest),
 }
 
-/// Answers encryption requests (with "no": this listener is plain) and reads the packet that decides.
-///
-/// # Errors
-/// [`Ending::StartupTimeout`] when that takes longer than `within`, however steadily the bytes drip in.
-pub async fn negotiate(stream: &mut TcpStream, within: Duration) -> Result<Wish, Ending> {
-    tokio::time::timeout(within, read_wish(stream)).await.unwrap_or(Err(Ending::StartupTimeout))
+/// A connection that has said what it wants, or has not.
+pub struct Negotiated {
+    /// The connection as it is protected now.
+    pub stream: ClientStream,
+    /// What is known of the client by it.
+    pub security: Security,
+    /// What it wants, or how it ends.
+    pub wish: Result<Wish, Ending>,
 }
 
-async fn read_wish(stream: &mut TcpStream) -> Result<Wish, Ending> {
+/// Negotiates encryption with a TCP client, and reads the packet that decides.
+///
+/// # Errors
+/// The connection cannot even be answered any more.
+pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Ending> {
+    let mut first = [0];
+    let direct = tcp.peek(&mut first).await.map_err(|_| Ending::ClientGone)? == 1 && first[0] == TLS_HANDSHAKE;
+    if let (true, Some(acceptor)) = (direct, tls.acceptor()) {
+        return encrypted(tcp, acceptor, true).await;
+    }
     let (mut ssl_asked, mut gss_asked) = (false, false);
-    loop {
-        match read_packet(stream).await? {
+    let wish = loop {
+        match read_packet(&mut tcp).await {
             // Either may be asked once, in either order.
-            Packet::SslRequest if !ssl_asked => {
+            Ok(Packet::SslRequest) if !ssl_asked => {
                 ssl_asked = true;
-                decline(stream, "received unencrypted data after SSL request").await?;
-            }
-            Packet::GssEncRequest if !gss_asked => {
-                gss_asked = true;
-                decline(stream, "received unencrypted data after GSSAPI encryption request").await?;
-            }
-            Packet::SslRequest => return Err(refuse("received a second SSLRequest")),
-            Packet::GssEncRequest => return Err(refuse("received a second GSSENCRequest")),
-            Packet::Cancel(request) => return Ok(Wish::Cancel(request)),
-            Packet::Startup(startup) => {
-                version::check(&startup)?;
-                if startup.parameter("user").is_none_or(bytes::Bytes::is_empty) {
-                    return Err(Refusal::new(Kind::InvalidAuthorization, "no PostgreSQL user name specified in startup packet").into());
+                match tls.acceptor() {
+                    Some(acceptor) => {
+                        tcp.write_all(b"S").await.map_err(|_| Ending::ClientGone)?;
+                        return encrypted(tcp, acceptor, false).await;
+                    }
+                    None => {
+                        if let Err(ending) = decline(&mut tcp, "received unencrypted data after SSL request").await {
+                            break Err(ending);
+                        }
+                    }
                 }
-                return Ok(Wish::Session(startup));
             }
+            Ok(Packet::GssEncRequest) if !gss_asked => {
+                gss_asked = true;
+                if let Err(ending) = decline(&mut tcp, "received unencrypted data after GSSAPI encryption request").await {
+                    break Err(ending);
+                }
+            }
+            Ok(Packet::Startup(_)) if tls.is_required() => {
+                break Err(Refusal::new(Kind::InvalidAuthorization, "this address takes encrypted connections only")
+                    .hint("sslmode=require")
+                    .into());
+            }
+            other => break wish(other.map_err(Ending::from)),
+        }
+    };
+    Ok(Negotiated { stream: ClientStream::Plain(tcp), security: Security::default(), wish })
+}
+
+/// Reads the packet that decides from a client on a unix socket, where encryption would protect nothing.
+///
+/// # Errors
+/// As [`tcp`].
+pub async fn unix(mut unix: UnixStream) -> Result<Negotiated, Ending> {
+    let (mut ssl_asked, mut gss_asked) = (false, false);
+    let wish = loop {
+        match read_packet(&mut unix).await {
+            Ok(Packet::SslRequest) if !ssl_asked => {
+                ssl_asked = true;
+                unix.write_all(b"N").await.map_err(|_| Ending::ClientGone)?;
+            }
+            Ok(Packet::GssEncRequest) if !gss_asked => {
+                gss_asked = true;
+                unix.write_all(b"N").await.map_err(|_| Ending::ClientGone)?;
+            }
+            other => break wish(other.map_err(Ending::from)),
+        }
+    };
+    Ok(Negotiated { stream: ClientStream::Unix(unix), security: Security::default(), wish })
+}
+
+async fn encrypted(tcp: TcpStream, acceptor: &ListenerTls, direct: bool) -> Result<Negotiated, Ending> {
+    let secured = acceptor.accept(tcp).await.map_err(|error| Ending::TlsFailed(error.to_string()))?;
+    if direct && !secured.spoke_postgresql() {
+        // Without the name, a browser could be made to speak to this port: PostgreSQL 17 refuses it too.
+        return Err(Ending::TlsFailed("direct TLS without ALPN protocol postgresql".to_string()));
+    }
+    let Secured { mut stream, server_name, binding, certificate } = secured;
+    let mut packet = read_packet(&mut stream).await;
+    if direct && matches!(packet, Ok(Packet::SslRequest)) {
+        stream.write_all(b"N").await.map_err(|_| Ending::ClientGone)?;
+        stream.flush().await.map_err(|_| Ending::ClientGone)?;
+        packet = read_packet(&mut stream).await;
+    }
+    let security = Security { tls: true, server_name, binding, certificate };
+    Ok(Negotiated { stream: ClientStream::Tls(Box::new(stream)), security, wish: wish(packet.map_err(Ending::from)) })
+}
+
+fn wish(packet: Result<Packet, Ending>) -> Result<Wish, Ending> {
+    match packet? {
+        Packet::SslRequest => Err(refuse("received a second SSLRequest")),
+        Packet::GssEncRequest => Err(refuse("received a second GSSENCRequest")),
+        Packet::Cancel(request) => Ok(Wish::Cancel(request)),
+        Packet::Startup(startup) => {
+            version::check(&startup)?;
+            if startup.parameter("user").is_none_or(bytes::Bytes::is_empty) {
+                return Err(Refusal::new(Kind::InvalidAuthorization, "no PostgreSQL user name specified in startup packet").into());
+            }
+            Ok(Wish::Session(startup))
         }
     }
 }
 
-/// Says "no" to an encryption request, unless the client went on without waiting for the answer: then its
-/// bytes would be read another way than it meant them (CVE-2021-23214).
+/// Says "no" to an encryption request, unless the client went on without waiting for the answer: then its bytes would be
+/// read another way than it meant them.
 async fn decline(stream: &mut TcpStream, stuffed: &'static str) -> Result<(), Ending> {
-    let mut byte = [0];
     let waiting = std::future::poll_fn(|cx| {
+        let mut byte = [0];
         let mut buffer = tokio::io::ReadBuf::new(&mut byte);
         let poll = stream.poll_peek(cx, &mut buffer);
-        std::task::Poll::Ready(matches!(poll, std::task::Poll::Ready(Ok(_))) && !buffer.filled().is_empty())
+        std::task::Poll::Ready(matches!(poll, std::task::Poll::Ready(Ok(1..))))
     });
     if waiting.await {
         return Err(refuse(stuffed));

@@ -1,8 +1,7 @@
 //! The end of a client's login: everything from `AuthenticationOk` to `ReadyForQuery` in one write.
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::version::Agreement;
 use crate::wire::backend::{BackendKey, Raw, encode_authentication_ok, encode_negotiate_protocol_version};
@@ -11,8 +10,8 @@ use crate::wire::backend::{BackendKey, Raw, encode_authentication_ok, encode_neg
 ///
 /// # Errors
 /// The client's socket failed.
-pub async fn welcome(
-    stream: &mut TcpStream,
+pub async fn welcome<S: AsyncWrite + Unpin>(
+    stream: &mut S,
     agreement: &Agreement,
     settings: &[Raw],
     key: Option<&BackendKey>,
@@ -30,5 +29,6 @@ pub async fn welcome(
         key.encode(&mut out);
     }
     ready.encode(&mut out);
-    stream.write_all(&out).await
+    stream.write_all(&out).await?;
+    stream.flush().await
 }

@@ -9,25 +9,35 @@ mod problem;
 mod raw;
 mod redshift_rules;
 mod target_url;
+mod users_file;
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
 pub use problem::{ConfigError, Problem};
 pub use raw::{LogFormat, LogLevel};
 pub use redshift_rules::{check_database, check_db_user};
 
+use crate::secret::Secret;
+use crate::tls::listener::ListenerTls;
 use crate::tls::upstream::UpstreamTls;
+use crate::verifier::Verifier;
 
 /// Everything that `run` needs to know.
 #[derive(Debug)]
 pub struct Config {
     /// Where clients come in.
     pub listeners: Vec<Listener>,
+    /// Who may log in where a password or a restriction says so, by name.
+    pub users: HashMap<String, Arc<User>>,
+    /// Key that replicas share, for cancel requests that reach another one than their session.
+    pub cancel_key: Option<Secret>,
     /// Bounds on what clients may use.
     pub limits: Limits,
     /// How the log is written, where flags and environment do not say.
@@ -39,10 +49,162 @@ pub struct Config {
 /// One listening address.
 #[derive(Debug)]
 pub struct Listener {
-    /// Loopback, since `auth = "trust"` is all there is.
-    pub address: SocketAddr,
+    /// Where it listens.
+    pub address: Address,
     /// At least one.
     pub targets: Vec<Arc<Target>>,
+    /// Encryption of the client leg.
+    pub tls: ClientTls,
+    /// Who proves what, in order; whom none fits is refused.
+    pub rules: Vec<Rule>,
+    /// Which certificate is which user; empty: its names are user names.
+    pub certificate_map: Vec<CertificateMapping>,
+    /// Sources that begin with a PROXY header; empty: nobody does.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Sessions at a time.
+    pub max_sessions: Option<usize>,
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A network address.
+    Tcp(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Whether only processes of this machine reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Encryption of a listener's client leg.
+#[derive(Debug, Clone)]
+pub enum ClientTls {
+    /// Clients that ask for it are told no.
+    Off,
+    /// Clients may ask for it.
+    Optional(Arc<ListenerTls>),
+    /// Sessions without it are refused. Cancel requests are not: most drivers send them in clear.
+    Required(Arc<ListenerTls>),
+}
+
+impl ClientTls {
+    /// What to perform handshakes with.
+    pub fn acceptor(&self) -> Option<&Arc<ListenerTls>> {
+        match self {
+            Self::Off => None,
+            Self::Optional(tls) | Self::Required(tls) => Some(tls),
+        }
+    }
+
+    /// Whether sessions without TLS are refused.
+    pub fn is_required(&self) -> bool {
+        matches!(self, Self::Required(_))
+    }
+}
+
+/// How a client proves who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// Not at all.
+    Trust,
+    /// SCRAM-SHA-256, with -PLUS over TLS.
+    ScramSha256,
+    /// MD5 challenge, for tools that can do nothing better.
+    Md5,
+    /// The password itself, over TLS or loopback only.
+    Password,
+    /// A client certificate.
+    Cert,
+    /// The operating system's word for it, on unix sockets.
+    Peer,
+    /// Nobody is let in.
+    Reject,
+}
+
+/// Which proof is asked of whom.
+#[derive(Debug)]
+pub struct Rule {
+    /// Where the client is.
+    pub from: Location,
+    /// Names that it covers; `None`: all.
+    pub users: Option<Vec<String>>,
+    /// The proof.
+    pub auth: Auth,
+}
+
+/// Where a client is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Location {
+    /// Anywhere.
+    Anywhere,
+    /// On a unix socket.
+    Local,
+    /// In a network.
+    Network(IpNet),
+}
+
+impl Location {
+    /// Whether a client at this address is there; `None` is a unix socket.
+    pub fn includes(&self, address: Option<IpAddr>) -> bool {
+        match (self, address) {
+            (Self::Anywhere, _) | (Self::Local, None) => true,
+            // An IPv4 client of a dual-stack socket is meant by IPv4 networks.
+            (Self::Network(network), Some(address)) => network.contains(&address.to_canonical()),
+            (Self::Local, Some(_)) | (Self::Network(_), None) => false,
+        }
+    }
+}
+
+/// A line of the map from certificates to users, as in PostgreSQL's `pg_ident.conf`.
+#[derive(Debug)]
+pub struct CertificateMapping {
+    /// Which name in a certificate it is about.
+    pub certificate: NamePattern,
+    /// The user that such a certificate may be; `\1` is what the expression's first group matched.
+    pub user: String,
+}
+
+/// A name, or an expression for names.
+#[derive(Debug)]
+pub enum NamePattern {
+    /// This name.
+    Exact(String),
+    /// Names that match as a whole.
+    Expression(regex_lite::Regex),
+}
+
+/// A person or tool that logs in to the proxy.
+#[derive(Debug, Default, Clone)]
+pub struct User {
+    /// What its password is verified with.
+    pub verifier: Option<Verifier>,
+    /// Names of the targets that it may use; `None`: all.
+    pub targets: Option<Vec<String>>,
+    /// Database user in place of the target's.
+    pub db_user: Option<String>,
+    /// `DbGroups` in place of the target's.
+    pub db_groups: Option<Vec<String>>,
+    /// `RoleArn` in place of the target's.
+    pub role_arn: Option<String>,
+    /// Sessions at a time.
+    pub max_sessions: Option<usize>,
 }
 
 /// One database server and the way to its credentials.
@@ -66,8 +228,14 @@ pub struct Target {
     pub tls: UpstreamTls,
     /// Identity with which AWS is asked.
     pub aws: AwsIdentity,
+    /// `RoleSessionName` of roles that are assumed for a person: `{user}` stands for the name.
+    pub session_name_of_person: Option<String>,
     /// Startup parameters that are not forwarded, besides those that the engine refuses.
     pub ignore_startup_parameters: Vec<String>,
+    /// Whether the server's `application_name` tells who the client is, and where.
+    pub application_name_suffix: bool,
+    /// Sessions at a time.
+    pub max_sessions: Option<usize>,
 }
 
 /// A value that the target may leave to the client.
@@ -203,6 +371,10 @@ pub struct Role {
     pub arn: String,
     /// `ExternalId`
     pub external_id: Option<String>,
+    /// `RoleSessionName`, where it is not the proxy's own.
+    pub session_name: Option<String>,
+    /// The client's name, where it travels: then it is `SourceIdentity` and a session tag too.
+    pub person: Option<String>,
 }
 
 /// Bounds on what clients may use.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -32,6 +32,10 @@ pub(super) struct File {
     #[serde(default)]
     pub target: BTreeMap<String, Spanned<Target>>,
     #[serde(default)]
+    pub user: BTreeMap<String, Spanned<User>>,
+    pub users_file: Key<String>,
+    pub cancel_key_file: Key<String>,
+    #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
     pub log: Log,
@@ -43,6 +47,44 @@ pub(super) struct Listener {
     pub address: Key<String>,
     pub targets: Key<Vec<Spanned<String>>>,
     pub auth: Key<String>,
+    #[serde(default)]
+    pub rule: Vec<Spanned<Rule>>,
+    pub tls: Key<String>,
+    pub certificate: Key<String>,
+    pub key: Key<String>,
+    pub client_ca: Key<String>,
+    pub client_crl: Key<String>,
+    #[serde(default)]
+    pub certificate_map: Vec<Spanned<CertificateMap>>,
+    pub proxy_protocol: Key<bool>,
+    pub proxy_protocol_from: Key<Vec<Spanned<String>>>,
+    pub max_sessions: Key<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rule {
+    pub from: Key<String>,
+    pub users: Option<Vec<String>>,
+    pub auth: Key<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CertificateMap {
+    pub certificate: Key<String>,
+    pub user: Key<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct User {
+    pub password: Key<String>,
+    pub targets: Key<Vec<Spanned<String>>>,
+    pub db_user: Key<String>,
+    pub db_groups: Key<Vec<Spanned<String>>>,
+    pub role_arn: Key<String>,
+    pub max_sessions: Key<i64>,
 }
 
 #[derive(Deserialize)]
@@ -68,9 +110,12 @@ pub(super) struct Target {
     pub profile: Key<String>,
     pub role_arn: Key<String>,
     pub external_id: Key<String>,
+    pub session_name: Key<String>,
     pub endpoint_url: Key<String>,
     pub sts_endpoint_url: Key<String>,
     pub ignore_startup_parameters: Key<Vec<String>>,
+    pub application_name_suffix: Key<bool>,
+    pub max_sessions: Key<i64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -117,6 +162,14 @@ impl Source {
 
     pub(super) fn url(name: String, text: String) -> Result<Self, ConfigError> {
         Self::parse(Label::Url(name), text)
+    }
+
+    /// A path in a file is relative to the file's folder, one in a URL to the working directory.
+    pub(super) fn path(&self, text: &str) -> PathBuf {
+        match &self.label {
+            Label::File(name) => Path::new(name).parent().unwrap_or(Path::new("")).join(text),
+            Label::Url(_) => PathBuf::from(text),
+        }
     }
 
     /// `file:line`, or the URL.

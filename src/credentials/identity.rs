@@ -10,17 +10,17 @@ use std::time::{Duration, SystemTime};
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
-use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_sts::types::Tag;
 use aws_types::origin::Origin;
 use tokio::sync::OnceCell;
 
 use super::failure;
-use crate::config::{AwsIdentity, Target};
+use crate::config::{AwsIdentity, Role};
 use crate::error::Refusal;
 
 /// One attempt at a call, and all attempts together: a login waits for them.
@@ -34,6 +34,10 @@ const RENEW_AHEAD: Duration = Duration::from_mins(5);
 const UNDATED_LIFE: Duration = Duration::from_mins(15);
 /// `RoleSessionName` in CloudTrail.
 const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
+/// Key of the session tag that names the person.
+const PERSON_TAG: &str = "pg-iam-proxy:user";
+/// Identities may be as many as people. Above this many, those that nobody is using at the moment are dropped.
+const SWEEP_ABOVE: usize = 1_000;
 
 /// Who we are for one target, ready to be used.
 #[derive(Debug)]
@@ -63,16 +67,19 @@ type Cell = Arc<OnceCell<Arc<Aws>>>;
 pub struct Identities(Mutex<HashMap<(AwsIdentity, String), Cell>>);
 
 impl Identities {
-    /// The identity of a target, with credentials that are valid now.
+    /// An identity in a region, with credentials that are valid now.
     ///
     /// # Errors
     /// There are none, or their source fails.
-    pub async fn of(&self, target: &Target) -> Result<Arc<Aws>, Refusal> {
+    pub async fn of(&self, identity: &AwsIdentity, region: &str) -> Result<Arc<Aws>, Refusal> {
         let cell = {
             let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            cells.entry((target.aws.clone(), target.region.clone())).or_default().clone()
+            if cells.len() >= SWEEP_ABOVE {
+                cells.retain(|_, cell| Arc::strong_count(cell) > 1);
+            }
+            cells.entry((identity.clone(), region.to_string())).or_default().clone()
         };
-        let aws = cell.get_or_init(|| async { Arc::new(load(&target.aws, target.region.clone()).await) }).await.clone();
+        let aws = cell.get_or_init(|| async { Arc::new(load(identity, region.to_string()).await) }).await.clone();
         // Asked for here, so that a missing identity is told apart from a failing call.
         aws.credentials().await?;
         Ok(aws)
@@ -96,11 +103,8 @@ async fn load(identity: &AwsIdentity, region: String) -> Aws {
     let mut provider = cached(base.credentials_provider().expect("the chain is a provider, whether it finds credentials or not"));
     if let Some(role) = &identity.role {
         let sts = with_endpoint(base.clone(), identity.sts_endpoint_url.as_ref().or(identity.endpoint_url.as_ref()));
-        let mut assume = AssumeRoleProvider::builder(&role.arn).session_name(ROLE_SESSION_NAME).region(region).configure(&sts);
-        if let Some(external_id) = &role.external_id {
-            assume = assume.external_id(external_id);
-        }
-        provider = cached(SharedCredentialsProvider::new(assume.build_from_provider(provider).await));
+        let client = aws_sdk_sts::Client::from_conf(aws_sdk_sts::config::Builder::from(&sts).credentials_provider(provider).build());
+        provider = cached(SharedCredentialsProvider::new(AssumeRole { client, role: role.clone() }));
     }
     let config = base.into_builder().credentials_provider(provider.clone()).build();
     Aws { config: with_endpoint(config, identity.endpoint_url.as_ref()), provider }
@@ -116,6 +120,51 @@ fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
         }
         None => config,
     }
+}
+
+/// `sts:AssumeRole`. Not the SDK's own provider: that one cannot say who the source identity is.
+#[derive(Debug)]
+struct AssumeRole {
+    client: aws_sdk_sts::Client,
+    role: Role,
+}
+
+impl AssumeRole {
+    async fn credentials(&self) -> Result<Credentials, CredentialsError> {
+        let Role { arn, external_id, session_name, person } = &self.role;
+        let mut call = self
+            .client
+            .assume_role()
+            .role_arn(arn)
+            .set_external_id(external_id.clone())
+            .role_session_name(session_name.as_deref().map_or(ROLE_SESSION_NAME.to_string(), acceptable));
+        if let Some(person) = person {
+            // For CloudTrail: who it is stays with the session, whatever roles are assumed from it.
+            let tag = Tag::builder().key(PERSON_TAG).value(acceptable(person)).build().map_err(CredentialsError::unhandled)?;
+            call = call.source_identity(acceptable(person)).tags(tag);
+        }
+        let answer = call.send().await.map_err(CredentialsError::provider_error)?;
+        let credentials = answer.credentials.ok_or_else(|| CredentialsError::unhandled("sts:AssumeRole: AWS gave an incomplete answer"))?;
+        let expiry = SystemTime::try_from(credentials.expiration).map_err(CredentialsError::unhandled)?;
+        let (id, secret, token) = (credentials.access_key_id, credentials.secret_access_key, credentials.session_token);
+        Ok(Credentials::new(id, secret, Some(token), Some(expiry), "pg-iam-proxy AssumeRole"))
+    }
+}
+
+impl ProvideCredentials for AssumeRole {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+/// STS takes letters, digits and `_=,.@+-` in the names of sessions and people, 2 to 64 of them.
+fn acceptable(name: &str) -> String {
+    let kept = |c: char| if c.is_ascii_alphanumeric() || "_=,.@+-".contains(c) { c } else { '-' };
+    let name: String = name.chars().map(kept).take(64).collect();
+    if name.len() < 2 { format!("{name}--") } else { name }
 }
 
 fn cached(source: SharedCredentialsProvider) -> SharedCredentialsProvider {

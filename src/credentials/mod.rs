@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use cache::{Cache, Expires};
 use identity::Identities;
 
-use crate::config::{Endpoint, EndpointSource, Engine, Target};
+use crate::config::{AwsIdentity, Endpoint, EndpointSource, Engine, Target};
 use crate::error::Refusal;
 use crate::secret::Secret;
 
@@ -60,19 +60,26 @@ pub struct Lease {
 pub struct Request {
     /// The server.
     pub target: Arc<Target>,
+    /// Who asks: the target's identity, or what the client's user has in its place.
+    pub aws: AwsIdentity,
     /// Database user to ask for.
     pub db_user: String,
+    /// `DbGroups` to ask for.
+    pub db_groups: Vec<String>,
     /// Database to open.
     pub database: String,
     /// Where the login will go.
     pub endpoint: Endpoint,
 }
 
-/// Cache key. A target fixes the AWS identity, region, call, groups, auto-create and duration.
+/// Cache key: everything that changes the answer. A target fixes region, call, auto-create and duration. The identity is in
+/// it with the person's name where that travels to AWS, so that nobody logs in with what was made in another's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     target: String,
+    aws: AwsIdentity,
     db_user: String,
+    db_groups: Vec<String>,
     /// Redshift passwords are for one database; RDS tokens for all of one endpoint.
     scope: String,
 }
@@ -83,7 +90,13 @@ impl Request {
             Engine::Redshift(_) => self.database.clone(),
             Engine::Rds(_) => self.endpoint.to_string(),
         };
-        Key { target: self.target.name.clone(), db_user: self.db_user.clone(), scope }
+        Key {
+            target: self.target.name.clone(),
+            aws: self.aws.clone(),
+            db_user: self.db_user.clone(),
+            db_groups: self.db_groups.clone(),
+            scope,
+        }
     }
 }
 
@@ -132,7 +145,7 @@ impl Broker {
                 // Boxed, as above all the SDK's futures are large and most logins never run them.
                 let discover = || {
                     Box::pin(async {
-                        let aws = self.identities.of(target).await?;
+                        let aws = self.identities.of(&target.aws, &target.region).await?;
                         let endpoint = discovery::discover(&aws, what, *port).await?;
                         tracing::info!(target = %target.name, upstream = %endpoint, "found the endpoint");
                         Ok(Discovered { endpoint, use_until: SystemTime::now() + ENDPOINT_LIFE })
@@ -150,9 +163,9 @@ impl Broker {
     }
 
     async fn mint(&self, request: &Request) -> Result<Credential, Refusal> {
-        let aws = self.identities.of(&request.target).await?;
+        let aws = self.identities.of(&request.aws, &request.target.region).await?;
         match &request.target.engine {
-            Engine::Redshift(redshift) => redshift::mint(&aws, redshift, &request.db_user, &request.database).await,
+            Engine::Redshift(redshift) => redshift::mint(&aws, redshift, request).await,
             Engine::Rds(rds) => rds::mint(&aws, rds.signing_endpoint.as_ref().unwrap_or(&request.endpoint), &request.db_user).await,
         }
     }

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use aws_sdk_redshift::Client;
 use aws_smithy_types::DateTime;
 
-use super::Credential;
 use super::failure;
 use super::identity::Aws;
+use super::{Credential, Request};
 use crate::config::{ClusterName, Redshift, RedshiftApi};
 use crate::error::Refusal;
 use crate::secret::Secret;
@@ -16,24 +16,24 @@ use crate::secret::Secret;
 ///
 /// # Errors
 /// The call failed, or its answer lacks a member.
-pub async fn mint(aws: &Aws, redshift: &Redshift, db_user: &str, database: &str) -> Result<Credential, Refusal> {
+pub async fn mint(aws: &Aws, redshift: &Redshift, request: &Request) -> Result<Credential, Refusal> {
     let client = Client::new(&aws.config);
     let (identifier, domain) = match &redshift.cluster {
         ClusterName::Identifier(identifier) => (Some(identifier.clone()), None),
         ClusterName::CustomDomain(domain) => (None, Some(domain.clone())),
     };
     match &redshift.api {
-        RedshiftApi::GetClusterCredentials { auto_create, db_groups } => {
+        RedshiftApi::GetClusterCredentials { auto_create, .. } => {
             const ACTION: &str = "redshift:GetClusterCredentials";
             let answer = client
                 .get_cluster_credentials()
-                .db_user(db_user)
-                .db_name(database)
+                .db_user(&request.db_user)
+                .db_name(&request.database)
                 .set_cluster_identifier(identifier)
                 .set_custom_domain_name(domain)
                 .duration_seconds(redshift.duration_seconds)
                 .auto_create(*auto_create)
-                .set_db_groups((!db_groups.is_empty()).then(|| db_groups.clone()))
+                .set_db_groups(Some(request.db_groups.clone()).filter(|groups| !groups.is_empty()))
                 .send()
                 .await
                 .map_err(|error| failure::call_failed(ACTION, &error))?;
@@ -43,7 +43,7 @@ pub async fn mint(aws: &Aws, redshift: &Redshift, db_user: &str, database: &str)
             const ACTION: &str = "redshift:GetClusterCredentialsWithIAM";
             let answer = client
                 .get_cluster_credentials_with_iam()
-                .db_name(database)
+                .db_name(&request.database)
                 .set_cluster_identifier(identifier)
                 .set_custom_domain_name(domain)
                 .duration_seconds(redshift.duration_seconds)

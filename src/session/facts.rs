@@ -5,6 +5,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::Accepted;
+use crate::client::stream::Peer;
 use crate::error::{Ending, Refusal};
 use crate::splice::Outcome;
 
@@ -12,7 +14,11 @@ use crate::splice::Outcome;
 pub(super) struct Facts {
     /// What the client's DETAIL and the log have in common.
     pub id: String,
-    pub client: SocketAddr,
+    pub client: Peer,
+    /// VPC endpoint that the client came through, where a PROXY header says so.
+    pub vpc_endpoint: Option<String>,
+    /// Name that the client logs in with.
+    pub user: String,
     pub opened: Instant,
     pub target: String,
     pub db_user: String,
@@ -30,18 +36,37 @@ pub(super) struct Phases {
 }
 
 impl Facts {
-    pub(super) fn new(client: SocketAddr) -> Self {
+    pub(super) fn new(accepted: &Accepted) -> Self {
+        let client = match accepted {
+            Accepted::Tcp(_, address) => Peer::Network(*address),
+            Accepted::Unix(_, uid) => Peer::Local(*uid),
+        };
         let mut bytes = [0; 8];
         aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
         let id = format!("{:012x}", u64::from_be_bytes(bytes) >> 16);
-        let (target, db_user) = (String::new(), String::new());
-        Self { id, client, opened: Instant::now(), target, db_user, upstream: None, phases: Phases::default() }
+        Self {
+            id,
+            client,
+            vpc_endpoint: None,
+            user: String::new(),
+            opened: Instant::now(),
+            target: String::new(),
+            db_user: String::new(),
+            upstream: None,
+            phases: Phases::default(),
+        }
+    }
+
+    /// Who it is and where, for the server's own views.
+    pub(super) fn person(&self) -> String {
+        let Self { user, client, .. } = self;
+        client.ip().map_or_else(|| format!("{user}@local"), |address| format!("{user}@{address}"))
     }
 
     pub(super) fn log_opened(&self) {
-        let Self { id, client, target, db_user, phases, .. } = self;
+        let Self { id, client, user, target, db_user, phases, .. } = self;
         tracing::info!(
-            session = id, %client, target, db_user,
+            session = id, %client, vpc_endpoint = self.vpc_endpoint, user, target, db_user,
             upstream = self.upstream.map(tracing::field::display),
             startup_ms = millis(phases.startup),
             credentials_ms = millis(phases.credentials),
@@ -52,9 +77,9 @@ impl Facts {
     }
 
     pub(super) fn log_ended(&self, outcome: &Outcome) {
-        let Self { id, client, target, db_user, opened, .. } = self;
+        let Self { id, client, user, target, db_user, opened, .. } = self;
         tracing::info!(
-            session = id, %client, target, db_user,
+            session = id, %client, user, target, db_user,
             upstream = self.upstream.map(tracing::field::display),
             bytes_sent = outcome.sent,
             bytes_received = outcome.received,
@@ -77,6 +102,7 @@ impl Facts {
                 error = response.message(),
                 "login refused by the server"
             ),
+            Ending::TlsFailed(error) => tracing::info!(session = id, %client, error, "TLS handshake with the client failed"),
             Ending::ClientGone => tracing::debug!(session = id, %client, target, "client left before its login was done"),
             Ending::StartupTimeout => {
                 tracing::info!(session = id, %client, duration_ms = millis(opened.elapsed()), "client did not finish its startup in time");
@@ -85,14 +111,16 @@ impl Facts {
     }
 
     fn log_refused(&self, target: Option<&String>, refusal: &Refusal) {
-        let Self { id, client, .. } = self;
+        let Self { id, client, user, .. } = self;
+        let user = Some(user).filter(|user| !user.is_empty());
         // The level of an event is fixed where it stands.
         macro_rules! log {
             ($level:expr) => {
                 tracing::event!(
-                    $level, session = id, %client, target,
+                    $level, session = id, %client, user, target,
                     sqlstate = refusal.kind.sqlstate(),
                     refusal = &*refusal.message,
+                    detail = refusal.detail,
                     cause = refusal.cause,
                     "login refused"
                 )

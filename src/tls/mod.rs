@@ -3,10 +3,13 @@
 //! Architecture invariant: nothing here can make a verifier that accepts what webpki refuses, and the
 //! provider is always aws-lc-rs, named explicitly.
 
-pub mod channel_binding;
+mod channel_binding;
+mod client_certificate;
 mod failure;
+pub mod listener;
 mod roots;
 pub mod upstream;
 
+pub use client_certificate::CertificateNames;
 pub use failure::TlsFailure;
 pub use roots::{CaFileError, trusted_roots};

@@ -99,7 +99,11 @@ pub async fn connect_to(address: SocketAddr, server_name: ServerName<'static>, t
     secure(tcp, address, server_name, tls).await
 }
 
-async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
+/// All addresses of a server.
+///
+/// # Errors
+/// The name cannot be resolved.
+pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
     match timed(lookup_host((endpoint.host.as_str(), endpoint.port))).await {
         Ok(addresses) => Ok(addresses.collect()),
         Err(error) => Err(ConnectError::Resolve { host: endpoint.host.clone(), error }),

@@ -42,6 +42,9 @@ const NOT_ON_REDSHIFT: [&str; 9] = [
 /// Redshift's highest `extra_float_digits`; PostgreSQL drivers ask for 3.
 const REDSHIFT_EXTRA_FLOAT_DIGITS: &[u8] = b"2";
 
+/// `NAMEDATALEN` - 1.
+const LONGEST_NAME: usize = 63;
+
 /// What the server is given, and the names of what it is not.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Forwarded {
@@ -52,7 +55,9 @@ pub struct Forwarded {
 }
 
 /// Puts the login's own user and database in the client's place and leaves out what the engine refuses.
-pub fn forward(target: &Target, client: &[(Bytes, Bytes)], user: &str, database: &str) -> Forwarded {
+///
+/// `person`, where it is given, is appended to `application_name`, so that the server's own views tell who it is.
+pub fn forward(target: &Target, client: &[(Bytes, Bytes)], user: &str, database: &str, person: Option<&str>) -> Forwarded {
     let mut forwarded = Forwarded { parameters: Vec::with_capacity(client.len() + 1), dropped: Vec::new() };
     let mut has_database = false;
     for (name, value) in client {
@@ -73,7 +78,23 @@ pub fn forward(target: &Target, client: &[(Bytes, Bytes)], user: &str, database:
     if !has_database {
         forwarded.parameters.push((Bytes::from_static(b"database"), Bytes::copy_from_slice(database.as_bytes())));
     }
+    if let Some(person) = person {
+        append_person(&mut forwarded.parameters, person);
+    }
     forwarded
+}
+
+/// Servers cut names at 63 bytes: what the client calls itself gives way.
+fn append_person(parameters: &mut Vec<(Bytes, Bytes)>, person: &str) {
+    const NAME: &[u8] = b"application_name";
+    let position = parameters.iter().rposition(|(name, _)| name == NAME).unwrap_or_else(|| {
+        parameters.push((Bytes::from_static(NAME), Bytes::new()));
+        parameters.len() - 1
+    });
+    let own = &parameters[position].1;
+    let room = LONGEST_NAME.saturating_sub(person.len() + 1);
+    let suffixed = [&own[..own.len().min(room)], b" ", person.as_bytes()].concat();
+    parameters[position].1 = Bytes::copy_from_slice(suffixed.trim_ascii_start());
 }
 
 fn is_refused(target: &Target, name: &[u8]) -> bool {

@@ -268,6 +268,47 @@ pub fn encode_authentication_ok(out: &mut BytesMut) {
     message(out, b'R', |out| out.put_u32(0));
 }
 
+/// Appends an `AuthenticationCleartextPassword`.
+pub fn encode_cleartext_password(out: &mut BytesMut) {
+    message(out, b'R', |out| out.put_u32(3));
+}
+
+/// Appends an `AuthenticationMD5Password`.
+pub fn encode_md5_password(out: &mut BytesMut, salt: [u8; 4]) {
+    message(out, b'R', |out| {
+        out.put_u32(5);
+        out.put_slice(&salt);
+    });
+}
+
+/// Appends an `AuthenticationSASL` that offers these mechanisms, the favourite first.
+pub fn encode_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
+    message(out, b'R', |out| {
+        out.put_u32(10);
+        for name in mechanisms {
+            out.put_slice(name.as_bytes());
+            out.put_u8(0);
+        }
+        out.put_u8(0);
+    });
+}
+
+/// Appends an `AuthenticationSASLContinue`.
+pub fn encode_sasl_continue(out: &mut BytesMut, data: &[u8]) {
+    message(out, b'R', |out| {
+        out.put_u32(11);
+        out.put_slice(data);
+    });
+}
+
+/// Appends an `AuthenticationSASLFinal`.
+pub fn encode_sasl_final(out: &mut BytesMut, data: &[u8]) {
+    message(out, b'R', |out| {
+        out.put_u32(12);
+        out.put_slice(data);
+    });
+}
+
 /// Appends a `NegotiateProtocolVersion`: the version that will be spoken and the `_pq_.` options not understood.
 pub fn encode_negotiate_protocol_version(out: &mut BytesMut, version: ProtocolVersion, options: &[Bytes]) {
     message(out, b'v', |out| {
@@ -313,6 +354,31 @@ mod tests {
         assert_eq!(refusal(b'R', b"\0\0\0\x0aSCRAM-SHA-256"), text);
         assert_eq!(refusal(b'R', b"\0\0\0\x0d\0\0\0\0\0\0\0\x09salt"), text);
         assert_eq!(refusal(b'R', b"\0\0\0\x0d\0\0\0\0\0\0\0\x01s\0\0\0\x01n!"), text);
+    }
+
+    #[test]
+    fn our_authentication_requests_are_understood_by_ourselves() {
+        let mut out = BytesMut::new();
+        encode_cleartext_password(&mut out);
+        encode_md5_password(&mut out, [1, 2, 3, 4]);
+        encode_sasl(&mut out, &["A", "B"]);
+        encode_sasl_continue(&mut out, b"c");
+        encode_sasl_final(&mut out, b"");
+        encode_authentication_ok(&mut out);
+        let mut rest = &out[..];
+        for expected in [
+            Authentication::CleartextPassword,
+            Authentication::Md5Password { salt: [1, 2, 3, 4] },
+            Authentication::Sasl { mechanisms: vec!["A".to_string(), "B".to_string()] },
+            Authentication::SaslContinue("c".into()),
+            Authentication::SaslFinal(Bytes::new()),
+            Authentication::Ok,
+        ] {
+            let length = checked_body_length(rest[0], rest[1..5].try_into().unwrap()).unwrap();
+            assert_eq!(parse(raw(rest[0], &rest[5..5 + length])), Ok(Message::Authentication(expected)));
+            rest = &rest[5 + length..];
+        }
+        assert_eq!(rest, b"");
     }
 
     #[test]

@@ -8,6 +8,8 @@
 
 pub mod backend;
 pub mod frontend;
+pub mod password;
+pub mod proxy_header;
 pub mod startup;
 
 use bytes::{BufMut, BytesMut};

@@ -34,22 +34,21 @@ fn a_cancel_request_cancels_the_query_of_its_session_in_protocol_3_0_and_3_2() {
 }
 
 #[test]
-fn the_key_that_the_client_is_told_is_not_the_servers() {
+fn a_key_and_a_process_id_of_two_sessions_cancel_neither() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
-    let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    let mut observer = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    sleep_on_server(&mut client, &mut observer);
-    // Another session's key with this one's process id, and the other way round.
-    let mixed = [&client.key[..4], &observer.key[4..]].concat();
-    cancel(proxy.address(), &mixed);
-    let mixed = [&observer.key[..4], &client.key[4..]].concat();
-    cancel(proxy.address(), &mixed);
-    let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());
-    assert_eq!(observer.value(&running), "1", "nothing was cancelled");
-    cancel(proxy.address(), &client.key);
-    assert_eq!(client.read_rows().err().unwrap().sqlstate(), "57014");
+    for version in [V3_0, V3_2] {
+        let mut client = Client::log_in_with(proxy.address(), version, &[("user", "x")]).unwrap();
+        let mut observer = Client::log_in_with(proxy.address(), version, &[("user", "x")]).unwrap();
+        sleep_on_server(&mut client, &mut observer);
+        cancel(proxy.address(), &[&client.key[..4], &observer.key[4..]].concat());
+        cancel(proxy.address(), &[&observer.key[..4], &client.key[4..]].concat());
+        let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());
+        assert_eq!(observer.value(&running), "1", "nothing was cancelled");
+        cancel(proxy.address(), &client.key);
+        assert_eq!(client.read_rows().err().unwrap().sqlstate(), "57014");
+    }
 }
 
 #[test]

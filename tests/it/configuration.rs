@@ -88,21 +88,21 @@ fn trust_on_an_address_that_others_can_reach_is_refused() {
             &format!("{}{TARGET}", LISTENER.replace("127.0.0.1:5439", address)),
             &format!(
                 "2: listener.address = \"{address}\": auth = \"trust\" is for loopback only, since it lets in whoever reaches the address: \
-                 use 127.0.0.1 or [::1]"
+                 use 127.0.0.1 or [::1], or another method"
             ),
         );
     }
     assert_problem(
         &format!("{}{TARGET}", LISTENER.replace("auth = \"trust\"\n", "")),
-        "1: listener.auth: say auth = \"trust\" (whoever reaches this address is let in)",
+        "1: listener.auth: say what a client must prove: \"scram-sha-256\", \"md5\", \"password\", \"cert\", \"peer\", or \"trust\" (whoever reaches this address is let in)",
     );
     assert_problem(
-        &format!("{}{TARGET}", LISTENER.replace("trust", "md5")),
-        "4: listener.auth = \"md5\": must be \"trust\", the only method of this version",
+        &format!("{}{TARGET}", LISTENER.replace("trust", "oauth")),
+        "4: listener.auth = \"oauth\": must be \"trust\", \"scram-sha-256\", \"md5\", \"password\", \"cert\" or \"peer\"",
     );
     assert_problem(
         &format!("{}{TARGET}", LISTENER.replace("127.0.0.1:5439", "localhost")),
-        "2: listener.address = \"localhost\": must be an IP address and a port, as in \"127.0.0.1:5439\"",
+        "2: listener.address = \"localhost\": must be an IP address and a port, as in \"127.0.0.1:5439\", or the path of a unix socket",
     );
 }
 

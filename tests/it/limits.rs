@@ -18,7 +18,7 @@ fn over_max_sessions_the_client_is_told_and_a_freed_place_is_given_again() {
     let mut only = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let error = Client::log_in(proxy.address(), &[("user", "x")]).err().unwrap();
     assert_eq!((error.sqlstate(), error.message()), ("53300", "sorry, too many clients already"));
-    proxy.log_line(&["login refused", "limits.max_sessions = 1"]);
+    proxy.log_line(&["login refused", "detail=\"limits.max_sessions = 1\""]);
     // A cancel needs no place.
     only.send_query("select pg_sleep(60)");
     crate::support::client::cancel(proxy.address(), &only.key);

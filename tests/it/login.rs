@@ -59,10 +59,11 @@ fn protocol_3_2_is_spoken_and_newer_minors_come_down_to_it() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
     let client = Client::log_in_with(proxy.address(), V3_2, &[("user", "x")]).unwrap();
-    assert_eq!((client.negotiated, client.key.len()), (None, 4 + 32));
+    assert_eq!(client.negotiated, None);
+    assert!((4 + 32..=4 + 256).contains(&client.key.len()), "{}", client.key.len());
     let client = Client::log_in_with(proxy.address(), 0x0003_270f, &[("user", "x"), ("_pq_.new", "1")]).unwrap();
     assert_eq!(client.negotiated.unwrap(), b"\0\x03\0\x02\0\0\0\x01_pq_.new\0");
-    assert_eq!(client.key.len(), 4 + 32);
+    assert!(client.key.len() > 4 + 4);
     let client = Client::log_in_with(proxy.address(), V3_0, &[("user", "x"), ("_pq_.new", "1")]).unwrap();
     assert_eq!(client.negotiated.unwrap(), b"\0\x03\0\0\0\0\0\x01_pq_.new\0");
     assert_eq!(client.key.len(), 4 + 4);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failing test")]
 
 mod architecture;
+mod authentication;
 mod bad_input;
 mod cancel;
 mod configuration;
@@ -12,6 +13,8 @@ mod identity;
 mod limits;
 mod log_lines;
 mod login;
+mod replicas;
 mod splice;
 mod support;
+mod travel;
 mod upstream_tls;

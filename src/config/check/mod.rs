@@ -1,12 +1,14 @@
 //! From the configuration as written to the one that is used: listeners, limits, and how problems are collected.
 //!
-//! `target` has the rules of one target, `host` those of host names.
+//! `listener`, `target` and `user` have the rules of one of each, `host` those of host names.
 
 mod host;
+mod listener;
 mod target;
+mod user;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,11 +16,14 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::raw::{self, Source};
-use super::{Config, ConfigError, Limits, Listener, Log, Problem, Target};
+use super::raw::Source;
+use super::{Address, Config, ConfigError, Limits, Listener, Log, Problem, Target, User};
+use crate::secret::Secret;
 use crate::tls::upstream::UpstreamTls;
 
 const DEFAULT_MAX_SESSIONS: usize = 10_000;
+const MOST_SESSIONS: usize = 1_000_000;
+const SHORTEST_CANCEL_KEY: usize = 32;
 const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A password prompt may stand in the way of a client's startup, a night may not.
 const LONGEST_STARTUP_TIMEOUT: Duration = Duration::from_mins(10);
@@ -27,10 +32,12 @@ const LONGEST_STARTUP_TIMEOUT: Duration = Duration::from_mins(10);
 pub(super) fn check(sources: &[Source], warnings: Vec<String>) -> Result<Config, ConfigError> {
     let mut checker = Checker { sources, source: 0, problems: Vec::new(), trust: BTreeMap::new() };
     let targets = checker.targets();
-    let listeners = checker.listeners(&targets);
+    let users = checker.users(&targets);
+    let listeners = checker.listeners(&targets, &users);
+    let cancel_key = checker.cancel_key();
     let (limits, log) = checker.limits_and_log();
     match checker.problems {
-        problems if problems.is_empty() => Ok(Config { listeners, limits, log, warnings }),
+        problems if problems.is_empty() => Ok(Config { listeners, users, cancel_key, limits, log, warnings }),
         problems => Err(ConfigError(problems)),
     }
 }
@@ -46,8 +53,9 @@ struct Checker<'a> {
 
 /// Targets by name. `None`: has problems of its own, so that naming it is no further problem.
 type Targets = BTreeMap<String, Option<Arc<Target>>>;
+type Users = HashMap<String, Arc<User>>;
 
-impl<'a> Checker<'a> {
+impl Checker<'_> {
     fn targets(&mut self) -> Targets {
         let mut targets = Targets::new();
         for (index, source) in self.sources.iter().enumerate() {
@@ -65,14 +73,15 @@ impl<'a> Checker<'a> {
         targets
     }
 
-    fn listeners(&mut self, targets: &Targets) -> Vec<Listener> {
+    fn listeners(&mut self, targets: &Targets, users: &Users) -> Vec<Listener> {
         let mut listeners: Vec<Listener> = Vec::new();
         let mut used = BTreeSet::new();
         for (index, source) in self.sources.iter().enumerate() {
             self.source = index;
             for raw in &source.file.listener {
-                let Some(listener) = self.listener(raw, targets, &mut used) else { continue };
-                if listener.address.port() != 0 && listeners.iter().any(|other| other.address == listener.address) {
+                let Some(listener) = self.listener(raw, targets, users, &mut used) else { continue };
+                let any_port = matches!(listener.address, Address::Tcp(address) if address.port() == 0);
+                if !any_port && listeners.iter().any(|other| other.address == listener.address) {
                     self.problem(&raw.span(), format!("listener.address = \"{}\": another listener has it", listener.address));
                 }
                 listeners.push(listener);
@@ -97,47 +106,38 @@ impl<'a> Checker<'a> {
         listeners
     }
 
-    fn listener(&mut self, raw: &'a Spanned<raw::Listener>, targets: &Targets, used: &mut BTreeSet<&'a str>) -> Option<Listener> {
-        let span = raw.span();
-        let raw = raw.as_ref();
-        let mut chosen = Vec::new();
-        match &raw.targets {
-            Some(names) if !names.as_ref().is_empty() => {
-                for name in names.as_ref() {
-                    used.insert(name.as_ref());
-                    match targets.get(name.as_ref()) {
-                        Some(target) => chosen.extend(target.clone()),
-                        None => self.problem(&name.span(), unknown_target(name.as_ref(), targets)),
+    /// At least 32 bytes that nobody can guess; the file's final newline, which tools add, is none of them.
+    fn cancel_key(&mut self) -> Option<Secret> {
+        for (index, source) in self.sources.iter().enumerate() {
+            self.source = index;
+            let Some(value) = &source.file.cancel_key_file else { continue };
+            match fs::read(source.path(value.as_ref())) {
+                Ok(mut bytes) => {
+                    if bytes.last() == Some(&b'\n') {
+                        bytes.pop();
                     }
+                    if bytes.len() >= SHORTEST_CANCEL_KEY {
+                        return Some(Secret::new(bytes));
+                    }
+                    self.value("cancel_key_file", value, "must hold at least 32 bytes, as `openssl rand -hex 32` makes them");
                 }
-            }
-            other => {
-                let at = other.as_ref().map_or(span.clone(), Spanned::span);
-                self.problem(&at, "listener.targets: name at least one target, as in targets = [\"warehouse\"]".to_string());
+                Err(error) => self.value("cancel_key_file", value, &format!("cannot read it: {error}")),
             }
         }
-        match raw.auth.as_ref().map(Spanned::as_ref).map(String::as_str) {
-            Some("trust") => {}
-            Some(other) => self.problem(
-                &raw.auth.as_ref()?.span(),
-                format!("listener.auth = \"{other}\": must be \"trust\", the only method of this version"),
-            ),
-            None => self.problem(&span, "listener.auth: say auth = \"trust\" (whoever reaches this address is let in)".to_string()),
+        None
+    }
+
+    /// A limit on sessions, where one is set; 0 is none.
+    fn max_sessions(&mut self, key: &str, value: Option<&Spanned<i64>>) -> Option<usize> {
+        let value = value?;
+        match usize::try_from(*value.as_ref()) {
+            Ok(0) => None,
+            Ok(sessions) if sessions <= MOST_SESSIONS => Some(sessions),
+            _ => {
+                self.problem(&value.span(), format!("{key} = {}: must be 1 to {MOST_SESSIONS}, or 0 for no limit", value.as_ref()));
+                None
+            }
         }
-        let address =
-            self.required(&span, "listener.address", raw.address.as_ref(), "say where to listen, as in address = \"127.0.0.1:5439\"")?;
-        let Ok(socket_address) = address.as_ref().parse::<SocketAddr>() else {
-            self.value("listener.address", address, "must be an IP address and a port, as in \"127.0.0.1:5439\"");
-            return None;
-        };
-        if !socket_address.ip().is_loopback() {
-            self.value(
-                "listener.address",
-                address,
-                "auth = \"trust\" is for loopback only, since it lets in whoever reaches the address: use 127.0.0.1 or [::1]",
-            );
-        }
-        Some(Listener { address: socket_address, targets: chosen })
     }
 
     fn limits_and_log(&mut self) -> (Limits, Log) {
@@ -147,8 +147,8 @@ impl<'a> Checker<'a> {
             self.source = index;
             if let Some(value) = &source.file.limits.max_sessions {
                 match usize::try_from(*value.as_ref()) {
-                    Ok(sessions @ 1..=1_000_000) => limits.max_sessions = sessions,
-                    _ => self.problem(&value.span(), format!("limits.max_sessions = {}: must be 1 to 1000000", value.as_ref())),
+                    Ok(sessions @ 1..=MOST_SESSIONS) => limits.max_sessions = sessions,
+                    _ => self.problem(&value.span(), format!("limits.max_sessions = {}: must be 1 to {MOST_SESSIONS}", value.as_ref())),
                 }
             }
             if let Some(value) = &source.file.limits.startup_timeout {
@@ -190,12 +190,5 @@ impl<'a> Checker<'a> {
 
     fn problem(&mut self, span: &Range<usize>, text: String) {
         self.problems.push(Problem { place: self.sources[self.source].place(span), text });
-    }
-}
-
-fn unknown_target(name: &str, targets: &Targets) -> String {
-    match targets.keys().max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b))) {
-        Some(nearest) => format!("listener.targets: there is no target \"{name}\"; did you mean \"{nearest}\"?"),
-        None => format!("listener.targets: there is no target \"{name}\": add [target.{name}]"),
     }
 }

@@ -1,7 +1,6 @@
 //! The rules of one target, each with its place and remedy.
 
 use std::ops::Range;
-use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 use toml::Spanned;
@@ -47,6 +46,9 @@ impl Checker<'_> {
             tls_server_name: self.tls_server_name(raw),
             tls: self.trust(raw)?,
             aws: self.aws(raw),
+            session_name_of_person: session_name(raw).filter(|name| names_person(name)),
+            application_name_suffix: raw.application_name_suffix.as_ref().is_some_and(|value| *value.as_ref()),
+            max_sessions: self.max_sessions("max_sessions", raw.max_sessions.as_ref()),
             ignore_startup_parameters: raw.ignore_startup_parameters.as_ref().map(|names| names.as_ref().clone()).unwrap_or_default(),
         })
     }
@@ -241,7 +243,7 @@ impl Checker<'_> {
     }
 
     fn trust(&mut self, raw: &raw::Target) -> Option<UpstreamTls> {
-        let path = raw.ca_file.as_ref().map(|value| PathBuf::from(value.as_ref()));
+        let path = raw.ca_file.as_ref().map(|value| self.path(value.as_ref()));
         if let Some(tls) = self.trust.get(&path) {
             return Some(tls.clone());
         }
@@ -262,6 +264,12 @@ impl Checker<'_> {
         }
     }
 
+    pub(super) fn role_arn(&mut self, key: &str, value: Option<&Spanned<String>>) {
+        self.rule(key, value, |arn| {
+            if arn.starts_with("arn:") && arn.contains(":role/") { Ok(()) } else { Err("must be like arn:aws:iam::123456789012:role/NAME") }
+        });
+    }
+
     fn aws(&mut self, raw: &raw::Target) -> AwsIdentity {
         for (key, value) in [("endpoint_url", &raw.endpoint_url), ("sts_endpoint_url", &raw.sts_endpoint_url)] {
             self.rule(key, value.as_ref(), |text| match url::Url::parse(text) {
@@ -269,20 +277,39 @@ impl Checker<'_> {
                 _ => Err("must be an http or https URL"),
             });
         }
-        self.rule("role_arn", raw.role_arn.as_ref(), |arn| {
-            if arn.starts_with("arn:") && arn.contains(":role/") { Ok(()) } else { Err("must be like arn:aws:iam::123456789012:role/NAME") }
-        });
+        self.role_arn("role_arn", raw.role_arn.as_ref());
         if let (Some(id), None) = (&raw.external_id, &raw.role_arn) {
             self.problem(&id.span(), "external_id goes with role_arn: add that, or delete it".to_string());
         }
+        self.rule("session_name", raw.session_name.as_ref(), |name| {
+            let literal = name.replace("{user}", "");
+            if literal.bytes().all(|c| c.is_ascii_alphanumeric() || b"_=,.@+-".contains(&c)) && !name.is_empty() && literal.len() <= 32 {
+                Ok(())
+            } else {
+                Err("may have letters, digits and _ = , . @ + - only, up to 32 besides {user}")
+            }
+        });
         let text = |key: &Key<String>| key.as_ref().map(|value| value.as_ref().clone());
         AwsIdentity {
             profile: text(&raw.profile),
-            role: text(&raw.role_arn).map(|arn| Role { arn, external_id: text(&raw.external_id) }),
+            role: text(&raw.role_arn).map(|arn| Role {
+                arn,
+                external_id: text(&raw.external_id),
+                session_name: session_name(raw).filter(|name| !names_person(name)),
+                person: None,
+            }),
             endpoint_url: text(&raw.endpoint_url),
             sts_endpoint_url: text(&raw.sts_endpoint_url),
         }
     }
+}
+
+fn session_name(raw: &raw::Target) -> Option<String> {
+    raw.session_name.as_ref().map(|name| name.as_ref().clone())
+}
+
+fn names_person(session_name: &str) -> bool {
+    session_name.contains("{user}")
 }
 
 fn choice(value: Option<&Spanned<String>>) -> Choice {

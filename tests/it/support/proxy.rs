@@ -70,23 +70,32 @@ impl Proxy {
         Self::start(command, urls.len())
     }
 
-    pub fn start(mut command: Command, listeners: usize) -> Self {
+    /// With one listener, on a unix socket.
+    pub fn start_unix(command: Command) -> Self {
+        Self::start_until(command, |printed, _| printed.contains("  psql  "))
+    }
+
+    /// With this many listeners on TCP; the JDBC line is the last of each one's lines.
+    pub fn start(command: Command, listeners: usize) -> Self {
+        Self::start_until(command, |printed, addresses| {
+            addresses.len() >= listeners && printed.lines().last().is_some_and(|line| line.starts_with("  JDBC"))
+        })
+    }
+
+    fn start_until(mut command: Command, ready: impl Fn(&str, &[SocketAddr]) -> bool) -> Self {
         let mut child = command.spawn().expect("the binary starts");
         let log = Arc::new(Log::default());
         let (stderr, sink) = (child.stderr.take().expect("piped"), log.clone());
         std::thread::spawn(move || sink.collect(stderr));
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let (mut printed, mut addresses) = (String::new(), Vec::new());
-        // The JDBC line is the last of a listener's lines.
-        while addresses.len() < listeners || !printed.lines().last().is_some_and(|line| line.starts_with("  JDBC")) {
+        while !ready(&printed, &addresses) {
             let mut line = String::new();
             let read = stdout.read_line(&mut line).expect("stdout is text");
             assert!(read > 0, "the proxy ended: {}", log.text());
             if let Some((_, address)) = line.trim_end().rsplit_once(" on ") {
-                let address = address.parse().expect("an address");
-                if addresses.last() != Some(&address) {
-                    addresses.push(address);
-                }
+                // A unix socket is not one of them.
+                addresses.extend(address.parse().ok().filter(|address| addresses.last() != Some(address)));
             }
             printed += &line;
         }

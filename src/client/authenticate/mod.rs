@@ -1,0 +1,389 @@
+//! Is the client who it says it is? One file for each method that has a password in it.
+//!
+//! Who is refused reads one text, after the same messages and the same work, whether the user is unknown, has no password
+//! that serves the method, or has another one. Only the log tells these apart.
+
+mod cleartext;
+mod md5;
+mod scram;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Semaphore;
+
+use crate::error::{Ending, Kind, Refusal};
+use crate::secret::Secret;
+use crate::verifier::{ITERATIONS, SALT_LENGTH, ScramVerifier, Verifier};
+use crate::wire::password::{Awaited, parse_password, read};
+
+/// How a password is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where there is a channel to bind to.
+    ScramSha256,
+    /// MD5 with a salt: for drivers that know nothing better.
+    Md5,
+    /// The password itself.
+    Cleartext,
+}
+
+/// Everything a method needs to judge a client.
+pub struct Question<'a> {
+    /// As in the startup message.
+    pub user: &'a str,
+    /// `None`: there is no such user, or none with a password.
+    pub verifier: Option<&'a Verifier>,
+    /// `tls-server-end-point` data of our certificate; `None` without TLS, and for a certificate that has none.
+    pub channel_binding: Option<&'a [u8]>,
+    /// What all clients share.
+    pub judge: &'a Judge,
+}
+
+/// What all clients share.
+pub struct Judge {
+    mock_secret: Secret,
+    hashing: Arc<Semaphore>,
+}
+
+impl Judge {
+    /// Makes up the salts of unknown users from this secret. Replicas need the same one: a user whose salt changes from
+    /// one login to the next does not exist.
+    pub fn new(mock_secret: Secret) -> Self {
+        // More at once would be no faster, and would leave no processor to the sessions.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { mock_secret, hashing: Arc::new(Semaphore::new(processors)) }
+    }
+
+    /// For who has no SCRAM verifier: looks like one that PostgreSQL made, and is the same at each login.
+    fn mock(&self, user: &str) -> ScramVerifier {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.mock_secret.expose());
+        ScramVerifier::of_nobody(ITERATIONS, hmac::sign(&key, user.as_bytes()).as_ref()[..SALT_LENGTH].to_vec())
+    }
+}
+
+/// `Err`: why not, for the log.
+type Verdict = Result<(), &'static str>;
+
+const WRONG: &str = "wrong password";
+const NOBODY: &str = "no such user, or one without a password";
+
+/// Asks for the password and judges the answer. What follows a right one, `AuthenticationOk`, is left to the welcome.
+///
+/// # Errors
+/// 28P01 for every wrong answer; [`Ending::ClientGone`] when the client leaves instead, as psql does to ask for a password.
+pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    method: Method,
+    question: &Question<'_>,
+) -> Result<(), Ending> {
+    let verdict = match method {
+        Method::ScramSha256 => scram::ask(stream, question).await?,
+        Method::Md5 => md5::ask(stream, question).await?,
+        Method::Cleartext => cleartext::ask(stream, question).await?,
+    };
+    verdict.map_err(|cause| {
+        let message = format!("password authentication failed for user \"{}\"", question.user);
+        Refusal::new(Kind::WrongPassword, message).because(cause).into()
+    })
+}
+
+impl Question<'_> {
+    /// The user's SCRAM verifier. Without one there is a made-up one, and no answer to it is right.
+    fn scram_verifier(&self) -> (Cow<'_, ScramVerifier>, Verdict) {
+        match self.verifier {
+            Some(Verifier::Scram(verifier)) => (Cow::Borrowed(verifier), Ok(())),
+            Some(Verifier::Md5(_)) => (Cow::Owned(self.judge.mock(self.user)), Err("the user has an MD5 verifier, which is no use here")),
+            None => (Cow::Owned(self.judge.mock(self.user)), Err(NOBODY)),
+        }
+    }
+}
+
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Ending> {
+    let mut out = BytesMut::new();
+    encode(&mut out);
+    stream.write_all(&out).await.map_err(|_| Ending::ClientGone)?;
+    stream.flush().await.map_err(|_| Ending::ClientGone)
+}
+
+/// Reads the answer to a cleartext or MD5 request.
+async fn read_password<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Secret, Ending> {
+    let body = read(stream, Awaited::Password).await?;
+    match parse_password(body.expose()).map_err(Refusal::from)? {
+        // libpq takes an empty password for none; to let other clients use one would confuse.
+        [] => Err(Refusal::new(Kind::WrongPassword, "empty password returned by client").into()),
+        password => Ok(Secret::new(password)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verifier::Md5Verifier;
+    use crate::wire::backend::{Authentication, Message, parse, read_message};
+    use crate::wire::frontend::{password_message, sasl_initial_response, sasl_response};
+    use postgres_protocol::authentication::md5_hash;
+    use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+    use tokio::io::DuplexStream;
+
+    fn scram() -> Verifier {
+        Verifier::Scram(ScramVerifier::from_password(b"right", ITERATIONS, vec![7; SALT_LENGTH]))
+    }
+
+    fn md5() -> Verifier {
+        Verifier::Md5(Md5Verifier::from_password("ana", b"right"))
+    }
+
+    fn judge() -> Judge {
+        Judge::new(Secret::new("mock"))
+    }
+
+    /// Judges the client that `client` plays; `None` is a login.
+    async fn judged<F: Future<Output = ()>>(
+        method: Method,
+        verifier: Option<&Verifier>,
+        channel_binding: Option<&[u8]>,
+        client: impl FnOnce(DuplexStream) -> F,
+    ) -> Option<Ending> {
+        let (mut ours, theirs) = tokio::io::duplex(64);
+        let judge = judge();
+        let question = Question { user: "ana", verifier, channel_binding, judge: &judge };
+        let server = async move { authenticate(&mut ours, method, &question).await.err() };
+        tokio::join!(server, client(theirs)).0
+    }
+
+    fn refusal(ending: Option<Ending>) -> Refusal {
+        match ending {
+            Some(Ending::Refused(refusal)) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn assert_wrong(ending: Option<Ending>, cause: &str) {
+        let expected = Refusal::new(Kind::WrongPassword, "password authentication failed for user \"ana\"").because(cause);
+        assert_eq!(refusal(ending), expected);
+    }
+
+    /// The next authentication request, with its length; `None` when the server has closed.
+    async fn next(stream: &mut DuplexStream) -> Option<(Authentication, usize)> {
+        let raw = read_message(stream).await.ok()?;
+        let length = raw.length();
+        match parse(raw) {
+            Ok(Message::Authentication(request)) => Some((request, length)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A whole SCRAM client, which notes the lengths of what it reads. `Ok` when it found that the server knows the password.
+    async fn scram_client(mut stream: DuplexStream, password: &str, bound: Option<&[u8]>, lengths: &mut Vec<usize>) -> Result<(), String> {
+        let (Authentication::Sasl { mechanisms }, length) = next(&mut stream).await.unwrap() else { panic!("a SASL request") };
+        lengths.push(length);
+        let (mechanism, binding) = match bound {
+            Some(data) => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(data.to_vec())),
+            None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        };
+        assert!(mechanisms.iter().any(|offered| offered == mechanism));
+        let mut exchange = ScramSha256::new(password.as_bytes(), binding);
+        stream.write_all(sasl_initial_response(mechanism, exchange.message()).expose()).await.unwrap();
+        while let Some((request, length)) = next(&mut stream).await {
+            lengths.push(length);
+            match request {
+                Authentication::SaslContinue(data) => {
+                    exchange.update(&data).unwrap();
+                    stream.write_all(sasl_response(exchange.message()).expose()).await.unwrap();
+                }
+                Authentication::SaslFinal(data) => return exchange.finish(&data).map_err(|error| error.to_string()),
+                other => panic!("{other:?}"),
+            }
+        }
+        Err("closed".to_string())
+    }
+
+    /// How a SCRAM login ends on both sides, and the lengths of our messages.
+    async fn scram_login(
+        verifier: Option<&Verifier>,
+        password: &str,
+        ours: Option<&[u8]>,
+        theirs: Option<&[u8]>,
+    ) -> (Option<Ending>, bool, Vec<usize>) {
+        let (mut proved, mut lengths) = (false, Vec::new());
+        let client = async |stream| proved = scram_client(stream, password, theirs, &mut lengths).await.is_ok();
+        let ending = judged(Method::ScramSha256, verifier, ours, client).await;
+        (ending, proved, lengths)
+    }
+
+    #[tokio::test]
+    async fn scram_lets_the_right_password_in_and_proves_that_we_know_it() {
+        let (ending, verified, _) = scram_login(Some(&scram()), "right", None, None).await;
+        assert!(ending.is_none() && verified, "{ending:?}");
+    }
+
+    #[tokio::test]
+    async fn scram_plus_binds_to_our_certificate() {
+        let (ending, verified, _) = scram_login(Some(&scram()), "right", Some(b"hash"), Some(b"hash")).await;
+        assert!(ending.is_none() && verified, "{ending:?}");
+        let (ending, verified, _) = scram_login(Some(&scram()), "right", Some(b"hash"), Some(b"another")).await;
+        let refusal = refusal(ending);
+        assert_eq!((refusal.kind, &*refusal.message), (Kind::InvalidAuthorization, "SCRAM channel binding check failed"));
+        assert!(!verified);
+        // A client that does not know -PLUS says 'n', and may.
+        let (ending, verified, _) = scram_login(Some(&scram()), "right", Some(b"hash"), None).await;
+        assert!(ending.is_none() && verified, "{ending:?}");
+    }
+
+    #[tokio::test]
+    async fn scram_refuses_wrong_passwords_and_unknown_users_alike() {
+        let (ending, _, known) = scram_login(Some(&scram()), "wrong", None, None).await;
+        assert_wrong(ending, "wrong password");
+        for password in ["right", "wrong"] {
+            let (ending, _, unknown) = scram_login(None, password, None, None).await;
+            assert_wrong(ending, "no such user, or one without a password");
+            assert_eq!(unknown, known);
+            let (ending, _, unusable) = scram_login(Some(&md5()), password, None, None).await;
+            assert_wrong(ending, "the user has an MD5 verifier, which is no use here");
+            assert_eq!(unusable, known);
+        }
+    }
+
+    #[test]
+    fn a_made_up_salt_is_the_users_own_and_stays() {
+        assert_eq!(judge().mock("ana"), judge().mock("ana"));
+        assert_ne!(judge().mock("ana").salt, judge().mock("bob").salt);
+        assert_ne!(judge().mock("ana").salt, Judge::new(Secret::new("another")).mock("ana").salt);
+        assert_eq!((judge().mock("ana").salt.len(), judge().mock("ana").iterations.get()), (16, 4096));
+    }
+
+    #[tokio::test]
+    async fn scram_takes_a_first_message_that_comes_late() {
+        let client = async |mut stream: DuplexStream| {
+            next(&mut stream).await;
+            stream.write_all(b"p\0\0\0\x16SCRAM-SHA-256\0\xff\xff\xff\xff").await.unwrap();
+            assert_eq!(next(&mut stream).await.unwrap().0, Authentication::SaslContinue("".into()));
+            let mut exchange = ScramSha256::new(b"right", ChannelBinding::unsupported());
+            stream.write_all(sasl_response(exchange.message()).expose()).await.unwrap();
+            let (Authentication::SaslContinue(data), _) = next(&mut stream).await.unwrap() else { panic!("a server-first-message") };
+            exchange.update(&data).unwrap();
+            stream.write_all(sasl_response(exchange.message()).expose()).await.unwrap();
+            assert!(matches!(next(&mut stream).await, Some((Authentication::SaslFinal(_), _))));
+        };
+        assert!(judged(Method::ScramSha256, Some(&scram()), None, client).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn only_offered_mechanisms_may_be_chosen() {
+        for mechanism in ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1", ""] {
+            let client = async |mut stream: DuplexStream| {
+                let (request, _) = next(&mut stream).await.unwrap();
+                assert_eq!(request, Authentication::Sasl { mechanisms: vec!["SCRAM-SHA-256".to_string()] });
+                stream.write_all(sasl_initial_response(mechanism, b"n,,n=,r=x").expose()).await.unwrap();
+            };
+            let refusal = refusal(judged(Method::ScramSha256, Some(&scram()), None, client).await);
+            assert_eq!(refusal.message, "client selected an invalid SASL authentication mechanism", "{mechanism}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_believes_us_without_plus_is_refused_where_we_offered_it() {
+        let say = async |binding: Option<&[u8]>| {
+            let client = async |mut stream: DuplexStream| {
+                next(&mut stream).await;
+                stream.write_all(sasl_initial_response(SCRAM_SHA_256, b"y,,n=,r=x").expose()).await.unwrap();
+            };
+            judged(Method::ScramSha256, Some(&scram()), binding, client).await
+        };
+        let refusal = refusal(say(Some(b"hash")).await);
+        assert_eq!((refusal.kind, &*refusal.message), (Kind::InvalidAuthorization, "SCRAM channel binding negotiation error"));
+        assert!(matches!(say(None).await, Some(Ending::ClientGone)));
+    }
+
+    /// What the client sends in answer to the one request of the other two methods.
+    async fn password_login(method: Method, verifier: Option<&Verifier>, answer: impl Fn(Authentication) -> Secret) -> Option<Ending> {
+        let client = async |mut stream: DuplexStream| {
+            let (request, _) = next(&mut stream).await.unwrap();
+            stream.write_all(answer(request).expose()).await.unwrap();
+        };
+        judged(method, verifier, None, client).await
+    }
+
+    fn salted(password: &str) -> impl Fn(Authentication) -> Secret {
+        move |request| {
+            let Authentication::Md5Password { salt } = request else { panic!("{request:?}") };
+            password_message(md5_hash(b"ana", password.as_bytes(), salt).as_bytes())
+        }
+    }
+
+    #[tokio::test]
+    async fn md5_judges_by_an_md5_verifier_only() {
+        assert!(password_login(Method::Md5, Some(&md5()), salted("right")).await.is_none());
+        assert_wrong(password_login(Method::Md5, Some(&md5()), salted("wrong")).await, "wrong password");
+        assert_wrong(password_login(Method::Md5, None, salted("right")).await, "no such user, or one without a password");
+        let cause = "the user has a SCRAM verifier, which is no use here";
+        assert_wrong(password_login(Method::Md5, Some(&scram()), salted("right")).await, cause);
+    }
+
+    #[tokio::test]
+    async fn cleartext_judges_by_either_verifier() {
+        for verifier in [scram(), md5()] {
+            let say =
+                async |password: &str| password_login(Method::Cleartext, Some(&verifier), |_| password_message(password.as_bytes())).await;
+            assert!(say("right").await.is_none());
+            assert_wrong(say("wrong").await, "wrong password");
+        }
+        let unknown = password_login(Method::Cleartext, None, |_| password_message(b"right")).await;
+        assert_wrong(unknown, "no such user, or one without a password");
+    }
+
+    #[tokio::test]
+    async fn an_empty_password_is_refused() {
+        for method in [Method::Md5, Method::Cleartext] {
+            let refusal = refusal(password_login(method, Some(&md5()), |_| password_message(b"")).await);
+            assert_eq!((refusal.kind, &*refusal.message), (Kind::WrongPassword, "empty password returned by client"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_at_the_prompt_is_gone() {
+        for method in [Method::ScramSha256, Method::Md5, Method::Cleartext] {
+            for torn in [&b""[..], b"p", b"p\0\0\0\x08", b"p\0\0\0\x08abc"] {
+                let client = async |mut stream: DuplexStream| {
+                    next(&mut stream).await;
+                    stream.write_all(torn).await.unwrap();
+                };
+                let ending = judged(method, Some(&scram()), None, client).await;
+                assert!(matches!(ending, Some(Ending::ClientGone)), "{method:?} {torn:?}: {ending:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn another_message_than_an_answer_is_a_violation() {
+        for (method, name) in [(Method::ScramSha256, "SASL"), (Method::Md5, "password"), (Method::Cleartext, "password")] {
+            let client = async |mut stream: DuplexStream| {
+                next(&mut stream).await;
+                stream.write_all(b"Q\0\0\0\x0dSELECT 1\0").await.unwrap();
+            };
+            let refusal = refusal(judged(method, Some(&scram()), None, client).await);
+            assert_eq!(refusal.message, format!("expected {name} response, got message type 81"));
+        }
+    }
+
+    #[tokio::test]
+    async fn hashing_waits_for_a_processor() {
+        let (mut ours, mut theirs) = tokio::io::duplex(64);
+        let (judge, verifier) = (judge(), scram());
+        let all = judge.hashing.clone().acquire_many_owned(judge.hashing.available_permits().try_into().unwrap()).await.unwrap();
+        let question = Question { user: "ana", verifier: Some(&verifier), channel_binding: None, judge: &judge };
+        theirs.write_all(password_message(b"right").expose()).await.unwrap();
+        let mut login = Box::pin(authenticate(&mut ours, Method::Cleartext, &question));
+        tokio::select! {
+            biased;
+            _ = &mut login => panic!("it does not wait"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(all);
+        assert!(login.await.is_ok());
+    }
+}

@@ -1,0 +1,380 @@
+//! SCRAM-SHA-256 as the server, with channel binding where our certificate allows it (RFC 5802, RFC 7677).
+//!
+//! What is accepted, what is refused and the texts are PostgreSQL's `auth-scram.c`. The user name inside the exchange
+//! is ignored: the startup message has it.
+
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use postgres_protocol::authentication::sasl::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Question, Verdict, WRONG, send};
+use crate::error::{Ending, Kind, Refusal};
+use crate::verifier::ScramVerifier;
+use crate::wire::Violation;
+use crate::wire::backend::{encode_sasl, encode_sasl_continue, encode_sasl_final};
+use crate::wire::password::{Awaited, parse_sasl_initial, read};
+
+/// Random bytes of our part of the nonce, PostgreSQL's `SCRAM_RAW_NONCE_LEN`.
+const NONCE_LENGTH: usize = 18;
+/// Length of a proof.
+const PROOF_LENGTH: usize = aws_lc_rs::digest::SHA256_OUTPUT_LEN;
+
+pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, question: &Question<'_>) -> Result<Verdict, Ending> {
+    let offered: &[&str] = match question.channel_binding {
+        Some(_) => &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256],
+        None => &[SCRAM_SHA_256],
+    };
+    send(stream, |out| encode_sasl(out, offered)).await?;
+    let answer = read(stream, Awaited::Sasl).await?;
+    let initial = parse_sasl_initial(answer.expose()).map_err(Refusal::from)?;
+    let binding = Binding::chosen(initial.mechanism, question.channel_binding)?;
+    let late;
+    let client_first = if let Some(data) = initial.data {
+        data
+    } else {
+        send(stream, |out| encode_sasl_continue(out, b"")).await?;
+        late = read(stream, Awaited::Sasl).await?;
+        late.expose()
+    };
+    let (verifier, known) = question.scram_verifier();
+    let exchange = Exchange::begin(client_first, binding, &verifier, &server_nonce())?;
+    send(stream, |out| encode_sasl_continue(out, &exchange.server_first)).await?;
+    let answer = read(stream, Awaited::Sasl).await?;
+    let server_final = exchange.finish(answer.expose())?;
+    Ok(match (known, server_final) {
+        (Err(cause), _) => Err(cause),
+        (Ok(()), None) => Err(WRONG),
+        (Ok(()), Some(message)) => {
+            send(stream, |out| encode_sasl_final(out, message.as_bytes())).await?;
+            Ok(())
+        }
+    })
+}
+
+fn server_nonce() -> String {
+    let mut bytes = [0; NONCE_LENGTH];
+    rand::fill(&mut bytes).expect("the system's random generator works");
+    STANDARD.encode(bytes)
+}
+
+/// What the choice of the mechanism says about channel binding.
+#[derive(Clone, Copy)]
+enum Binding<'a> {
+    /// -PLUS was chosen: the client has to prove that it sees the certificate with this hash.
+    To(&'a [u8]),
+    /// -PLUS was offered, and not chosen.
+    Declined,
+    /// -PLUS was not offered.
+    NotOffered,
+}
+
+impl<'a> Binding<'a> {
+    fn chosen(mechanism: &[u8], offered: Option<&'a [u8]>) -> Result<Self, Refusal> {
+        match (std::str::from_utf8(mechanism), offered) {
+            (Ok(SCRAM_SHA_256_PLUS), Some(data)) => Ok(Self::To(data)),
+            (Ok(SCRAM_SHA_256), Some(_)) => Ok(Self::Declined),
+            (Ok(SCRAM_SHA_256), None) => Ok(Self::NotOffered),
+            _ => Err(Violation::new("client selected an invalid SASL authentication mechanism").into()),
+        }
+    }
+}
+
+/// An exchange whose first message was read.
+struct Exchange<'a> {
+    verifier: &'a ScramVerifier,
+    binding: Binding<'a>,
+    /// What the client has to send back as `c=`.
+    binding_input: Vec<u8>,
+    /// The client's part and ours.
+    nonce: Vec<u8>,
+    client_first_bare: &'a [u8],
+    server_first: Vec<u8>,
+}
+
+impl<'a> Exchange<'a> {
+    fn begin(message: &'a [u8], binding: Binding<'a>, verifier: &'a ScramVerifier, server_nonce: &str) -> Result<Self, Refusal> {
+        let client_first_bare = read_gs2_header(message, binding)?;
+        let mut attributes = Attributes(client_first_bare);
+        if attributes.0.first() == Some(&b'm') {
+            return Err(Refusal::new(Kind::UnsupportedScram, "client requires an unsupported SCRAM extension"));
+        }
+        attributes.take(b'n')?;
+        let client_nonce = attributes.take(b'r')?;
+        if !client_nonce.iter().all(u8::is_ascii_graphic) {
+            return Err(Violation::new("non-printable characters in SCRAM nonce").into());
+        }
+        while !attributes.0.is_empty() {
+            attributes.take_any()?;
+        }
+        let mut binding_input = message[..message.len() - client_first_bare.len()].to_vec();
+        if let Binding::To(data) = binding {
+            binding_input.extend_from_slice(data);
+        }
+        let nonce = [client_nonce, server_nonce.as_bytes()].concat();
+        let tail = format!(",s={},i={}", STANDARD.encode(&verifier.salt), verifier.iterations);
+        let server_first = [b"r=", &nonce[..], tail.as_bytes()].concat();
+        Ok(Self { verifier, binding, binding_input, nonce, client_first_bare, server_first })
+    }
+
+    /// Judges the client's proof. `Some`: our own, to be sent; `None`: it is wrong.
+    fn finish(&self, message: &[u8]) -> Result<Option<String>, Refusal> {
+        check_length(message)?;
+        let mut attributes = Attributes(message);
+        if attributes.take(b'c')? != STANDARD.encode(&self.binding_input).as_bytes() {
+            return Err(match self.binding {
+                Binding::To(_) => Refusal::new(Kind::InvalidAuthorization, "SCRAM channel binding check failed")
+                    .because("the client sees another certificate than ours: something between ends its TLS"),
+                Binding::Declined | Binding::NotOffered => {
+                    Violation::new("unexpected SCRAM channel-binding attribute in client-final-message").into()
+                }
+            });
+        }
+        let nonce = attributes.take(b'r')?;
+        let (without_proof, proof) = loop {
+            let start = message.len() - attributes.0.len();
+            if let (b'p', proof) = attributes.take_any()? {
+                break (&message[..start - 1], proof);
+            }
+        };
+        let proof = STANDARD.decode(proof).ok().filter(|proof| proof.len() == PROOF_LENGTH);
+        let proof = proof.ok_or_else(|| malformed("Malformed proof in client-final-message."))?;
+        if !attributes.0.is_empty() {
+            return Err(malformed("Garbage found at the end of client-final-message."));
+        }
+        if nonce != self.nonce {
+            return Err(Refusal::from(Violation::new("invalid SCRAM response")).detail("Nonce does not match."));
+        }
+        let exchange = [self.client_first_bare, &self.server_first, without_proof].join(&b","[..]);
+        let proved = self.verifier.proves(&proof, &exchange);
+        Ok(proved.then(|| format!("v={}", STANDARD.encode(self.verifier.signature(&exchange)))))
+    }
+}
+
+/// Checks the part that says what the client knows of channel binding, and returns what is behind it.
+fn read_gs2_header<'a>(message: &'a [u8], binding: Binding<'_>) -> Result<&'a [u8], Refusal> {
+    check_length(message)?;
+    let mut attributes = Attributes(message);
+    match (message[0], binding) {
+        (b'n', Binding::Declined | Binding::NotOffered) | (b'y', Binding::NotOffered) => {
+            attributes.skip();
+            if attributes.next() != b',' {
+                return Err(malformed(format!("Comma expected, but found character \"{}\".", printable(attributes.next()))));
+            }
+            attributes.skip();
+        }
+        // "I could, but you did not offer it": somebody between changed the offer.
+        (b'y', Binding::Declined) => {
+            return Err(Refusal::new(Kind::InvalidAuthorization, "SCRAM channel binding negotiation error").detail(
+                "The client supports SCRAM channel binding but thinks the server does not.  However, this server does support channel binding.",
+            ));
+        }
+        (b'n' | b'y', Binding::To(_)) => {
+            return Err(malformed("The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data."));
+        }
+        (b'p', Binding::Declined | Binding::NotOffered) => {
+            return Err(malformed(
+                "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data.",
+            ));
+        }
+        (b'p', Binding::To(_)) => {
+            let kind = attributes.take(b'p')?;
+            if kind != b"tls-server-end-point" {
+                return Err(Violation(format!("unsupported SCRAM channel-binding type \"{}\"", kind.escape_ascii()).into()).into());
+            }
+        }
+        (other, _) => return Err(malformed(format!("Unexpected channel-binding flag \"{}\".", printable(other)))),
+    }
+    match attributes.next() {
+        b',' => attributes.skip(),
+        b'a' => return Err(Refusal::new(Kind::UnsupportedScram, "client uses authorization identity, but it is not supported")),
+        other => return Err(malformed(format!("Unexpected attribute \"{}\" in client-first-message.", printable(other)))),
+    }
+    Ok(attributes.0)
+}
+
+/// `name=value` pairs, a comma between them, from the front.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Attributes<'a> {
+    /// The value of the next one, which must have this name.
+    fn take(&mut self, name: u8) -> Result<&'a [u8], Refusal> {
+        let found = self.next();
+        if found != name {
+            return Err(malformed(format!("Expected attribute \"{}\" but found \"{}\".", name as char, printable(found))));
+        }
+        Ok(self.take_any()?.1)
+    }
+
+    /// Name and value of the next one.
+    fn take_any(&mut self) -> Result<(u8, &'a [u8]), Refusal> {
+        let name = match self.0.first() {
+            Some(name) if name.is_ascii_alphabetic() => *name,
+            Some(&other) => {
+                return Err(malformed(format!("Attribute expected, but found invalid character \"{}\".", printable(other))));
+            }
+            None => return Err(malformed("Attribute expected, but found end of string.")),
+        };
+        let Some(rest) = self.0[1..].strip_prefix(b"=") else {
+            return Err(malformed(format!("Expected character \"=\" for attribute \"{}\".", name as char)));
+        };
+        let end = rest.iter().position(|&byte| byte == b',').unwrap_or(rest.len());
+        let (value, rest) = rest.split_at(end);
+        self.0 = rest.strip_prefix(b",").unwrap_or(rest);
+        Ok((name, value))
+    }
+
+    /// The next byte, which stays; at the end the NUL that cannot be inside.
+    fn next(&self) -> u8 {
+        self.0.first().copied().unwrap_or_default()
+    }
+
+    fn skip(&mut self) {
+        self.0 = self.0.get(1..).unwrap_or_default();
+    }
+}
+
+/// A message is a string: not empty, and without NUL.
+fn check_length(message: &[u8]) -> Result<(), Refusal> {
+    if message.is_empty() {
+        return Err(malformed("The message is empty."));
+    }
+    if message.contains(&0) {
+        return Err(malformed("Message length does not match input length."));
+    }
+    Ok(())
+}
+
+fn malformed(detail: impl Into<String>) -> Refusal {
+    Refusal::from(Violation::new("malformed SCRAM message")).detail(detail)
+}
+
+fn printable(byte: u8) -> String {
+    if byte.is_ascii_graphic() { char::from(byte).to_string() } else { format!("0x{byte:02x}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verifier::ITERATIONS;
+
+    /// RFC 7677 §3.
+    const CLIENT_FIRST: &[u8] = b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO";
+    const SERVER_NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+    const SERVER_FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    const CLIENT_FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+    const SERVER_FINAL: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+
+    fn pencil() -> ScramVerifier {
+        ScramVerifier::from_password(b"pencil", ITERATIONS, STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap())
+    }
+
+    /// Message and detail of a refused first message.
+    fn first(message: &[u8], binding: Binding<'_>) -> (String, Option<String>) {
+        let refusal = Exchange::begin(message, binding, &pencil(), SERVER_NONCE).err().expect("the message is refused");
+        (refusal.message.into_owned(), refusal.detail)
+    }
+
+    /// Message and detail of a refused last message.
+    fn last(message: &str) -> (String, Option<String>) {
+        let verifier = pencil();
+        let exchange = Exchange::begin(CLIENT_FIRST, Binding::NotOffered, &verifier, SERVER_NONCE).unwrap();
+        let refusal = exchange.finish(message.as_bytes()).expect_err("the message is refused");
+        (refusal.message.into_owned(), refusal.detail)
+    }
+
+    fn malformed(detail: &str) -> (String, Option<String>) {
+        ("malformed SCRAM message".to_string(), Some(detail.to_string()))
+    }
+
+    #[test]
+    fn the_example_of_rfc_7677_is_understood() {
+        let verifier = pencil();
+        let exchange = Exchange::begin(CLIENT_FIRST, Binding::NotOffered, &verifier, SERVER_NONCE).unwrap();
+        assert_eq!(std::str::from_utf8(&exchange.server_first), Ok(SERVER_FIRST));
+        assert_eq!(exchange.finish(CLIENT_FINAL.as_bytes()), Ok(Some(SERVER_FINAL.to_string())));
+        // Another proof of the right length.
+        assert_eq!(exchange.finish(CLIENT_FINAL.replace("p=dH", "p=eH").as_bytes()), Ok(None));
+        // What was proved is all of the exchange, so optional extensions count.
+        assert_eq!(exchange.finish(CLIENT_FINAL.replace(",p=", ",x=1,p=").as_bytes()), Ok(None));
+    }
+
+    #[test]
+    fn what_a_client_says_of_channel_binding_must_fit_what_it_chose() {
+        use Binding::{Declined, NotOffered, To};
+        let missing = malformed("The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.");
+        assert_eq!(first(b"n,,n=,r=x", To(b"h")), missing);
+        assert_eq!(first(b"y,,n=,r=x", To(b"h")), missing);
+        let unwanted =
+            malformed("The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data.");
+        assert_eq!(first(b"p=tls-server-end-point,,n=,r=x", Declined), unwanted);
+        assert_eq!(first(b"p=tls-server-end-point,,n=,r=x", NotOffered), unwanted);
+        assert_eq!(first(b"y,,n=,r=x", Declined).0, "SCRAM channel binding negotiation error");
+        assert_eq!(first(b"p=tls-unique,,n=,r=x", To(b"h")).0, "unsupported SCRAM channel-binding type \"tls-unique\"");
+        assert_eq!(first(b"p=\xff,,n=,r=x", To(b"h")).0, "unsupported SCRAM channel-binding type \"\\xff\"");
+        assert_eq!(first(b"p,,n=,r=x", To(b"h")), malformed("Expected character \"=\" for attribute \"p\"."));
+        assert_eq!(first(b"x,,n=,r=x", NotOffered), malformed("Unexpected channel-binding flag \"x\"."));
+    }
+
+    #[test]
+    fn first_messages_of_the_wrong_shape_are_refused() {
+        for (message, detail) in [
+            (&b""[..], "The message is empty."),
+            (b"n,,n=,r=x\0", "Message length does not match input length."),
+            (b"n", "Comma expected, but found character \"0x00\"."),
+            (b"n;,n=,r=x", "Comma expected, but found character \";\"."),
+            (b"n,", "Unexpected attribute \"0x00\" in client-first-message."),
+            (b"n,x,n=,r=x", "Unexpected attribute \"x\" in client-first-message."),
+            (b"n,,", "Expected attribute \"n\" but found \"0x00\"."),
+            (b"n,,r=x", "Expected attribute \"n\" but found \"r\"."),
+            (b"n,,n", "Expected character \"=\" for attribute \"n\"."),
+            (b"n,,n=", "Expected attribute \"r\" but found \"0x00\"."),
+            (b"n,,n=,r=x,\xff", "Attribute expected, but found invalid character \"0xff\"."),
+            (b"n,,n=,r=x,y", "Expected character \"=\" for attribute \"y\"."),
+        ] {
+            assert_eq!(first(message, Binding::NotOffered), malformed(detail), "{message:?}");
+        }
+        for nonce in [&b"n,,n=,r=\x01"[..], b"n,,n=,r=a b", b"n,,n=,r=\xc3\xa4"] {
+            assert_eq!(first(nonce, Binding::NotOffered), ("non-printable characters in SCRAM nonce".to_string(), None));
+        }
+    }
+
+    #[test]
+    fn what_we_do_not_do_is_refused_as_such() {
+        for (message, text) in [
+            (&b"n,a=bob,n=,r=x"[..], "client uses authorization identity, but it is not supported"),
+            (b"n,,m=x,n=,r=x", "client requires an unsupported SCRAM extension"),
+        ] {
+            let refusal = Exchange::begin(message, Binding::NotOffered, &pencil(), SERVER_NONCE).err().unwrap();
+            assert_eq!((refusal.kind, &*refusal.message), (Kind::UnsupportedScram, text));
+        }
+        // A nonce may hold any printable character but the comma; extensions that are not mandatory are ignored.
+        let verifier = pencil();
+        let exchange = Exchange::begin(b"n,,n=,r='\"\\=~,e=1", Binding::NotOffered, &verifier, "ours").unwrap();
+        assert!(exchange.server_first.starts_with(b"r='\"\\=~ours,s="));
+    }
+
+    #[test]
+    fn last_messages_of_the_wrong_shape_are_refused() {
+        for (message, detail) in [
+            (String::new(), "The message is empty."),
+            ("\0".to_string(), "Message length does not match input length."),
+            ("r=x".to_string(), "Expected attribute \"c\" but found \"r\"."),
+            ("c=biws".to_string(), "Expected attribute \"r\" but found \"0x00\"."),
+            ("c=biws,r=x".to_string(), "Attribute expected, but found end of string."),
+            ("c=biws,r=x,1=2".to_string(), "Attribute expected, but found invalid character \"1\"."),
+            (CLIENT_FINAL.replace("p=dHzb", "p="), "Malformed proof in client-final-message."),
+            (CLIENT_FINAL.replace("p=dHzb", "p=!!!!"), "Malformed proof in client-final-message."),
+            (format!("{CLIENT_FINAL},x=1"), "Garbage found at the end of client-final-message."),
+        ] {
+            assert_eq!(last(&message), malformed(detail), "{message:?}");
+        }
+        let unexpected = "unexpected SCRAM channel-binding attribute in client-final-message";
+        // "y,," where "n,," was said.
+        assert_eq!(last(&CLIENT_FINAL.replace("c=biws", "c=eSws")).0, unexpected);
+        let mismatch = ("invalid SCRAM response".to_string(), Some("Nonce does not match.".to_string()));
+        assert_eq!(last(&CLIENT_FINAL.replace("r=rOpr", "r=rOpR")), mismatch);
+        assert_eq!(last(&CLIENT_FINAL.replace("$k0,", ",")), mismatch);
+    }
+}

@@ -1,0 +1,130 @@
+//! Slows down who guesses passwords: how long the answer to a failed login waits.
+//!
+//! Success changes nothing: who has one account could else guess another's password in between.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Failures that nobody waits for: a mistyped password, a tool that tries what it has saved.
+const FREE: u32 = 3;
+/// Delay of the first failure that waits. It doubles with each one.
+const FIRST: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_secs(5);
+/// Without a failure for so long, an address is forgotten.
+const MEMORY: Duration = Duration::from_mins(1);
+/// Most networks that are remembered; about a megabyte.
+const MAX_NETWORKS: usize = 10_000;
+
+/// Who has failed lately.
+#[derive(Debug, Default)]
+pub struct Penalties(Mutex<HashMap<IpAddr, Failures>>);
+
+#[derive(Debug)]
+struct Failures {
+    count: u32,
+    last: Instant,
+}
+
+impl Penalties {
+    /// Notes a failed login, and returns how long its answer waits.
+    pub fn failed(&self, address: IpAddr, now: Instant) -> Duration {
+        let network = network(address);
+        let count = self.count(network, now);
+        if count == FREE + 1 {
+            tracing::warn!(%address, failures = count, "repeated failures: this address is slowed down from now on");
+        }
+        match count.checked_sub(FREE + 1) {
+            None => Duration::ZERO,
+            // Beyond this the doubling would overflow, and has long reached the limit.
+            Some(doublings) => LONGEST.min(FIRST * 2u32.pow(doublings.min(16))),
+        }
+    }
+
+    fn count(&self, network: IpAddr, now: Instant) -> u32 {
+        // A panic cannot leave the map half changed: no code of others runs under the lock.
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.len() >= MAX_NETWORKS && !table.contains_key(&network) {
+            table.retain(|_, failures| failures.is_remembered(now));
+            if table.len() >= MAX_NETWORKS {
+                // An attack from everywhere. What counts least is who has failed least, and longest ago.
+                let least = table.iter().min_by_key(|(_, failures)| (failures.count, failures.last)).map(|(network, _)| *network);
+                least.and_then(|network| table.remove(&network));
+            }
+        }
+        let failures = table.entry(network).or_insert(Failures { count: 0, last: now });
+        if !failures.is_remembered(now) {
+            failures.count = 0;
+        }
+        *failures = Failures { count: failures.count.saturating_add(1), last: now };
+        failures.count
+    }
+}
+
+impl Failures {
+    fn is_remembered(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) < MEMORY
+    }
+}
+
+/// What one attacker has: an IPv4 address, or an IPv6 network of 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn delays(penalties: &Penalties, from: &str, now: Instant, times: usize) -> Vec<u128> {
+        (0..times).map(|_| penalties.failed(address(from), now).as_millis()).collect()
+    }
+
+    #[test]
+    fn the_delay_doubles_after_a_few_failures_up_to_five_seconds() {
+        let (penalties, now) = (Penalties::default(), Instant::now());
+        assert_eq!(delays(&penalties, "192.0.2.1", now, 10), [0, 0, 0, 250, 500, 1000, 2000, 4000, 5000, 5000]);
+        assert_eq!(delays(&penalties, "192.0.2.1", now, 1000).last(), Some(&5000));
+        assert_eq!(delays(&penalties, "192.0.2.2", now, 1), [0]);
+    }
+
+    #[test]
+    fn a_minute_without_failure_is_forgiven() {
+        let (penalties, start) = (Penalties::default(), Instant::now());
+        delays(&penalties, "192.0.2.1", start, 9);
+        let almost = start + Duration::from_secs(59);
+        assert_eq!(delays(&penalties, "192.0.2.1", almost, 1), [5000]);
+        assert_eq!(delays(&penalties, "192.0.2.1", almost + MEMORY, 4), [0, 0, 0, 250]);
+    }
+
+    #[test]
+    fn one_attackers_addresses_count_as_one() {
+        let (penalties, now) = (Penalties::default(), Instant::now());
+        delays(&penalties, "2001:db8::1", now, 3);
+        assert_eq!(delays(&penalties, "2001:db8::ffff:0:0:2", now, 1), [250]);
+        assert_eq!(delays(&penalties, "2001:db8:0:1::1", now, 1), [0]);
+        delays(&penalties, "192.0.2.1", now, 3);
+        assert_eq!(delays(&penalties, "::ffff:192.0.2.1", now, 1), [250]);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_who_fails_most() {
+        let (penalties, start) = (Penalties::default(), Instant::now());
+        delays(&penalties, "192.0.2.1", start, 9);
+        for number in 0..u32::try_from(MAX_NETWORKS).unwrap() + 100 {
+            penalties.failed(IpAddr::V4((0x0a00_0000 + number).into()), start);
+        }
+        assert_eq!(penalties.0.lock().unwrap().len(), MAX_NETWORKS);
+        assert_eq!(delays(&penalties, "192.0.2.1", start, 1), [5000]);
+        penalties.failed(address("198.51.100.1"), start + MEMORY);
+        assert_eq!(penalties.0.lock().unwrap().len(), 1);
+    }
+}

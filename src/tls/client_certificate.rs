@@ -1,0 +1,60 @@
+//! The names in a client's certificate.
+
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::der::asn1::{Ia5StringRef, PrintableStringRef, Utf8StringRef};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// Object identifier of commonName.
+const COMMON_NAME: &str = "2.5.4.3";
+
+/// Who a certificate says its holder is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateNames {
+    /// The subject's commonName.
+    pub common_name: Option<String>,
+    /// DNS names, mail addresses and URIs of subjectAltName.
+    pub alternative_names: Vec<String>,
+}
+
+impl CertificateNames {
+    /// Reads them from a certificate that has been verified.
+    pub fn of(certificate: &[u8]) -> Self {
+        let Ok(certificate) = Certificate::from_der(certificate) else { return Self::default() };
+        let certificate = certificate.tbs_certificate();
+        let common_name = certificate
+            .subject()
+            .iter()
+            .filter(|attribute| attribute.oid.to_string() == COMMON_NAME)
+            .find_map(|attribute| text(&attribute.value));
+        let alternative_names = match certificate.get_extension::<SubjectAltName>() {
+            Ok(Some((_, names))) => names.0.iter().filter_map(general_name).collect(),
+            _ => Vec::new(),
+        };
+        Self { common_name, alternative_names }
+    }
+
+    /// All of them, the most specific first.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.alternative_names.iter().chain(&self.common_name).map(String::as_str)
+    }
+}
+
+fn text(value: &x509_cert::der::Any) -> Option<String> {
+    value
+        .decode_as::<Utf8StringRef<'_>>()
+        .map(|text| text.as_str().to_string())
+        .or_else(|_| value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_string()))
+        .or_else(|_| value.decode_as::<Ia5StringRef<'_>>().map(|text| text.as_str().to_string()))
+        .ok()
+}
+
+fn general_name(name: &GeneralName) -> Option<String> {
+    match name {
+        GeneralName::DnsName(name) | GeneralName::Rfc822Name(name) | GeneralName::UniformResourceIdentifier(name) => {
+            Some(name.as_str().to_string())
+        }
+        _ => None,
+    }
+}

@@ -17,16 +17,17 @@
 //!
 //! | # | phase | takes → gives | module | on failure the client reads |
 //! |---|---|---|---|---|
-//! | 1 | accept | listener → stream, peer address, permit | `server` | 53300 over the limit |
-//! | 2 | negotiate | SSLRequest, GSSENCRequest, StartupMessage, CancelRequest → session or cancel | `client::negotiate` | 08P01, 0A000, 28000 |
-//! | 3 | route | startup message → target, database user, database | `route` | 3D000, 28000 |
-//! | 4 | credentials | target, user, database → user, temporary password | `credentials` | 57P03 when it may pass, 28000 or 58000 when not |
-//! | 5 | connect | host → TCP → verified TLS | `upstream::connect` | 08001 |
-//! | 6 | log in | startup parameters, password → settings, cancel key, ReadyForQuery | `upstream::log_in` | the server's own error, 08004, 08006, 0A000 |
-//! | 7 | welcome | AuthenticationOk … ReadyForQuery, in one write | `client::welcome` | |
-//! | 8 | splice | both streams → bytes, who ended it | `splice` | nothing: no byte is ever injected |
+//! | 1 | accept | listener → stream, peer address | `server` | 53300 over a limit of `places` |
+//! | 2 | negotiate | PROXY header, SSLRequest or TLS, StartupMessage or CancelRequest → protected stream, session or cancel | `client::negotiate` | 08P01, 0A000, 28000 |
+//! | 3 | authenticate | user name, the listener's rules → the client is who it says | `session::identify`, `client::authenticate` | 28P01, 28000, 57014 |
+//! | 4 | route | user, database name, TLS server name → target, AWS identity, database user, database | `route` | 3D000, 28000 |
+//! | 5 | credentials | target, identity, user, database → user, temporary password | `credentials` | 57P03 when it may pass, 28000 or 58000 when not |
+//! | 6 | connect | host → TCP → verified TLS | `upstream::connect` | 08001 |
+//! | 7 | log in | startup parameters, password → settings, cancel key, ReadyForQuery | `upstream::log_in` | the server's own error, 08004, 08006, 0A000 |
+//! | 8 | welcome | AuthenticationOk … ReadyForQuery, in one write | `client::welcome` | |
+//! | 9 | splice | both streams → bytes, who ended it | `splice` | nothing: no byte is ever injected |
 //!
-//! A credential from the cache that the server refuses in phase 6 is replaced once by a fresh one, and phases 4 to 6
+//! A credential from the cache that the server refuses in phase 7 is replaced once by a fresh one, and phases 5 to 7
 //! run again, unseen by the client. A CancelRequest leaves the path after phase 2: `cancel` knows which server it
 //! means, `upstream::cancel` takes it there.
 //!
@@ -38,7 +39,8 @@
 //! | `config` | What may be configured? `raw` is the file as written, `check` holds the rules, `target_url` turns a URL into a file |
 //! | `server` | Who is accepted, and how does everything stop? |
 //! | `session` | What happens to one connection, from top to bottom? |
-//! | `client` | What do clients say first, and what are they told? |
+//! | `client` | What do clients say first, how do they prove who they are, and what are they told? |
+//! | `places` | How many sessions may there be, of whom and to what? |
 //! | `route` | Where does a login go? A pure function |
 //! | `credentials` | How is AWS asked, as whom, and how long are its answers good for? One file for each kind of credential |
 //! | `upstream` | How is a server connected, verified and logged in to? |
@@ -48,10 +50,11 @@
 //! | `tls` | Whom do we trust, and what exactly was wrong with a certificate? |
 //! | `verifier` | What is stored instead of a password? |
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
+//! | `hash_password` | How does a password become a verifier? |
 //! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
 //!
-//! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, splice} →
-//! {config, error, wire, tls, secret}`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
+//! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, places, splice} →
+//! {config, error, wire, tls, verifier, secret}`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
 //!
 //! ## Invariants
 //!
@@ -72,9 +75,10 @@
 //!
 //! ## Where things could surprise
 //!
-//! - A client is told the server's real process id, since tools show it, with a secret key of ours.
+//! - A client is told the server's real process id, since tools show it. Its cancel key is sealed in protocol 3.2 and the
+//!   server's own in 3.0; `cancel` says why.
 //! - The upstream leg always speaks protocol 3.0, whatever the client leg speaks: 3.2 differs in the length of cancel
-//!   keys only, and those are ours.
+//!   keys only.
 //! - Startup parameters are forwarded in the client's order. Each engine refuses some that others need;
 //!   `upstream::startup_parameters` has the lists.
 //! - When the server closes, the client's side is half-closed and read until its end, for five seconds: closing at once

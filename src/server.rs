@@ -4,6 +4,7 @@ mod socket;
 
 use std::collections::HashMap;
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,13 @@ use tokio_util::task::TaskTracker;
 use crate::cancel::Cancels;
 use crate::client::authenticate::Judge;
 use crate::client::penalty::Penalties;
-use crate::config::{Address, Config, Listener};
+use crate::config::{Address, Config, Listener, User};
 use crate::credentials::Broker;
 use crate::places::Places;
 use crate::secret::Secret;
 use crate::session::{self, Shared};
 use crate::tls::listener::ListenerTls;
+use crate::verifier::{ITERATIONS, Verifier};
 use socket::Socket;
 
 /// How long sessions may go on once the proxy is asked to stop.
@@ -73,9 +75,9 @@ impl Server {
             cancels: Arc::new(Cancels::new(config.cancel_key.as_ref())),
             limits: config.limits,
             places,
+            judge: Judge::new(mock_secret(config.cancel_key.as_ref()), usual_iterations(&config.users)),
             users: config.users,
             targets,
-            judge: Judge::new(mock_secret(config.cancel_key.as_ref())),
             penalties: Penalties::default(),
             cancel_penalties: Penalties::default(),
             stopping: controls.stop.clone(),
@@ -129,6 +131,17 @@ fn mock_secret(shared: Option<&Secret>) -> Secret {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
     Secret::new(bytes)
+}
+
+/// What most users' verifiers have: a user who does not exist must not stand out by it.
+fn usual_iterations(users: &HashMap<String, Arc<User>>) -> NonZeroU32 {
+    let mut counts: HashMap<NonZeroU32, usize> = HashMap::new();
+    for user in users.values() {
+        if let Some(Verifier::Scram(verifier)) = &user.verifier {
+            *counts.entry(verifier.iterations).or_default() += 1;
+        }
+    }
+    counts.into_iter().max_by_key(|&(iterations, users)| (users, iterations)).map_or(ITERATIONS, |(iterations, _)| iterations)
 }
 
 async fn accept(socket: &Socket, listener: &Arc<Listener>, shared: &Arc<Shared>, sessions: &TaskTracker) {

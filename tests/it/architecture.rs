@@ -10,7 +10,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("cli", &["config", "hash_password", "server", "telemetry"]),
     ("hash_password", &["secret", "verifier", "wire"]),
     ("telemetry", &["config"]),
-    ("server", &["session", "cancel", "client", "config", "credentials", "places", "secret", "tls"]),
+    ("server", &["session", "cancel", "client", "config", "credentials", "places", "secret", "tls", "verifier"]),
     ("session", &["cancel", "client", "config", "credentials", "error", "places", "route", "splice", "upstream", "wire"]),
     ("client", &["config", "error", "secret", "tls", "verifier", "wire"]),
     ("places", &["config", "error"]),

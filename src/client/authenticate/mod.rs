@@ -8,6 +8,7 @@ mod md5;
 mod scram;
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
@@ -17,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Ending, Kind, Refusal};
 use crate::secret::Secret;
-use crate::verifier::{ITERATIONS, SALT_LENGTH, ScramVerifier, Verifier};
+use crate::verifier::{SALT_LENGTH, ScramVerifier, Verifier};
 use crate::wire::password::{Awaited, parse_password, read};
 
 /// How a password is asked for.
@@ -46,22 +47,23 @@ pub struct Question<'a> {
 /// What all clients share.
 pub struct Judge {
     mock_secret: Secret,
+    mock_iterations: NonZeroU32,
     hashing: Arc<Semaphore>,
 }
 
 impl Judge {
     /// Makes up the salts of unknown users from this secret. Replicas need the same one: a user whose salt changes from
-    /// one login to the next does not exist.
-    pub fn new(mock_secret: Secret) -> Self {
+    /// one login to the next does not exist. `mock_iterations` are what the users that exist have.
+    pub fn new(mock_secret: Secret, mock_iterations: NonZeroU32) -> Self {
         // More at once would be no faster, and would leave no processor to the sessions.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { mock_secret, hashing: Arc::new(Semaphore::new(processors)) }
+        Self { mock_secret, mock_iterations, hashing: Arc::new(Semaphore::new(processors)) }
     }
 
     /// For who has no SCRAM verifier: looks like one that PostgreSQL made, and is the same at each login.
     fn mock(&self, user: &str) -> ScramVerifier {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.mock_secret.expose());
-        ScramVerifier::of_nobody(ITERATIONS, hmac::sign(&key, user.as_bytes()).as_ref()[..SALT_LENGTH].to_vec())
+        ScramVerifier::of_nobody(self.mock_iterations, hmac::sign(&key, user.as_bytes()).as_ref()[..SALT_LENGTH].to_vec())
     }
 }
 
@@ -122,7 +124,7 @@ async fn read_password<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Secret, E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verifier::Md5Verifier;
+    use crate::verifier::{ITERATIONS, Md5Verifier};
     use crate::wire::backend::{Authentication, Message, parse, read_message};
     use crate::wire::frontend::{password_message, sasl_initial_response, sasl_response};
     use postgres_protocol::authentication::md5_hash;
@@ -138,7 +140,7 @@ mod tests {
     }
 
     fn judge() -> Judge {
-        Judge::new(Secret::new("mock"))
+        Judge::new(Secret::new("mock"), ITERATIONS)
     }
 
     /// Judges the client that `client` plays; `None` is a login.

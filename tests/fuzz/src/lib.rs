@@ -1,6 +1,8 @@
 //! What must hold for any bytes a peer can send. One function per fuzz target; each panics where an invariant breaks.
 
 mod backend_message;
+mod password_message;
+mod proxy_header;
 mod startup_packet;
 
 use std::pin::pin;
@@ -9,6 +11,8 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncReadExt, Chain};
 
 pub use backend_message::backend_message;
+pub use password_message::password_message;
+pub use proxy_header::proxy_header;
 pub use startup_packet::startup_packet;
 
 /// Polls a future that reads from memory, which is never pending.
@@ -37,7 +41,12 @@ mod tests {
 
     #[test]
     fn seeds_hold_the_invariants() {
-        let targets = [("startup_packet", super::startup_packet as fn(&[u8])), ("backend_message", super::backend_message)];
+        let targets = [
+            ("startup_packet", super::startup_packet as fn(&[u8])),
+            ("backend_message", super::backend_message),
+            ("password_message", super::password_message),
+            ("proxy_header", super::proxy_header),
+        ];
         for (name, target) in targets {
             let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
             let mut count = 0;

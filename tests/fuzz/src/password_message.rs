@@ -1,0 +1,67 @@
+use pg_iam_proxy::wire::ReadError;
+use pg_iam_proxy::wire::frontend::{password_message as encode_password, sasl_initial_response};
+use pg_iam_proxy::wire::password::{
+    Awaited, MAX_PASSWORD, MAX_SASL, SaslInitial, checked_body_length, parse_password, parse_sasl_initial, read,
+};
+
+use super::{cut, is_slice_of, now};
+
+/// A client's answers to authentication requests: as a stream of messages, and as the body of one.
+pub fn password_message(data: &[u8]) {
+    for awaited in [Awaited::Password, Awaited::Sasl] {
+        let mut rest = data;
+        loop {
+            let before = rest;
+            let result = now(read(&mut rest, awaited));
+            for at in 1..=before.len().min(5) {
+                assert_eq!(format!("{result:?}"), format!("{:?}", now(read(&mut cut(before, at), awaited))), "cut at {at}");
+            }
+            match result {
+                Ok(body) => {
+                    let taken = &before[..before.len() - rest.len()];
+                    assert!(taken[0] == b'p' && body.expose() == &taken[5..]);
+                    check_body(body.expose());
+                }
+                Err(error) => {
+                    check_error(before, awaited, &error);
+                    break;
+                }
+            }
+        }
+    }
+    check_body(data);
+}
+
+/// An error is the one that the bytes call for, found without reading further than needed.
+fn check_error(data: &[u8], awaited: Awaited, error: &ReadError) {
+    let Some(([tag, length @ ..], body)) = data.split_first_chunk::<5>() else {
+        return assert!(if data.is_empty() { matches!(error, ReadError::Closed) } else { matches!(error, ReadError::Torn) });
+    };
+    let limit = match awaited {
+        Awaited::Password => MAX_PASSWORD,
+        Awaited::Sasl => MAX_SASL,
+    };
+    match checked_body_length(*tag, *length, awaited) {
+        Ok(length) => {
+            assert!(*tag == b'p' && u32::try_from(length + 4).is_ok_and(|length| length <= limit));
+            assert!(matches!(error, ReadError::Torn) && body.len() < length);
+        }
+        Err(violation) => assert_eq!(error.to_string(), violation.to_string()),
+    }
+}
+
+fn check_body(body: &[u8]) {
+    if let Ok(password) = parse_password(body) {
+        assert!(is_slice_of(password, body) && !password.contains(&0));
+        assert_eq!(&encode_password(password).expose()[5..], body);
+    }
+    if let Ok(SaslInitial { mechanism, data }) = parse_sasl_initial(body) {
+        assert!(is_slice_of(mechanism, body) && !mechanism.contains(&0));
+        assert!(is_slice_of(data.unwrap_or_default(), body));
+        match (std::str::from_utf8(mechanism), data) {
+            (Ok(mechanism), Some(data)) => assert_eq!(&sasl_initial_response(mechanism, data).expose()[5..], body),
+            (_, None) => assert_eq!([mechanism, b"\0\xff\xff\xff\xff"].concat(), body),
+            (Err(_), Some(_)) => {}
+        }
+    }
+}

@@ -254,7 +254,7 @@ mod tests {
     fn a_made_up_salt_is_the_users_own_and_stays() {
         assert_eq!(judge().mock("ana"), judge().mock("ana"));
         assert_ne!(judge().mock("ana").salt, judge().mock("bob").salt);
-        assert_ne!(judge().mock("ana").salt, Judge::new(Secret::new("another")).mock("ana").salt);
+        assert_ne!(judge().mock("ana").salt, Judge::new(Secret::new("another"), ITERATIONS).mock("ana").salt);
         assert_eq!((judge().mock("ana").salt.len(), judge().mock("ana").iterations.get()), (16, 4096));
     }
 

@@ -124,12 +124,13 @@ fn run(config: Config, arguments: &Run) -> ExitCode {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let controls = Controls::default();
     let server = Server::bind(config, &controls).await?;
-    for (address, listener) in server.addresses() {
-        print_lines(&connection_lines(&address, listener));
-    }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    // Whoever reads these may send a signal the next moment: the handlers are there.
+    for (address, listener) in server.addresses() {
+        print_lines(&connection_lines(&address, listener));
+    }
     let signals = async {
         loop {
             tokio::select! {

@@ -45,6 +45,8 @@ pub enum Kind {
     ShuttingDown,
     /// AWS cannot be asked now: throttled, unreachable, timed out, failing.
     CredentialsUnavailable,
+    /// Too many logins wait for a server.
+    TooManyLogins,
     /// AWS refuses, or there is no AWS identity to ask with.
     CredentialsDenied,
     /// AWS knows no such cluster or instance.
@@ -75,7 +77,7 @@ impl Kind {
             Self::TooManySessions => "53300",
             Self::StartupTimeout => "57014",
             // libpq goes on to the next host on exactly this code.
-            Self::ShuttingDown | Self::CredentialsUnavailable => "57P03",
+            Self::ShuttingDown | Self::CredentialsUnavailable | Self::TooManyLogins => "57P03",
             Self::NoSuchCluster => "58000",
             Self::UpstreamUnreachable => "08001",
             Self::TemporaryPasswordRefused => "08004",
@@ -97,6 +99,7 @@ impl Kind {
             | Self::StartupTimeout => Blame::Client,
             Self::CredentialsUnavailable | Self::CredentialsDenied | Self::NoSuchCluster => Blame::Aws,
             Self::UpstreamUnreachable
+            | Self::TooManyLogins
             | Self::UnsupportedAuthentication
             | Self::TemporaryPasswordRefused
             | Self::UpstreamClosed

@@ -40,6 +40,7 @@
 //! | `server` | Who is accepted, and how does everything stop? |
 //! | `session` | What happens to one connection, from top to bottom? |
 //! | `client` | What do clients say first, how do they prove who they are, and what are they told? |
+//! | `governor` | How fast may logins reach a server? |
 //! | `places` | How many sessions may there be, of whom and to what? |
 //! | `route` | Where does a login go? A pure function |
 //! | `credentials` | How is AWS asked, as whom, and how long are its answers good for? One file for each kind of credential |
@@ -53,7 +54,7 @@
 //! | `hash_password` | How does a password become a verifier? |
 //! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
 //!
-//! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, places, splice} →
+//! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, governor, places, splice} →
 //! {config, error, wire, tls, verifier, secret}`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
 //!
 //! ## Invariants
@@ -90,6 +91,7 @@ mod client;
 mod config;
 mod credentials;
 mod error;
+mod governor;
 mod hash_password;
 mod places;
 mod route;

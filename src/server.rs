@@ -15,8 +15,9 @@ use tokio_util::task::TaskTracker;
 use crate::cancel::Cancels;
 use crate::client::authenticate::Judge;
 use crate::client::penalty::Penalties;
-use crate::config::{Address, Config, Listener, User};
+use crate::config::{Address, Config, Listener, Target, User};
 use crate::credentials::Broker;
+use crate::governor::Governor;
 use crate::places::Places;
 use crate::secret::Secret;
 use crate::session::{self, Shared};
@@ -64,7 +65,7 @@ impl Server {
     pub async fn bind(config: Config, controls: &Controls) -> Result<Self, BindError> {
         let places = Places::new(&config);
         let mut sockets = Vec::new();
-        let mut targets = HashMap::new();
+        let mut targets: HashMap<String, Arc<Target>> = HashMap::new();
         for listener in config.listeners {
             let socket = Socket::bind(&listener).await.map_err(|error| BindError { address: listener.address.clone(), error })?;
             targets.extend(listener.targets.iter().map(|target| (target.name.clone(), target.clone())));
@@ -77,6 +78,7 @@ impl Server {
             places,
             judge: Judge::new(mock_secret(config.cancel_key.as_ref()), usual_iterations(&config.users)),
             users: config.users,
+            governor: Governor::new(targets.values()),
             targets,
             penalties: Penalties::default(),
             cancel_penalties: Penalties::default(),
@@ -187,7 +189,7 @@ async fn keep_current(certificates: &[Arc<ListenerTls>], reload: &Notify) {
                     *reported = None;
                     tracing::info!(certificate = %file, "certificate read again and in use");
                 }
-                Ok(false) => {}
+                Ok(false) => *reported = None,
                 Err(error) => {
                     let text = error.to_string();
                     if asked || reported.as_ref() != Some(&text) {

@@ -9,9 +9,10 @@ mod identify;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ use crate::client::{reject, version, welcome};
 use crate::config::{Limits, Listener, Target, User};
 use crate::credentials::{Broker, Lease, Request};
 use crate::error::{Ending, Kind, Refusal};
+use crate::governor::Governor;
 use crate::places::{Place, Places, Taken};
 use crate::route::{Asked, Route, route};
 use crate::splice::splice;
@@ -35,6 +37,9 @@ use crate::upstream::startup_parameters::forward;
 use crate::wire::proxy_header;
 use crate::wire::startup::StartupMessage;
 use facts::Facts;
+
+/// How long a client may take to accept the end of its cancel request.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What all sessions share.
 pub struct Shared {
@@ -50,6 +55,8 @@ pub struct Shared {
     pub users: HashMap<String, Arc<User>>,
     /// Every target, by name.
     pub targets: HashMap<String, Arc<Target>>,
+    /// How fast servers are given logins.
+    pub governor: Governor,
     /// Judges passwords.
     pub judge: Judge,
     /// Addresses whose logins have failed repeatedly.
@@ -91,10 +98,11 @@ impl Established {
 pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> Option<Established> {
     let mut login = Login { shared, listener, facts: Facts::new(&accepted), places: Taken::default() };
     let (mut stream, ending) = match login.negotiate(accepted).await {
-        Ok(Negotiated { stream, wish: Ok(Wish::Cancel(request)), .. }) => {
+        Ok(Negotiated { mut stream, wish: Ok(Wish::Cancel(request)), .. }) => {
             cancel_request::serve(shared, listener, &login.facts.client, &request).await;
-            // The close, which is the only answer, says that the server has acted.
-            drop(stream);
+            // The close, which is the only answer, says that the server has acted. Without TLS's close_notify libpq takes it
+            // for a failure.
+            let _ = tokio::time::timeout(GOODBYE, stream.shutdown()).await;
             return None;
         }
         Ok(Negotiated { mut stream, security, wish: Ok(Wish::Session(startup)) }) => {
@@ -211,6 +219,7 @@ impl Login<'_> {
         let Request { target, endpoint, database, .. } = request;
         let credential = &lease.credential;
         self.facts.db_user.clone_from(&credential.db_user);
+        let _leave = self.shared.governor.admit(target).await?;
         let started = Instant::now();
         let connection = connect(endpoint, server_name(target, &endpoint.host)?, &target.tls).await.map_err(|error| {
             self.shared.broker.forget_endpoint(target);

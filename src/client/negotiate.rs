@@ -123,7 +123,7 @@ async fn encrypted(tcp: TcpStream, acceptor: &ListenerTls, direct: bool) -> Resu
 fn wish(packet: Result<Packet, Ending>) -> Result<Wish, Ending> {
     match packet? {
         Packet::SslRequest => Err(refuse("received a second SSLRequest")),
-        Packet::GssEncRequest => Err(refuse("received a second GSSENCRequest")),
+        Packet::GssEncRequest => Err(refuse("received a GSSENCRequest that cannot be granted any more")),
         Packet::Cancel(request) => Ok(Wish::Cancel(request)),
         Packet::Startup(startup) => {
             version::check(&startup)?;

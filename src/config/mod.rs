@@ -13,6 +13,7 @@ mod users_file;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -234,6 +235,10 @@ pub struct Target {
     pub ignore_startup_parameters: Vec<String>,
     /// Whether the server's `application_name` tells who the client is, and where.
     pub application_name_suffix: bool,
+    /// Logins to the server that begin within a second.
+    pub max_logins_per_second: NonZeroU32,
+    /// Logins to the server under way at a time.
+    pub max_concurrent_logins: usize,
     /// Sessions at a time.
     pub max_sessions: Option<usize>,
 }

@@ -115,6 +115,8 @@ pub(super) struct Target {
     pub sts_endpoint_url: Key<String>,
     pub ignore_startup_parameters: Key<Vec<String>>,
     pub application_name_suffix: Key<bool>,
+    pub max_logins_per_second: Key<i64>,
+    pub max_concurrent_logins: Key<i64>,
     pub max_sessions: Key<i64>,
 }
 

@@ -1,31 +1,55 @@
-//! One value a key, made once for all who wait for it.
+//! One value a key, made once for all who wait for it, and made again before anybody has to.
 //!
-//! A login with a usable value takes one short lock and never waits. Without one, the first login makes it while
-//! the others of its key wait; when it fails, those that waited share its failure instead of asking again.
+//! A login with a usable value takes two short locks and never waits. Without one, the first login makes it while the others
+//! of its key wait; when it fails, they share its failure, and so do those that come in the next moments. A value that has
+//! been used is replaced in the background some time before its end; while that fails, the old one goes on serving.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::error::Refusal;
+use crate::error::{Kind, Refusal};
 
 /// Keys hold names that clients choose. Above this many, those without a usable value are dropped.
 const SWEEP_ABOVE: usize = 1_000;
+/// For how long a denial is believed: nobody gives a permission within it and then wonders.
+const DENIAL_LIFE: Duration = Duration::from_secs(3);
+/// For how long it is believed that AWS cannot be asked.
+const OUTAGE_LIFE: Duration = Duration::from_secs(1);
+/// Pauses between attempts at replacing a value, while the old one serves.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// A value that is good for a time.
-pub trait Expires {
-    /// Whether it can be handed out now, by the wall clock: a machine that slept must not use what died meanwhile.
-    fn is_usable(&self) -> bool;
+/// A value that is good for a time, by the wall clock: a machine that slept must not use what died meanwhile.
+pub(super) trait Expires: Send + Sync + 'static {
+    /// Until when it may be handed out.
+    fn use_until(&self) -> SystemTime;
+    /// When to replace it; not the same moment for all that were made at the same time.
+    fn replace_at(&self) -> SystemTime;
 }
 
-pub struct Cache<K, V>(Mutex<HashMap<K, Arc<Slot<V>>>>);
+/// How a value is made. Called again for each replacement.
+pub(super) trait Make<V>: Send + Sync + 'static {
+    /// Makes one.
+    fn make(&self) -> impl Future<Output = Result<V, Refusal>> + Send;
+}
+
+pub(super) struct Cache<K, V>(Mutex<HashMap<K, Arc<Slot<V>>>>);
 
 struct Slot<V> {
-    value: Mutex<Option<Arc<V>>>,
-    /// Held by the login that makes the value. Inside: the last failure, and which attempt it was.
-    making: tokio::sync::Mutex<Option<(u64, Refusal)>>,
-    attempts: AtomicU64,
+    state: Mutex<State<V>>,
+    /// Held by whoever makes a value.
+    making: tokio::sync::Mutex<()>,
+}
+
+struct State<V> {
+    value: Option<Arc<V>>,
+    /// Whether the value has been handed out since it was made.
+    used: bool,
+    /// The last failure, and until when it is an answer.
+    failure: Option<(Instant, Refusal)>,
 }
 
 impl<K, V> Default for Cache<K, V> {
@@ -36,62 +60,66 @@ impl<K, V> Default for Cache<K, V> {
 
 impl<V> Default for Slot<V> {
     fn default() -> Self {
-        Self { value: Mutex::default(), making: tokio::sync::Mutex::default(), attempts: AtomicU64::new(0) }
+        Self { state: Mutex::new(State { value: None, used: false, failure: None }), making: tokio::sync::Mutex::default() }
     }
 }
 
-impl<K: Eq + Hash, V: Expires> Cache<K, V> {
-    /// The value, and whether it was there already.
+impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
+    /// The value, where there is one that can be used.
+    pub(super) fn usable(&self, key: &K) -> Option<Arc<V>> {
+        let slot = lock(&self.0).get(key)?.clone();
+        slot.usable()
+    }
+
+    /// The value, and whether it was there already; made where it was not.
     ///
     /// When the future that makes it is dropped, the next login in line makes it.
-    pub async fn get<F: Future<Output = Result<V, Refusal>>>(&self, key: K, make: impl FnOnce() -> F) -> Result<(Arc<V>, bool), Refusal> {
+    ///
+    /// # Errors
+    /// What the maker said, now or a moment ago.
+    pub(super) async fn get(&self, key: K, maker: impl Make<V>) -> Result<(Arc<V>, bool), Refusal> {
+        let name = key.to_string();
         let slot = self.slot(key);
+        let _making = slot.making.lock().await;
         if let Some(value) = slot.usable() {
             return Ok((value, true));
         }
-        let seen = slot.attempts.load(Relaxed);
-        let mut last_failure = slot.making.lock().await;
-        if let Some(value) = slot.usable() {
-            return Ok((value, true));
+        if let Some(refusal) = slot.failure() {
+            return Err(refusal);
         }
-        if let Some((attempt, refusal)) = last_failure.as_ref()
-            && *attempt > seen
-        {
-            return Err(refusal.clone());
-        }
-        let result = make().await;
-        let attempt = slot.attempts.fetch_add(1, Relaxed) + 1;
-        match result {
+        match maker.make().await {
             Ok(value) => {
-                let value = Arc::new(value);
-                *lock(&slot.value) = Some(value.clone());
+                let value = slot.keep(value);
+                lock(&slot.state).used = true;
+                tokio::spawn(keep_fresh(name, Arc::downgrade(&slot), value.clone(), maker));
                 Ok((value, false))
             }
             Err(refusal) => {
-                *last_failure = Some((attempt, refusal.clone()));
+                let life = if refusal.kind == Kind::CredentialsUnavailable { OUTAGE_LIFE } else { DENIAL_LIFE };
+                lock(&slot.state).failure = Some((Instant::now() + life, refusal.clone()));
                 Err(refusal)
             }
         }
     }
 
     /// Forgets this value, unless another has taken its place.
-    pub fn forget(&self, key: &K, value: &Arc<V>) {
+    pub(super) fn forget(&self, key: &K, value: &Arc<V>) {
         if let Some(slot) = lock(&self.0).get(key) {
-            lock(&slot.value).take_if(|held| Arc::ptr_eq(held, value));
+            lock(&slot.state).value.take_if(|held| Arc::ptr_eq(held, value));
         }
     }
 
     /// Forgets whatever is there.
-    pub fn forget_any(&self, key: &K) {
+    pub(super) fn forget_any(&self, key: &K) {
         if let Some(slot) = lock(&self.0).get(key) {
-            *lock(&slot.value) = None;
+            lock(&slot.state).value = None;
         }
     }
 
     fn slot(&self, key: K) -> Arc<Slot<V>> {
         let mut slots = lock(&self.0);
         if slots.len() >= SWEEP_ABOVE && !slots.contains_key(&key) {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.usable().is_some());
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.is_worth_keeping());
         }
         slots.entry(key).or_default().clone()
     }
@@ -99,11 +127,225 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
 
 impl<V: Expires> Slot<V> {
     fn usable(&self) -> Option<Arc<V>> {
-        lock(&self.value).as_ref().filter(|value| value.is_usable()).cloned()
+        let mut state = lock(&self.state);
+        let value = state.value.clone().filter(|value| SystemTime::now() < value.use_until())?;
+        state.used = true;
+        Some(value)
     }
+
+    fn failure(&self) -> Option<Refusal> {
+        lock(&self.state).failure.as_ref().filter(|(until, _)| Instant::now() < *until).map(|(_, refusal)| refusal.clone())
+    }
+
+    fn keep(&self, value: V) -> Arc<V> {
+        let value = Arc::new(value);
+        *lock(&self.state) = State { value: Some(value.clone()), used: false, failure: None };
+        value
+    }
+
+    /// Makes a value in the place of this one; `None` when it was not used, or is not in its place any more.
+    async fn replace(&self, value: &Arc<V>, maker: &impl Make<V>) -> Option<Result<Arc<V>, Refusal>> {
+        // Nobody makes two at a time; and somebody may have made one while this waited.
+        let _making = self.making.lock().await;
+        {
+            let state = lock(&self.state);
+            if !state.used || state.value.as_ref().is_none_or(|held| !Arc::ptr_eq(held, value)) {
+                return None;
+            }
+        }
+        Some(maker.make().await.map(|made| self.keep(made)))
+    }
+
+    fn is_worth_keeping(&self) -> bool {
+        lock(&self.state).value.as_ref().is_some_and(|value| SystemTime::now() < value.use_until())
+    }
+}
+
+/// Replaces a value before its end, and the one after, for as long as each is used; ends with the first that is not.
+async fn keep_fresh<V: Expires>(name: String, slot: Weak<Slot<V>>, mut value: Arc<V>, maker: impl Make<V>) {
+    let mut pause = FIRST_PAUSE;
+    let mut next = value.replace_at();
+    loop {
+        tokio::time::sleep(until(next)).await;
+        let Some(slot) = slot.upgrade() else { return };
+        match slot.replace(&value, &maker).await {
+            None => return,
+            Some(Ok(made)) => {
+                if pause > FIRST_PAUSE {
+                    tracing::info!(credential = name, "AWS answers again");
+                }
+                pause = FIRST_PAUSE;
+                next = made.replace_at();
+                value = made;
+            }
+            Some(Err(refusal)) => {
+                if pause == FIRST_PAUSE {
+                    let cause = refusal.cause.as_deref();
+                    tracing::warn!(credential = name, refusal = &*refusal.message, cause, "cannot be renewed; what is at hand serves on");
+                }
+                next = SystemTime::now() + pause.mul_f64(jitter());
+                if next >= value.use_until() {
+                    return;
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Somewhere from 0.75 to 1, so that what was made together is not renewed together.
+pub(super) fn jitter() -> f64 {
+    let mut byte = [0];
+    aws_lc_rs::rand::fill(&mut byte).expect("the system's random generator works");
+    1.0 - f64::from(byte[0]) / 1024.0
+}
+
+fn until(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 /// A panic cannot leave these half changed: no code of others runs under the locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    /// A number that is good for a time.
+    struct Value {
+        number: usize,
+        made: SystemTime,
+        life: Duration,
+    }
+
+    impl Expires for Value {
+        fn use_until(&self) -> SystemTime {
+            self.made + self.life
+        }
+
+        fn replace_at(&self) -> SystemTime {
+            self.made + self.life / 2
+        }
+    }
+
+    /// Counts what it makes; fails while it is told to.
+    #[derive(Clone, Default)]
+    struct Counter(Arc<(AtomicUsize, Mutex<Option<Kind>>)>, Duration);
+
+    impl Counter {
+        fn living(life: Duration) -> Self {
+            Self(Arc::default(), life)
+        }
+
+        fn calls(&self) -> usize {
+            self.0.0.load(SeqCst)
+        }
+
+        fn fail(&self, kind: impl Into<Option<Kind>>) {
+            *lock(&self.0.1) = kind.into();
+        }
+    }
+
+    impl Make<Value> for Counter {
+        async fn make(&self) -> Result<Value, Refusal> {
+            let number = self.0.0.fetch_add(1, SeqCst) + 1;
+            // Others of the key come while this one is under way.
+            tokio::task::yield_now().await;
+            match *lock(&self.0.1) {
+                Some(kind) => Err(Refusal::new(kind, "no")),
+                None => Ok(Value { number, made: SystemTime::now(), life: self.1 }),
+            }
+        }
+    }
+
+    async fn number(cache: &Cache<String, Value>, counter: &Counter) -> Result<usize, Kind> {
+        cache.get("key".to_string(), counter.clone()).await.map(|(value, _)| value.number).map_err(|refusal| refusal.kind)
+    }
+
+    async fn wait_until(mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < deadline, "waited in vain");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thousand_first_logins_make_one_call() {
+        let (cache, counter) = (Arc::new(Cache::default()), Counter::living(Duration::from_mins(15)));
+        let logins: Vec<_> = (0..1_000)
+            .map(|_| {
+                let (cache, counter) = (cache.clone(), counter.clone());
+                tokio::spawn(async move { number(&cache, &counter).await })
+            })
+            .collect();
+        for login in logins {
+            assert_eq!(login.await.unwrap(), Ok(1));
+        }
+        assert_eq!(counter.calls(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_thousand_logins_that_fail_together_make_one_call_and_those_just_after_none() {
+        let (cache, counter) = (Arc::new(Cache::default()), Counter::living(Duration::from_mins(15)));
+        counter.fail(Kind::CredentialsDenied);
+        let logins: Vec<_> = (0..1_000)
+            .map(|_| {
+                let (cache, counter) = (cache.clone(), counter.clone());
+                tokio::spawn(async move { number(&cache, &counter).await })
+            })
+            .collect();
+        for login in logins {
+            assert_eq!(login.await.unwrap(), Err(Kind::CredentialsDenied));
+        }
+        assert_eq!(number(&cache, &counter).await, Err(Kind::CredentialsDenied));
+        assert_eq!(counter.calls(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_value_that_is_used_is_replaced_before_its_end_and_one_that_is_not_is_left_to_die() {
+        let life = Duration::from_millis(400);
+        let (cache, counter) = (Cache::default(), Counter::living(life));
+        assert_eq!(number(&cache, &counter).await, Ok(1));
+        // Logins go on: each finds a value, and none makes one.
+        let deadline = Instant::now() + life * 5;
+        while Instant::now() < deadline {
+            assert!(cache.usable(&"key".to_string()).is_some());
+            tokio::task::yield_now().await;
+        }
+        assert!(counter.calls() >= 4, "{} values", counter.calls());
+        // Logins stop: the value at hand is replaced once more at most. Asking `is_worth_keeping` is no use of it.
+        let at_the_stop = counter.calls();
+        let slot = cache.slot("key".to_string());
+        wait_until(|| !slot.is_worth_keeping()).await;
+        assert!(counter.calls() <= at_the_stop + 1, "{} after {at_the_stop}", counter.calls());
+    }
+
+    #[tokio::test]
+    async fn a_failing_aws_changes_nothing_while_a_value_lives() {
+        let life = Duration::from_secs(6);
+        let (cache, counter) = (Cache::default(), Counter::living(life));
+        assert_eq!(number(&cache, &counter).await, Ok(1));
+        counter.fail(Kind::CredentialsUnavailable);
+        wait_until(|| {
+            assert_eq!(cache.usable(&"key".to_string()).map(|value| value.number), Some(1), "the old one serves on");
+            counter.calls() >= 2
+        })
+        .await;
+        counter.fail(None);
+        wait_until(|| cache.usable(&"key".to_string()).is_some_and(|value| value.number > 2)).await;
+    }
+
+    #[tokio::test]
+    async fn a_value_that_was_refused_is_forgotten_and_a_newer_one_is_not() {
+        let (cache, counter) = (Cache::default(), Counter::living(Duration::from_mins(15)));
+        let (first, _) = cache.get("key".to_string(), counter.clone()).await.unwrap();
+        cache.forget(&"key".to_string(), &first);
+        assert_eq!(number(&cache, &counter).await, Ok(2));
+        cache.forget(&"key".to_string(), &first);
+        assert_eq!(number(&cache, &counter).await, Ok(2));
+    }
 }

@@ -10,6 +10,7 @@ use crate::error::Refusal;
 /// # Errors
 /// The call failed, nothing was found, or what was found has no endpoint yet (it is still being created).
 pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<Endpoint, Refusal> {
+    let _turn = aws.turn().await;
     let (action, host, found_port) = match what {
         Discovery::RedshiftCluster(identifier) => {
             const ACTION: &str = "redshift:DescribeClusters";

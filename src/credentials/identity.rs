@@ -17,7 +17,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_sts::types::Tag;
 use aws_types::origin::Origin;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use super::failure;
 use crate::config::{AwsIdentity, Role};
@@ -36,6 +36,8 @@ const UNDATED_LIFE: Duration = Duration::from_mins(15);
 const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
 /// Key of the session tag that names the person.
 const PERSON_TAG: &str = "pg-iam-proxy:user";
+/// Calls to one endpoint under way at a time; AWS throttles accounts, not connections.
+const CALLS_AT_A_TIME: usize = 8;
 /// Identities may be as many as people. Above this many, those that nobody is using at the moment are dropped.
 const SWEEP_ABOVE: usize = 1_000;
 
@@ -45,9 +47,16 @@ pub struct Aws {
     /// Configuration for service clients: region, endpoint, timeouts, and the cached identity.
     pub config: SdkConfig,
     provider: SharedCredentialsProvider,
+    calls: Arc<Semaphore>,
 }
 
 impl Aws {
+    /// Waits for its turn to call this endpoint; the turn ends when what is returned is dropped.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed, so never `None`.
+        self.calls.acquire().await.ok()
+    }
+
     /// Credentials that are valid now.
     ///
     /// # Errors
@@ -61,10 +70,15 @@ impl Aws {
 }
 
 type Cell = Arc<OnceCell<Arc<Aws>>>;
+type Turns = HashMap<(Option<String>, String), Arc<Semaphore>>;
 
 /// Identities by what defines them; targets that share one share its credentials.
 #[derive(Default)]
-pub struct Identities(Mutex<HashMap<(AwsIdentity, String), Cell>>);
+pub struct Identities {
+    cells: Mutex<HashMap<(AwsIdentity, String), Cell>>,
+    /// Turns to call, by endpoint and region.
+    calls: Mutex<Turns>,
+}
 
 impl Identities {
     /// An identity in a region, with credentials that are valid now.
@@ -73,20 +87,29 @@ impl Identities {
     /// There are none, or their source fails.
     pub async fn of(&self, identity: &AwsIdentity, region: &str) -> Result<Arc<Aws>, Refusal> {
         let cell = {
-            let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
             if cells.len() >= SWEEP_ABOVE {
                 cells.retain(|_, cell| Arc::strong_count(cell) > 1);
             }
             cells.entry((identity.clone(), region.to_string())).or_default().clone()
         };
-        let aws = cell.get_or_init(|| async { Arc::new(load(identity, region.to_string()).await) }).await.clone();
+        let aws =
+            cell.get_or_init(|| async { Arc::new(load(identity, region.to_string(), self.calls(identity, region)).await) }).await.clone();
         // Asked for here, so that a missing identity is told apart from a failing call.
         aws.credentials().await?;
         Ok(aws)
     }
 }
 
-async fn load(identity: &AwsIdentity, region: String) -> Aws {
+impl Identities {
+    fn calls(&self, identity: &AwsIdentity, region: &str) -> Arc<Semaphore> {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let endpoint = (identity.endpoint_url.clone(), region.to_string());
+        calls.entry(endpoint).or_insert_with(|| Arc::new(Semaphore::new(CALLS_AT_A_TIME))).clone()
+    }
+}
+
+async fn load(identity: &AwsIdentity, region: String, calls: Arc<Semaphore>) -> Aws {
     let region = Region::new(region);
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
@@ -107,7 +130,7 @@ async fn load(identity: &AwsIdentity, region: String) -> Aws {
         provider = cached(SharedCredentialsProvider::new(AssumeRole { client, role: role.clone() }));
     }
     let config = base.into_builder().credentials_provider(provider.clone()).build();
-    Aws { config: with_endpoint(config, identity.endpoint_url.as_ref()), provider }
+    Aws { config: with_endpoint(config, identity.endpoint_url.as_ref()), provider, calls }
 }
 
 /// The endpoint, marked as set in code: else one in the environment (`AWS_ENDPOINT_URL`) would win over it.

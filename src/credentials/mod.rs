@@ -10,18 +10,26 @@ mod identity;
 mod rds;
 mod redshift;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cache::{Cache, Expires};
+use cache::{Cache, Expires, Make};
 use identity::Identities;
 
 use crate::config::{AwsIdentity, Endpoint, EndpointSource, Engine, Target};
 use crate::error::Refusal;
 use crate::secret::Secret;
 
-/// How long a discovered endpoint is believed. Its name hardly ever changes, and a failed connection forgets it.
-const ENDPOINT_LIFE: Duration = Duration::from_mins(5);
+/// A credential is not handed out in its last minute, or last quarter where that is less, so that it does not expire on its
+/// way to the server. The same for every engine: all of them look at it at the login only.
+const MARGIN: Duration = Duration::from_mins(1);
+/// Which part of its life a credential that is in use serves before it is replaced.
+const RENEW_AFTER: f64 = 0.7;
+/// How often a discovered endpoint in use is looked up again. It hardly ever changes, and a failed connection forgets it.
+const ENDPOINT_CHECK: Duration = Duration::from_mins(5);
+/// How long it is believed when it cannot be looked up.
+const ENDPOINT_LIFE: Duration = Duration::from_hours(24);
 
 /// A database user and its temporary password.
 #[derive(Debug)]
@@ -30,20 +38,30 @@ pub struct Credential {
     pub db_user: String,
     /// Temporary password or authentication token.
     pub password: Secret,
-    /// Some time before it expires, so that it does not expire on its way to the server.
     use_until: SystemTime,
+    replace_at: SystemTime,
 }
 
 impl Credential {
     fn new(db_user: String, password: Secret, expires: SystemTime) -> Self {
-        let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
-        Self { db_user, password, use_until: expires - (left / 4).min(Duration::from_mins(1)) }
+        let now = SystemTime::now();
+        let left = expires.duration_since(now).unwrap_or_default();
+        Self {
+            db_user,
+            password,
+            use_until: expires - (left / 4).min(MARGIN),
+            replace_at: now + left.mul_f64(RENEW_AFTER * cache::jitter()),
+        }
     }
 }
 
 impl Expires for Credential {
-    fn is_usable(&self) -> bool {
-        SystemTime::now() < self.use_until
+    fn use_until(&self) -> SystemTime {
+        self.use_until
+    }
+
+    fn replace_at(&self) -> SystemTime {
+        self.replace_at
     }
 }
 
@@ -100,21 +118,70 @@ impl Request {
     }
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} as {:?}", self.target, self.db_user)
+    }
+}
+
+/// Makes credentials of one key.
+struct Minter {
+    identities: Arc<Identities>,
+    request: Request,
+}
+
+impl Make<Credential> for Minter {
+    async fn make(&self) -> Result<Credential, Refusal> {
+        let Request { target, aws, db_user, endpoint, .. } = &self.request;
+        let aws = self.identities.of(aws, &target.region).await?;
+        match &target.engine {
+            Engine::Redshift(redshift) => redshift::mint(&aws, redshift, &self.request).await,
+            Engine::Rds(rds) => rds::mint(&aws, rds.signing_endpoint.as_ref().unwrap_or(endpoint), db_user).await,
+        }
+    }
+}
+
 struct Discovered {
     endpoint: Endpoint,
-    use_until: SystemTime,
+    found: SystemTime,
 }
 
 impl Expires for Discovered {
-    fn is_usable(&self) -> bool {
-        SystemTime::now() < self.use_until
+    fn use_until(&self) -> SystemTime {
+        self.found + ENDPOINT_LIFE
+    }
+
+    fn replace_at(&self) -> SystemTime {
+        self.found + ENDPOINT_CHECK.mul_f64(cache::jitter())
+    }
+}
+
+/// Finds the endpoint of one target.
+struct Finder {
+    identities: Arc<Identities>,
+    target: Arc<Target>,
+}
+
+impl Make<Discovered> for Finder {
+    async fn make(&self) -> Result<Discovered, Refusal> {
+        let Target { name, aws, region, endpoint, .. } = &*self.target;
+        let endpoint = match endpoint {
+            EndpointSource::Fixed(endpoint) => endpoint.clone(),
+            EndpointSource::Discover { what, port } => {
+                let aws = self.identities.of(aws, region).await?;
+                let endpoint = discovery::discover(&aws, what, *port).await?;
+                tracing::info!(target = name, upstream = %endpoint, "found the endpoint");
+                endpoint
+            }
+        };
+        Ok(Discovered { endpoint, found: SystemTime::now() })
     }
 }
 
 /// Asks AWS, and remembers the answers.
 #[derive(Default)]
 pub struct Broker {
-    identities: Identities,
+    identities: Arc<Identities>,
     credentials: Cache<Key, Credential>,
     endpoints: Cache<String, Discovered>,
 }
@@ -125,7 +192,13 @@ impl Broker {
     /// # Errors
     /// 28000, 57P03 or 58000 of the error table; the cause has what AWS said.
     pub async fn credential(&self, request: &Request) -> Result<Lease, Refusal> {
-        let (credential, cached) = self.credentials.get(request.key(), || Box::pin(self.mint(request))).await?;
+        let key = request.key();
+        if let Some(credential) = self.credentials.usable(&key) {
+            return Ok(Lease { credential, cached: true });
+        }
+        let minter = Minter { identities: self.identities.clone(), request: request.clone() };
+        // Boxed, as below: the SDK's futures are large, and most logins never run them.
+        let (credential, cached) = Box::pin(self.credentials.get(key, minter)).await?;
         Ok(Lease { credential, cached })
     }
 
@@ -138,35 +211,20 @@ impl Broker {
     ///
     /// # Errors
     /// As for [`Broker::credential`], when AWS had to be asked.
-    pub async fn endpoint(&self, target: &Target) -> Result<Endpoint, Refusal> {
-        match &target.endpoint {
-            EndpointSource::Fixed(endpoint) => Ok(endpoint.clone()),
-            EndpointSource::Discover { what, port } => {
-                // Boxed, as above all the SDK's futures are large and most logins never run them.
-                let discover = || {
-                    Box::pin(async {
-                        let aws = self.identities.of(&target.aws, &target.region).await?;
-                        let endpoint = discovery::discover(&aws, what, *port).await?;
-                        tracing::info!(target = %target.name, upstream = %endpoint, "found the endpoint");
-                        Ok(Discovered { endpoint, use_until: SystemTime::now() + ENDPOINT_LIFE })
-                    })
-                };
-                let (discovered, _) = self.endpoints.get(target.name.clone(), discover).await?;
-                Ok(discovered.endpoint.clone())
-            }
+    pub async fn endpoint(&self, target: &Arc<Target>) -> Result<Endpoint, Refusal> {
+        if let EndpointSource::Fixed(endpoint) = &target.endpoint {
+            return Ok(endpoint.clone());
         }
+        if let Some(discovered) = self.endpoints.usable(&target.name) {
+            return Ok(discovered.endpoint.clone());
+        }
+        let finder = Finder { identities: self.identities.clone(), target: target.clone() };
+        let (discovered, _) = Box::pin(self.endpoints.get(target.name.clone(), finder)).await?;
+        Ok(discovered.endpoint.clone())
     }
 
     /// Forgets a discovered endpoint that could not be connected.
     pub fn forget_endpoint(&self, target: &Target) {
         self.endpoints.forget_any(&target.name);
-    }
-
-    async fn mint(&self, request: &Request) -> Result<Credential, Refusal> {
-        let aws = self.identities.of(&request.aws, &request.target.region).await?;
-        match &request.target.engine {
-            Engine::Redshift(redshift) => redshift::mint(&aws, redshift, request).await,
-            Engine::Rds(rds) => rds::mint(&aws, rds.signing_endpoint.as_ref().unwrap_or(&request.endpoint), &request.db_user).await,
-        }
     }
 }

@@ -17,6 +17,7 @@ use crate::secret::Secret;
 /// # Errors
 /// The call failed, or its answer lacks a member.
 pub async fn mint(aws: &Aws, redshift: &Redshift, request: &Request) -> Result<Credential, Refusal> {
+    let _turn = aws.turn().await;
     let client = Client::new(&aws.config);
     let (identifier, domain) = match &redshift.cluster {
         ClusterName::Identifier(identifier) => (Some(identifier.clone()), None),

@@ -4,15 +4,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -25,6 +26,8 @@ static KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] =
     [aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1, aws_lc_rs::kx_group::SECP384R1];
 /// The only protocol that PostgreSQL clients name.
 const ALPN: &[u8] = b"postgresql";
+/// How long a client whose handshake has failed may take to read why and close.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// What a listener's TLS is made from.
 #[derive(Debug, Clone)]
@@ -44,7 +47,7 @@ pub struct ListenerFiles {
 pub enum ListenerTlsError {
     /// A file is not readable, or not PEM.
     #[error("{file}: cannot read it: {error}")]
-    Read { file: String, error: rustls::pki_types::pem::Error },
+    Read { file: String, error: pem::Error },
     /// A file has nothing of what it should hold.
     #[error("{0}: it has no PEM {1}")]
     Empty(String, &'static str),
@@ -121,7 +124,14 @@ impl ListenerTls {
     /// The client does not speak TLS, shares no parameters, or shows no acceptable certificate.
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<Secured> {
         let loaded = self.current.load_full();
-        let stream = TlsAcceptor::from(loaded.config.clone()).accept(tcp).await?;
+        let stream = match TlsAcceptor::from(loaded.config.clone()).accept(tcp).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, mut tcp)) => {
+                // Gone or not, it is over.
+                let _ = tokio::time::timeout(LINGER, discard(&mut tcp)).await;
+                return Err(error);
+            }
+        };
         let session = stream.get_ref().1;
         let server_name = session.server_name().map(str::to_ascii_lowercase);
         let certificate = session.peer_certificates().and_then(<[_]>::first).map(|leaf| CertificateNames::of(leaf));
@@ -129,11 +139,20 @@ impl ListenerTls {
     }
 }
 
+/// Ends our side and reads the other to its end: closing with bytes unread would make the kernel throw away the alert that
+/// says what was wrong.
+async fn discard(tcp: &mut TcpStream) -> io::Result<()> {
+    tcp.shutdown().await?;
+    let mut discarded = [0; 4096];
+    while tcp.read(&mut discarded).await? > 0 {}
+    Ok(())
+}
+
 fn read(files: &ListenerFiles) -> Result<Loaded, ListenerTlsError> {
     // Before the files: what is written between the two is seen at the next look.
     let stamp = stamp(files);
     let chain = certificates(&files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| not_read(&files.key, error))?;
+    let key = private_key(&files.key)?;
     let provider = Arc::new(CryptoProvider { kx_groups: KEY_EXCHANGE.to_vec(), ..aws_lc_rs::default_provider() });
     let binding = tls_server_end_point(&chain[0]).map(Into::into);
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -143,10 +162,15 @@ fn read(files: &ListenerFiles) -> Result<Loaded, ListenerTlsError> {
         Some(ca) => builder.with_client_cert_verifier(client_verifier(ca, files.client_crl.as_deref(), provider)?),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| unusable(&files.key, error))?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => unusable(&files.key, "it is not the key of the certificate"),
+        rustls::Error::InvalidCertificate(_) => unusable(&files.certificate, error),
+        _ => unusable(&files.key, error),
+    })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // libpq never resumes; making tickets for it would be work for nothing.
+    // As PostgreSQL, without resumption: libpq never resumes, and a resumed session's certificate would not be verified again.
     config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Loaded { config: config.into(), binding, stamp })
 }
 
@@ -174,6 +198,13 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTls
     if chain.is_empty() { Err(ListenerTlsError::Empty(file.display().to_string(), "certificate")) } else { Ok(chain) }
 }
 
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ListenerTlsError> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
+        pem::Error::NoItemsFound => ListenerTlsError::Empty(file.display().to_string(), "private key without a passphrase"),
+        error => not_read(file, error),
+    })
+}
+
 /// When each file was last changed, and its length.
 fn stamp(files: &ListenerFiles) -> Vec<Option<(SystemTime, u64)>> {
     [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref(), files.client_crl.as_ref()]
@@ -182,7 +213,7 @@ fn stamp(files: &ListenerFiles) -> Vec<Option<(SystemTime, u64)>> {
         .collect()
 }
 
-fn not_read(file: &Path, error: rustls::pki_types::pem::Error) -> ListenerTlsError {
+fn not_read(file: &Path, error: pem::Error) -> ListenerTlsError {
     ListenerTlsError::Read { file: file.display().to_string(), error }
 }
 

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each module may use. A module that is not here may not exist.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("main", &["cli"]),
     ("lib", &[]),
     ("cli", &["config", "hash_password", "server", "telemetry"]),
     ("hash_password", &["secret", "verifier", "wire"]),
     ("telemetry", &["config"]),
-    ("server", &["session", "cancel", "client", "config", "credentials", "places", "secret", "tls", "verifier"]),
-    ("session", &["cancel", "client", "config", "credentials", "error", "places", "route", "splice", "upstream", "wire"]),
+    ("server", &["session", "cancel", "client", "config", "credentials", "governor", "places", "secret", "tls", "verifier"]),
+    ("session", &["cancel", "client", "config", "credentials", "error", "governor", "places", "route", "splice", "upstream", "wire"]),
     ("client", &["config", "error", "secret", "tls", "verifier", "wire"]),
     ("places", &["config", "error"]),
+    ("governor", &["config", "error"]),
     ("route", &["config", "error"]),
     ("credentials", &["config", "error", "secret"]),
     ("upstream", &["config", "error", "secret", "tls", "wire"]),

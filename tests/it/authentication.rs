@@ -42,9 +42,10 @@ fn psql(proxy: &Proxy, user: &str, password: &str, options: &str) -> Result<Stri
     let uri = format!("postgresql://{user}@{}/x?{options}", proxy.address());
     let output =
         Command::new("psql").args(["-XAtw", &uri, "-c", "select current_user"]).env("PGPASSWORD", password).output().expect("psql");
-    match output.status.success() {
-        true => Ok(String::from_utf8(output.stdout).unwrap().trim().to_string()),
-        false => Err(String::from_utf8(output.stderr).unwrap()),
+    if output.status.success() {
+        Ok(String::from_utf8(output.stdout).unwrap().trim().to_string())
+    } else {
+        Err(String::from_utf8(output.stderr).unwrap())
     }
 }
 

@@ -78,7 +78,9 @@ fn plaintext_bytes_behind_ssl_request_are_refused() {
 #[test]
 fn a_second_ssl_request_is_refused() {
     let port = Port::open();
-    for (request, message) in [(SSL_REQUEST, "received a second SSLRequest"), (GSSENC_REQUEST, "received a second GSSENCRequest")] {
+    for (request, message) in
+        [(SSL_REQUEST, "received a second SSLRequest"), (GSSENC_REQUEST, "received a GSSENCRequest that cannot be granted any more")]
+    {
         let mut stream = port.connect();
         stream.write_all(&request).unwrap();
         let mut answer = [0];

@@ -12,32 +12,108 @@ fn refusal(proxy: &Proxy) -> ServerError {
 #[test]
 fn a_denied_call_names_the_missing_action_first_and_no_arn() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
+    let config = redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"");
     aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeClusters").times(1));
+    aws.add_fault(FaultRule::new(Fault::DenyAction("redshift:JoinGroup")).of("GetClusterCredentials").times(1));
+    let proxy = Proxy::with_config(&aws, &config);
     let error = refusal(&proxy);
     assert_eq!((error.sqlstate(), error.message()), ("28000", "redshift:DescribeClusters is not allowed for the proxy's AWS identity"));
-    aws.add_fault(FaultRule::new(Fault::DenyAction("redshift:JoinGroup")).of("GetClusterCredentials").times(1));
+    let proxy = Proxy::with_config(&aws, &config);
     let error = refusal(&proxy);
     assert_eq!((error.sqlstate(), error.message()), ("28000", "redshift:JoinGroup is not allowed for the proxy's AWS identity"));
     assert!(!format!("{error:?}").contains("arn:"));
     proxy.log_line(&["WARN", "login refused", "redshift:JoinGroup", "arn:aws:iam::123456789012:user/"]);
-    assert!(Client::log_in(proxy.address(), &[("user", "x")]).is_ok(), "the next login is a new try");
+}
+
+#[test]
+fn a_denial_is_believed_for_a_moment_and_then_asked_again() {
+    let aws = Testbed::shared().aws();
+    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
+    aws.add_fault(FaultRule::new(Fault::Deny).of("GetClusterCredentials").times(1));
+    assert_eq!(refusal(&proxy).sqlstate(), "28000");
+    assert_eq!(refusal(&proxy).sqlstate(), "28000");
+    assert_eq!(aws.calls("GetClusterCredentials"), 1, "the second answer is the first one's");
+    crate::support::wait_for("the permission", || Client::log_in(proxy.address(), &[("user", "x")]).ok());
+    assert_eq!(aws.calls("GetClusterCredentials"), 2);
+}
+
+#[test]
+fn a_failing_aws_changes_nothing_for_logins_while_a_credential_lives() {
+    let aws = Testbed::shared().aws();
+    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
+    let log_in = || Client::log_in(proxy.address(), &[("user", "x")]).map(|mut client| client.value("select current_user"));
+    assert_eq!(log_in().unwrap(), "IAM:ana");
+    for fault in [Fault::Throttle, Fault::InternalError, Fault::Deny, Fault::Hang] {
+        aws.set_fault(fault);
+        assert_eq!(log_in().unwrap(), "IAM:ana", "{fault:?}");
+    }
+    assert_eq!(aws.calls("GetClusterCredentials"), 1);
+}
+
+#[test]
+fn a_credential_in_use_is_renewed_before_a_login_has_to_wait() {
+    let bed = Testbed::shared();
+    let aws = bed.aws();
+    aws.set_credential_life(std::time::Duration::from_secs(3));
+    bed.redshift().create_user("busy");
+    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"busy\"\ndatabase = \"dev\""));
+    let log_in = || Client::log_in(proxy.address(), &[("user", "x")]).map(|mut client| client.value("select current_user"));
+    assert_eq!(log_in().unwrap(), "IAM:busy");
+    // From now on every call takes its time to fail; logins go on with what is at hand, and the renewals come in between.
+    crate::support::wait_for("the third credential", || {
+        assert_eq!(log_in().unwrap(), "IAM:busy");
+        (aws.calls("GetClusterCredentials") >= 3).then_some(())
+    });
+}
+
+#[test]
+fn an_aws_that_is_down_at_the_start_is_asked_again_until_it_answers() {
+    let aws = Testbed::shared().aws();
+    aws.set_fault(Fault::InternalError);
+    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
+    assert_eq!(refusal(&proxy).sqlstate(), "57P03");
+    aws.set_fault(None);
+    crate::support::wait_for("AWS", || Client::log_in(proxy.address(), &[("user", "x")]).ok());
 }
 
 #[test]
 fn what_may_pass_is_57p03() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
     for (fault, why) in [
         (Fault::Throttle, "AWS throttles the calls of this account"),
         (Fault::InternalError, "AWS fails"),
         (Fault::Hang, "AWS did not answer in time"),
         (Fault::Malformed, "AWS gave an answer that cannot be read"),
     ] {
+        let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
         aws.set_fault(fault);
         let error = refusal(&proxy);
         assert_eq!((error.sqlstate(), error.message()), ("57P03", format!("redshift:DescribeClusters: {why}").as_str()), "{fault:?}");
     }
+}
+
+#[test]
+fn logins_to_a_server_wait_in_line_and_not_for_ever() {
+    let bed = Testbed::shared();
+    let aws = bed.aws();
+    bed.rds().create_user("queued").unwrap();
+    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"queued\"\ndatabase = \"postgres\"\nmax_logins_per_second = 5"));
+    let started = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let logins: Vec<_> = (0..8).map(|_| scope.spawn(|| Client::log_in(proxy.address(), &[("user", "x")]).is_ok())).collect();
+        assert!(logins.into_iter().all(|login| login.join().unwrap()));
+    });
+    assert!(started.elapsed() > std::time::Duration::from_secs(1), "eight logins at five a second");
+    let silent = crate::support::server::answer_ssl_request(b"");
+    let keys = format!("host = \"127.0.0.1\"\nport = {silent}\ndb_user = \"jane_doe\"\nmax_concurrent_logins = 1");
+    let proxy = Proxy::with_config(&aws, &rds_config(&keys));
+    std::thread::scope(|scope| {
+        let logins: Vec<_> = (0..3).map(|_| scope.spawn(|| refusal(&proxy))).collect();
+        let mut sqlstates: Vec<String> = logins.into_iter().map(|login| login.join().unwrap().sqlstate().to_string()).collect();
+        sqlstates.sort();
+        // The first waits for the silent server, the second in line, the third too long.
+        assert_eq!(sqlstates, ["08001", "08001", "57P03"]);
+    });
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod architecture;
 mod authentication;
 mod bad_input;
 mod cancel;
+mod client_tls;
 mod configuration;
 mod engines;
 mod failures;

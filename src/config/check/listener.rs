@@ -86,7 +86,9 @@ impl<'a> Checker<'a> {
     fn client_tls(&mut self, span: &Range<usize>, raw: &raw::Listener) -> Option<ClientTls> {
         let tls: fn(Arc<ListenerTls>) -> ClientTls = match raw.tls.as_ref().map(|tls| tls.as_ref().as_str()) {
             None | Some("off") => {
-                for (key, value) in [("certificate", &raw.certificate), ("key", &raw.key), ("client_ca", &raw.client_ca)] {
+                for (key, value) in
+                    [("certificate", &raw.certificate), ("key", &raw.key), ("client_ca", &raw.client_ca), ("client_crl", &raw.client_crl)]
+                {
                     self.foreign(
                         &format!("listener.{key}"),
                         value.as_ref(),

@@ -1,5 +1,6 @@
 //! The rules of one target, each with its place and remedy.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use rustls::pki_types::ServerName;
@@ -13,6 +14,12 @@ use crate::config::{
     redshift_rules,
 };
 use crate::tls::{CaFileError, trusted_roots, upstream::UpstreamTls};
+
+/// A little below the 200 a second from which on AWS throttles IAM logins.
+const DEFAULT_LOGINS_PER_SECOND: NonZeroU32 = NonZeroU32::new(180).expect("it is not zero");
+/// A login is tens of milliseconds of work for a server, and seconds for one that wakes up.
+const DEFAULT_CONCURRENT_LOGINS: NonZeroU32 = NonZeroU32::new(100).expect("it is not zero");
+const MOST_LOGINS: u32 = 100_000;
 
 impl Checker<'_> {
     pub(super) fn target(&mut self, name: &str, raw: &Spanned<raw::Target>) -> Option<Target> {
@@ -47,6 +54,9 @@ impl Checker<'_> {
             tls: self.trust(raw)?,
             aws: self.aws(raw),
             session_name_of_person: session_name(raw).filter(|name| names_person(name)),
+            max_logins_per_second: self.logins("max_logins_per_second", raw.max_logins_per_second.as_ref(), DEFAULT_LOGINS_PER_SECOND),
+            max_concurrent_logins: self.logins("max_concurrent_logins", raw.max_concurrent_logins.as_ref(), DEFAULT_CONCURRENT_LOGINS).get()
+                as usize,
             application_name_suffix: raw.application_name_suffix.as_ref().is_some_and(|value| *value.as_ref()),
             max_sessions: self.max_sessions("max_sessions", raw.max_sessions.as_ref()),
             ignore_startup_parameters: raw.ignore_startup_parameters.as_ref().map(|names| names.as_ref().clone()).unwrap_or_default(),
@@ -262,6 +272,15 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    fn logins(&mut self, key: &str, value: Option<&Spanned<i64>>, default: NonZeroU32) -> NonZeroU32 {
+        let Some(value) = value else { return default };
+        let number = u32::try_from(*value.as_ref()).ok().and_then(NonZeroU32::new).filter(|number| number.get() <= MOST_LOGINS);
+        if number.is_none() {
+            self.problem(&value.span(), format!("{key} = {}: must be 1 to {MOST_LOGINS}", value.as_ref()));
+        }
+        number.unwrap_or(default)
     }
 
     pub(super) fn role_arn(&mut self, key: &str, value: Option<&Spanned<String>>) {

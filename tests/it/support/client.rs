@@ -6,8 +6,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use super::PATIENCE;
 
-pub struct Client {
-    pub stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    pub stream: S,
     /// `ParameterStatus` by name.
     pub settings: BTreeMap<String, String>,
     /// Body of `BackendKeyData`: process id and secret key.
@@ -68,7 +68,7 @@ pub const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
 pub const V3_0: u32 = 196_608;
 pub const V3_2: u32 = 196_610;
 
-pub fn read_reply(stream: &mut TcpStream) -> Reply {
+pub fn read_reply(stream: &mut impl Read) -> Reply {
     let mut header = [0; 5];
     match stream.read(&mut header[..1]) {
         Ok(0) => return Reply::Closed,
@@ -84,7 +84,7 @@ pub fn read_reply(stream: &mut TcpStream) -> Reply {
 }
 
 /// The `ErrorResponse` that comes next, and the close behind it.
-pub fn read_refusal(stream: &mut TcpStream) -> ServerError {
+pub fn read_refusal(stream: &mut impl Read) -> ServerError {
     match read_reply(stream) {
         Reply::Message(b'E', body) => {
             assert_eq!(read_reply(stream), Reply::Closed, "a refusal is followed by the close");
@@ -105,7 +105,17 @@ impl Client {
     }
 
     pub fn log_in_with(address: SocketAddr, version: u32, parameters: &[(&str, &str)]) -> Result<Self, ServerError> {
-        let mut stream = connect(address);
+        Self::log_in_over(connect(address), version, parameters)
+    }
+
+    pub fn close_writing(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Logs in on a connection that is as it should be protected.
+    pub fn log_in_over(mut stream: S, version: u32, parameters: &[(&str, &str)]) -> Result<Self, ServerError> {
         stream.write_all(&startup_packet(version, parameters)).unwrap();
         let mut client = Self { stream, settings: BTreeMap::new(), key: Vec::new(), negotiated: None };
         let mut authenticated = false;
@@ -170,10 +180,6 @@ impl Client {
     /// Process id as the client was told it.
     pub fn process_id(&self) -> u32 {
         u32::from_be_bytes(self.key[..4].try_into().unwrap())
-    }
-
-    pub fn close_writing(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
     }
 }
 

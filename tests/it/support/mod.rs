@@ -1,8 +1,10 @@
 //! The proxy as a process, a client that speaks the protocol byte by byte, and servers that misbehave on purpose.
 
 pub mod client;
+pub mod pki;
 pub mod proxy;
 pub mod server;
+pub mod tls_client;
 
 use std::time::{Duration, Instant};
 

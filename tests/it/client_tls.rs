@@ -1,0 +1,825 @@
+//! TLS towards clients: what is encrypted, who may go without, which certificates are shown and taken.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+
+use rustls::HandshakeKind;
+use rustls::version::{TLS12, TLS13};
+use testbed::{Aws, Testbed};
+
+use crate::support::client::{
+    Client, GSSENC_REQUEST, Reply, SSL_REQUEST, ServerError, V3_0, V3_2, cancel, connect, error_fields, packet, read_refusal, read_reply,
+    startup_packet,
+};
+use crate::support::pki::{Authority, Identity, Leaf};
+use crate::support::proxy::{Proxy, config_file, output, rds_config};
+use crate::support::server::serve;
+use crate::support::tls_client::{TlsClient, TlsStream, ask, assert_close_notify, close_writing, handshake, read_byte, shown};
+use crate::support::wait_for;
+
+const FAILED: &str = "TLS handshake with the client failed";
+const RELOADED: &str = "certificate read again and in use";
+const NOT_RELOADED: &str = "certificate cannot be read again; the old one stays in use";
+
+/// What a listener's TLS is made from, in files that a test may replace.
+struct Files {
+    folder: tempfile::TempDir,
+    authority: Authority,
+}
+
+impl Files {
+    fn new() -> Self {
+        let files = Self { folder: tempfile::tempdir().unwrap(), authority: Authority::new("server CA") };
+        files.write("server-ca.pem", &files.authority.certificate);
+        files.write_pair(&files.authority.server());
+        files
+    }
+
+    /// Puts a whole file in the place of one that may be there.
+    fn write(&self, name: &str, text: &str) -> String {
+        let (path, new) = (self.folder.path().join(name), self.folder.path().join("new"));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, &path).unwrap();
+        path.display().to_string()
+    }
+
+    fn write_pair(&self, identity: &Identity) {
+        self.write("server.pem", &identity.certificate);
+        self.write("server.key", &identity.key);
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// The listener's lines.
+    fn keys(&self, tls: &str) -> String {
+        format!("tls = \"{tls}\"\ncertificate = \"{}\"\nkey = \"{}\"\n", self.path("server.pem"), self.path("server.key"))
+    }
+
+    fn client(&self) -> TlsClient {
+        TlsClient::trusting(&self.authority.certificate)
+    }
+}
+
+/// A proxy that speaks TLS in front of the RDS flavour.
+struct Port {
+    proxy: Proxy,
+    files: Files,
+    // The signing key that the proxy uses is known as long as this lives.
+    _aws: Aws,
+}
+
+impl Port {
+    /// Whoever reaches it is let in.
+    fn open(tls: &str) -> Self {
+        let files = Files::new();
+        let keys = files.keys(tls);
+        Self::with(files, &format!("auth = \"trust\"\n{keys}"), "db_user = \"jane_doe\"\ndatabase = \"postgres\"")
+    }
+
+    /// Who has a certificate of this authority is let in; `keys` are further lines of the listener.
+    fn for_certificates(clients: &Authority, keys: &str) -> Self {
+        let files = Files::new();
+        let ca = files.write("client-ca.pem", &clients.certificate);
+        let tls = files.keys("optional");
+        let listener = format!("auth = \"cert\"\n{tls}client_ca = \"{ca}\"\n{keys}\n");
+        Self::with(files, &listener, "db_user = \"jane_doe\"\ndatabase = \"postgres\"")
+    }
+
+    fn with(files: Files, listener: &str, target: &str) -> Self {
+        let aws = Testbed::shared().aws();
+        let proxy = Proxy::with_config(&aws, &rds_config(target).replace("auth = \"trust\"\n", listener));
+        Self { proxy, files, _aws: aws }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.proxy.address()
+    }
+
+    fn log_in(&self) -> Client<TlsStream> {
+        self.files.client().log_in(self.address(), "x").unwrap()
+    }
+
+    fn log_in_showing(&self, identity: &Identity, user: &str) -> Result<Client<TlsStream>, ServerError> {
+        TlsClient::showing(&self.files.authority.certificate, identity).log_in(self.address(), user)
+    }
+
+    /// A client with this certificate gets no further than its handshake; the log says why.
+    #[track_caller]
+    fn assert_not_taken(&self, identity: &Identity, alert: &str, cause: &str) {
+        for version in [&TLS12, &TLS13] {
+            let client = TlsClient::speaking_and_showing(&self.files.authority.certificate, version, identity);
+            // In TLS 1.3 the client has finished, and says who it is, before its certificate is looked at.
+            let error = client.ssl_request(self.address()).and_then(|mut stream| {
+                stream.write_all(&startup_packet(V3_0, &[("user", "x")]))?;
+                stream.read(&mut [0])
+            });
+            assert_eq!(error.expect_err("the handshake fails").to_string(), alert);
+        }
+        self.proxy.log_line(&["INFO", FAILED, cause]);
+        assert!(!self.proxy.log().contains("session opened"));
+    }
+}
+
+fn assert_served(mut client: Client<impl Read + Write>) {
+    assert_eq!(client.value("select current_user"), "jane_doe");
+}
+
+/// Body of the next message of this kind.
+fn read_until(stream: &mut TlsStream, kind: u8) -> Vec<u8> {
+    loop {
+        match read_reply(stream) {
+            Reply::Message(tag, body) if tag == kind => return body,
+            Reply::Message(..) => {}
+            Reply::Closed => panic!("closed before a message {:?}", char::from(kind)),
+        }
+    }
+}
+
+/// Starts a long query and waits until the server runs it.
+fn sleep_on_server(client: &mut Client<TlsStream>, observer: &mut Client<TlsStream>) {
+    client.send_query("select pg_sleep(60)");
+    let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());
+    wait_for("the query", || (observer.value(&running) == "1").then_some(()));
+}
+
+#[test]
+fn optional_tls_serves_clients_with_and_without_it() {
+    let port = Port::open("optional");
+    assert_served(Client::log_in(port.address(), &[("user", "x")]).unwrap());
+    assert_served(port.log_in());
+}
+
+#[test]
+fn tls_1_2_and_1_3_are_spoken() {
+    let port = Port::open("required");
+    for version in [&TLS12, &TLS13] {
+        let client = TlsClient::speaking(&port.files.authority.certificate, version);
+        let session = client.log_in(port.address(), "x").unwrap();
+        assert_eq!(session.stream.conn.protocol_version(), Some(version.version));
+        assert_served(session);
+    }
+}
+
+#[test]
+fn a_plain_startup_message_to_an_address_that_requires_tls_is_28000_with_a_hint() {
+    let port = Port::open("required");
+    let mut declined = connect(port.address());
+    declined.write_all(&GSSENC_REQUEST).unwrap();
+    assert_eq!(read_byte(&mut declined), b'N');
+    for mut stream in [connect(port.address()), declined] {
+        stream.write_all(&startup_packet(V3_0, &[("user", "x")])).unwrap();
+        let error = read_refusal(&mut stream);
+        assert_eq!((error.sqlstate(), error.message()), ("28000", "this address takes encrypted connections only"));
+        assert_eq!(error.0[&'H'], "sslmode=require");
+    }
+    port.proxy.log_line(&["INFO", "login refused", "28000", "this address takes encrypted connections only"]);
+}
+
+#[test]
+fn a_plain_cancel_request_cancels_a_query_of_a_tls_session() {
+    let port = Port::open("required");
+    let mut observer = port.log_in();
+    for version in [V3_0, V3_2] {
+        let stream = port.files.client().ssl_request(port.address()).unwrap();
+        let mut session = Client::log_in_over(stream, version, &[("user", "x")]).unwrap();
+        sleep_on_server(&mut session, &mut observer);
+        cancel(port.address(), &session.key);
+        assert_eq!(session.read_rows().err().unwrap().sqlstate(), "57014");
+    }
+}
+
+#[test]
+fn a_cancel_request_over_tls_is_answered_by_close_notify_only() {
+    let port = Port::open("required");
+    let (mut session, mut observer) = (port.log_in(), port.log_in());
+    for stream in [port.files.client().ssl_request(port.address()), port.files.client().direct(port.address())] {
+        sleep_on_server(&mut session, &mut observer);
+        let mut stream = stream.unwrap();
+        stream.write_all(&packet(&[&80_877_102u32.to_be_bytes()[..], &session.key].concat())).unwrap();
+        assert_close_notify(&mut stream);
+        assert_eq!(session.read_rows().err().unwrap().sqlstate(), "57014");
+    }
+}
+
+#[test]
+fn gssenc_request_may_come_before_ssl_request() {
+    let port = Port::open("required");
+    let mut tcp = connect(port.address());
+    tcp.write_all(&GSSENC_REQUEST).unwrap();
+    assert_eq!(read_byte(&mut tcp), b'N');
+    tcp.write_all(&SSL_REQUEST).unwrap();
+    assert_eq!(read_byte(&mut tcp), b'S');
+    let stream = handshake(port.files.client().connection(), tcp).unwrap();
+    assert_served(Client::log_in_over(stream, V3_0, &[("user", "x")]).unwrap());
+}
+
+#[test]
+fn direct_tls_needs_no_ssl_request() {
+    let port = Port::open("required");
+    let stream = port.files.client().direct(port.address()).unwrap();
+    assert_eq!(stream.conn.alpn_protocol(), Some(&b"postgresql"[..]));
+    assert_served(Client::log_in_over(stream, V3_2, &[("user", "x")]).unwrap());
+}
+
+#[test]
+fn ssl_request_inside_direct_tls_is_answered_no() {
+    let port = Port::open("required");
+    let mut stream = port.files.client().direct(port.address()).unwrap();
+    stream.write_all(&SSL_REQUEST).unwrap();
+    assert_eq!(read_byte(&mut stream), b'N');
+    assert_served(Client::log_in_over(stream, V3_0, &[("user", "x")]).unwrap());
+}
+
+#[test]
+fn a_second_ssl_request_inside_tls_is_refused() {
+    let port = Port::open("required");
+    let mut direct = port.files.client().direct(port.address()).unwrap();
+    direct.write_all(&SSL_REQUEST).unwrap();
+    assert_eq!(read_byte(&mut direct), b'N');
+    for mut stream in [direct, port.files.client().ssl_request(port.address()).unwrap()] {
+        stream.write_all(&SSL_REQUEST).unwrap();
+        let error = read_refusal(&mut stream);
+        assert_eq!((error.sqlstate(), error.message()), ("08P01", "received a second SSLRequest"));
+    }
+}
+
+#[test]
+fn direct_tls_without_alpn_is_dropped() {
+    let port = Port::open("required");
+    let mut stream = port.files.client().naming(&[]).direct(port.address()).unwrap();
+    // It may find the connection broken while it is still writing.
+    let _ = stream.write_all(&startup_packet(V3_0, &[("user", "x")]));
+    assert!(stream.read(&mut [0]).is_err(), "nothing is answered, not even close_notify");
+    port.proxy.log_line(&["INFO", FAILED, "direct TLS without ALPN protocol postgresql"]);
+    assert!(!port.proxy.log().contains("session opened"));
+}
+
+#[test]
+fn another_alpn_protocol_fails_the_handshake_in_both_modes_and_is_logged() {
+    let port = Port::open("required");
+    let client = port.files.client().naming(&["http/1.1", "h2"]);
+    for stream in [client.direct(port.address()), client.ssl_request(port.address())] {
+        assert_eq!(stream.err().unwrap().to_string(), "received fatal alert: NoApplicationProtocol");
+    }
+    port.proxy.log_line(&["INFO", FAILED, "peer doesn't support any known protocol"]);
+}
+
+#[test]
+fn alpn_may_be_left_out_after_ssl_request_and_postgresql_may_be_one_of_several() {
+    let port = Port::open("required");
+    let stream = port.files.client().naming(&[]).ssl_request(port.address()).unwrap();
+    assert_eq!(stream.conn.alpn_protocol(), None);
+    assert_served(Client::log_in_over(stream, V3_0, &[("user", "x")]).unwrap());
+    let stream = port.files.client().naming(&["h2", "postgresql"]).direct(port.address()).unwrap();
+    assert_eq!(stream.conn.alpn_protocol(), Some(&b"postgresql"[..]));
+    assert_served(Client::log_in_over(stream, V3_0, &[("user", "x")]).unwrap());
+}
+
+#[test]
+fn a_client_hello_in_the_segment_of_the_ssl_request_is_served() {
+    let port = Port::open("required");
+    for version in [&TLS12, &TLS13] {
+        let mut connection = TlsClient::speaking(&port.files.authority.certificate, version).connection();
+        let mut segment = SSL_REQUEST.to_vec();
+        connection.write_tls(&mut segment).unwrap();
+        let mut tcp = connect(port.address());
+        tcp.write_all(&segment).unwrap();
+        assert_eq!(read_byte(&mut tcp), b'S');
+        let stream = handshake(connection, tcp).unwrap();
+        assert_served(Client::log_in_over(stream, V3_0, &[("user", "x")]).unwrap());
+    }
+}
+
+#[test]
+fn a_plain_startup_message_behind_ssl_request_is_never_used() {
+    let port = Port::open("optional");
+    let startup = startup_packet(V3_0, &[("user", "x")]);
+    let mut hello = Vec::new();
+    port.files.client().connection().write_tls(&mut hello).unwrap();
+    for stuffed in [[&SSL_REQUEST[..], &startup].concat(), [&SSL_REQUEST[..], &startup, &hello].concat()] {
+        let mut stream = connect(port.address());
+        stream.write_all(&stuffed).unwrap();
+        assert_eq!(read_byte(&mut stream), b'S');
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        assert!(answer.is_empty() || answer[0] == 0x15, "a TLS alert at most: {answer:?}");
+    }
+    port.proxy.log_line(&["INFO", FAILED, "received corrupt message of type InvalidContentType"]);
+    assert!(!port.proxy.log().contains("session opened"));
+    assert_served(port.log_in());
+}
+
+#[test]
+fn the_alert_of_a_failed_handshake_arrives_though_more_is_sent_than_was_read() {
+    let port = Port::open("required");
+    let mut stream = ask(port.address());
+    stream.write_all(&vec![b'x'; 200_000]).unwrap();
+    let mut answer = Vec::new();
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream.read_to_end(&mut answer).expect("a close, not a reset");
+    assert_eq!(answer[..2], [0x15, 0x03], "a TLS alert");
+}
+
+#[test]
+fn a_query_pipelined_behind_the_startup_message_is_answered() {
+    let port = Port::open("required");
+    let mut stream = port.files.client().direct(port.address()).unwrap();
+    let query = [&b"Q"[..], &packet(b"select 'pipelined'\0")].concat();
+    stream.write_all(&[startup_packet(V3_0, &[("user", "x")]), query].concat()).unwrap();
+    assert!(read_until(&mut stream, b'D').ends_with(b"pipelined"));
+}
+
+#[test]
+fn a_handshake_that_does_not_go_on_is_cut_off_at_startup_timeout() {
+    let files = Files::new();
+    let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
+    let port = Port::with(files, &listener, "db_user = \"jane_doe\"\n[limits]\nstartup_timeout = \"300ms\"\n");
+    let mut hello = Vec::new();
+    port.files.client().connection().write_tls(&mut hello).unwrap();
+    let mut direct = connect(port.address());
+    direct.write_all(&hello[..hello.len() / 2]).unwrap();
+    for mut stream in [ask(port.address()), direct] {
+        assert_eq!(read_reply(&mut stream), Reply::Closed);
+    }
+    port.proxy.log_line(&["client did not finish its startup in time"]);
+    // Nor may it be slow behind the handshake.
+    let mut stream = port.files.client().ssl_request(port.address()).unwrap();
+    assert!(stream.read(&mut [0]).is_err());
+}
+
+#[test]
+fn no_session_is_resumed() {
+    let port = Port::open("required");
+    for version in [&TLS12, &TLS13] {
+        let client = TlsClient::speaking(&port.files.authority.certificate, version).resuming();
+        for _ in 0..2 {
+            let session = client.log_in(port.address(), "x").unwrap();
+            assert_eq!(session.stream.conn.handshake_kind(), Some(HandshakeKind::Full));
+            assert_served(session);
+        }
+    }
+}
+
+#[test]
+fn a_replaced_certificate_is_shown_to_new_connections_and_open_sessions_go_on() {
+    let port = Port::open("required");
+    let mut session = port.log_in();
+    let old = shown(&session.stream);
+    port.files.write_pair(&port.files.authority.server());
+    port.proxy.log_line(&["INFO", RELOADED, &port.files.path("server.pem")]);
+    let new = port.log_in();
+    assert_ne!(shown(&new.stream), old);
+    assert_eq!(session.value("select 1"), "1");
+    assert_served(new);
+}
+
+#[test]
+fn a_half_replaced_pair_keeps_the_old_certificate_in_use_until_it_is_complete() {
+    let port = Port::open("required");
+    let old = shown(&port.log_in().stream);
+    let next = port.files.authority.server();
+    port.files.write("server.key", &next.key);
+    port.proxy.log_line(&["ERROR", NOT_RELOADED, &port.files.path("server.pem"), &port.files.path("server.key")]);
+    assert_eq!(shown(&port.log_in().stream), old);
+    port.files.write("server.pem", &next.certificate);
+    port.proxy.log_line(&["INFO", RELOADED]);
+    assert_ne!(shown(&port.log_in().stream), old);
+    assert_eq!(port.proxy.log().matches(NOT_RELOADED).count(), 1, "it is said once, not every second");
+}
+
+#[test]
+fn files_that_disappear_or_break_keep_the_old_certificate_in_use() {
+    let port = Port::open("required");
+    let old = shown(&port.log_in().stream);
+    std::fs::remove_file(port.files.path("server.pem")).unwrap();
+    port.proxy.log_line(&["ERROR", NOT_RELOADED, "No such file or directory"]);
+    assert_eq!(shown(&port.log_in().stream), old);
+    port.files.write("server.pem", "half a fi");
+    port.proxy.log_line(&["ERROR", NOT_RELOADED, "it has no PEM certificate"]);
+    assert_eq!(shown(&port.log_in().stream), old);
+    port.files.write_pair(&port.files.authority.server());
+    port.proxy.log_line(&["INFO", RELOADED]);
+    assert_ne!(shown(&port.log_in().stream), old);
+}
+
+#[test]
+fn sighup_reads_certificates_again_though_nothing_has_changed() {
+    let port = Port::open("required");
+    let mut session = port.log_in();
+    port.proxy.signal("-HUP");
+    port.proxy.log_line(&["INFO", RELOADED]);
+    assert_eq!(session.value("select 1"), "1");
+    port.files.write("server.pem", "");
+    port.proxy.log_line(&["ERROR", NOT_RELOADED]);
+    port.proxy.signal("-HUP");
+    wait_for("the second report", || (port.proxy.log().matches(NOT_RELOADED).count() == 2).then_some(()));
+}
+
+/// The problems of a listener with these lines behind its first four, without the file's name.
+fn problems(keys: &str) -> String {
+    let text = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"app\"]\nauth = \"trust\"\n{keys}\n\
+         [target.app]\nengine = \"rds\"\nhost = \"localhost\"\nregion = \"us-west-2\"\n"
+    );
+    let file = config_file(&text);
+    let path = file.display().to_string();
+    let (run, check) = (output(&["run", "--config", &path]), output(&["check", "--offline", "--config", &path]));
+    assert_eq!((run.status.code(), check.status.code()), (Some(78), Some(78)), "{text}");
+    assert_eq!(run.stderr, check.stderr);
+    String::from_utf8(run.stderr).unwrap().replace(&format!("{path}:"), "").trim_end().to_string()
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_78_with_its_line() {
+    let files = Files::new();
+    let keys = files.keys("required");
+    let (pem, key) = (files.path("server.pem"), files.path("server.key"));
+    files.write("server.key", &files.authority.server().key);
+    assert_eq!(problems(&keys), format!("6: listener.certificate: {key}: it is not the key of the certificate"));
+    files.write("server.key", &files.authority.certificate);
+    assert_eq!(problems(&keys), format!("6: listener.certificate: {key}: it has no PEM private key without a passphrase"));
+    files.write("server.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    files.write("server.key", &files.authority.server().key);
+    assert_eq!(problems(&keys), format!("6: listener.certificate: {pem}: invalid peer certificate: BadEncoding"));
+    files.write("server.pem", "nothing in here\n");
+    assert_eq!(problems(&keys), format!("6: listener.certificate: {pem}: it has no PEM certificate"));
+    std::fs::remove_file(&pem).unwrap();
+    let missing = problems(&keys);
+    assert!(missing.starts_with(&format!("6: listener.certificate: {pem}: cannot read it: ")), "{missing}");
+    assert!(missing.contains("No such file or directory"), "{missing}");
+}
+
+#[test]
+fn an_authority_or_a_revocation_list_that_cannot_be_used_is_78() {
+    let files = Files::new();
+    let keys = files.keys("required");
+    let empty = files.write("empty.pem", "");
+    let ca = files.path("server-ca.pem");
+    assert_eq!(problems(&format!("{keys}client_ca = \"{empty}\"")), format!("6: listener.certificate: {empty}: it has no PEM certificate"));
+    assert_eq!(
+        problems(&format!("{keys}client_ca = \"{ca}\"\nclient_crl = \"{empty}\"")),
+        format!("6: listener.certificate: {empty}: it has no PEM certificate revocation list")
+    );
+    assert_eq!(problems(&format!("{keys}client_crl = \"{ca}\"")), "8: listener.client_crl: goes with client_ca: add that, or delete it");
+}
+
+#[test]
+fn tls_without_certificate_or_key_is_78() {
+    let certificate = "1: listener.certificate: say which, as in certificate = \"server.crt\" (PEM)";
+    let key = "1: listener.key: say which, as in key = \"server.key\" (PEM)";
+    assert_eq!(problems("tls = \"required\""), format!("{certificate}\n{key}"));
+    assert_eq!(problems("tls = \"optional\"\nkey = \"x\""), certificate);
+    assert_eq!(problems("tls = \"optional\"\ncertificate = \"x\""), key);
+}
+
+#[test]
+fn certificates_without_tls_and_unknown_values_of_tls_are_78() {
+    let goes_with = "goes with tls = \"optional\" or tls = \"required\": add that, or delete it";
+    assert_eq!(
+        problems("certificate = \"x\"\nkey = \"x\"\nclient_ca = \"x\"\ntls = \"off\""),
+        format!("5: listener.certificate: {goes_with}\n6: listener.key: {goes_with}\n7: listener.client_ca: {goes_with}")
+    );
+    assert_eq!(problems("tls = \"on\""), "5: listener.tls = \"on\": must be \"off\", \"optional\" or \"required\"");
+}
+
+#[test]
+fn a_client_certificates_names_are_user_names() {
+    let clients = Authority::new("client CA");
+    let port = Port::for_certificates(&clients, "");
+    assert_served(port.log_in_showing(&clients.client("ana"), "ana").unwrap());
+    let several =
+        clients.sign(&Leaf { common_name: "ana", alternative_names: &["tableau.example.com", "bo@example.com"], ..Leaf::default() });
+    for user in ["ana", "tableau.example.com", "bo@example.com"] {
+        assert_served(port.log_in_showing(&several, user).unwrap());
+    }
+    let nameless = clients.sign(&Leaf { alternative_names: &["etl"], ..Leaf::default() });
+    assert_served(port.log_in_showing(&nameless, "etl").unwrap());
+}
+
+#[test]
+fn a_client_certificate_of_somebody_else_is_28000() {
+    let clients = Authority::new("client CA");
+    let port = Port::for_certificates(&clients, "");
+    let ana = clients.client("ana");
+    for user in ["root", "an", "ANA"] {
+        let error = port.log_in_showing(&ana, user).err().unwrap();
+        assert_eq!((error.sqlstate(), error.message()), ("28000", &*format!("certificate authentication failed for user \"{user}\"")));
+        port.proxy.log_line(&[
+            "login refused",
+            &format!("certificate authentication failed for user \\\"{user}\\\""),
+            "the certificate names ana",
+        ]);
+    }
+    assert!(!port.proxy.log().contains("session opened"));
+}
+
+#[test]
+fn a_client_without_certificate_is_28000_in_clear_and_over_tls() {
+    let port = Port::for_certificates(&Authority::new("client CA"), "");
+    let over_tls = port.files.client().log_in(port.address(), "ana").err().unwrap();
+    let in_clear = Client::log_in(port.address(), &[("user", "ana")]).err().unwrap();
+    for error in [over_tls, in_clear] {
+        assert_eq!((error.sqlstate(), error.message()), ("28000", "connection requires a valid client certificate"));
+    }
+}
+
+#[test]
+fn a_certificate_map_takes_exact_names_and_expressions_to_users() {
+    let clients = Authority::new("client CA");
+    let map = r"certificate_map = [
+        { certificate = 'tableau.example.com', user = 'tableau' },
+        { certificate = '/(.*)@example\.com', user = '\1' },
+    ]";
+    let port = Port::for_certificates(&clients, map);
+    let tableau = clients.sign(&Leaf { alternative_names: &["tableau.example.com"], ..Leaf::default() });
+    assert_served(port.log_in_showing(&tableau, "tableau").unwrap());
+    let bo = clients.sign(&Leaf { common_name: "bo", alternative_names: &["bo.b@example.com"], ..Leaf::default() });
+    assert_served(port.log_in_showing(&bo, "bo.b").unwrap());
+    let evil = clients.sign(&Leaf { alternative_names: &["root@example.com.evil.example"], ..Leaf::default() });
+    // Names that no line takes to a user are no user names.
+    for (identity, user) in [(&bo, "bo"), (&bo, "bo.b@example.com"), (&evil, "root")] {
+        let error = port.log_in_showing(identity, user).err().unwrap();
+        assert_eq!((error.sqlstate(), error.message()), ("28000", &*format!("certificate authentication failed for user \"{user}\"")));
+    }
+}
+
+#[test]
+fn a_client_certificate_under_an_intermediate_authority_is_taken_with_its_chain() {
+    let clients = Authority::new("client CA");
+    let intermediate = clients.intermediate("department CA");
+    let port = Port::for_certificates(&clients, "");
+    let mut ana = intermediate.client("ana");
+    ana.certificate += &intermediate.certificate;
+    assert_served(port.log_in_showing(&ana, "ana").unwrap());
+}
+
+#[test]
+fn a_client_certificate_of_an_unknown_authority_fails_the_handshake() {
+    let port = Port::for_certificates(&Authority::new("client CA"), "");
+    let stranger = Authority::new("another CA").client("ana");
+    port.assert_not_taken(&stranger, "received fatal alert: UnknownCA", "UnknownIssuer");
+    let impostor = Authority::new("client CA").client("ana");
+    port.assert_not_taken(&impostor, "received fatal alert: DecryptError", "BadSignature");
+}
+
+#[test]
+fn an_expired_client_certificate_fails_the_handshake() {
+    let clients = Authority::new("client CA");
+    let port = Port::for_certificates(&clients, "");
+    let expired = clients.sign(&Leaf { common_name: "ana", expired: true, ..Leaf::default() });
+    port.assert_not_taken(&expired, "received fatal alert: CertificateExpired", "certificate expired");
+}
+
+#[test]
+fn a_revoked_client_certificate_fails_the_handshake_and_others_do_not() {
+    let clients = Authority::new("client CA");
+    let revocations = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(revocations.path(), clients.revoke(&[7])).unwrap();
+    let port = Port::for_certificates(&clients, &format!("client_crl = \"{}\"", revocations.path().display()));
+    let identity = |serial| clients.sign(&Leaf { common_name: "ana", serial, ..Leaf::default() });
+    let (revoked, good) = (identity(7), identity(8));
+    port.assert_not_taken(&revoked, "received fatal alert: CertificateRevoked", "Revoked");
+    assert_served(port.log_in_showing(&good, "ana").unwrap());
+    // The list is read again as certificates are.
+    std::fs::write(revocations.path(), clients.revoke(&[7, 8])).unwrap();
+    port.proxy.log_line(&["INFO", RELOADED]);
+    assert!(TlsClient::speaking_and_showing(&port.files.authority.certificate, &TLS12, &good).ssl_request(port.address()).is_err());
+}
+
+#[test]
+fn a_client_that_vanishes_during_login_is_noticed() {
+    let (reached, login) = mpsc::channel();
+    let (left, end) = mpsc::channel();
+    // A server that never answers, until the proxy gives up.
+    let server = serve(move |mut stream| {
+        let mut request = [0; 8];
+        stream.read_exact(&mut request).unwrap();
+        reached.send(()).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+        left.send(()).unwrap();
+    });
+    let files = Files::new();
+    let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
+    let port = Port::with(files, &listener, &format!("host = \"localhost\"\nport = {server}\ndb_user = \"jane_doe\""));
+    let leave: [fn(TlsStream); 3] = [
+        drop,
+        |mut stream| close_writing(&mut stream),
+        |mut stream| {
+            stream.write_all(b"early").unwrap();
+            close_writing(&mut stream);
+        },
+    ];
+    for (n, leave) in leave.into_iter().enumerate() {
+        let mut stream = port.files.client().ssl_request(port.address()).unwrap();
+        stream.write_all(&startup_packet(V3_0, &[("user", "x")])).unwrap();
+        login.recv().unwrap();
+        leave(stream);
+        wait_for("the log line", || (port.proxy.log().matches("client left before its login was done").count() == n + 1).then_some(()));
+        end.recv().expect("the server is left too");
+    }
+}
+
+#[test]
+fn the_servers_last_error_arrives_before_close_notify() {
+    let port = Port::open("required");
+    let mut other = port.log_in();
+    for version in [&TLS12, &TLS13] {
+        let client = TlsClient::speaking(&port.files.authority.certificate, version);
+        let mut victim = client.log_in(port.address(), "x").unwrap();
+        assert_eq!(other.value(&format!("select pg_terminate_backend({})", victim.process_id())), "t");
+        // Queries that no server will read.
+        for _ in 0..50 {
+            victim.send_query("select 1");
+        }
+        let error = error_fields(&read_until(&mut victim.stream, b'E'));
+        assert_eq!(error.sqlstate(), "57P01");
+        assert_close_notify(&mut victim.stream);
+        drop(victim);
+        port.proxy.log_line(&["session ended", "ended_by=upstream"]);
+    }
+}
+
+#[test]
+fn a_client_that_half_closes_still_gets_its_answer_and_close_notify() {
+    let port = Port::open("required");
+    for version in [&TLS12, &TLS13] {
+        let mut session = TlsClient::speaking(&port.files.authority.certificate, version).log_in(port.address(), "x").unwrap();
+        session.send_query("select sum(n) from generate_series(1, 200000) n");
+        close_writing(&mut session.stream);
+        assert_eq!(session.read_rows().unwrap(), ["20000100000"]);
+        assert_close_notify(&mut session.stream);
+    }
+    let line = port.proxy.log_line(&["session ended", "ended_by=client"]);
+    assert!(!line.contains("error="), "{line}");
+}
+
+#[test]
+fn a_client_that_ends_properly_gets_close_notify() {
+    let port = Port::open("required");
+    let mut session = port.log_in();
+    session.value("select 1");
+    session.send(b'X', b"");
+    assert_close_notify(&mut session.stream);
+    // The query is 14 bytes, Terminate 5.
+    drop(session);
+    let line = port.proxy.log_line(&["session ended", "bytes_sent=19 "]);
+    assert!(!line.contains("error="), "{line}");
+}
+
+#[test]
+fn a_client_that_closes_without_close_notify_has_ended_normally() {
+    let port = Port::open("required");
+    let mut session = port.log_in();
+    let pid = session.process_id();
+    session.value("select 1");
+    drop(session);
+    let line = port.proxy.log_line(&["session ended", "ended_by=client"]);
+    assert!(!line.contains("error="), "{line}");
+    let mut other = port.log_in();
+    wait_for("the end of the server's session", || {
+        (other.value(&format!("select count(*) from pg_stat_activity where pid = {pid}")) == "0").then_some(())
+    });
+}
+
+#[test]
+fn copy_moves_megabytes_unchanged_in_both_directions() {
+    let port = Port::open("required");
+    for version in [&TLS12, &TLS13] {
+        let mut session = TlsClient::speaking(&port.files.authority.certificate, version).log_in(port.address(), "x").unwrap();
+        session.query("create temporary table t (n int, v text)").unwrap();
+        session.send_query("copy t from stdin");
+        assert!(matches!(read_reply(&mut session.stream), Reply::Message(b'G', _)));
+        let rows: Vec<String> = (0..60_000u64).map(|n| format!("{n}\t{:0>60}\n", n * 7_919 % 65_537)).collect();
+        for chunk in rows.chunks(700) {
+            session.send(b'd', chunk.concat().as_bytes());
+        }
+        session.send(b'c', b"");
+        session.read_rows().unwrap();
+        session.send_query("copy (select * from t order by n) to stdout");
+        let mut copied = Vec::new();
+        loop {
+            match read_reply(&mut session.stream) {
+                Reply::Message(b'd', body) => copied.push(String::from_utf8(body).unwrap()),
+                Reply::Message(b'Z', _) => break,
+                Reply::Message(..) => {}
+                Reply::Closed => panic!("closed in the middle of COPY"),
+            }
+        }
+        assert!(copied == rows, "{} of {} rows", copied.len(), rows.len());
+    }
+}
+
+#[test]
+fn openssl_verifies_the_chain_with_and_without_ssl_request() {
+    let files = Files::new();
+    let intermediate = files.authority.intermediate("issuing CA");
+    let mut server = intermediate.server();
+    server.certificate += &intermediate.certificate;
+    files.write_pair(&server);
+    let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
+    let port = Port::with(files, &listener, "db_user = \"jane_doe\"");
+    for mode in [&["-starttls", "postgres"][..], &["-alpn", "postgresql", "-tls1_3"], &["-alpn", "postgresql", "-tls1_2"]] {
+        let output = Command::new("openssl")
+            .args(["s_client", "-connect", &port.address().to_string(), "-CAfile", &port.files.path("server-ca.pem")])
+            .args(["-verify_return_error", "-verify_hostname", "localhost", "-servername", "localhost"])
+            .args(mode)
+            .stdin(Stdio::null())
+            .output()
+            .expect("openssl starts");
+        let text = String::from_utf8_lossy(&output.stdout);
+        for part in ["0 s:CN = localhost\n   i:CN = issuing CA", "1 s:CN = issuing CA\n   i:CN = server CA", "Verify return code: 0 (ok)"] {
+            assert!(text.contains(part), "no {part} in {text}{}", String::from_utf8_lossy(&output.stderr));
+        }
+        assert_eq!(text.contains("ALPN protocol: postgresql"), mode.contains(&"-alpn"), "{text}");
+    }
+}
+
+/// Runs `psycopg_tls.py` with a connection string that verifies the proxy; gives what it printed, or its error.
+fn psycopg(port: &Port, more: &str, arguments: &[&str]) -> Result<String, String> {
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
+    assert!(Path::new(python).exists(), "{python} does not exist: run\n    make venv");
+    let conninfo = format!(
+        "host=localhost hostaddr=127.0.0.1 port={} user=ana dbname=postgres sslmode=verify-full sslrootcert={} {more}",
+        port.address().port(),
+        port.files.path("server-ca.pem"),
+    );
+    let mut command = Command::new(python);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+        command.env_remove(name);
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/psycopg_tls.py");
+    let output = command.arg(script).arg(conninfo).args(arguments).output().expect("python starts");
+    let text = |bytes| String::from_utf8_lossy(bytes).trim().to_string();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn libpq_18_verifies_the_proxy_in_both_modes_and_speaks_its_latest_protocol() {
+    let port = Port::open("required");
+    for (more, expected) in [
+        ("", "jane_doe tls=True protocol=30000"),
+        ("sslnegotiation=direct", "jane_doe tls=True protocol=30000"),
+        ("max_protocol_version=latest", "jane_doe tls=True protocol=30002"),
+        ("sslnegotiation=direct max_protocol_version=latest ssl_max_protocol_version=TLSv1.2", "jane_doe tls=True protocol=30002"),
+    ] {
+        assert_eq!(psycopg(&port, more, &[]).as_deref(), Ok(expected), "{more}");
+    }
+    let error = psycopg(&port, "host=db.example.com", &[]).unwrap_err();
+    assert!(error.contains("does not match host name \"db.example.com\""), "{error}");
+    let error = psycopg(&port, "sslmode=disable", &[]).unwrap_err();
+    assert!(error.contains("this address takes encrypted connections only"), "{error}");
+}
+
+#[test]
+fn libpq_18_cancels_over_tls_and_in_clear() {
+    let port = Port::open("required");
+    for more in ["max_protocol_version=3.0", "max_protocol_version=latest", "sslnegotiation=direct"] {
+        let printed = psycopg(&port, more, &["cancel"]);
+        assert_eq!(printed.as_deref(), Ok("57014 57014"), "{more}");
+    }
+}
+
+#[test]
+fn libpq_18_logs_in_with_a_client_certificate() {
+    let clients = Authority::new("client CA");
+    let port = Port::for_certificates(&clients, "");
+    let shows = |name: &str, identity: &Identity| {
+        let certificate = port.files.write(&format!("{name}.pem"), &identity.certificate);
+        let key = port.files.write(&format!("{name}.key"), &identity.key);
+        // libpq takes no key that others could read.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&key, mode).unwrap();
+        format!("sslcertmode=require sslcert={certificate} sslkey={key}")
+    };
+    let ana = shows("ana", &clients.client("ana"));
+    for more in ["", " sslnegotiation=direct"] {
+        assert_eq!(psycopg(&port, &format!("{ana}{more}"), &[]).as_deref(), Ok("jane_doe tls=True protocol=30000"));
+    }
+    for (more, expected) in [
+        ("sslcertmode=disable", "connection requires a valid client certificate"),
+        (shows("bo", &clients.client("bo")).as_str(), "certificate authentication failed for user \"ana\""),
+        (shows("stranger", &Authority::new("another CA").client("ana")).as_str(), "alert unknown ca"),
+    ] {
+        let error = psycopg(&port, more, &[]).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_scanner_that_leaves_in_the_handshake_disturbs_nobody() {
+    let port = Port::open("required");
+    drop(ask(port.address()));
+    let mut garbage: TcpStream = ask(port.address());
+    garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    drop(garbage);
+    port.proxy.log_line(&["INFO", FAILED, "tls handshake eof"]);
+    assert_served(port.log_in());
+}

@@ -7,18 +7,9 @@ use std::process::Command;
 use testbed::Testbed;
 
 use crate::support::client::{Client, Reply, ServerError, V3_0, connect, error_fields, read_reply, startup_packet};
-use crate::support::proxy::{Proxy, command, rds_config};
+use crate::support::proxy::{Proxy, command, hash_password, rds_config};
 
 const PASSWORD: &str = "correct horse";
-
-/// What `hash-password` prints for a password on standard input.
-fn verifier(password: &str) -> String {
-    let mut child = command().arg("hash-password").stdin(std::process::Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim_end().to_string()
-}
 
 fn md5_verifier(user: &str, password: &str) -> String {
     let output =
@@ -51,7 +42,7 @@ fn psql(proxy: &Proxy, user: &str, password: &str, options: &str) -> Result<Stri
 
 #[test]
 fn hash_password_prints_a_verifier_and_never_the_password() {
-    let verifier = verifier(PASSWORD);
+    let verifier = hash_password(PASSWORD);
     assert!(verifier.starts_with("SCRAM-SHA-256$4096:"), "{verifier}");
     assert!(!verifier.contains(PASSWORD));
     let mut empty = command().arg("hash-password").stdin(std::process::Stdio::piped()).spawn().unwrap();
@@ -61,7 +52,7 @@ fn hash_password_prints_a_verifier_and_never_the_password() {
 
 #[test]
 fn scram_and_cleartext_take_the_same_verifier_and_md5_takes_its_own() {
-    let scram = user("ana", &verifier(PASSWORD));
+    let scram = user("ana", &hash_password(PASSWORD));
     let md5 = user("ana", &md5_verifier("ana", PASSWORD));
     for (auth, users, required) in
         [("scram-sha-256", &scram, "scram-sha-256"), ("password", &scram, "password"), ("password", &md5, "password"), ("md5", &md5, "md5")]
@@ -83,7 +74,7 @@ fn users_file_takes_pgbouncers_userlist() {
     let path = directory.path().join("userlist.txt");
     std::fs::write(
         &path,
-        format!("; moved from pgbouncer\n\"ana\" \"{}\"\n\"o\"\"b\" \"{}\"\n", verifier(PASSWORD), md5_verifier("o\"b", "x")),
+        format!("; moved from pgbouncer\n\"ana\" \"{}\"\n\"o\"\"b\" \"{}\"\n", hash_password(PASSWORD), md5_verifier("o\"b", "x")),
     )
     .unwrap();
     let aws = Testbed::shared().aws();
@@ -94,7 +85,7 @@ fn users_file_takes_pgbouncers_userlist() {
 
 #[test]
 fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
-    let proxy = proxy("auth = \"scram-sha-256\"", &user("ana", &verifier(PASSWORD)));
+    let proxy = proxy("auth = \"scram-sha-256\"", &user("ana", &hash_password(PASSWORD)));
     // Up to the server's first message: mechanisms, then nonce, salt and iterations.
     let first_of = |name: &str| {
         let mut stream = connect(proxy.address());
@@ -115,7 +106,7 @@ fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
 
 #[test]
 fn repeated_failures_from_one_address_are_slowed_down_and_logged() {
-    let proxy = proxy("auth = \"password\"", &user("ana", &verifier(PASSWORD)));
+    let proxy = proxy("auth = \"password\"", &user("ana", &hash_password(PASSWORD)));
     let started = std::time::Instant::now();
     let mut failures = 0;
     while !proxy.log().contains("repeated failures") {
@@ -128,7 +119,7 @@ fn repeated_failures_from_one_address_are_slowed_down_and_logged() {
 
 #[test]
 fn a_client_that_closes_at_the_prompt_is_no_failure() {
-    let proxy = proxy("auth = \"password\"", &user("ana", &verifier(PASSWORD)));
+    let proxy = proxy("auth = \"password\"", &user("ana", &hash_password(PASSWORD)));
     let mut stream = connect(proxy.address());
     stream.write_all(&startup_packet(V3_0, &[("user", "ana")])).unwrap();
     assert!(matches!(read_reply(&mut stream), Reply::Message(b'R', _)));
@@ -138,7 +129,8 @@ fn a_client_that_closes_at_the_prompt_is_no_failure() {
 
 #[test]
 fn a_client_that_does_not_answer_is_told_57014() {
-    let proxy = proxy("auth = \"scram-sha-256\"", &format!("{}[limits]\nstartup_timeout = \"300ms\"\n", user("ana", &verifier(PASSWORD))));
+    let proxy =
+        proxy("auth = \"scram-sha-256\"", &format!("{}[limits]\nstartup_timeout = \"300ms\"\n", user("ana", &hash_password(PASSWORD))));
     let mut stream = connect(proxy.address());
     stream.write_all(&startup_packet(V3_0, &[("user", "ana")])).unwrap();
     assert!(matches!(read_reply(&mut stream), Reply::Message(b'R', _)));
@@ -149,7 +141,7 @@ fn a_client_that_does_not_answer_is_told_57014() {
 
 #[test]
 fn oversized_and_malformed_answers_are_refused_before_they_allocate() {
-    let proxy = proxy("auth = \"password\"", &user("ana", &verifier(PASSWORD)));
+    let proxy = proxy("auth = \"password\"", &user("ana", &hash_password(PASSWORD)));
     let answer = |bytes: &[u8]| -> ServerError {
         let mut stream = connect(proxy.address());
         stream.write_all(&startup_packet(V3_0, &[("user", "ana")])).unwrap();
@@ -172,7 +164,7 @@ fn rules_are_tried_in_order_and_the_first_that_fits_decides() {
                  [[listener.rule]]\nusers = [\"ana\", \"mallory\"]\nauth = \"scram-sha-256\"\n";
     let aws = Testbed::shared().aws();
     let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"").replace("auth = \"trust\"\n", rules);
-    let users = [user("ana", &verifier(PASSWORD)), user("mallory", &verifier(PASSWORD))].concat();
+    let users = [user("ana", &hash_password(PASSWORD)), user("mallory", &hash_password(PASSWORD))].concat();
     let proxy = Proxy::with_config(&aws, &format!("{config}\n{users}"));
     assert_eq!(psql(&proxy, "robot", "", "").unwrap(), "jane_doe");
     assert_eq!(psql(&proxy, "ana", PASSWORD, "").unwrap(), "jane_doe");
@@ -235,7 +227,7 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
 fn users_may_be_restricted_to_targets_and_have_a_database_user_of_their_own() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    let own = verifier(PASSWORD);
+    let own = hash_password(PASSWORD);
     let users = format!(
         "[user.ana]\npassword = \"{own}\"\ntargets = [\"app\"]\n[user.bob]\npassword = \"{own}\"\ntargets = [\"warehouse\"]\ndb_user = \"bob_of_bi\"\ndb_groups = [\"bi\"]\n"
     );

@@ -5,6 +5,7 @@
 mod architecture;
 mod authentication;
 mod bad_input;
+mod bastion;
 mod cancel;
 mod client_tls;
 mod configuration;

@@ -1,6 +1,6 @@
 //! The binary under test, started as a user starts it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -39,6 +39,15 @@ pub fn command() -> Command {
 /// Runs it to its end.
 pub fn output(arguments: &[&str]) -> Output {
     command().args(arguments).output().expect("the binary starts")
+}
+
+/// What `hash-password` prints for a password on standard input.
+pub fn hash_password(password: &str) -> String {
+    let mut child = command().arg("hash-password").stdin(Stdio::piped()).spawn().expect("the binary starts");
+    child.stdin.take().expect("piped").write_all(format!("{password}\n").as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it is our child");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").trim_end().to_string()
 }
 
 /// A configuration file that is deleted with the value.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{self, Address, Choice, Config, Engine, Listener, LogFormat, LogLevel};
+use crate::config::{self, Address, Auth, Choice, Config, Engine, Listener, LogFormat, LogLevel};
 use crate::hash_password;
 use crate::server::{Controls, Server};
 use crate::telemetry;
@@ -163,11 +163,15 @@ fn print_lines(lines: &[String]) {
 fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
     let (psql_options, jdbc_redshift, jdbc_postgresql) =
         if listener.tls.is_required() { ("?sslmode=require", "ssl=true", "sslmode=require") } else { ("", "ssl=false", "sslmode=disable") };
+    let everybody = listener.rules.iter().all(|rule| rule.auth == Auth::Trust);
+    // The driver wants one, whatever it is.
+    let password = if everybody { "none" } else { "PASSWORD" };
     let mut lines = Vec::new();
     for target in &listener.targets {
         let user = match &target.db_user {
-            Choice::Fixed(user) => encoded(user),
-            Choice::Client => "USER".to_string(),
+            // Whoever connects is let in under any name: then the one that the server will see is the best.
+            Choice::Fixed(user) if everybody => encoded(user),
+            Choice::Fixed(_) | Choice::Client => "USER".to_string(),
         };
         let own_database = match &target.database {
             Choice::Fixed(database) => encoded(database),
@@ -179,7 +183,7 @@ fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
             (_, Choice::Client) => format!("{}%2F{own_database}", encoded(&target.name)),
         };
         let (engine, jdbc) = match target.engine {
-            Engine::Redshift(_) => ("Redshift", format!("jdbc:redshift://{address}/{database}?UID={user}&PWD=none&{jdbc_redshift}")),
+            Engine::Redshift(_) => ("Redshift", format!("jdbc:redshift://{address}/{database}?UID={user}&PWD={password}&{jdbc_redshift}")),
             Engine::Rds(_) => ("RDS", format!("jdbc:postgresql://{address}/{database}?user={user}&{jdbc_postgresql}")),
         };
         lines.push(format!("{} ({engine}, {}) on {address}", target.name, target.region));
@@ -197,6 +201,7 @@ fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
 
 /// libpq finds a socket by its folder and the port in its name.
 fn unix_line(path: &Path, user: &str, database: &str) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let folder = encoded(&path.parent().unwrap_or(Path::new("/")).display().to_string());
     let port = path.extension().and_then(|port| port.to_str()).unwrap_or("5432");
     format!("  psql  postgresql://{user}@/{database}?host={folder}&port={port}")

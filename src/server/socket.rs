@@ -1,8 +1,8 @@
 //! A listening socket, on the network or in the file system.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,11 +38,10 @@ impl Socket {
             Address::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
             Address::Unix(path) => {
                 remove_stale(path)?;
-                let socket = UnixListener::bind(path)?;
-                let file = SocketFile(path.clone());
                 // Where nobody has to prove anything, only our own user may connect.
                 let open = listener.rules.iter().all(|rule| rule.auth != Auth::Trust);
-                fs::set_permissions(path, Permissions::from_mode(if open { 0o777 } else { 0o700 }))?;
+                let socket = bind_with_mode(path, if open { 0o777 } else { 0o700 })?;
+                let file = SocketFile(path.clone());
                 Ok(Self::Unix(socket, file))
             }
         }
@@ -73,6 +72,21 @@ impl Socket {
             }
         }
     }
+}
+
+/// Binds in a folder that nobody else can enter and moves the socket to its place: so there is no moment in which the umask
+/// decides who may connect.
+fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let mut folder = path.as_os_str().to_owned();
+    folder.push(".new");
+    let folder = PathBuf::from(folder);
+    DirBuilder::new().mode(0o700).create(&folder)?;
+    let bound = folder.join("s");
+    let socket = UnixListener::bind(&bound)
+        .and_then(|socket| fs::set_permissions(&bound, Permissions::from_mode(mode)).map(|()| socket))
+        .and_then(|socket| fs::rename(&bound, path).map(|()| socket));
+    fs::remove_dir_all(&folder)?;
+    socket
 }
 
 /// Removes a socket that a process left behind when it died, and nothing else.

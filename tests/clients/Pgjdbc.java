@@ -1,6 +1,7 @@
 // PostgreSQL's JDBC driver.
 //
 // client: pgjdbc
+// logins: trust scram md5 password
 // needs: apt java:default-jre-headless javac:default-jdk-headless libpostgresql-jdbc-java
 
 import java.sql.Connection;
@@ -9,7 +10,10 @@ import java.sql.PreparedStatement;
 import java.sql.ResultSet;
 import java.sql.SQLException;
 import java.sql.Statement;
+import java.util.Map;
 import java.util.Objects;
+import java.util.Optional;
+import java.util.Properties;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
@@ -19,7 +23,7 @@ class Pgjdbc {
 
     public static void main(String[] arguments) throws Exception {
         String address = System.getenv("PGHOST") + ":" + System.getenv("PGPORT") + "/" + System.getenv("PGDATABASE");
-        try (Connection connection = DriverManager.getConnection("jdbc:postgresql://" + address, System.getenv("PGUSER"), null)) {
+        try (Connection connection = DriverManager.getConnection("jdbc:postgresql://" + address, settings())) {
             System.out.println("version: " + connection.getMetaData().getDriverVersion());
             equal(one(connection, "select current_user"), System.getenv("EXPECTED_USER"));
             parameters(connection);
@@ -28,6 +32,13 @@ class Pgjdbc {
             equal(one(connection, "select 2"), 2);
             cancel(connection);
         }
+    }
+
+    static Properties settings() {
+        Properties settings = new Properties();
+        Map.of("user", "PGUSER", "password", "PGPASSWORD", "sslmode", "PGSSLMODE", "sslrootcert", "PGSSLROOTCERT")
+                .forEach((key, variable) -> Optional.ofNullable(System.getenv(variable)).ifPresent(value -> settings.put(key, value)));
+        return settings;
     }
 
     static Object one(Connection connection, String query) throws SQLException {

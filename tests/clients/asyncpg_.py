@@ -2,6 +2,7 @@
 
 client: asyncpg
 needs: pip asyncpg==0.32.0
+logins: trust scram md5 password
 """
 
 import asyncio

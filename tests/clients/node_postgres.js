@@ -3,16 +3,20 @@
 // client: node-postgres
 // needs: apt node:nodejs npm:npm
 // needs: npm pg@8.23.1
+// logins: trust scram md5 password
 
 const assert = require("node:assert");
 const { once } = require("node:events");
+const { readFileSync } = require("node:fs");
 const pg = require("pg");
 
 const ROWS = 3000;
 const SLEEP = "do $$ begin raise notice 'begun'; perform pg_sleep(30); end $$";
 
 async function main() {
-  const client = new pg.Client();
+  const { PGSSLMODE, PGSSLROOTCERT } = process.env;
+  const ssl = PGSSLMODE === "verify-full" && { ca: readFileSync(PGSSLROOTCERT) };
+  const client = new pg.Client({ ssl, enableChannelBinding: true });
   await client.connect();
   console.log(`version: ${require("pg/package.json").version}, Node.js ${process.versions.node}`);
   assert.equal(await one(client, "select current_user"), process.env.EXPECTED_USER);
@@ -44,7 +48,8 @@ async function cancel(client) {
   const ended = new Promise((resolve) => query.on("error", resolve).on("end", () => resolve({ code: "no error" })));
   client.query(query);
   await once(client, "notice");
-  new pg.Client().cancel(client, query);
+  // Over TLS it would wait for ever before it sends the request.
+  new pg.Client({ ssl: false }).cancel(client, query);
   assert.equal((await ended).code, "57014");
   assert.equal(await one(client, "select 3"), 3);
   console.log("note: named statements, cancel");

@@ -2,6 +2,7 @@
 
 client: psql
 needs: apt psql:postgresql-client
+logins: trust scram md5 password
 """
 
 import os

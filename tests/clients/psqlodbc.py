@@ -3,6 +3,7 @@
 client: psqlODBC
 needs: apt libodbc2 odbc-postgresql
 needs: pip pyodbc==5.5.0
+logins: trust scram md5 password
 """
 
 import os
@@ -40,8 +41,17 @@ class Cursor:
         return self.cursor.executemany(statement.replace("%s", "?"), rows)
 
 
-settings = "Driver={{PostgreSQL Unicode}};Server={PGHOST};Port={PGPORT};Database={PGDATABASE};Uid={PGUSER}"
-connection = pyodbc.connect(settings.format(**os.environ))
+def settings():
+    text = "Driver={{PostgreSQL Unicode}};Server={PGHOST};Port={PGPORT};Database={PGDATABASE};Uid={PGUSER}".format(**os.environ)
+    if "PGPASSWORD" in os.environ:
+        # What is odd stands in braces; the closing one is doubled.
+        text += ";Pwd={" + os.environ["PGPASSWORD"].replace("}", "}}") + "}"
+    if "PGSSLMODE" in os.environ:
+        text += ";SSLmode={PGSSLMODE}".format(**os.environ)
+    return text
+
+
+connection = pyodbc.connect(settings())
 print(f"version: {connection.getinfo(pyodbc.SQL_DRIVER_VER)}, pyodbc {pyodbc.version}")
 dbapi.steps(Percent(connection))
 connection.close()

@@ -2,6 +2,7 @@
 
 client: psycopg
 needs: pip psycopg[binary]==3.3.9
+logins: trust scram md5 password
 """
 
 import threading
@@ -20,7 +21,7 @@ def main(**options):
         connection.add_notice_handler(lambda notice: begun.set())
         dbapi.cancelled(connection, begun, connection.cancel)
         dbapi.cancelled(connection, begun, connection.cancel_safe)
-        print(f"note: protocol {protocol(connection)}, COPY, both kinds of cancel")
+        print(f"note: protocol {protocol(connection)}, COPY, both kinds of cancel, {'TLS' if connection.pgconn.ssl_in_use else 'no TLS'}")
         return protocol(connection)
 
 

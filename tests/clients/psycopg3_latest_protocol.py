@@ -2,6 +2,7 @@
 
 client: psycopg, newest protocol
 needs: pip psycopg[binary]==3.3.9
+logins: trust scram
 """
 
 import psycopg3

@@ -188,7 +188,7 @@ fn peer_takes_the_operating_systems_word_on_a_unix_socket() {
     command.args(["run", "--config"]).arg(&file).envs(aws.env());
     let mut proxy = Proxy::start_unix(command);
     let me = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap().trim().to_string();
-    let uri = proxy.printed.lines().find_map(|line| line.strip_prefix("  psql  ")).unwrap().replace("jane_doe@", &format!("{me}@"));
+    let uri = proxy.printed.lines().find_map(|line| line.strip_prefix("  psql  ")).unwrap().replace("USER@", &format!("{me}@"));
     let output = Command::new("psql").args(["-XAtw", &uri, "-c", "select current_user"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "jane_doe", "{}", String::from_utf8_lossy(&output.stderr));
     proxy.log_line(&["session opened", "client=local:"]);

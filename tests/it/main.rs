@@ -12,6 +12,7 @@ mod configuration;
 mod engines;
 mod failures;
 mod identity;
+mod journeys;
 mod limits;
 mod log_lines;
 mod login;

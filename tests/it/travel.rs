@@ -121,6 +121,9 @@ fn without_the_header_that_is_due_there_is_no_login() {
     let proxy = proxy_behind_a_load_balancer("127.0.0.0/8");
     assert_eq!(application_name(&proxy, b"").unwrap_err(), "closed");
     proxy.log_line(&["expected a PROXY header"]);
+    let mut stream = connect(proxy.address());
+    stream.write_all(&crate::support::client::SSL_REQUEST).unwrap();
+    assert_eq!(read_reply(&mut stream), Reply::Closed, "at once, though an SSLRequest is shorter than any header");
 }
 
 #[test]

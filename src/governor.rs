@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::Target;
 use crate::error::{Kind, Refusal};
@@ -21,8 +21,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Governor(HashMap<String, Gate>);
 
 struct Gate {
-    rate: DefaultDirectRateLimiter,
+    rate: Rate,
     under_way: Arc<Semaphore>,
+}
+
+/// Turns at equal distances. What has not been used lately may be taken at once, up to a tenth of a second's worth: a pool
+/// that opens its connections together does not wait, a storm does.
+struct Rate {
+    distance: Duration,
+    next: Mutex<Instant>,
+}
+
+impl Rate {
+    const SAVED: Duration = Duration::from_millis(100);
+
+    fn per_second(turns: NonZeroU32) -> Self {
+        Self { distance: Duration::from_secs(1) / turns.get(), next: Mutex::new(Instant::now()) }
+    }
+
+    /// The moment of the next turn, which nobody else gets.
+    fn take(&self, now: Instant) -> Instant {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = (*next).max(now.checked_sub(Self::SAVED).unwrap_or(now));
+        *next = turn + self.distance;
+        turn
+    }
 }
 
 /// Leave to log in; the login is over when it is dropped.
@@ -33,9 +56,8 @@ impl Governor {
     /// A gate for each of these targets.
     pub fn new<'a>(targets: impl IntoIterator<Item = &'a Arc<Target>>) -> Self {
         let gate = |target: &Arc<Target>| {
-            let rate =
-                RateLimiter::direct(Quota::per_second(target.max_logins_per_second).allow_burst(burst(target.max_logins_per_second)));
-            (target.name.clone(), Gate { rate, under_way: Arc::new(Semaphore::new(target.max_concurrent_logins)) })
+            let (rate, under_way) = (Rate::per_second(target.max_logins_per_second), Semaphore::new(target.max_concurrent_logins));
+            (target.name.clone(), Gate { rate, under_way: Arc::new(under_way) })
         };
         Self(targets.into_iter().map(gate).collect())
     }
@@ -48,10 +70,10 @@ impl Governor {
         let Some(gate) = self.0.get(&target.name) else { return Ok(Leave(None)) };
         let turn = async {
             let permit = gate.under_way.clone().acquire_owned().await.ok();
-            gate.rate.until_ready().await;
+            sleep_until(gate.rate.take(Instant::now())).await;
             Leave(permit)
         };
-        tokio::time::timeout(PATIENCE, turn).await.map_err(|_| {
+        timeout(PATIENCE, turn).await.map_err(|_| {
             Refusal::new(Kind::TooManyLogins, "too many logins to the database server at the moment").detail(format!(
                 "target.{0}.max_logins_per_second = {1}, target.{0}.max_concurrent_logins = {2}",
                 target.name, target.max_logins_per_second, target.max_concurrent_logins
@@ -60,7 +82,17 @@ impl Governor {
     }
 }
 
-/// A tenth of a second's worth at once: a pool that opens its connections together does not wait, a storm does.
-fn burst(per_second: NonZeroU32) -> NonZeroU32 {
-    NonZeroU32::new(per_second.get().div_ceil(10)).unwrap_or(per_second)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_apart_and_what_was_not_used_is_saved_for_a_tenth_of_a_second() {
+        let rate = Rate::per_second(NonZeroU32::new(20).unwrap());
+        let begin = Instant::now() + Duration::from_mins(1);
+        let turns: Vec<_> = (0..5).map(|_| rate.take(begin)).collect();
+        let waits: Vec<_> = turns.iter().map(|turn| turn.saturating_duration_since(begin).as_millis()).collect();
+        assert_eq!(waits, [0, 0, 0, 50, 100]);
+        assert!(rate.take(begin + Duration::from_mins(1)) <= begin + Duration::from_mins(1), "a pause is a fresh beginning");
+    }
 }

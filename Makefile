@@ -36,6 +36,13 @@ clients: setup ## Real clients against both flavours; QUICK=1 shortens pgbench, 
 	cargo build --workspace --bins
 	tests/clients/run $(CLIENTS)
 
+.PHONY: bench
+bench: setup ## What a login is made of, measured with the release binary; QUICK=1 is shorter
+	@$(packages) python3:python3
+	cargo build --release --bin pg-iam-proxy
+	cargo build --package testbed --bins
+	tests/bench/logins
+
 .PHONY: fuzz
 fuzz: $(CARGO_FUZZ) ## Each fuzz target for FUZZ_SECONDS (30), on nightly Rust
 	@cargo +nightly --version >/dev/null 2>&1 || { echo 'nightly Rust is missing: rustup toolchain install nightly --profile minimal' >&2; exit 1; }

@@ -134,10 +134,12 @@ impl Make<Credential> for Minter {
     async fn make(&self) -> Result<Credential, Refusal> {
         let Request { target, aws, db_user, endpoint, .. } = &self.request;
         let aws = self.identities.of(aws, &target.region).await?;
-        match &target.engine {
+        let credential = match &target.engine {
             Engine::Redshift(redshift) => redshift::mint(&aws, redshift, &self.request).await,
             Engine::Rds(rds) => rds::mint(&aws, rds.signing_endpoint.as_ref().unwrap_or(endpoint), db_user).await,
-        }
+        }?;
+        tracing::info!(target = target.name, db_user = credential.db_user, "got a credential");
+        Ok(credential)
     }
 }
 

@@ -17,7 +17,7 @@ const EX_USAGE: u8 = 64;
 /// sysexits: the configuration is wrong.
 const EX_CONFIG: u8 = 78;
 
-/// Logs PostgreSQL clients in to Amazon Redshift and RDS/Aurora PostgreSQL with short-lived IAM credentials.
+/// Logs PostgreSQL clients in to Amazon Redshift, RDS/Aurora PostgreSQL and Aurora DSQL with short-lived IAM credentials.
 #[derive(Parser)]
 #[command(name = "pg-iam-proxy", version, about)]
 struct Cli {
@@ -41,7 +41,8 @@ struct Run {
     #[arg(long, value_name = "FILE", env = "PG_IAM_PROXY_CONFIG", required_unless_present = "target_urls")]
     config: Option<PathBuf>,
     /// Target URLs, each with a listener of its own: `redshift://user@cluster.region/database`,
-    /// `rds://user@host:port/database`, or the `jdbc:redshift:iam://` URL of a JDBC tool. Parameters are the keys of a target in the file, besides listen= and name=
+    /// `redshift-serverless://workgroup.region/database`, `rds://user@host:port/database`, `dsql://user@host/postgres`,
+    /// or the `jdbc:redshift:iam://` URL of a JDBC tool. Parameters are the keys of a target in the file, besides listen= and name=
     #[arg(value_name = "TARGET-URL")]
     target_urls: Vec<String>,
     /// How log lines are written, on standard error
@@ -175,16 +176,20 @@ fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
         };
         let own_database = match &target.database {
             Choice::Fixed(database) => encoded(database),
-            Choice::Client => "DATABASE".to_string(),
+            Choice::Client => target.engine.only_database().unwrap_or("DATABASE").to_string(),
         };
         let database = match (&listener.targets[..], &target.database) {
             ([_], _) => own_database,
             (_, Choice::Fixed(_)) => encoded(&target.name),
             (_, Choice::Client) => format!("{}%2F{own_database}", encoded(&target.name)),
         };
+        let redshift = format!("jdbc:redshift://{address}/{database}?UID={user}&PWD={password}&{jdbc_redshift}");
+        let postgresql = format!("jdbc:postgresql://{address}/{database}?user={user}&{jdbc_postgresql}");
         let (engine, jdbc) = match target.engine {
-            Engine::Redshift(_) => ("Redshift", format!("jdbc:redshift://{address}/{database}?UID={user}&PWD={password}&{jdbc_redshift}")),
-            Engine::Rds(_) => ("RDS", format!("jdbc:postgresql://{address}/{database}?user={user}&{jdbc_postgresql}")),
+            Engine::Redshift(_) => ("Redshift", redshift),
+            Engine::RedshiftServerless(_) => ("Redshift Serverless", redshift),
+            Engine::Rds(_) => ("RDS", postgresql),
+            Engine::Dsql(_) => ("Aurora DSQL", postgresql),
         };
         lines.push(format!("{} ({engine}, {}) on {address}", target.name, target.region));
         match address {

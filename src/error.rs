@@ -35,7 +35,7 @@ pub enum Kind {
     WrongPassword,
     /// A SCRAM exchange that asks for what we do not do: an authorization identity, a mandatory extension.
     UnsupportedScram,
-    /// No target fits the database name.
+    /// No target fits the database name, or its server cannot have such a database.
     NoSuchTarget,
     /// A limit on sessions is reached.
     TooManySessions,
@@ -49,7 +49,7 @@ pub enum Kind {
     TooManyLogins,
     /// AWS refuses, or there is no AWS identity to ask with.
     CredentialsDenied,
-    /// AWS knows no such cluster or instance.
+    /// AWS knows no such cluster, workgroup or instance.
     NoSuchCluster,
     /// Name resolution, TCP or verified TLS to the server failed.
     UpstreamUnreachable,

@@ -1,7 +1,7 @@
 //! # pg-iam-proxy
 //!
-//! A proxy for the PostgreSQL wire protocol that logs ordinary clients in to Amazon Redshift and RDS/Aurora
-//! PostgreSQL with short-lived IAM credentials, which the clients never see. This page is the architecture.
+//! A proxy for the PostgreSQL wire protocol that logs ordinary clients in to Amazon Redshift, RDS/Aurora PostgreSQL
+//! and Aurora DSQL with short-lived IAM credentials, which the clients never see. This page is the architecture.
 //!
 //! ## Bird's-eye view
 //!

@@ -51,12 +51,17 @@ pub fn route(listener: &Listener, asked: &Asked<'_>) -> Result<Route, Refusal> {
     let database = match &target.database {
         Choice::Fixed(name) => name.clone(),
         // As the server would: the database is named like the user when the client names none.
-        Choice::Client => database.unwrap_or(asked.user).to_string(),
+        Choice::Client => database.or(target.engine.only_database()).unwrap_or(asked.user).to_string(),
     };
     let aws = identity(target, asked);
     let mut route = Route { target: target.clone(), aws, db_user, db_groups: Vec::new(), database };
     match &target.engine {
         Engine::Rds(_) => {}
+        Engine::Dsql(_) => valid_only(&route.database, target)?,
+        Engine::RedshiftServerless(_) => {
+            valid("database", &route.database, check_database)?;
+            route.db_user.clear();
+        }
         Engine::Redshift(redshift) => {
             valid("database", &route.database, check_database)?;
             match &redshift.api {
@@ -108,6 +113,17 @@ fn identity(target: &Target, asked: &Asked<'_>) -> AwsIdentity {
         (_, role) => role,
     };
     AwsIdentity { role, ..target.aws.clone() }
+}
+
+/// The server would say so too, in words that do not help.
+fn valid_only(database: &str, target: &Target) -> Result<(), Refusal> {
+    match target.engine.only_database() {
+        Some(only) if only != database => {
+            Err(Refusal::new(Kind::NoSuchTarget, format!("database \"{database}\" does not exist; \"{}\" has {only} only", target.name))
+                .hint(format!("Connect to database {only}, or configure database = \"{only}\" for all clients.")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn valid(what: &str, name: &str, check: impl Fn(&str) -> Result<(), &'static str>) -> Result<(), Refusal> {

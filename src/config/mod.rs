@@ -257,8 +257,22 @@ pub enum Choice {
 pub enum Engine {
     /// Amazon Redshift, provisioned.
     Redshift(Redshift),
-    /// RDS for PostgreSQL and Aurora PostgreSQL.
+    /// Amazon Redshift Serverless.
+    RedshiftServerless(RedshiftServerless),
+    /// RDS for PostgreSQL and Aurora PostgreSQL, and RDS Proxy in front of them.
     Rds(Rds),
+    /// Aurora DSQL.
+    Dsql(Dsql),
+}
+
+impl Engine {
+    /// The database of servers that have only one.
+    pub fn only_database(&self) -> Option<&'static str> {
+        match self {
+            Self::Dsql(_) => Some("postgres"),
+            Self::Redshift(_) | Self::RedshiftServerless(_) | Self::Rds(_) => None,
+        }
+    }
 }
 
 /// Parameters of the Redshift credential calls.
@@ -277,8 +291,13 @@ pub struct Redshift {
 pub enum ClusterName {
     /// `ClusterIdentifier`.
     Identifier(String),
-    /// `CustomDomainName`.
-    CustomDomain(String),
+    /// `CustomDomainName`, and `ClusterIdentifier` for when AWS refuses that.
+    CustomDomain {
+        /// `CustomDomainName`
+        domain: String,
+        /// `ClusterIdentifier`; AWS is asked for it when `None`.
+        identifier: Option<String>,
+    },
 }
 
 /// Which Redshift call makes the credentials.
@@ -295,11 +314,36 @@ pub enum RedshiftApi {
     GetClusterCredentialsWithIam,
 }
 
+/// Parameters of `GetCredentials`. The database user is the AWS identity itself.
+#[derive(Debug)]
+pub struct RedshiftServerless {
+    /// How the workgroup is named in calls.
+    pub workgroup: WorkgroupName,
+    /// `durationSeconds`, 900..=3600.
+    pub duration_seconds: i32,
+}
+
+/// `workgroupName` or `customDomainName`.
+#[derive(Debug)]
+pub enum WorkgroupName {
+    /// `workgroupName`.
+    Name(String),
+    /// `customDomainName`.
+    CustomDomain(String),
+}
+
 /// What is particular to RDS.
 #[derive(Debug)]
 pub struct Rds {
     /// Host and port that tokens are signed for; the server's own endpoint when `None`.
     pub signing_endpoint: Option<Endpoint>,
+}
+
+/// What is particular to Aurora DSQL.
+#[derive(Debug)]
+pub struct Dsql {
+    /// The cluster's own name: said in the TLS handshake, which is how it is found, and signed for in tokens.
+    pub name: String,
 }
 
 /// Where to connect, or how to find out.
@@ -321,6 +365,8 @@ pub enum EndpointSource {
 pub enum Discovery {
     /// `DescribeClusters` with this `ClusterIdentifier`.
     RedshiftCluster(String),
+    /// `GetWorkgroup` with this `workgroupName`.
+    RedshiftWorkgroup(String),
     /// `DescribeDBInstances` with this `DBInstanceIdentifier`.
     RdsInstance(String),
     /// `DescribeDBClusters` with this `DBClusterIdentifier`.

@@ -94,6 +94,7 @@ pub(super) struct Target {
     pub region: Key<String>,
     pub cluster_identifier: Key<String>,
     pub instance_identifier: Key<String>,
+    pub workgroup_name: Key<String>,
     pub custom_domain_name: Key<String>,
     pub endpoint: Key<String>,
     pub api: Key<String>,

@@ -66,6 +66,15 @@ pub(super) fn check_cluster_identifier(name: &str) -> Result<(), &'static str> {
     }
 }
 
+/// Checks a `workgroupName`.
+pub(super) fn check_workgroup_name(name: &str) -> Result<(), &'static str> {
+    match name.len() {
+        3..=64 if name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') => Ok(()),
+        3..=64 => Err("may have lower-case letters, digits and hyphens only"),
+        _ => Err("must have 3 to 64 characters"),
+    }
+}
+
 fn check_name(name: &str) -> Result<(), &'static str> {
     check_length(name)?;
     if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
@@ -101,6 +110,16 @@ mod tests {
         assert_eq!(check_db_user("ana:b"), Err("may have letters, digits and _ + . @ - only"));
         assert_eq!(check_db_user("Public"), Err("must not be PUBLIC"));
         assert_eq!(check_db_user("Select"), Err("must not be a word that Redshift reserves"));
+    }
+
+    #[test]
+    fn workgroups_have_three_to_sixty_four_characters_of_lower_case() {
+        for good in ["dev", "my-workgroup-2", &"x".repeat(64)] {
+            assert_eq!(check_workgroup_name(good), Ok(()), "{good}");
+        }
+        assert_eq!(check_workgroup_name("wg"), Err("must have 3 to 64 characters"));
+        assert_eq!(check_workgroup_name(&"x".repeat(65)), Err("must have 3 to 64 characters"));
+        assert_eq!(check_workgroup_name("Dev"), Err("may have lower-case letters, digits and hyphens only"));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Target URLs for the command line: each becomes the TOML that a file would hold.
 //!
-//! Three forms: `redshift://user@cluster.region/database?key=value`, `rds://user@host:port/database?key=value`
-//! and the IAM URL of the Amazon Redshift JDBC driver, as people paste it from their tools. Keys are those of
-//! `[target]`, besides `listen` (the listener's address) and `name` (the target's). The JDBC form knows the driver's
+//! `redshift://user@cluster.region/database?key=value`, `redshift-serverless://workgroup.region/database`,
+//! `rds://user@host:port/database`, `dsql://user@host/postgres`, and the IAM URL of the Amazon Redshift JDBC driver, as
+//! people paste it from their tools. Keys are those of `[target]`, besides `listen` (the listener's address) and `name` (the target's). The JDBC form knows the driver's
 //! property names too.
 
 use url::Url;
 
 use super::ConfigError;
 use super::raw::Source;
+
+const SERVERLESS: &str = "redshift-serverless";
 
 /// One source for one URL, and a line for each thing in it that is ignored.
 pub(super) fn to_source(text: &str, earlier: &[Source]) -> Result<(Source, Vec<String>), ConfigError> {
@@ -55,8 +57,10 @@ fn from_url(text: &str) -> Result<TargetUrl, String> {
         .map_err(|error| format!("not a URL ({error}): write redshift://user@cluster.region/database or rds://user@host:port/database"))?;
     let (engine, default_port, identifier_key) = match url.scheme() {
         "redshift" => ("redshift", 5439, "cluster_identifier"),
+        SERVERLESS => (SERVERLESS, 5439, "workgroup_name"),
         "rds" => ("rds", 5432, "instance_identifier"),
-        other => return Err(format!("unknown scheme {other}: must be redshift, rds or jdbc:redshift:iam")),
+        "dsql" => ("dsql", 5432, "cluster_identifier"),
+        other => return Err(format!("unknown scheme {other}: must be redshift, redshift-serverless, rds, dsql or jdbc:redshift:iam")),
     };
     if url.password().is_some() {
         return Err("delete the password: the proxy gets a temporary one from AWS".to_string());
@@ -122,6 +126,10 @@ fn from_jdbc(text: &str, ignored: &mut Vec<String>) -> Result<TargetUrl, String>
             *group = group.as_str().unwrap_or_default().to_lowercase().into();
         }
     }
+    let host = parsed.target.get("host").and_then(toml::Value::as_str).unwrap_or_default();
+    if host.contains(".redshift-serverless.") || parsed.target["engine"].as_str() == Some(SERVERLESS) {
+        parsed.become_serverless(ignored);
+    }
     Ok(parsed)
 }
 
@@ -137,6 +145,19 @@ impl TargetUrl {
             }
             _ => {
                 self.target.insert("host".into(), host.trim_matches(['[', ']']).into());
+            }
+        }
+    }
+
+    /// The driver takes the settings of provisioned clusters too, and has no use for them.
+    fn become_serverless(&mut self, ignored: &mut Vec<String>) {
+        self.target.insert("engine".into(), SERVERLESS.into());
+        if let Some(name) = self.target.remove("cluster_identifier") {
+            self.target.entry("workgroup_name").or_insert(name);
+        }
+        for key in ["db_user", "api", "auto_create", "db_groups"] {
+            if self.target.remove(key).is_some() {
+                ignored.push(format!("{key} is ignored: Redshift Serverless maps the AWS identity to the database user"));
             }
         }
     }
@@ -157,11 +178,18 @@ impl TargetUrl {
                 }
                 return Ok(());
             }
+            "isserverless" => {
+                if is_true(value) {
+                    self.target.insert("engine".into(), SERVERLESS.into());
+                }
+                return Ok(());
+            }
             "user" | "uid" if self.target.contains_key("db_user") => return Ok(()),
             "dbuser" | "user" | "uid" => "db_user",
             "autocreate" => "auto_create",
             "dbgroups" => "db_groups",
             "clusterid" => "cluster_identifier",
+            "serverlessworkgroup" => "workgroup_name",
             "region" => "region",
             "profile" => "profile",
             "iamduration" => "duration_seconds",
@@ -190,12 +218,14 @@ impl TargetUrl {
 /// The TOML value that a key's text means; a text that does not fit is left to be refused with the key's type.
 fn typed(key: &str, value: &str) -> toml::Value {
     match key {
-        "auto_create" => match value.to_ascii_lowercase().as_str() {
+        "auto_create" | "application_name_suffix" => match value.to_ascii_lowercase().as_str() {
             "true" | "1" => true.into(),
             "false" | "0" => false.into(),
             _ => value.into(),
         },
-        "port" | "duration_seconds" => value.parse::<i64>().map_or_else(|_| value.into(), Into::into),
+        "port" | "duration_seconds" | "max_sessions" | "max_logins_per_second" | "max_concurrent_logins" => {
+            value.parse::<i64>().map_or_else(|_| value.into(), Into::into)
+        }
         "db_groups" | "ignore_startup_parameters" => {
             value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(toml::Value::from).collect::<Vec<_>>().into()
         }

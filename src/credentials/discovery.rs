@@ -24,6 +24,18 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
             let endpoint = endpoint.map(|endpoint| (endpoint.address, endpoint.port)).unwrap_or_default();
             (ACTION, endpoint.0, endpoint.1)
         }
+        Discovery::RedshiftWorkgroup(name) => {
+            const ACTION: &str = "redshift-serverless:GetWorkgroup";
+            let answer = aws_sdk_redshiftserverless::Client::new(&aws.config)
+                .get_workgroup()
+                .workgroup_name(name)
+                .send()
+                .await
+                .map_err(|error| failure::call_failed(ACTION, &error))?;
+            let endpoint = answer.workgroup.and_then(|workgroup| workgroup.endpoint);
+            let endpoint = endpoint.map(|endpoint| (endpoint.address, endpoint.port)).unwrap_or_default();
+            (ACTION, endpoint.0, endpoint.1)
+        }
         Discovery::RdsInstance(identifier) => {
             const ACTION: &str = "rds:DescribeDBInstances";
             let answer = aws_sdk_rds::Client::new(&aws.config)

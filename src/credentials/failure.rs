@@ -63,7 +63,7 @@ pub fn incomplete_answer(action: &'static str) -> Refusal {
 
 /// Nothing that could be connected.
 pub fn no_endpoint(action: &'static str) -> Refusal {
-    Refusal::new(Kind::NoSuchCluster, format!("{action}: found no endpoint (is the cluster or instance still being created?)"))
+    Refusal::new(Kind::NoSuchCluster, format!("{action}: found no endpoint (is the cluster, workgroup or instance still being created?)"))
 }
 
 /// Signing failed, which needs neither network nor permission.
@@ -87,9 +87,15 @@ fn by_code(action: &'static str, code: &str, message: &str, status: u16) -> Refu
         }
         _ if status >= 500 => unavailable(action, "AWS fails"),
         "" if status < 300 => unavailable(action, "AWS gave an answer that cannot be read"),
-        "ClusterNotFound" | "ClusterNotFoundFault" | "DBInstanceNotFound" | "DBClusterNotFoundFault" => {
-            Refusal::new(Kind::NoSuchCluster, format!("{action}: there is no such cluster or instance in this account and region"))
-        }
+        "ClusterNotFound"
+        | "ClusterNotFoundFault"
+        | "DBInstanceNotFound"
+        | "DBClusterNotFoundFault"
+        | "ResourceNotFoundException"
+        | "CustomDomainAssociationNotFoundFault" => Refusal::new(
+            Kind::NoSuchCluster,
+            format!("{action}: there is no such cluster, workgroup or instance in this account and region"),
+        ),
         "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => Refusal::new(
             Kind::CredentialsDenied,
             format!("{} is not allowed for the proxy's AWS identity", denied_action(message).unwrap_or(action)),
@@ -138,6 +144,11 @@ mod tests {
         assert_eq!(kind("Throttling", 400), Kind::CredentialsUnavailable);
         assert_eq!(kind("InternalFailure", 500), Kind::CredentialsUnavailable);
         assert_eq!(kind("ClusterNotFound", 404), Kind::NoSuchCluster);
+        assert_eq!(kind("ThrottlingException", 400), Kind::CredentialsUnavailable);
+        assert_eq!(kind("InternalServerException", 500), Kind::CredentialsUnavailable);
+        assert_eq!(kind("ResourceNotFoundException", 400), Kind::NoSuchCluster);
+        assert_eq!(kind("AccessDeniedException", 400), Kind::CredentialsDenied);
+        assert_eq!(kind("ValidationException", 400), Kind::CredentialsDenied);
         assert_eq!(kind("SignatureDoesNotMatch", 403), Kind::CredentialsDenied);
         assert_eq!(kind("InvalidParameterValue", 400), Kind::CredentialsDenied);
     }

@@ -5,10 +5,12 @@
 
 mod cache;
 mod discovery;
+mod dsql;
 mod failure;
 mod identity;
 mod rds;
 mod redshift;
+mod redshift_serverless;
 
 use std::fmt;
 use std::sync::Arc;
@@ -98,15 +100,16 @@ struct Key {
     aws: AwsIdentity,
     db_user: String,
     db_groups: Vec<String>,
-    /// Redshift passwords are for one database; RDS tokens for all of one endpoint.
+    /// Redshift passwords are for one database; tokens for all of one endpoint.
     scope: String,
 }
 
 impl Request {
     fn key(&self) -> Key {
         let scope = match self.target.engine {
-            Engine::Redshift(_) => self.database.clone(),
+            Engine::Redshift(_) | Engine::RedshiftServerless(_) => self.database.clone(),
             Engine::Rds(_) => self.endpoint.to_string(),
+            Engine::Dsql(ref dsql) => dsql.name.clone(),
         };
         Key {
             target: self.target.name.clone(),
@@ -136,7 +139,9 @@ impl Make<Credential> for Minter {
         let aws = self.identities.of(aws, &target.region).await?;
         let credential = match &target.engine {
             Engine::Redshift(redshift) => redshift::mint(&aws, redshift, &self.request).await,
+            Engine::RedshiftServerless(serverless) => redshift_serverless::mint(&aws, serverless, &self.request).await,
             Engine::Rds(rds) => rds::mint(&aws, rds.signing_endpoint.as_ref().unwrap_or(endpoint), db_user).await,
+            Engine::Dsql(dsql) => dsql::mint(&aws, &dsql.name, db_user).await,
         }?;
         tracing::info!(target = target.name, db_user = credential.db_user, "got a credential");
         Ok(credential)

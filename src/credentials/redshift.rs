@@ -9,20 +9,74 @@ use super::failure;
 use super::identity::Aws;
 use super::{Credential, Request};
 use crate::config::{ClusterName, Redshift, RedshiftApi};
-use crate::error::Refusal;
+use crate::error::{Kind, Refusal};
 use crate::secret::Secret;
 
-/// One call, one credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept as it is.
+/// One credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept as it is.
+///
+/// Where AWS refuses a custom domain name, the cluster's own identifier is tried, as Amazon's drivers do: the name may not
+/// be associated with the cluster yet, or any more.
 ///
 /// # Errors
 /// The call failed, or its answer lacks a member.
 pub async fn mint(aws: &Aws, redshift: &Redshift, request: &Request) -> Result<Credential, Refusal> {
     let _turn = aws.turn().await;
     let client = Client::new(&aws.config);
-    let (identifier, domain) = match &redshift.cluster {
-        ClusterName::Identifier(identifier) => (Some(identifier.clone()), None),
-        ClusterName::CustomDomain(domain) => (None, Some(domain.clone())),
+    let (domain, known) = match &redshift.cluster {
+        ClusterName::Identifier(identifier) => return call(&client, redshift, request, Some(identifier.clone()), None).await,
+        ClusterName::CustomDomain { domain, identifier } => (domain, identifier),
     };
+    let refusal = match call(&client, redshift, request, None, Some(domain.clone())).await {
+        Err(refusal) if refusal.kind != Kind::CredentialsUnavailable => refusal,
+        // When AWS cannot be asked by one name, it cannot by another.
+        result => return result,
+    };
+    let identifier = match known {
+        Some(identifier) => Ok(identifier.clone()),
+        None => identifier_behind(&client, domain).await,
+    };
+    let log = |identifier: Option<&str>, lookup: Option<&Refusal>| {
+        tracing::warn!(
+            target = %request.target.name, domain, identifier,
+            refusal = &*refusal.message,
+            cause = refusal.cause,
+            lookup = lookup.map(|refusal| &*refusal.message),
+            "AWS refuses the custom domain name"
+        );
+    };
+    match identifier {
+        Ok(identifier) => {
+            log(Some(&identifier), None);
+            call(&client, redshift, request, Some(identifier), None).await
+        }
+        Err(lookup) => {
+            log(None, Some(&lookup));
+            Err(refusal)
+        }
+    }
+}
+
+/// `ClusterIdentifier` of the cluster that has this custom domain name.
+async fn identifier_behind(client: &Client, domain: &str) -> Result<String, Refusal> {
+    const ACTION: &str = "redshift:DescribeCustomDomainAssociations";
+    let answer = client
+        .describe_custom_domain_associations()
+        .custom_domain_name(domain)
+        .send()
+        .await
+        .map_err(|error| failure::call_failed(ACTION, &error))?;
+    let associations = answer.associations.unwrap_or_default().into_iter();
+    let mut certificates = associations.flat_map(|association| association.certificate_associations.unwrap_or_default());
+    certificates.find_map(|certificate| certificate.cluster_identifier).ok_or_else(|| failure::incomplete_answer(ACTION))
+}
+
+async fn call(
+    client: &Client,
+    redshift: &Redshift,
+    request: &Request,
+    identifier: Option<String>,
+    domain: Option<String>,
+) -> Result<Credential, Refusal> {
     match &redshift.api {
         RedshiftApi::GetClusterCredentials { auto_create, .. } => {
             const ACTION: &str = "redshift:GetClusterCredentials";

@@ -1,7 +1,8 @@
 //! Which of a client's startup parameters a server is given.
 //!
 //! Servers end the login at a parameter they do not know. Stock PostgreSQL does not know what Amazon's
-//! Redshift drivers send; Redshift, which is PostgreSQL 8.0 at heart, does not know what modern drivers send.
+//! Redshift drivers send; Redshift, which is PostgreSQL 8.0 at heart, does not know what modern drivers send; Aurora DSQL
+//! takes hardly any.
 
 use bytes::Bytes;
 
@@ -38,6 +39,14 @@ const NOT_ON_REDSHIFT: [&str; 9] = [
     "standard_conforming_strings",
     "xmloption",
 ];
+
+/// All that Aurora DSQL is given: "setting configuration parameter … not supported" is its answer to most of PostgreSQL's
+/// parameters, and it publishes no list of the others. Reported as refused: `statement_timeout`, `client_min_messages`, `role`.
+/// These here are what pgjdbc and libpq send, which AWS documents for it; none of them has been tried one by one against a
+/// cluster. `options` is among them because `-c amzn-cluster-id=…` says which cluster is meant, and because what is in it
+/// was asked for by a person, who shall be told when it is refused.
+const KNOWN_TO_DSQL: [&str; 7] =
+    ["DateStyle", "TimeZone", "application_name", "client_encoding", "extra_float_digits", "options", "search_path"];
 
 /// Redshift's highest `extra_float_digits`; PostgreSQL drivers ask for 3.
 const REDSHIFT_EXTRA_FLOAT_DIGITS: &[u8] = b"2";
@@ -100,8 +109,9 @@ fn append_person(parameters: &mut Vec<(Bytes, Bytes)>, person: &str) {
 fn is_refused(target: &Target, name: &[u8]) -> bool {
     let listed = |list: &[&str]| list.iter().any(|refused| name.eq_ignore_ascii_case(refused.as_bytes()));
     let by_engine = match target.engine {
-        Engine::Redshift(_) => listed(&NOT_ON_REDSHIFT),
+        Engine::Redshift(_) | Engine::RedshiftServerless(_) => listed(&NOT_ON_REDSHIFT),
         Engine::Rds(_) => listed(&REDSHIFT_ONLY),
+        Engine::Dsql(_) => !listed(&KNOWN_TO_DSQL),
     };
     by_engine
         || is_protocol_option(name)
@@ -110,7 +120,7 @@ fn is_refused(target: &Target, name: &[u8]) -> bool {
 
 fn engine_value(engine: &Engine, name: &[u8], value: &Bytes) -> Bytes {
     match engine {
-        Engine::Redshift(_) if name.eq_ignore_ascii_case(b"extra_float_digits") && value == "3" => {
+        Engine::Redshift(_) | Engine::RedshiftServerless(_) if name.eq_ignore_ascii_case(b"extra_float_digits") && value == "3" => {
             Bytes::from_static(REDSHIFT_EXTRA_FLOAT_DIGITS)
         }
         _ => value.clone(),

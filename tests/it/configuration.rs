@@ -134,11 +134,11 @@ fn redshift_settings_are_held_against_the_apis_constraints() {
 fn a_region_is_never_guessed() {
     assert_problem(
         &format!("{LISTENER}{}", TARGET.replace("region = \"us-west-2\"\n", "")),
-        "5: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com, never guessed",
+        "5: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, never guessed",
     );
     assert_problem(
         &format!("{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"db.example.com\"\n"),
-        "5: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com, never guessed",
+        "5: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, never guessed",
     );
 }
 
@@ -149,6 +149,78 @@ fn keys_of_the_other_engine_are_refused() {
         &format!("{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"h\"\nregion = \"us-west-2\"\nauto_create = true\n"),
         "9: auto_create: is for engine = \"redshift\": delete it",
     );
+}
+
+#[test]
+fn a_workgroup_has_a_name_and_no_settings_of_a_database_user() {
+    let serverless = "[target.warehouse]\nengine = \"redshift-serverless\"\nregion = \"us-west-2\"\n";
+    assert_problem(
+        &format!("{LISTENER}{serverless}"),
+        "5: workgroup_name: say which workgroup, as in workgroup_name = \"myworkgroup\" (or custom_domain_name, or a host that ends in \
+         .redshift-serverless.amazonaws.com)",
+    );
+    let serverless = format!("{serverless}workgroup_name = \"myworkgroup\"\n");
+    for (key, value) in [("db_user", "\"ana\""), ("api", "\"get-cluster-credentials\""), ("auto_create", "true"), ("db_groups", "[\"bi\"]")]
+    {
+        assert_problem(
+            &format!("{LISTENER}{serverless}{key} = {value}\n"),
+            &format!("9: {key}: Redshift Serverless maps the AWS identity to the database user and takes none of this: delete it"),
+        );
+    }
+    for (line, problem) in [
+        ("cluster_identifier = \"c\"", "cluster_identifier: is for engine = \"redshift\" or \"rds\" or \"dsql\": delete it"),
+        ("duration_seconds = 899", "duration_seconds = 899: must be 900 to 3600 (DurationSeconds of the API)"),
+        ("database = \"select\"", "database = \"select\": must not be a word that Redshift reserves"),
+    ] {
+        assert_problem(&format!("{LISTENER}{serverless}{line}\n"), &format!("9: {problem}"));
+    }
+    assert_problem(
+        &format!("{LISTENER}{}", serverless.replace("myworkgroup", "My")),
+        "8: workgroup_name = \"My\": must have 3 to 64 characters",
+    );
+    assert_problem(
+        &format!("{LISTENER}{TARGET}workgroup_name = \"w\"\n"),
+        "9: workgroup_name: is for engine = \"redshift-serverless\": delete it",
+    );
+}
+
+#[test]
+fn a_dsql_cluster_has_a_name_and_one_database() {
+    let dsql = format!("{LISTENER}[target.warehouse]\nengine = \"dsql\"\n");
+    let host = "host = \"foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws\"\n";
+    let no_address = "Aurora DSQL finds the cluster by the name in the TLS handshake (SNI), where no address can be: give the cluster's own \
+                      name as tls_server_name";
+    assert_problem(
+        &format!("{dsql}region = \"us-east-1\"\n"),
+        "5: host: say where the cluster is, as in host = \"foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws\" (or cluster_identifier and \
+         region)",
+    );
+    assert_problem(
+        &format!("{dsql}{host}database = \"dev\"\n"),
+        "8: database = \"dev\": must be \"postgres\": a cluster of Aurora DSQL has no other database",
+    );
+    assert_problem(
+        &format!("{dsql}region = \"us-east-1\"\ncluster_identifier = \"short\"\n"),
+        "8: cluster_identifier = \"short\": must have 26 lower-case letters and digits",
+    );
+    assert_problem(&format!("{dsql}region = \"us-east-1\"\nhost = \"10.0.0.5\"\n"), &format!("8: host = \"10.0.0.5\": {no_address}"));
+    assert_problem(&format!("{dsql}{host}tls_server_name = \"::1\"\n"), &format!("8: tls_server_name = \"::1\": {no_address}"));
+    assert_problem(&format!("{dsql}{host}signing_host = \"x\"\n"), "8: signing_host: is for engine = \"rds\": delete it");
+}
+
+#[test]
+fn a_region_is_taken_from_the_names_that_have_one() {
+    for target in [
+        "engine = \"rds\"\nhost = \"myproxy.proxy-abcdefghijkl.eu-central-1.rds.amazonaws.com\"",
+        "engine = \"redshift-serverless\"\nhost = \"myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com\"",
+        "engine = \"dsql\"\nhost = \"foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws\"",
+        "engine = \"dsql\"\nhost = \"127.0.0.1\"\ntls_server_name = \"foo0bar1baz2quux3quuux4qux.dsql-fnh4.us-east-1.on.aws\"",
+        "engine = \"dsql\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"\nregion = \"us-east-1\"",
+    ] {
+        let file = config_file(&format!("{LISTENER}[target.warehouse]\n{target}\n"));
+        let output = output(&["check", "--offline", "--config", &file.display().to_string()]);
+        assert_eq!(output.status.code(), Some(0), "{target}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
@@ -195,9 +267,12 @@ fn target_urls_are_checked_as_files_are_and_never_echo_their_parameters() {
         ),
         (
             "rds://jane@db.example.com/dev",
-            "target URL rds://db.example.com/dev: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com, never guessed",
+            "target URL rds://db.example.com/dev: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, never guessed",
         ),
-        ("mysql://x@y/z", "target URL mysql://y/z: unknown scheme mysql: must be redshift, rds or jdbc:redshift:iam"),
+        (
+            "mysql://x@y/z",
+            "target URL mysql://y/z: unknown scheme mysql: must be redshift, redshift-serverless, rds, dsql or jdbc:redshift:iam",
+        ),
         (
             "jdbc:redshift:iam://examplecluster:us-west-2/dev?DbUser=a&SecretAccessKey=hunter2",
             "target URL jdbc:redshift:iam://examplecluster:us-west-2/dev: delete secretaccesskey: AWS credentials come from the environment, a profile, SSO, a role or the instance, never from a URL",
@@ -237,7 +312,7 @@ fn the_readmes_file_is_good_as_printed() {
 fn the_readmes_urls_are_taken_as_printed_and_print_what_it_shows() {
     let readme = readme();
     let urls: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("pg-iam-proxy run '")?.strip_suffix('\'')).collect();
-    assert_eq!(urls.len(), 3);
+    assert_eq!(urls.len(), 5);
     for url in urls {
         let separator = if url.contains('?') { '&' } else { '?' };
         let mut command = command();

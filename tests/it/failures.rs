@@ -136,7 +136,7 @@ fn clusters_and_instances_that_do_not_exist_are_58000() {
         (rds_config(&format!("cluster_identifier = \"nowhere\"\n{endpoint}")), "rds:DescribeDBClusters"),
     ] {
         let error = refusal(&Proxy::with_config(&aws, &config));
-        let message = format!("{action}: there is no such cluster or instance in this account and region");
+        let message = format!("{action}: there is no such cluster, workgroup or instance in this account and region");
         assert_eq!((error.sqlstate(), error.message()), ("58000", message.as_str()));
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn is_region(text: &str) -> bool {
         && text.ends_with(|c: char| c.is_ascii_digit())
 }
 
-/// `<name>.<hash>.<region>.<service>.amazonaws.com[.cn]`
+/// `<name>.<hash>.<region>.<service>.amazonaws.com[.cn]`, or `<name>.dsql[-<endpoint service>].<region>.on.aws`
 pub(super) struct AwsHostName {
     pub first_label: String,
     pub region: String,
@@ -36,10 +36,19 @@ pub(super) struct AwsHostName {
 impl AwsHostName {
     pub(super) fn parse(host: &str) -> Option<Self> {
         let host = host.to_ascii_lowercase();
-        let rest = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
-        let labels: Vec<&str> = rest.split('.').collect();
-        let [first_label, .., region, service] = labels[..] else { return None };
-        is_region(region).then(|| Self { first_label: first_label.to_string(), region: region.to_string(), service: service.to_string() })
+        let labels = |rest: &str| rest.split('.').map(str::to_string).collect::<Vec<_>>();
+        let found = if let Some(rest) = host.strip_suffix(".on.aws") {
+            let [first_label, service, region] = labels(rest).try_into().ok()?;
+            // `dsql-fnh4`: the endpoint service that a PrivateLink endpoint is connected to.
+            let service = service.split('-').next().filter(|service| *service == "dsql")?.to_string();
+            Self { first_label, region, service }
+        } else {
+            let rest = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
+            let labels = labels(rest);
+            let [first_label, .., region, service] = &labels[..] else { return None };
+            Self { first_label: first_label.clone(), region: region.clone(), service: service.clone() }
+        };
+        is_region(&found.region).then_some(found)
     }
 }
 
@@ -53,6 +62,11 @@ mod tests {
         assert_eq!(region("mydb.123456789012.us-west-2.rds.amazonaws.com").as_deref(), Some("us-west-2"));
         assert_eq!(region("c.cluster-ro-1.cn-north-1.rds.amazonaws.com.cn").as_deref(), Some("cn-north-1"));
         assert_eq!(region("examplecluster.abc.us-gov-west-1.redshift.amazonaws.com").as_deref(), Some("us-gov-west-1"));
+        assert_eq!(region("myproxy.proxy-abcdefghijkl.eu-central-1.rds.amazonaws.com").as_deref(), Some("eu-central-1"));
+        assert_eq!(region("wg.123456789012.us-east-2.redshift-serverless.amazonaws.com").as_deref(), Some("us-east-2"));
+        assert_eq!(region("foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws").as_deref(), Some("us-east-1"));
+        assert_eq!(region("foo0bar1baz2quux3quuux4qux.dsql-fnh4.us-east-1.on.aws").as_deref(), Some("us-east-1"));
+        assert_eq!(region("foo0bar1baz2quux3quuux4qux.lambda-url.us-east-1.on.aws"), None);
         assert_eq!(region("warehouse.example.com"), None);
         assert_eq!(region("mydb.us-west-2.rds.amazonaws.com.evil.example"), None);
     }

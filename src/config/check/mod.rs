@@ -1,9 +1,13 @@
 //! From the configuration as written to the one that is used: listeners, limits, and how problems are collected.
 //!
-//! `listener`, `target` and `user` have the rules of one of each, `host` those of host names.
+//! `listener`, `target` and `user` have the rules of one of each, `redshift`, `rds` and `dsql` those of a target's engine,
+//! `host` those of host names.
 
+mod dsql;
 mod host;
 mod listener;
+mod rds;
+mod redshift;
 mod target;
 mod user;
 

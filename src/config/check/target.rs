@@ -1,4 +1,4 @@
-//! The rules of one target, each with its place and remedy.
+//! The rules of one target, each with its place and remedy. Those of its engine are in the engine's own file.
 
 use std::num::NonZeroU32;
 use std::ops::Range;
@@ -7,42 +7,94 @@ use rustls::pki_types::ServerName;
 use toml::Spanned;
 
 use super::Checker;
-use super::host::{AwsHostName, is_host, is_region, parse_endpoint};
+use super::host::{AwsHostName, is_host, is_region};
 use crate::config::raw::{self, Key};
-use crate::config::{
-    AwsIdentity, Choice, ClusterName, ClusterRole, Discovery, Endpoint, EndpointSource, Engine, Rds, Redshift, RedshiftApi, Role, Target,
-    redshift_rules,
-};
+use crate::config::{AwsIdentity, Choice, Engine, Role, Target};
 use crate::tls::{CaFileError, trusted_roots, upstream::UpstreamTls};
 
 /// A little below the 200 a second from which on AWS throttles IAM logins.
 const DEFAULT_LOGINS_PER_SECOND: NonZeroU32 = NonZeroU32::new(180).expect("it is not zero");
+/// Aurora DSQL takes 100 new connections a second.
+const DEFAULT_DSQL_LOGINS_PER_SECOND: NonZeroU32 = NonZeroU32::new(90).expect("it is not zero");
 /// A login is tens of milliseconds of work for a server, and seconds for one that wakes up.
 const DEFAULT_CONCURRENT_LOGINS: NonZeroU32 = NonZeroU32::new(100).expect("it is not zero");
 const MOST_LOGINS: u32 = 100_000;
+
+/// Value of the key `engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EngineName {
+    Redshift,
+    RedshiftServerless,
+    Rds,
+    Dsql,
+}
+
+impl EngineName {
+    const ALL: [Self; 4] = [Self::Redshift, Self::RedshiftServerless, Self::Rds, Self::Dsql];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Redshift => "redshift",
+            Self::RedshiftServerless => "redshift-serverless",
+            Self::Rds => "rds",
+            Self::Dsql => "dsql",
+        }
+    }
+
+    /// When the configuration does not say.
+    fn logins_per_second(self) -> NonZeroU32 {
+        match self {
+            Self::Redshift | Self::RedshiftServerless | Self::Rds => DEFAULT_LOGINS_PER_SECOND,
+            Self::Dsql => DEFAULT_DSQL_LOGINS_PER_SECOND,
+        }
+    }
+}
+
+/// What a target says of where to connect.
+pub(super) struct Dial {
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub region: Option<String>,
+    /// What `host` tells, where it is a name of AWS.
+    pub aws_name: Option<AwsHostName>,
+}
+
+impl Dial {
+    /// Identifier of a cluster or workgroup, when the host is an endpoint of this service.
+    pub(super) fn first_label_of(&self, service: &str) -> Option<String> {
+        self.aws_name.as_ref().filter(|name| name.service == service).map(|name| name.first_label.clone())
+    }
+}
 
 impl Checker<'_> {
     pub(super) fn target(&mut self, name: &str, raw: &Spanned<raw::Target>) -> Option<Target> {
         let span = raw.span();
         let raw = raw.as_ref();
-        let engine_name = self.required(&span, "engine", raw.engine.as_ref(), "say engine = \"redshift\" or engine = \"rds\"")?;
-        let is_redshift = match engine_name.as_ref().as_str() {
-            "redshift" => true,
-            "rds" => false,
-            _ => {
-                self.value("engine", engine_name, "must be \"redshift\" or \"rds\"");
-                return None;
-            }
+        let remedy = "say engine = \"redshift\", \"redshift-serverless\", \"rds\" or \"dsql\"";
+        let engine_name = self.required(&span, "engine", raw.engine.as_ref(), remedy)?;
+        let Some(kind) = EngineName::ALL.into_iter().find(|name| name.as_str() == engine_name.as_ref()) else {
+            self.value("engine", engine_name, "must be \"redshift\", \"redshift-serverless\", \"rds\" or \"dsql\"");
+            return None;
         };
-        self.refuse_foreign_keys(raw, is_redshift);
+        self.refuse_foreign_keys(raw, kind);
         let port = self.port(raw);
         let host = self.host(raw);
         let aws_name = host.as_deref().and_then(AwsHostName::parse);
         let region = self.region(&span, raw, aws_name.as_ref());
         let db_user = choice(raw.db_user.as_ref());
         let database = choice(raw.database.as_ref());
-        let (engine, endpoint) =
-            if is_redshift { self.redshift(&span, raw, host, port, aws_name.as_ref())? } else { self.rds(&span, raw, host, port)? };
+        let tls_server_name = self.tls_server_name(raw);
+        let dial = Dial { host, port, region: region.clone(), aws_name };
+        let (engine, endpoint) = match kind {
+            EngineName::Redshift => self.redshift(&span, raw, dial)?,
+            EngineName::RedshiftServerless => self.redshift_serverless(&span, raw, dial)?,
+            EngineName::Rds => self.rds(&span, raw, dial)?,
+            EngineName::Dsql => self.dsql(&span, raw, dial)?,
+        };
+        let tls_server_name = match &engine {
+            Engine::Dsql(dsql) => ServerName::try_from(dsql.name.clone()).ok(),
+            Engine::Redshift(_) | Engine::RedshiftServerless(_) | Engine::Rds(_) => tls_server_name,
+        };
         Some(Target {
             name: name.to_string(),
             engine,
@@ -50,11 +102,11 @@ impl Checker<'_> {
             db_user,
             database,
             endpoint,
-            tls_server_name: self.tls_server_name(raw),
+            tls_server_name,
             tls: self.trust(raw)?,
             aws: self.aws(raw),
             session_name_of_person: session_name(raw).filter(|name| names_person(name)),
-            max_logins_per_second: self.logins("max_logins_per_second", raw.max_logins_per_second.as_ref(), DEFAULT_LOGINS_PER_SECOND),
+            max_logins_per_second: self.logins("max_logins_per_second", raw.max_logins_per_second.as_ref(), kind.logins_per_second()),
             max_concurrent_logins: self.logins("max_concurrent_logins", raw.max_concurrent_logins.as_ref(), DEFAULT_CONCURRENT_LOGINS).get()
                 as usize,
             application_name_suffix: raw.application_name_suffix.as_ref().is_some_and(|value| *value.as_ref()),
@@ -63,142 +115,34 @@ impl Checker<'_> {
         })
     }
 
-    fn redshift(
-        &mut self,
-        span: &Range<usize>,
-        raw: &raw::Target,
-        host: Option<String>,
-        port: Option<u16>,
-        aws_name: Option<&AwsHostName>,
-    ) -> Option<(Engine, EndpointSource)> {
-        self.rule("cluster_identifier", raw.cluster_identifier.as_ref(), redshift_rules::check_cluster_identifier);
-        self.rule("db_user", raw.db_user.as_ref(), redshift_rules::check_db_user);
-        self.rule("database", raw.database.as_ref(), redshift_rules::check_database);
-        for group in raw.db_groups.iter().flat_map(Spanned::as_ref) {
-            self.rule("db_groups", Some(group), redshift_rules::check_db_group);
-        }
-        let duration = raw.duration_seconds.as_ref().map_or(redshift_rules::DEFAULT_DURATION_SECONDS, |value| *value.as_ref());
-        if let Some(value) = raw.duration_seconds.as_ref().filter(|_| !redshift_rules::DURATION_SECONDS.contains(&duration)) {
-            self.problem(&value.span(), format!("duration_seconds = {duration}: must be 900 to 3600 (DurationSeconds of the API)"));
-        }
-        let api = self.redshift_api(raw)?;
-        let identifier = raw
-            .cluster_identifier
-            .as_ref()
-            .map(|value| value.as_ref().clone())
-            .or_else(|| aws_name.filter(|name| name.service == "redshift").map(|name| name.first_label.clone()));
-        let custom_domain = raw.custom_domain_name.as_ref().map(|value| value.as_ref().clone());
-        let dial = host.or_else(|| custom_domain.clone());
-        let cluster = match (custom_domain, identifier.clone()) {
-            (Some(domain), _) => ClusterName::CustomDomain(domain),
-            (None, Some(identifier)) => ClusterName::Identifier(identifier),
-            (None, None) => {
-                self.problem(
-                    span,
-                    "cluster_identifier: say which cluster, as in cluster_identifier = \"examplecluster\" (or custom_domain_name, or a host \
-                     that ends in .redshift.amazonaws.com)"
-                        .to_string(),
-                );
-                return None;
-            }
-        };
-        let endpoint = match (dial, identifier) {
-            (Some(host), _) => EndpointSource::Fixed(Endpoint { host, port: port.unwrap_or(5439) }),
-            (None, Some(identifier)) => EndpointSource::Discover { what: Discovery::RedshiftCluster(identifier), port },
-            (None, None) => return None,
-        };
-        let duration_seconds = i32::try_from(duration).unwrap_or(i32::MAX);
-        Some((Engine::Redshift(Redshift { cluster, api, duration_seconds }), endpoint))
+    /// What community PostgreSQL takes as a name.
+    pub(super) fn postgresql_name(&mut self, key: &str, value: Option<&Spanned<String>>) {
+        self.rule(key, value, |name| match name.len() {
+            1..=63 if !name.contains('\0') => Ok(()),
+            _ => Err("must have 1 to 63 bytes and no NUL"),
+        });
     }
 
-    fn redshift_api(&mut self, raw: &raw::Target) -> Option<RedshiftApi> {
-        let name = raw.api.as_ref().map_or("get-cluster-credentials", |api| api.as_ref().as_str());
-        match name {
-            "get-cluster-credentials" => Some(RedshiftApi::GetClusterCredentials {
-                auto_create: raw.auto_create.as_ref().is_some_and(|value| *value.as_ref()),
-                db_groups: raw.db_groups.iter().flat_map(Spanned::as_ref).map(|group| group.as_ref().clone()).collect(),
-            }),
-            "get-cluster-credentials-with-iam" => {
-                let text = "get-cluster-credentials-with-iam maps the AWS identity to the database user and takes none of this: delete it";
-                self.foreign("db_user", raw.db_user.as_ref(), text);
-                self.foreign("auto_create", raw.auto_create.as_ref(), text);
-                self.foreign("db_groups", raw.db_groups.as_ref(), text);
-                Some(RedshiftApi::GetClusterCredentialsWithIam)
-            }
-            _ => {
-                self.value("api", raw.api.as_ref()?, "must be \"get-cluster-credentials\" or \"get-cluster-credentials-with-iam\"");
-                None
-            }
-        }
-    }
-
-    fn rds(&mut self, span: &Range<usize>, raw: &raw::Target, host: Option<String>, port: Option<u16>) -> Option<(Engine, EndpointSource)> {
-        for (key, value) in [("db_user", &raw.db_user), ("database", &raw.database)] {
-            self.rule(key, value.as_ref(), |name| match name.len() {
-                1..=63 if !name.contains('\0') => Ok(()),
-                _ => Err("must have 1 to 63 bytes and no NUL"),
-            });
-        }
-        let role = match raw.endpoint.as_ref().map(|endpoint| endpoint.as_ref().as_str()) {
-            None | Some("writer") => ClusterRole::Writer,
-            Some("reader") => ClusterRole::Reader,
-            Some(_) => {
-                self.value("endpoint", raw.endpoint.as_ref()?, "must be \"writer\" or \"reader\"");
-                return None;
+    fn refuse_foreign_keys(&mut self, raw: &raw::Target, engine: EngineName) {
+        use EngineName::{Dsql, Rds, Redshift, RedshiftServerless};
+        let mut only = |key: &str, span: Option<Range<usize>>, engines: &[EngineName]| {
+            if let Some(span) = span.filter(|_| !engines.contains(&engine)) {
+                let names: Vec<_> = engines.iter().map(|engine| format!("\"{}\"", engine.as_str())).collect();
+                self.problem(&span, format!("{key}: is for engine = {}: delete it", names.join(" or ")));
             }
         };
-        let cluster = raw.cluster_identifier.as_ref().map(|value| value.as_ref().clone());
-        let instance = raw.instance_identifier.as_ref().map(|value| value.as_ref().clone());
-        if role == ClusterRole::Reader && (cluster.is_none() || host.is_some()) {
-            self.value("endpoint", raw.endpoint.as_ref()?, "needs cluster_identifier, and no host: AWS is asked for the reader endpoint");
-        }
-        let endpoint = match (host, instance, cluster) {
-            (Some(host), _, _) => EndpointSource::Fixed(Endpoint { host, port: port.unwrap_or(5432) }),
-            (None, Some(_), Some(_)) => {
-                self.problem(
-                    &raw.instance_identifier.as_ref()?.span(),
-                    "give instance_identifier or cluster_identifier, not both".to_string(),
-                );
-                return None;
-            }
-            (None, Some(instance), None) => EndpointSource::Discover { what: Discovery::RdsInstance(instance), port },
-            (None, None, Some(identifier)) => EndpointSource::Discover { what: Discovery::RdsCluster { identifier, role }, port },
-            (None, None, None) => {
-                self.problem(
-                    span,
-                    "host: say where the server is, as in host = \"mydb.123456789012.us-west-2.rds.amazonaws.com\" (or instance_identifier \
-                     or cluster_identifier, to have AWS asked)"
-                        .to_string(),
-                );
-                return None;
-            }
-        };
-        let signing_endpoint = match &raw.signing_host {
-            None => None,
-            Some(value) => {
-                let parsed = parse_endpoint(value.as_ref(), port.unwrap_or(5432));
-                if parsed.is_none() {
-                    self.value("signing_host", value, "must be a host name, or host:port");
-                }
-                parsed
-            }
-        };
-        Some((Engine::Rds(Rds { signing_endpoint }), endpoint))
-    }
-
-    fn refuse_foreign_keys(&mut self, raw: &raw::Target, is_redshift: bool) {
-        if is_redshift {
-            let text = "is for engine = \"rds\": delete it";
-            self.foreign("instance_identifier", raw.instance_identifier.as_ref(), text);
-            self.foreign("endpoint", raw.endpoint.as_ref(), text);
-            self.foreign("signing_host", raw.signing_host.as_ref(), text);
-        } else {
-            let text = "is for engine = \"redshift\": delete it";
-            self.foreign("custom_domain_name", raw.custom_domain_name.as_ref(), text);
-            self.foreign("api", raw.api.as_ref(), text);
-            self.foreign("auto_create", raw.auto_create.as_ref(), text);
-            self.foreign("db_groups", raw.db_groups.as_ref(), text);
-            self.foreign("duration_seconds", raw.duration_seconds.as_ref(), text);
+        only("cluster_identifier", span(raw.cluster_identifier.as_ref()), &[Redshift, Rds, Dsql]);
+        only("workgroup_name", span(raw.workgroup_name.as_ref()), &[RedshiftServerless]);
+        only("instance_identifier", span(raw.instance_identifier.as_ref()), &[Rds]);
+        only("endpoint", span(raw.endpoint.as_ref()), &[Rds]);
+        only("signing_host", span(raw.signing_host.as_ref()), &[Rds]);
+        only("custom_domain_name", span(raw.custom_domain_name.as_ref()), &[Redshift, RedshiftServerless]);
+        only("duration_seconds", span(raw.duration_seconds.as_ref()), &[Redshift, RedshiftServerless]);
+        // The serverless kind refuses these itself, and says why.
+        if engine != RedshiftServerless {
+            only("api", span(raw.api.as_ref()), &[Redshift]);
+            only("auto_create", span(raw.auto_create.as_ref()), &[Redshift]);
+            only("db_groups", span(raw.db_groups.as_ref()), &[Redshift]);
         }
     }
 
@@ -223,6 +167,7 @@ impl Checker<'_> {
 
     fn region(&mut self, span: &Range<usize>, raw: &raw::Target, aws_name: Option<&AwsHostName>) -> Option<String> {
         let signing_name = raw.signing_host.as_ref().and_then(|value| AwsHostName::parse(value.as_ref().split(':').next()?));
+        let certified_name = raw.tls_server_name.as_ref().and_then(|value| AwsHostName::parse(value.as_ref()));
         match &raw.region {
             Some(region) if is_region(region.as_ref()) => Some(region.as_ref().clone()),
             Some(region) => {
@@ -230,11 +175,12 @@ impl Checker<'_> {
                 None
             }
             None => {
-                let found = signing_name.as_ref().or(aws_name).map(|name| name.region.clone());
+                let found = signing_name.as_ref().or(aws_name).or(certified_name.as_ref()).map(|name| name.region.clone());
                 if found.is_none() {
                     self.problem(
                         span,
-                        "region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com, never guessed"
+                        "region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, \
+                         never guessed"
                             .to_string(),
                     );
                 }
@@ -329,6 +275,10 @@ fn session_name(raw: &raw::Target) -> Option<String> {
 
 fn names_person(session_name: &str) -> bool {
     session_name.contains("{user}")
+}
+
+fn span<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
+    value.map(Spanned::span)
 }
 
 fn choice(value: Option<&Spanned<String>>) -> Choice {

@@ -219,6 +219,21 @@ endpoint_url = "{}"
     )
 }
 
+/// A listener and a target for the Redshift Serverless flavour; `keys` are further lines of the target.
+pub fn serverless_config(aws: &Aws, keys: &str) -> String {
+    let config = redshift_config(aws, &format!("cluster_identifier = \"\"\n{keys}"));
+    config.replace("engine = \"redshift\"", "engine = \"redshift-serverless\"").replace("cluster_identifier = \"\"\n", "")
+}
+
+/// A listener and a target for the DSQL flavour; `keys` are further lines of the target.
+pub fn dsql_config(keys: &str) -> String {
+    let port = Testbed::shared().dsql().port();
+    let host = default_key(keys, "host", "host = \"localhost\"\n");
+    rds_config(&format!("host = \"\"\n{host}port = {port}\n{keys}"))
+        .replace("engine = \"rds\"", "engine = \"dsql\"")
+        .replace("host = \"\"\n", "")
+}
+
 fn default_key(keys: &str, key: &str, default: &str) -> String {
     let has = |key: &str| keys.lines().any(|line| line.starts_with(&format!("{key} =")));
     let given = has(key) || (key == "host" && (has("instance_identifier") || has("cluster_identifier")));

@@ -3,14 +3,21 @@
 //! PostgreSQL hands every password, of any length it accepts itself, to the bind server and takes its word. It sends
 //! one simple BindRequest (RFC 4511 §4.2) a connection, then UnbindRequest.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
-pub struct Bind {
+/// Whether this user may come in with this password.
+pub trait Judge: Send + Sync + 'static {
+    fn decide(&self, user: &str, password: &[u8]) -> bool;
+}
+
+struct Bind {
     id: u8,
-    pub name: String,
-    pub password: Vec<u8>,
+    name: String,
+    password: Vec<u8>,
 }
 
 const SEQUENCE: u8 = 0x30;
@@ -25,8 +32,37 @@ const INVALID_CREDENTIALS: u8 = 49;
 /// PostgreSQL reads passwords up to 65 535 bytes (PG_MAX_AUTH_TOKEN_LENGTH); the rest is for the name and the framing.
 const LIMIT: usize = 80_000;
 
+const DN_PREFIX: &str = "uid=";
+const DN_SUFFIX: &str = ",dc=testbed";
+
+/// The method and its options in a line of `pg_hba.conf`.
+pub fn hba_method(port: u16) -> String {
+    format!("ldap ldapserver=127.0.0.1 ldapport={port} ldapprefix=\"{DN_PREFIX}\" ldapsuffix=\"{DN_SUFFIX}\"")
+}
+
+pub async fn serve(listener: TcpListener, judge: Arc<impl Judge>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let judge = Arc::clone(&judge);
+        tokio::spawn(async move { serve_one(stream, &*judge).await });
+    }
+}
+
+async fn serve_one(mut stream: TcpStream, judge: &impl Judge) -> Result<()> {
+    while let Some(bind) = read_bind(&mut stream).await? {
+        let accepted = judge.decide(user_of(&bind.name), &bind.password);
+        answer(&mut stream, &bind, accepted).await?;
+    }
+    Ok(())
+}
+
+/// PostgreSQL puts the user between prefix and suffix without any escapes.
+fn user_of(name: &str) -> &str {
+    let name = name.strip_prefix(DN_PREFIX).unwrap_or(name);
+    name.strip_suffix(DN_SUFFIX).unwrap_or(name)
+}
+
 /// None when the peer only connects, or unbinds.
-pub async fn read_bind(stream: &mut TcpStream) -> Result<Option<Bind>> {
+async fn read_bind(stream: &mut TcpStream) -> Result<Option<Bind>> {
     let Some(message) = read_message(stream).await? else { return Ok(None) };
     let mut message = Reader(&message);
     let id = message.take(INTEGER)?;
@@ -41,7 +77,7 @@ pub async fn read_bind(stream: &mut TcpStream) -> Result<Option<Bind>> {
     Ok(Some(Bind { id: id[0], name, password }))
 }
 
-pub async fn answer(stream: &mut TcpStream, bind: &Bind, accepted: bool) -> Result<()> {
+async fn answer(stream: &mut TcpStream, bind: &Bind, accepted: bool) -> Result<()> {
     let code = if accepted { SUCCESS } else { INVALID_CREDENTIALS };
     stream.write_all(&[SEQUENCE, 12, INTEGER, 1, bind.id, BIND_RESPONSE, 7, 0x0a, 1, code, OCTET_STRING, 0, OCTET_STRING, 0]).await?;
     Ok(())
@@ -90,7 +126,6 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
 
     async fn read(bytes: Vec<u8>) -> Result<Option<Bind>> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -1,11 +1,12 @@
-//! AWS and its databases, made of real parts on loopback: PostgreSQL over TLS dressed as RDS and as Redshift, and an
-//! HTTP endpoint that verifies signatures. For tests, benchmarks and the demo.
+//! AWS and its databases, made of real parts on loopback: PostgreSQL over TLS dressed as RDS, Aurora DSQL and Redshift,
+//! and an HTTP endpoint that verifies signatures. For tests, benchmarks and the demo.
 //!
-//! A [`Testbed`] holds the two databases; each [`Testbed::aws`] is an endpoint with its own key, faults and request log,
+//! A [`Testbed`] holds the databases; each [`Testbed::aws`] is an endpoint with its own key, faults and request log,
 //! so tests that share the databases do not meet. What is refused is refused by PostgreSQL or by recomputing a signature.
 
 pub mod accounts;
 pub mod aws;
+pub mod dsql;
 pub mod front;
 mod ldap;
 pub mod pki;
@@ -27,6 +28,7 @@ use time::macros::format_description;
 
 pub use accounts::{AccessKey, Accounts, Principal};
 pub use aws::{Aws, Fault, FaultRule, LoggedRequest};
+pub use dsql::Dsql;
 pub use front::{Challenge, Front, FrontOptions};
 pub use pki::ServerCertificate;
 pub use rds::Rds;
@@ -41,6 +43,7 @@ pub const REGION: &str = "us-west-2";
 /// Fields end in this order: tasks before the servers they talk to.
 pub struct Testbed {
     rds: Rds,
+    dsql: Dsql,
     redshift: Redshift,
     accounts: Accounts,
     runtime: OwnRuntime,
@@ -65,16 +68,18 @@ impl Testbed {
         let background = runtime.background();
 
         let binds = background.wait(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
-        let rds_hba = rds::hba(binds.local_addr()?.port());
+        let dsql_binds = background.wait(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+        let rds_hba = rds::hba(binds.local_addr()?.port(), dsql_binds.local_addr()?.port());
         let [for_rds, for_redshift] = start_servers(&pki, &rds_hba)?;
         let ca_files = pki.write_authorities(for_rds.dir())?;
-        let (rds_accounts, own) = (accounts.clone(), background.clone());
-        let (rds, redshift, servers) = background.wait(async move {
+        let (rds_accounts, dsql_accounts, own) = (accounts.clone(), accounts.clone(), background.clone());
+        let (rds, dsql, redshift, servers) = background.wait(async move {
             let rds = Rds::open(&for_rds, binds, rds_accounts, own.clone()).await.context("RDS")?;
+            let dsql = Dsql::open(&for_rds, &pki, dsql_binds, dsql_accounts, &own).await.context("DSQL")?;
             let redshift = Redshift::open(&for_redshift, pki, own).await.context("Redshift")?;
-            anyhow::Ok((rds, redshift, [for_rds, for_redshift]))
+            anyhow::Ok((rds, dsql, redshift, [for_rds, for_redshift]))
         })?;
-        Ok(Testbed { rds, redshift, accounts, runtime, servers, ca_files })
+        Ok(Testbed { rds, dsql, redshift, accounts, runtime, servers, ca_files })
     }
 
     /// A new AWS endpoint with an IAM user and key of its own, in front of the same databases.
@@ -90,6 +95,10 @@ impl Testbed {
 
     pub fn rds(&self) -> &Rds {
         &self.rds
+    }
+
+    pub fn dsql(&self) -> &Dsql {
+        &self.dsql
     }
 
     pub fn redshift(&self) -> &Redshift {

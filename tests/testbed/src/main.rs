@@ -34,7 +34,7 @@ fn run() -> Result<()> {
 }
 
 fn description(testbed: &Testbed, aws: &Aws, digest: &Front) -> serde_json::Value {
-    let (rds, redshift) = (testbed.rds(), testbed.redshift());
+    let (rds, dsql, redshift) = (testbed.rds(), testbed.dsql(), testbed.redshift());
     json!({
         "ca_file": testbed.ca_file(),
         "other_ca_file": testbed.other_ca_file(),
@@ -43,9 +43,10 @@ fn description(testbed: &Testbed, aws: &Aws, digest: &Front) -> serde_json::Valu
         "secret_access_key": aws.secret_access_key(),
         "region": aws.region(),
         "rds": { "host": rds.host(), "reader_host": rds.reader_host(), "port": rds.port(), "user": testbed::rds::IAM_USERS[0], "database": "postgres" },
+        "dsql": { "host": dsql.host(), "port": dsql.port(), "user": testbed::dsql::USER, "database": "postgres" },
         "redshift": {
             "host": redshift.host(), "port": redshift.port(), "direct_port": redshift.direct_port(), "digest_port": digest.port(),
-            "cluster_identifier": redshift.cluster_identifier(), "db_user": "ana", "database": "dev"
+            "cluster_identifier": redshift.cluster_identifier(), "workgroup_name": testbed::redshift::WORKGROUP, "db_user": "ana", "database": "dev"
         },
         "pids": testbed.process_ids(),
     })

@@ -14,11 +14,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 
 /// Names of AWS endpoints that the good certificate also carries, for clients that dial one address and verify another.
-pub const AWS_NAMES: [&str; 4] = [
+pub const AWS_NAMES: [&str; 8] = [
     "mydb.123456789012.us-west-2.rds.amazonaws.com",
     "mydb.cluster-123456789012.us-west-2.rds.amazonaws.com",
     "mydb.cluster-ro-123456789012.us-west-2.rds.amazonaws.com",
+    "myproxy.proxy-123456789012.us-west-2.rds.amazonaws.com",
     "examplecluster.abc123xyz789.us-west-2.redshift.amazonaws.com",
+    "myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com",
+    "foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws",
+    "*.dsql-fnh4.us-west-2.on.aws",
 ];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,14 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_postgres::Client;
 
 use crate::accounts::Accounts;
+use crate::ldap::Judge;
 use crate::postgres::Postgres;
 use crate::runtime::{Background, Guard};
 use crate::sigv4::{self, Presigned};
-use crate::{REGION, ldap, locked};
+use crate::{REGION, dsql, ldap, locked};
 
 /// The user without `rds_iam`, who has an ordinary password.
 pub const MASTER_USER: &str = "master";
@@ -49,16 +50,18 @@ struct Gate {
 }
 
 const MAX_LIFE: Duration = Duration::from_mins(15);
-const DN_PREFIX: &str = "uid=";
-const DN_SUFFIX: &str = ",dc=rds";
 
-/// The bind server's port has to be known before the server starts.
-pub(crate) fn hba(ldap_port: u16) -> String {
+/// The bind servers' ports have to be known before the server starts. DSQL's front comes through the unix socket.
+pub(crate) fn hba(rds_binds: u16, dsql_binds: u16) -> String {
     format!(
         "local all postgres trust\n\
+         local postgres +{} {}\n\
          hostnossl all all all reject\n\
-         hostssl all +rds_iam all ldap ldapserver=127.0.0.1 ldapport={ldap_port} ldapprefix=\"{DN_PREFIX}\" ldapsuffix=\"{DN_SUFFIX}\"\n\
-         hostssl all all all scram-sha-256\n"
+         hostssl all +rds_iam all {}\n\
+         hostssl all all all scram-sha-256\n",
+        dsql::GROUP,
+        ldap::hba_method(dsql_binds),
+        ldap::hba_method(rds_binds),
     )
 }
 
@@ -77,7 +80,7 @@ impl Rds {
             create_user(&superuser, user).await?;
         }
         let gate = Arc::new(Gate::new(accounts, postgres.port()));
-        let guard = background.spawn(serve_binds(binds, Arc::clone(&gate)));
+        let guard = background.spawn(ldap::serve(binds, Arc::clone(&gate)));
         Ok(Rds { inner: Arc::new(Inner { port: postgres.port(), background, superuser, gate, _binds: guard }) })
     }
 
@@ -151,19 +154,6 @@ impl Gate {
         }
     }
 
-    fn decide(&self, user: &str, password: &[u8]) -> bool {
-        match self.check(user, password, SystemTime::now()) {
-            Ok(()) => {
-                locked(&self.accepted).push(user.to_owned());
-                true
-            }
-            Err(reason) => {
-                locked(&self.refusals).push((user.to_owned(), reason));
-                false
-            }
-        }
-    }
-
     fn check(&self, user: &str, password: &[u8], now: SystemTime) -> Result<(), String> {
         if self.is_to_be_refused(user) {
             return Err("told to refuse".to_owned());
@@ -191,27 +181,21 @@ impl Gate {
     }
 }
 
+impl Judge for Gate {
+    fn decide(&self, user: &str, password: &[u8]) -> bool {
+        match self.check(user, password, SystemTime::now()) {
+            Ok(()) => {
+                locked(&self.accepted).push(user.to_owned());
+                true
+            }
+            Err(reason) => {
+                locked(&self.refusals).push((user.to_owned(), reason));
+                false
+            }
+        }
+    }
+}
+
 async fn create_user(superuser: &Client, name: &str) -> Result<()> {
     Ok(superuser.batch_execute(&format!("CREATE ROLE {} LOGIN IN ROLE rds_iam", escape_identifier(name))).await?)
-}
-
-async fn serve_binds(listener: TcpListener, gate: Arc<Gate>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let gate = Arc::clone(&gate);
-        tokio::spawn(async move { serve_bind(stream, &gate).await });
-    }
-}
-
-async fn serve_bind(mut stream: TcpStream, gate: &Gate) -> Result<()> {
-    while let Some(bind) = ldap::read_bind(&mut stream).await? {
-        let accepted = gate.decide(user_of(&bind.name), &bind.password);
-        ldap::answer(&mut stream, &bind, accepted).await?;
-    }
-    Ok(())
-}
-
-/// PostgreSQL puts the user between prefix and suffix without any escapes.
-fn user_of(name: &str) -> &str {
-    let name = name.strip_prefix(DN_PREFIX).unwrap_or(name);
-    name.strip_suffix(DN_SUFFIX).unwrap_or(name)
 }

@@ -23,6 +23,12 @@ use crate::{locked, random, timestamp};
 pub const CLUSTER: &str = "examplecluster";
 /// A custom domain name that the cluster is known by.
 pub const CUSTOM_DOMAIN: &str = "warehouse.example.com";
+/// One that is on record for the cluster, and that GetClusterCredentials does not take.
+pub const STALE_CUSTOM_DOMAIN: &str = "old-warehouse.example.com";
+/// A Redshift Serverless workgroup; behind it is the same PostgreSQL.
+pub const WORKGROUP: &str = "myworkgroup";
+/// A custom domain name that the workgroup is known by.
+pub const WORKGROUP_DOMAIN: &str = "serverless.example.com";
 /// Database users that exist before anybody asks for AutoCreate.
 pub const DB_USERS: [&str; 3] = ["ana", "temp_creds_user", "bi_tableau"];
 /// Logs in on the direct port without any challenge: AuthenticationOk at once.

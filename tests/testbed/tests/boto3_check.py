@@ -30,10 +30,14 @@ ROLE = "arn:aws:iam::123456789012:role/"
 
 def main():
     api_calls()
+    serverless()
+    custom_domains()
     role_sessions()
     identity_sources()
     rds_tokens()
     altered_rds_tokens()
+    dsql_tokens()
+    altered_dsql_tokens()
     altered_requests()
 
 
@@ -85,6 +89,41 @@ def api_calls():
         call = {"DbUser": "ana", "ClusterIdentifier": "examplecluster", **wrong}
         error("InvalidParameterValue", lambda: redshift.get_cluster_credentials(**call))
     error("InvalidParameterCombination", lambda: redshift.get_cluster_credentials(DbUser="ana"))
+
+
+def serverless():
+    """JSON 1.1; the same PostgreSQL as the cluster's."""
+    workgroup = client("redshift-serverless").get_workgroup(workgroupName="myworkgroup")["workgroup"]
+    expect(workgroup["endpoint"], {"address": "localhost", "port": bed["redshift_port"]})
+    for name in ({"workgroupName": "myworkgroup"}, {"customDomainName": "serverless.example.com"}):
+        mine = client("redshift-serverless").get_credentials(dbName="dev", durationSeconds=1800, **name)
+        expect(mine["dbUser"], "IAM:" + bed["user_name"])
+        expect(left(mine["expiration"]) in range(1790, 1801), True)
+        expect(left(mine["nextRefreshTime"]) in range(890, 901), True)
+        expect(serverless_user(mine), "IAM:" + bed["user_name"])
+    by_role = client("redshift-serverless", role_key()).get_credentials(workgroupName="myworkgroup")
+    expect(serverless_user(by_role), "IAMR:analyst")
+
+    serverless = client("redshift-serverless")
+    error("ResourceNotFoundException", lambda: serverless.get_workgroup(workgroupName="other"))
+    error("ResourceNotFoundException", lambda: serverless.get_credentials(workgroupName="other"))
+    for wrong in ({"durationSeconds": 899}, {"dbName": "1st"}, {"customDomainName": "serverless.example.com"}):
+        error("ValidationException", lambda: serverless.get_credentials(**{"workgroupName": "myworkgroup", **wrong}))
+    error("ValidationException", lambda: serverless.get_credentials())
+    stranger = client("redshift-serverless", {**bed, "secret_access_key": "x" * 40})
+    error("InvalidSignatureException", lambda: stranger.get_workgroup(workgroupName="myworkgroup"))
+    unknown = client("redshift-serverless", {**bed, "access_key_id": "AKIAUNKNOWNUNKNOWN12"})
+    error("UnrecognizedClientException", lambda: unknown.get_workgroup(workgroupName="myworkgroup"))
+    elsewhere = client("redshift-serverless", region="eu-west-1")
+    error("InvalidSignatureException", lambda: elsewhere.get_workgroup(workgroupName="myworkgroup"))
+
+
+def custom_domains():
+    redshift = client("redshift")
+    expect(redshift.get_cluster_credentials(DbUser="ana", CustomDomainName="warehouse.example.com")["DbUser"], "IAM:ana")
+    association = redshift.describe_custom_domain_associations(CustomDomainName="warehouse.example.com")["Associations"][0]
+    expect(association["CertificateAssociations"][0]["ClusterIdentifier"], "examplecluster")
+    error("CustomDomainAssociationNotFoundFault", lambda: redshift.describe_custom_domain_associations(CustomDomainName="other.example.com"))
 
 
 def role_sessions():
@@ -166,6 +205,39 @@ def altered_rds_tokens():
     denied("password")
 
 
+DSQL = "foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws"
+
+
+def dsql_tokens():
+    """Keep the order: the caller expects user and action of each."""
+    expect(dsql_user(dsql_token()), "dsql_reader")
+    expect(dsql_user(dsql_token(host=DSQL)), "dsql_reader")
+    expect(dsql_user(dsql_token("admin"), "admin"), "admin")
+    expect(dsql_user(dsql_token(key=role_key())), "dsql_reader")
+    expect(dsql_user(dsql_token(life=7 * 24 * 3600)), "dsql_reader")
+
+
+def altered_dsql_tokens():
+    """Keep the order: the caller expects a reason for each."""
+    not_dsql(dsql_token(), "admin")
+    not_dsql(dsql_token("admin"))
+    not_dsql(dsql_token().replace("Action=DbConnect", "Action=DbConnectAdmin"), "admin")
+    not_dsql(dsql_token(host="elsewhere"))
+    not_dsql(dsql_token(host=f"localhost:{bed['dsql_port']}"))
+    not_dsql(dsql_token(region="eu-west-1"))
+    not_dsql(token(user="dsql_reader"))
+    not_dsql(dsql_token(life=7 * 24 * 3600 + 1))
+    not_dsql(dsql_token(age=datetime.timedelta(seconds=910)))
+    not_dsql("password")
+    libpq = {"port": bed["dsql_port"], "user": "admin", "password": dsql_token("admin"), "dbname": "postgres", "sslrootcert": bed["ca_file"]}
+    for text, change in (
+        ("sni was not received", {"host": "127.0.0.1"}),
+        ('database "dev" does not exist', {"host": HOST, "dbname": "dev"}),
+        ("a secure connection is required", {"host": HOST, "sslmode": "disable"}),
+    ):
+        refused(psycopg.OperationalError, text, lambda: psycopg.connect(**{"sslmode": "verify-full", **libpq, **change}))
+
+
 def altered_requests():
     error("SignatureDoesNotMatch", lambda: client("sts", {**bed, "secret_access_key": "x" * 40}).get_caller_identity())
     error("InvalidClientTokenId", lambda: client("sts", {**bed, "access_key_id": "AKIAUNKNOWNUNKNOWN12"}).get_caller_identity())
@@ -184,6 +256,13 @@ def altered_requests():
 def token(host=HOST, port=PORT, user=USER, key=None, region=bed["region"], age=datetime.timedelta(0)):
     with clock(age):
         return client("rds", key).generate_db_auth_token(DBHostname=host, Port=port, DBUsername=user, Region=region)
+
+
+def dsql_token(user="dsql_reader", host=HOST, key=None, region=bed["region"], life=900, age=datetime.timedelta(0)):
+    with clock(age):
+        dsql = client("dsql", key)
+        generate = dsql.generate_db_connect_admin_auth_token if user == "admin" else dsql.generate_db_connect_auth_token
+        return generate(Hostname=host, Region=region, ExpiresIn=life)
 
 
 def clock(age):
@@ -222,6 +301,14 @@ def redshift_user(credentials):
     return current_user(bed["redshift_port"], credentials["DbUser"], credentials["DbPassword"], "dev")
 
 
+def serverless_user(credentials):
+    return current_user(bed["redshift_port"], credentials["dbUser"], credentials["dbPassword"], "dev")
+
+
+def dsql_user(password, user="dsql_reader"):
+    return current_user(bed["dsql_port"], user, password, "postgres")
+
+
 def rds_user(password, user=USER):
     return current_user(PORT, user, password, "postgres")
 
@@ -235,6 +322,10 @@ def current_user(port, user, password, database):
 
 def denied(password, user=USER):
     refused(psycopg.OperationalError, f'authentication failed for user "{user}"', lambda: rds_user(password, user))
+
+
+def not_dsql(password, user="dsql_reader"):
+    refused(psycopg.OperationalError, f'authentication failed for user "{user}"', lambda: dsql_user(password, user))
 
 
 def error(code, call):

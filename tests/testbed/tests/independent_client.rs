@@ -20,6 +20,7 @@ fn botocore_and_libpq_are_accepted_and_altered_requests_are_refused() {
         "user_name": aws.user_name(),
         "region": aws.region(),
         "rds_port": testbed.rds().port(),
+        "dsql_port": testbed.dsql().port(),
         "redshift_port": testbed.redshift().port(),
         "web_identity_token": testbed::aws::WEB_IDENTITY_TOKEN,
         "container_token": testbed::aws::CONTAINER_TOKEN,
@@ -60,6 +61,23 @@ fn botocore_and_libpq_are_accepted_and_altered_requests_are_refused() {
         "not a token: 8 bytes without \"/?\"".to_owned(),
     ];
     assert_eq!(testbed.rds().refusals(), expected);
+
+    let accepted: Vec<String> = testbed.dsql().accepted().iter().map(|(user, action)| format!("{user} {action}")).collect();
+    let reader = "dsql_reader DbConnect";
+    assert_eq!(accepted, [reader, reader, "admin DbConnectAdmin", reader, reader]);
+    let expected = [
+        "DbConnect for user admin".to_owned(),
+        "DbConnectAdmin for user dsql_reader".to_owned(),
+        mismatch.to_owned(),
+        "signed for host elsewhere".to_owned(),
+        format!("signed for host localhost:{}", testbed.dsql().port()),
+        "signed for region eu-west-1".to_owned(),
+        "signed for service rds-db".to_owned(),
+        "X-Amz-Expires=604801 is more than allowed".to_owned(),
+        "signature expired".to_owned(),
+        "not a token: 8 bytes without \"/?\"".to_owned(),
+    ];
+    assert_eq!(testbed.dsql().refusals(), expected);
 }
 
 fn python() -> PathBuf {

@@ -1,10 +1,11 @@
-//! The query protocol's XML: success, error, and text escaped for it.
+//! Success and error, in the query protocol's XML or in JSON 1.1, as the service speaks it; and text escaped for XML.
 
 use std::fmt::Write as _;
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
+use serde_json::json;
 
 use crate::random;
 use crate::sigv4::Refusal;
@@ -12,6 +13,7 @@ use crate::sigv4::Refusal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     Redshift,
+    RedshiftServerless,
     Rds,
     Sts,
 }
@@ -25,7 +27,10 @@ pub struct ApiError {
 impl Service {
     pub fn of_action(action: &str) -> Option<Service> {
         match action {
-            "GetClusterCredentials" | "GetClusterCredentialsWithIAM" | "DescribeClusters" => Some(Service::Redshift),
+            "GetClusterCredentials" | "GetClusterCredentialsWithIAM" | "DescribeClusters" | "DescribeCustomDomainAssociations" => {
+                Some(Service::Redshift)
+            }
+            "GetCredentials" | "GetWorkgroup" => Some(Service::RedshiftServerless),
             "DescribeDBInstances" | "DescribeDBClusters" => Some(Service::Rds),
             "AssumeRole" | "AssumeRoleWithWebIdentity" | "GetCallerIdentity" => Some(Service::Sts),
             _ => None,
@@ -36,13 +41,16 @@ impl Service {
     pub fn scope(self) -> &'static str {
         match self {
             Service::Redshift => "redshift",
+            Service::RedshiftServerless => "redshift-serverless",
             Service::Rds => "rds",
             Service::Sts => "sts",
         }
     }
 
+    /// Of the XML; JSON has none.
     fn namespace(self) -> &'static str {
         match self {
+            Service::RedshiftServerless => "",
             Service::Redshift => "http://redshift.amazonaws.com/doc/2012-12-01/",
             Service::Rds => "http://rds.amazonaws.com/doc/2014-10-31/",
             Service::Sts => "https://sts.amazonaws.com/doc/2011-06-15/",
@@ -53,6 +61,24 @@ impl Service {
 impl ApiError {
     pub fn new(status: u16, code: &'static str, message: String) -> ApiError {
         ApiError { status, code, message }
+    }
+
+    /// JSON services have exceptions where query services have codes, and one status for all that is the caller's fault.
+    fn in_json(&self) -> (u16, &'static str) {
+        let name = match self.code {
+            "Throttling" => "ThrottlingException",
+            "AccessDenied" => "AccessDeniedException",
+            "InternalFailure" => "InternalServerException",
+            "ResourceNotFoundException" => "ResourceNotFoundException",
+            "MissingAuthenticationToken" => "MissingAuthenticationTokenException",
+            "IncompleteSignature" => "IncompleteSignatureException",
+            "InvalidClientTokenId" => "UnrecognizedClientException",
+            "ExpiredToken" => "ExpiredTokenException",
+            "SignatureDoesNotMatch" => "InvalidSignatureException",
+            "InvalidAction" => "UnknownOperationException",
+            _ => "ValidationException",
+        };
+        (if self.status < 500 { 400 } else { self.status }, name)
     }
 }
 
@@ -76,6 +102,9 @@ impl From<Refusal> for ApiError {
 }
 
 pub fn success(service: Option<Service>, action: &str, result: &str) -> Response {
+    if service == Some(Service::RedshiftServerless) {
+        return json_1_1(200, result.to_owned());
+    }
     let namespace = service.map_or("", Service::namespace);
     xml(
         200,
@@ -88,6 +117,10 @@ pub fn success(service: Option<Service>, action: &str, result: &str) -> Response
 }
 
 pub fn error(service: Option<Service>, error: &ApiError) -> Response {
+    if service == Some(Service::RedshiftServerless) {
+        let (status, name) = error.in_json();
+        return json_1_1(status, json!({"__type": name, "message": error.message}).to_string());
+    }
     let blame = if error.status < 500 { "Sender" } else { "Receiver" };
     xml(
         error.status,
@@ -101,7 +134,10 @@ pub fn error(service: Option<Service>, error: &ApiError) -> Response {
     )
 }
 
-pub fn malformed() -> Response {
+pub fn malformed(service: Option<Service>) -> Response {
+    if service == Some(Service::RedshiftServerless) {
+        return json_1_1(200, "{\"dbUser\":\"IAM:".to_owned());
+    }
     xml(200, "<GetClusterCredentialsResponse><GetClusterCredentialsResult><DbUser>IAM:".to_owned())
 }
 
@@ -125,6 +161,10 @@ pub fn element(name: &str, text: &str) -> String {
         }
     }
     format!("<{name}>{escaped}</{name}>")
+}
+
+fn json_1_1(status: u16, body: String) -> Response {
+    respond(status, "application/x-amz-json-1.1", body)
 }
 
 fn xml(status: u16, body: String) -> Response {

@@ -3,9 +3,9 @@
 /// In AWS's own shape, so that SDKs classify it as they do AWS's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// 400 `Throttling`, "Rate exceeded".
+    /// 400 `Throttling` or `ThrottlingException`, "Rate exceeded".
     Throttle,
-    /// 403, naming caller, action and resource.
+    /// 403, or 400 of a JSON service, naming caller, action and resource.
     Deny,
     /// 403, naming this action instead of the operation's own.
     DenyAction(&'static str),
@@ -13,7 +13,7 @@ pub enum Fault {
     InternalError,
     /// Takes the request and never answers.
     Hang,
-    /// 200 with an XML document that breaks off.
+    /// 200 with a document that breaks off.
     Malformed,
 }
 

@@ -8,6 +8,7 @@ mod fault;
 mod metadata;
 mod rds;
 mod redshift;
+mod redshift_serverless;
 mod sts;
 
 use std::collections::{BTreeMap, HashMap};
@@ -72,7 +73,7 @@ struct Settings {
     roles: HashMap<String, Option<String>>,
 }
 
-/// One verified call of a query-protocol operation.
+/// One verified call of an operation; JSON members are parameters like those of a form.
 struct Call<'a> {
     endpoint: &'a Endpoint,
     settings: Settings,
@@ -202,33 +203,42 @@ async fn serve(State(endpoint): State<Arc<Endpoint>>, request: Request<axum::bod
     let (parts, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, 1 << 20).await else { return answer::status(413) };
     if parts.method == Method::POST && parts.uri.path() == "/" {
-        query(&endpoint, &parts, &body).await
+        let (action, params) = operation(&parts, &body);
+        api(&endpoint, &parts, &body, &action, params).await
     } else {
         metadata::serve(&endpoint, &parts).await
     }
 }
 
-/// The query protocol: the operation and its parameters are a form.
-async fn query(endpoint: &Endpoint, parts: &Parts, body: &Bytes) -> Response {
-    let params = form(body);
-    let action = params.get("Action").cloned().unwrap_or_default();
-    let verified = verify(endpoint, parts, body);
-    endpoint.log(&action, params.clone(), verified.as_ref().ok().map(|signer| signer.access_key_id.clone()));
+/// The query protocol has operation and parameters in a form; JSON 1.1 has the operation in a header (`Service.Operation`).
+fn operation(parts: &Parts, body: &Bytes) -> (String, BTreeMap<String, String>) {
+    if let Some(target) = parts.headers.get("x-amz-target") {
+        let target = String::from_utf8_lossy(target.as_bytes());
+        (target.strip_prefix("RedshiftServerless.").unwrap_or_default().to_owned(), members(body))
+    } else {
+        let params = form(body);
+        (params.get("Action").cloned().unwrap_or_default(), params)
+    }
+}
 
-    let service = Service::of_action(&action);
+async fn api(endpoint: &Endpoint, parts: &Parts, body: &Bytes, action: &str, params: BTreeMap<String, String>) -> Response {
+    let verified = verify(endpoint, parts, body);
+    endpoint.log(action, params.clone(), verified.as_ref().ok().map(|signer| signer.access_key_id.clone()));
+
+    let service = Service::of_action(action);
     let signer = match verified {
         Ok(signer) => Some(signer),
-        Err(Refusal::Unsigned) if sts::takes_unsigned(&action) => None,
+        Err(Refusal::Unsigned) if sts::takes_unsigned(action) => None,
         Err(refusal) => return answer::error(service, &ApiError::from(refusal)),
     };
     let settings = locked(&endpoint.settings).clone();
-    let call = Call { endpoint, settings, action: &action, params: &params, signer };
-    match endpoint.fault(&action) {
+    let call = Call { endpoint, settings, action, params: &params, signer };
+    match endpoint.fault(action) {
         Some(Fault::Hang) => pending().await,
-        Some(Fault::Malformed) => answer::malformed(),
+        Some(Fault::Malformed) => answer::malformed(service),
         Some(fault) => answer::error(service, &call.failed(fault)),
         None => match call.run(service).await {
-            Ok(result) => answer::success(service, &action, &result),
+            Ok(result) => answer::success(service, action, &result),
             Err(error) => answer::error(service, &error),
         },
     }
@@ -261,6 +271,9 @@ impl Call<'_> {
             "GetClusterCredentials" => redshift::cluster_credentials(self).await,
             "GetClusterCredentialsWithIAM" => redshift::cluster_credentials_with_iam(self).await,
             "DescribeClusters" => redshift::describe_clusters(self),
+            "DescribeCustomDomainAssociations" => redshift::describe_custom_domain_associations(self),
+            "GetCredentials" => redshift_serverless::credentials(self).await,
+            "GetWorkgroup" => redshift_serverless::workgroup(self),
             "DescribeDBInstances" => rds::describe_instances(self),
             "DescribeDBClusters" => rds::describe_clusters(self),
             "AssumeRole" => sts::assume_role(self),
@@ -304,6 +317,7 @@ impl Call<'_> {
         let caller = self.signer.as_ref().map_or_else(|| "anonymous".to_owned(), |signer| signer.principal.arn());
         let resource = match Service::of_action(self.action) {
             Some(Service::Redshift) => redshift::resource(self),
+            Some(Service::RedshiftServerless) => redshift_serverless::resource(),
             Some(Service::Rds) => rds::resource(self),
             _ => self.param("RoleArn").unwrap_or("*").to_owned(),
         };
@@ -327,6 +341,12 @@ impl Endpoint {
     fn role_life(&self) -> Duration {
         locked(&self.settings).role_life.unwrap_or(Duration::from_hours(1))
     }
+}
+
+/// The members of a JSON object, with numbers as text.
+fn members(body: &[u8]) -> BTreeMap<String, String> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).unwrap_or_default();
+    object.into_iter().map(|(name, value)| (name, value.as_str().map_or_else(|| value.to_string(), str::to_owned))).collect()
 }
 
 fn form(body: &[u8]) -> BTreeMap<String, String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Call;
 use super::answer::{ApiError, element};
 use crate::accounts::ACCOUNT_ID;
-use crate::redshift::{CLUSTER, CUSTOM_DOMAIN, Issued, Wanted};
+use crate::redshift::{CLUSTER, CUSTOM_DOMAIN, Issued, STALE_CUSTOM_DOMAIN, Wanted};
 use crate::{REGION, timestamp};
 
 /// A few of the words Redshift reserves.
@@ -64,6 +64,21 @@ pub fn describe_clusters(call: &Call<'_>) -> Result<String, ApiError> {
     ))
 }
 
+pub fn describe_custom_domain_associations(call: &Call<'_>) -> Result<String, ApiError> {
+    let name = call.param("CustomDomainName").unwrap_or(CUSTOM_DOMAIN);
+    // One that is gone from its cluster is still on record.
+    if name != CUSTOM_DOMAIN && name != STALE_CUSTOM_DOMAIN {
+        let text = format!("The custom domain association {name} was not found.");
+        return Err(ApiError::new(404, "CustomDomainAssociationNotFoundFault", text));
+    }
+    let association = element("CustomDomainName", name) + &element("ClusterIdentifier", CLUSTER);
+    Ok(format!(
+        "<Associations><Association>{}<CertificateAssociations><CertificateAssociation>{association}</CertificateAssociation>\
+         </CertificateAssociations></Association></Associations>",
+        element("CustomDomainCertificateArn", &format!("arn:aws:acm:{REGION}:{ACCOUNT_ID}:certificate/testbed")),
+    ))
+}
+
 /// What a policy would have to allow.
 pub fn resource(call: &Call<'_>) -> String {
     let cluster = call.param("ClusterIdentifier").unwrap_or(CLUSTER);
@@ -107,8 +122,9 @@ fn db_groups(call: &Call<'_>) -> Result<Vec<String>, ApiError> {
     Ok(groups)
 }
 
-fn check_db_name(call: &Call<'_>) -> Result<(), ApiError> {
-    call.param("DbName").map_or(Ok(()), |name| check_name("DbName", name, |first| first.is_ascii_alphabetic()))
+pub fn check_db_name(call: &Call<'_>) -> Result<(), ApiError> {
+    let name = call.param("DbName").or(call.param("dbName"));
+    name.map_or(Ok(()), |name| check_name("DbName", name, |first| first.is_ascii_alphabetic()))
 }
 
 fn check_name(parameter: &str, name: &str, first: impl Fn(char) -> bool) -> Result<(), ApiError> {
@@ -127,8 +143,9 @@ fn check_name(parameter: &str, name: &str, first: impl Fn(char) -> bool) -> Resu
     Ok(())
 }
 
-fn life(call: &Call<'_>) -> Result<Duration, ApiError> {
-    let seconds: u64 = call.param("DurationSeconds").unwrap_or("900").parse().map_err(|_| invalid("DurationSeconds", "is not a number"))?;
+pub fn life(call: &Call<'_>) -> Result<Duration, ApiError> {
+    let seconds = call.param("DurationSeconds").or(call.param("durationSeconds")).unwrap_or("900");
+    let seconds: u64 = seconds.parse().map_err(|_| invalid("DurationSeconds", "is not a number"))?;
     if !(900..=3600).contains(&seconds) {
         return Err(invalid("DurationSeconds", "must be between 900 and 3600"));
     }
@@ -139,6 +156,6 @@ fn invalid(parameter: &str, what: &str) -> ApiError {
     ApiError::new(400, "InvalidParameterValue", format!("Invalid {parameter}: it {what}."))
 }
 
-fn internal(error: &anyhow::Error) -> ApiError {
+pub fn internal(error: &anyhow::Error) -> ApiError {
     ApiError::new(500, "InternalFailure", format!("{error:#}"))
 }

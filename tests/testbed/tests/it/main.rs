@@ -1,6 +1,7 @@
 //! The testbed against real clients: psql, and a raw one for what no common client speaks.
 
 mod aws;
+mod dsql;
 mod lifecycle;
 mod psql;
 mod raw;

@@ -1,0 +1,64 @@
+//! The rules of RDS and Aurora PostgreSQL targets.
+
+use std::ops::Range;
+
+use super::Checker;
+use super::host::parse_endpoint;
+use super::target::Dial;
+use crate::config::raw;
+use crate::config::{ClusterRole, Discovery, Endpoint, EndpointSource, Engine, Rds};
+
+const DEFAULT_PORT: u16 = 5432;
+
+impl Checker<'_> {
+    pub(super) fn rds(&mut self, span: &Range<usize>, raw: &raw::Target, dial: Dial) -> Option<(Engine, EndpointSource)> {
+        let Dial { host, port, .. } = dial;
+        self.postgresql_name("db_user", raw.db_user.as_ref());
+        self.postgresql_name("database", raw.database.as_ref());
+        let role = match raw.endpoint.as_ref().map(|endpoint| endpoint.as_ref().as_str()) {
+            None | Some("writer") => ClusterRole::Writer,
+            Some("reader") => ClusterRole::Reader,
+            Some(_) => {
+                self.value("endpoint", raw.endpoint.as_ref()?, "must be \"writer\" or \"reader\"");
+                return None;
+            }
+        };
+        let cluster = raw.cluster_identifier.as_ref().map(|value| value.as_ref().clone());
+        let instance = raw.instance_identifier.as_ref().map(|value| value.as_ref().clone());
+        if role == ClusterRole::Reader && (cluster.is_none() || host.is_some()) {
+            self.value("endpoint", raw.endpoint.as_ref()?, "needs cluster_identifier, and no host: AWS is asked for the reader endpoint");
+        }
+        let endpoint = match (host, instance, cluster) {
+            (Some(host), _, _) => EndpointSource::Fixed(Endpoint { host, port: port.unwrap_or(DEFAULT_PORT) }),
+            (None, Some(_), Some(_)) => {
+                self.problem(
+                    &raw.instance_identifier.as_ref()?.span(),
+                    "give instance_identifier or cluster_identifier, not both".to_string(),
+                );
+                return None;
+            }
+            (None, Some(instance), None) => EndpointSource::Discover { what: Discovery::RdsInstance(instance), port },
+            (None, None, Some(identifier)) => EndpointSource::Discover { what: Discovery::RdsCluster { identifier, role }, port },
+            (None, None, None) => {
+                self.problem(
+                    span,
+                    "host: say where the server is, as in host = \"mydb.123456789012.us-west-2.rds.amazonaws.com\" (or instance_identifier \
+                     or cluster_identifier, to have AWS asked)"
+                        .to_string(),
+                );
+                return None;
+            }
+        };
+        let signing_endpoint = match &raw.signing_host {
+            None => None,
+            Some(value) => {
+                let parsed = parse_endpoint(value.as_ref(), port.unwrap_or(DEFAULT_PORT));
+                if parsed.is_none() {
+                    self.value("signing_host", value, "must be a host name, or host:port");
+                }
+                parsed
+            }
+        };
+        Some((Engine::Rds(Rds { signing_endpoint }), endpoint))
+    }
+}

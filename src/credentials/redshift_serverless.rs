@@ -1,0 +1,39 @@
+//! `GetCredentials` of Redshift Serverless.
+
+use std::time::SystemTime;
+
+use aws_sdk_redshiftserverless::Client;
+
+use super::failure;
+use super::identity::Aws;
+use super::{Credential, Request};
+use crate::config::{RedshiftServerless, WorkgroupName};
+use crate::error::Refusal;
+use crate::secret::Secret;
+
+/// One call, one credential. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS identity, and is kept as it is.
+///
+/// # Errors
+/// The call failed, or its answer lacks a member.
+pub async fn mint(aws: &Aws, serverless: &RedshiftServerless, request: &Request) -> Result<Credential, Refusal> {
+    const ACTION: &str = "redshift-serverless:GetCredentials";
+    let _turn = aws.turn().await;
+    let (name, domain) = match &serverless.workgroup {
+        WorkgroupName::Name(name) => (Some(name.clone()), None),
+        WorkgroupName::CustomDomain(domain) => (None, Some(domain.clone())),
+    };
+    let answer = Client::new(&aws.config)
+        .get_credentials()
+        .set_workgroup_name(name)
+        .set_custom_domain_name(domain)
+        .db_name(&request.database)
+        .duration_seconds(serverless.duration_seconds)
+        .send()
+        .await
+        .map_err(|error| failure::call_failed(ACTION, &error))?;
+    let expires = answer.expiration.and_then(|time| SystemTime::try_from(time).ok());
+    match (answer.db_user, answer.db_password, expires) {
+        (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(db_user, Secret::new(password), expires)),
+        _ => Err(failure::incomplete_answer(ACTION)),
+    }
+}

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, Address, Auth, Choice, Config, Engine, Listener, LogFormat, LogLevel};
 use crate::hash_password;
+use crate::policy::{self, arn::is_account};
 use crate::server::{Controls, Server};
 use crate::telemetry;
 
@@ -31,6 +32,8 @@ enum Command {
     Run(Run),
     /// Parse and validate a configuration
     Check(Check),
+    /// Print the IAM policies that a configuration needs, as JSON
+    Policy(Policy),
     /// Read a password, from a prompt or standard input, and print the SCRAM-SHA-256 verifier to put in its place
     HashPassword,
 }
@@ -63,6 +66,19 @@ struct Check {
     offline: bool,
 }
 
+#[derive(Args)]
+struct Policy {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "PG_IAM_PROXY_CONFIG")]
+    config: PathBuf,
+    /// Account of the proxy's own AWS identity
+    #[arg(long, value_name = "ID", value_parser = account)]
+    account: Option<String>,
+    /// Ask AWS for the account, and for the ids of servers that the configuration does not have
+    #[arg(long)]
+    discover: bool,
+}
+
 /// Runs the program. 0: clean stop; 1: failed; 64: usage; 78: bad configuration.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -85,6 +101,10 @@ pub fn main() -> ExitCode {
             }
             Err(error) => bad_configuration(&error),
         },
+        Command::Policy(arguments) => match config::load(Some(&arguments.config), &[]) {
+            Ok(config) => print_policy(&config, arguments),
+            Err(error) => bad_configuration(&error),
+        },
         Command::HashPassword => match hash_password::run() {
             Ok(verifier) => {
                 print_lines(&[verifier]);
@@ -103,6 +123,20 @@ fn failed(error: &dyn std::fmt::Display) -> ExitCode {
 fn bad_configuration(error: &config::ConfigError) -> ExitCode {
     eprintln!("{error}");
     ExitCode::from(EX_CONFIG)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn print_policy(config: &Config, arguments: Policy) -> ExitCode {
+    let answer = policy::policy(config, arguments.account, arguments.discover).await;
+    for note in answer.notes {
+        eprintln!("pg-iam-proxy: {note}");
+    }
+    print_lines(&[answer.json]);
+    ExitCode::SUCCESS
+}
+
+fn account(text: &str) -> Result<String, &'static str> {
+    if is_account(text) { Ok(text.to_string()) } else { Err("an account has twelve digits") }
 }
 
 fn run(config: Config, arguments: &Run) -> ExitCode {

@@ -52,10 +52,12 @@
 //! | `verifier` | What is stored instead of a password? |
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
 //! | `hash_password` | How does a password become a verifier? |
+//! | `policy` | What must AWS allow, and whom? |
 //! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
 //!
 //! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, governor, places, splice} →
-//! {config, error, wire, tls, verifier, secret}`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
+//! {config, error, wire, tls, verifier, secret}`; and `cli → policy → {route, credentials, config}`. The test `architecture` in `tests/it`
+//! reads the imports and fails on another edge.
 //!
 //! ## Invariants
 //!
@@ -94,6 +96,7 @@ mod error;
 mod governor;
 mod hash_password;
 mod places;
+mod policy;
 mod route;
 mod secret;
 mod server;

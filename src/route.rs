@@ -98,7 +98,7 @@ fn choose<'a>(listener: &'a Listener, asked: &Asked<'a>) -> Result<(&'a Arc<Targ
 }
 
 /// The target's identity, with the user's own role in it, and the user's name where it shall travel.
-fn identity(target: &Target, asked: &Asked<'_>) -> AwsIdentity {
+pub fn identity(target: &Target, asked: &Asked<'_>) -> AwsIdentity {
     let own_role = asked.settings.and_then(|user| user.role_arn.clone());
     let role = match (&target.aws.role, own_role) {
         (Some(role), Some(arn)) => Some(Role { arn, ..role.clone() }),

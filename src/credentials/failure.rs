@@ -91,6 +91,7 @@ fn by_code(action: &'static str, code: &str, message: &str, status: u16) -> Refu
         | "ClusterNotFoundFault"
         | "DBInstanceNotFound"
         | "DBClusterNotFoundFault"
+        | "DBProxyNotFoundFault"
         | "ResourceNotFoundException"
         | "CustomDomainAssociationNotFoundFault" => Refusal::new(
             Kind::NoSuchCluster,

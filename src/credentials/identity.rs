@@ -35,7 +35,7 @@ const UNDATED_LIFE: Duration = Duration::from_mins(15);
 /// `RoleSessionName` in CloudTrail.
 const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
 /// Key of the session tag that names the person.
-const PERSON_TAG: &str = "pg-iam-proxy:user";
+pub const PERSON_TAG: &str = "pg-iam-proxy:user";
 /// Calls to one endpoint under way at a time; AWS throttles accounts, not connections.
 const CALLS_AT_A_TIME: usize = 8;
 /// Identities may be as many as people. Above this many, those that nobody is using at the moment are dropped.
@@ -134,7 +134,7 @@ async fn load(identity: &AwsIdentity, region: String, calls: Arc<Semaphore>) -> 
 }
 
 /// The endpoint, marked as set in code: else one in the environment (`AWS_ENDPOINT_URL`) would win over it.
-fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
+pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
     match url {
         Some(url) => {
             let mut builder = config.into_builder().endpoint_url(url);

@@ -8,6 +8,7 @@ mod discovery;
 mod dsql;
 mod failure;
 mod identity;
+mod lookup;
 mod rds;
 mod redshift;
 mod redshift_serverless;
@@ -18,6 +19,9 @@ use std::time::{Duration, SystemTime};
 
 use cache::{Cache, Expires, Make};
 use identity::Identities;
+
+pub use identity::PERSON_TAG;
+pub use lookup::Lookup;
 
 use crate::config::{AwsIdentity, Endpoint, EndpointSource, Engine, Target};
 use crate::error::Refusal;

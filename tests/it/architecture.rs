@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each module may use. A module that is not here may not exist.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["config", "hash_password", "server", "telemetry"]),
+    ("cli", &["config", "hash_password", "policy", "server", "telemetry"]),
     ("hash_password", &["secret", "verifier", "wire"]),
+    ("policy", &["config", "credentials", "route"]),
     ("telemetry", &["config"]),
     ("server", &["session", "cancel", "client", "config", "credentials", "governor", "places", "secret", "tls", "verifier"]),
     ("session", &["cancel", "client", "config", "credentials", "error", "governor", "places", "route", "splice", "upstream", "wire"]),

@@ -16,6 +16,7 @@ mod journeys;
 mod limits;
 mod log_lines;
 mod login;
+mod policy;
 mod replicas;
 mod splice;
 mod support;

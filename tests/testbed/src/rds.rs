@@ -26,6 +26,9 @@ pub const MASTER_PASSWORD: &str = "master-password";
 pub const IAM_USERS: [&str; 2] = ["jane_doe", "a+b@c d"];
 pub const DB_INSTANCE: &str = "mydb";
 pub const DB_CLUSTER: &str = "mycluster";
+/// The cluster's first instance.
+pub const DB_CLUSTER_INSTANCE: &str = "mycluster-1";
+pub const DB_PROXY: &str = "myproxy";
 
 #[derive(Clone)]
 pub struct Rds {

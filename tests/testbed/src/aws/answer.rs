@@ -31,7 +31,7 @@ impl Service {
                 Some(Service::Redshift)
             }
             "GetCredentials" | "GetWorkgroup" => Some(Service::RedshiftServerless),
-            "DescribeDBInstances" | "DescribeDBClusters" => Some(Service::Rds),
+            "DescribeDBInstances" | "DescribeDBClusters" | "DescribeDBProxies" => Some(Service::Rds),
             "AssumeRole" | "AssumeRoleWithWebIdentity" | "GetCallerIdentity" => Some(Service::Sts),
             _ => None,
         }

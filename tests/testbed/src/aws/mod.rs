@@ -69,6 +69,7 @@ struct Settings {
     credential_life: Option<Duration>,
     role_life: Option<Duration>,
     encryption: PasswordEncryption,
+    rds_address: Option<String>,
     /// Role name to the external id it wants.
     roles: HashMap<String, Option<String>>,
 }
@@ -188,6 +189,11 @@ impl Aws {
         locked(&self.endpoint.settings).role_life = Some(life);
     }
 
+    /// Endpoint of every instance, cluster and proxy, as the descriptions give it.
+    pub fn set_rds_address(&self, host: &str) {
+        locked(&self.endpoint.settings).rds_address = Some(host.to_owned());
+    }
+
     pub fn set_password_encryption(&self, encryption: PasswordEncryption) {
         locked(&self.endpoint.settings).encryption = encryption;
     }
@@ -276,6 +282,7 @@ impl Call<'_> {
             "GetWorkgroup" => redshift_serverless::workgroup(self),
             "DescribeDBInstances" => rds::describe_instances(self),
             "DescribeDBClusters" => rds::describe_clusters(self),
+            "DescribeDBProxies" => rds::describe_proxies(self),
             "AssumeRole" => sts::assume_role(self),
             "AssumeRoleWithWebIdentity" => sts::assume_role_with_web_identity(self),
             "GetCallerIdentity" => sts::caller_identity(self),

@@ -4,18 +4,20 @@ use super::Call;
 use super::answer::{ApiError, element};
 use crate::REGION;
 use crate::accounts::ACCOUNT_ID;
-use crate::rds::{DB_CLUSTER, DB_INSTANCE, MASTER_USER};
+use crate::rds::{DB_CLUSTER, DB_CLUSTER_INSTANCE, DB_INSTANCE, DB_PROXY, MASTER_USER};
 
 pub fn describe_instances(call: &Call<'_>) -> Result<String, ApiError> {
-    if let Some(unknown) = call.param("DBInstanceIdentifier").filter(|identifier| *identifier != DB_INSTANCE) {
-        return Err(ApiError::new(404, "DBInstanceNotFound", format!("DBInstance {unknown} not found.")));
-    }
+    let (identifier, resource_id, cluster) = match call.param("DBInstanceIdentifier") {
+        None | Some(DB_INSTANCE) => (DB_INSTANCE, "db-ABCDEFGHIJKLMNOPQRSTUVWXYZ", String::new()),
+        Some(DB_CLUSTER_INSTANCE) => (DB_CLUSTER_INSTANCE, "db-ZYXWVUTSRQPONMLKJIHGFEDCBA", element("DBClusterIdentifier", DB_CLUSTER)),
+        Some(unknown) => return Err(ApiError::new(404, "DBInstanceNotFound", format!("DBInstance {unknown} not found."))),
+    };
     let rds = &call.endpoint.rds;
-    let endpoint = element("Address", rds.host()) + &element("Port", &rds.port().to_string());
+    let endpoint = element("Address", address(call, rds.host())) + &element("Port", &rds.port().to_string());
     Ok(format!(
-        "<DBInstances><DBInstance>{}{}<Endpoint>{endpoint}</Endpoint>{}</DBInstance></DBInstances>",
-        element("DBInstanceIdentifier", DB_INSTANCE),
-        element("DbiResourceId", "db-ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+        "<DBInstances><DBInstance>{}{}{cluster}<Endpoint>{endpoint}</Endpoint>{}</DBInstance></DBInstances>",
+        element("DBInstanceIdentifier", identifier),
+        element("DbiResourceId", resource_id),
         common("DBInstanceStatus", "postgres"),
     ))
 }
@@ -26,20 +28,39 @@ pub fn describe_clusters(call: &Call<'_>) -> Result<String, ApiError> {
     }
     let rds = &call.endpoint.rds;
     Ok(format!(
-        "<DBClusters><DBCluster>{}{}{}{}{}{}</DBCluster></DBClusters>",
+        "<DBClusters><DBCluster>{}{}{}{}<CustomEndpoints>{}</CustomEndpoints>{}{}</DBCluster></DBClusters>",
         element("DBClusterIdentifier", DB_CLUSTER),
         element("DbClusterResourceId", "cluster-ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
-        element("Endpoint", rds.host()),
+        element("Endpoint", address(call, rds.host())),
         element("ReaderEndpoint", rds.reader_host()),
+        element("member", address(call, rds.host())),
         element("Port", &rds.port().to_string()),
         common("Status", "aurora-postgresql"),
     ))
+}
+
+pub fn describe_proxies(call: &Call<'_>) -> Result<String, ApiError> {
+    if let Some(unknown) = call.param("DBProxyName").filter(|name| *name != DB_PROXY) {
+        return Err(ApiError::new(404, "DBProxyNotFoundFault", format!("DBProxy {unknown} not found.")));
+    }
+    Ok(format!(
+        "<DBProxies><member>{}{}{}{}</member></DBProxies>",
+        element("DBProxyName", DB_PROXY),
+        element("DBProxyArn", &format!("arn:aws:rds:{REGION}:{ACCOUNT_ID}:db-proxy:prx-0123456789abcdef0")),
+        element("Endpoint", address(call, call.endpoint.rds.host())),
+        element("Status", "available"),
+    ))
+}
+
+fn address<'a>(call: &'a Call<'_>, host: &'a str) -> &'a str {
+    call.settings.rds_address.as_deref().unwrap_or(host)
 }
 
 /// What a policy would have to allow.
 pub fn resource(call: &Call<'_>) -> String {
     let resource = match call.action {
         "DescribeDBInstances" => format!("db:{}", call.param("DBInstanceIdentifier").unwrap_or("*")),
+        "DescribeDBProxies" => format!("db-proxy:{}", call.param("DBProxyName").unwrap_or("*")),
         _ => format!("cluster:{}", call.param("DBClusterIdentifier").unwrap_or("*")),
     };
     format!("arn:aws:rds:{REGION}:{ACCOUNT_ID}:{resource}")

@@ -1,0 +1,34 @@
+"""Reads what `pg-iam-proxy policy` printed and has an independent linter look at every policy in it."""
+
+import json
+import sys
+
+import parliament
+
+LIMIT = 6144
+
+
+def policies(printed):
+    if "Statement" in printed:
+        yield printed
+    if "ProxyPolicy" in printed:
+        yield printed["ProxyPolicy"]
+    for profile in printed.get("Profiles", []):
+        yield profile["Policy"]
+    for role in printed.get("Roles", []):
+        yield role["Policy"]
+        # The linter knows no trust policies, which have no Resource: it is the role that they belong to.
+        statements = [{**statement, "Resource": role["RoleArn"]} for statement in role["TrustPolicy"]["Statement"]]
+        yield {**role["TrustPolicy"], "Statement": statements}
+
+
+found = 0
+for policy in policies(json.load(sys.stdin)):
+    text = json.dumps(policy, separators=(",", ":"))
+    findings = parliament.analyze_policy_string(text).findings
+    if len(text) > LIMIT:
+        findings.append(f"{len(text)} characters")
+    for finding in findings:
+        print(finding, text, sep="\n")
+    found += len(findings)
+sys.exit(found > 0)

@@ -273,16 +273,18 @@ mod tests {
         }
     }
 
+    fn a_thousand_at_once(cache: &Arc<Cache<String, Value>>, counter: &Counter) -> Vec<tokio::task::JoinHandle<Result<usize, Kind>>> {
+        let login = |_| {
+            let (cache, counter) = (cache.clone(), counter.clone());
+            tokio::spawn(async move { number(&cache, &counter).await })
+        };
+        (0..1_000).map(login).collect()
+    }
+
     #[tokio::test]
     async fn a_thousand_first_logins_make_one_call() {
         let (cache, counter) = (Arc::new(Cache::default()), Counter::living(Duration::from_mins(15)));
-        let logins: Vec<_> = (0..1_000)
-            .map(|_| {
-                let (cache, counter) = (cache.clone(), counter.clone());
-                tokio::spawn(async move { number(&cache, &counter).await })
-            })
-            .collect();
-        for login in logins {
+        for login in a_thousand_at_once(&cache, &counter) {
             assert_eq!(login.await.unwrap(), Ok(1));
         }
         assert_eq!(counter.calls(), 1);
@@ -292,13 +294,7 @@ mod tests {
     async fn a_thousand_logins_that_fail_together_make_one_call_and_those_just_after_none() {
         let (cache, counter) = (Arc::new(Cache::default()), Counter::living(Duration::from_mins(15)));
         counter.fail(Kind::CredentialsDenied);
-        let logins: Vec<_> = (0..1_000)
-            .map(|_| {
-                let (cache, counter) = (cache.clone(), counter.clone());
-                tokio::spawn(async move { number(&cache, &counter).await })
-            })
-            .collect();
-        for login in logins {
+        for login in a_thousand_at_once(&cache, &counter) {
             assert_eq!(login.await.unwrap(), Err(Kind::CredentialsDenied));
         }
         assert_eq!(number(&cache, &counter).await, Err(Kind::CredentialsDenied));

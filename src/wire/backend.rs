@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::startup::ProtocolVersion;
-use super::{ReadError, Violation, take_bytes, take_cstr, take_u32, with_length};
+use super::{ReadError, Violation, read_head, take_bytes, take_cstr, take_u32, with_length};
 use crate::secret::Secret;
 
 /// Longest startup-phase message accepted from a server: libpq's limit for an `ErrorResponse`.
@@ -175,13 +175,7 @@ impl ErrorResponse {
 /// [`ReadError::Closed`] at end of file before the first byte; a [`Violation`] before anything is
 /// allocated when the length is out of bounds.
 pub async fn read_message<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Raw, ReadError> {
-    let mut header = [0; 5];
-    let first = stream.read(&mut header).await.map_err(ReadError::Io)?;
-    if first == 0 {
-        return Err(ReadError::Closed);
-    }
-    stream.read_exact(&mut header[first..]).await.map_err(ReadError::inside)?;
-    let [tag, length @ ..] = header;
+    let [tag, length @ ..] = read_head::<_, 5>(stream).await?;
     let mut body = vec![0; checked_body_length(tag, length)?];
     stream.read_exact(&mut body).await.map_err(ReadError::inside)?;
     Ok(Raw { tag, body: body.into() })

@@ -13,6 +13,7 @@ pub mod proxy_header;
 pub mod startup;
 
 use bytes::{BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// SQLSTATE class `08P01`: what a peer sent is not the protocol. The text is what PostgreSQL itself
 /// would say where it has a text for the case.
@@ -51,6 +52,17 @@ impl ReadError {
             _ => Self::Io(error),
         }
     }
+}
+
+/// The first bytes of a message; an end of file before them is a close, one among them a torn message.
+async fn read_head<S: AsyncRead + Unpin, const LENGTH: usize>(stream: &mut S) -> Result<[u8; LENGTH], ReadError> {
+    let mut head = [0; LENGTH];
+    let first = stream.read(&mut head).await.map_err(ReadError::Io)?;
+    if first == 0 {
+        return Err(ReadError::Closed);
+    }
+    stream.read_exact(&mut head[first..]).await.map_err(ReadError::inside)?;
+    Ok(head)
 }
 
 /// Appends a length field that counts itself, and the body behind it.

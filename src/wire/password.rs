@@ -4,7 +4,7 @@
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{ReadError, Violation, take_bytes, take_cstr, take_u32};
+use super::{ReadError, Violation, read_head, take_bytes, take_cstr, take_u32};
 use crate::secret::Secret;
 
 /// Longest password message by its length field, PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`.
@@ -36,13 +36,7 @@ pub struct SaslInitial<'a> {
 /// [`ReadError::Closed`] at end of file before the first byte: psql leaves so to ask for a password. A [`Violation`]
 /// before anything is allocated when the type or the length is wrong.
 pub async fn read<S: AsyncRead + Unpin>(stream: &mut S, awaited: Awaited) -> Result<Secret, ReadError> {
-    let mut header = [0; 5];
-    let first = stream.read(&mut header).await.map_err(ReadError::Io)?;
-    if first == 0 {
-        return Err(ReadError::Closed);
-    }
-    stream.read_exact(&mut header[first..]).await.map_err(ReadError::inside)?;
-    let [tag, length @ ..] = header;
+    let [tag, length @ ..] = read_head::<_, 5>(stream).await?;
     let mut body = vec![0; checked_body_length(tag, length, awaited)?];
     stream.read_exact(&mut body).await.map_err(ReadError::inside)?;
     Ok(Secret::new(body))

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{ReadError, Violation, take_cstr, take_u32};
+use super::{ReadError, Violation, read_head, take_cstr, take_u32};
 use crate::secret::Secret;
 
 /// Largest body of a startup packet, PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`.
@@ -96,12 +96,7 @@ pub fn is_protocol_option(name: &[u8]) -> bool {
 /// [`ReadError::Closed`] when the peer closed before the first byte; a [`Violation`] before anything is
 /// allocated when the length is out of bounds.
 pub async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Packet, ReadError> {
-    let mut length = [0; 4];
-    let first = stream.read(&mut length).await.map_err(ReadError::Io)?;
-    if first == 0 {
-        return Err(ReadError::Closed);
-    }
-    stream.read_exact(&mut length[first..]).await.map_err(ReadError::inside)?;
+    let length = read_head::<_, 4>(stream).await?;
     let mut body = vec![0; checked_body_length(length)?];
     stream.read_exact(&mut body).await.map_err(ReadError::inside)?;
     Ok(parse(&body.into())?)

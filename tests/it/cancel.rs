@@ -5,14 +5,6 @@ use testbed::Testbed;
 use crate::support::client::{Client, V3_0, V3_2, cancel};
 use crate::support::proxy::{Proxy, rds_config, redshift_config};
 
-/// Starts a long query and waits until the server runs it.
-fn sleep_on_server(client: &mut Client, observer: &mut Client) {
-    client.send_query("select pg_sleep(60)");
-    // Every user may see the lock that a running transaction holds on itself.
-    let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());
-    crate::support::wait_for("the query", || (observer.value(&running) == "1").then_some(()));
-}
-
 #[test]
 fn a_cancel_request_cancels_the_query_of_its_session_in_protocol_3_0_and_3_2() {
     let aws = Testbed::shared().aws();
@@ -23,7 +15,7 @@ fn a_cancel_request_cancels_the_query_of_its_session_in_protocol_3_0_and_3_2() {
         for version in [V3_0, V3_2] {
             let mut client = Client::log_in_with(proxy.address(), version, &[("user", "x")]).unwrap();
             let mut observer = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-            sleep_on_server(&mut client, &mut observer);
+            client.sleep_on_server(&mut observer);
             cancel(proxy.address(), &client.key);
             let error = client.read_rows().err().unwrap();
             assert_eq!((error.sqlstate(), error.message()), ("57014", "canceling statement due to user request"));
@@ -41,7 +33,7 @@ fn a_key_and_a_process_id_of_two_sessions_cancel_neither() {
     for version in [V3_0, V3_2] {
         let mut client = Client::log_in_with(proxy.address(), version, &[("user", "x")]).unwrap();
         let mut observer = Client::log_in_with(proxy.address(), version, &[("user", "x")]).unwrap();
-        sleep_on_server(&mut client, &mut observer);
+        client.sleep_on_server(&mut observer);
         cancel(proxy.address(), &[&client.key[..4], &observer.key[4..]].concat());
         cancel(proxy.address(), &[&observer.key[..4], &client.key[4..]].concat());
         let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());

@@ -13,12 +13,6 @@ fn key_file() -> tempfile::TempPath {
     file.into_temp_path()
 }
 
-fn sleep_on_server(client: &mut Client, observer: &mut Client) {
-    client.send_query("select pg_sleep(60)");
-    let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());
-    crate::support::wait_for("the query", || (observer.value(&running) == "1").then_some(()));
-}
-
 #[test]
 fn replicas_that_share_a_key_file_cancel_each_others_sessions() {
     let aws = Testbed::shared().aws();
@@ -28,7 +22,7 @@ fn replicas_that_share_a_key_file_cancel_each_others_sessions() {
     for version in [V3_0, V3_2] {
         let mut client = Client::log_in_with(one.address(), version, &[("user", "x")]).unwrap();
         let mut observer = Client::log_in(one.address(), &[("user", "x")]).unwrap();
-        sleep_on_server(&mut client, &mut observer);
+        client.sleep_on_server(&mut observer);
         cancel(two.address(), &client.key);
         assert_eq!(client.read_rows().err().unwrap().sqlstate(), "57014", "protocol {version:x}");
         two.log_line(&["cancel request forwarded", &format!("pid={}", client.process_id())]);
@@ -42,7 +36,7 @@ fn replicas_with_other_keys_cancel_nothing_of_each_others() {
     for version in [V3_0, V3_2] {
         let mut client = Client::log_in_with(one.address(), version, &[("user", "x")]).unwrap();
         let mut observer = Client::log_in(one.address(), &[("user", "x")]).unwrap();
-        sleep_on_server(&mut client, &mut observer);
+        client.sleep_on_server(&mut observer);
         cancel(two.address(), &client.key);
         two.log_line(&["cancel request with a key of no session", &format!("pid={}", client.process_id())]);
         cancel(one.address(), &client.key);
@@ -64,10 +58,8 @@ fn guesses_at_keys_of_other_replicas_are_limited_by_source() {
         assert!(guesses < 30);
     }
     // One's own session can still be cancelled.
-    client.send_query("select pg_sleep(60)");
     let mut observer = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());
-    crate::support::wait_for("the query", || (observer.value(&running) == "1").then_some(()));
+    client.sleep_on_server(&mut observer);
     cancel(proxy.address(), &client.key);
     assert_eq!(client.read_rows().err().unwrap().sqlstate(), "57014");
 }

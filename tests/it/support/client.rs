@@ -177,6 +177,14 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
+    /// Starts a long query and waits, with another session's eyes, until the server runs it.
+    pub fn sleep_on_server(&mut self, observer: &mut Self) {
+        self.send_query("select pg_sleep(60)");
+        // Every user may see the lock that a running transaction holds on itself.
+        let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", self.process_id());
+        super::wait_for("the query", || (observer.value(&running) == "1").then_some(()));
+    }
+
     /// Process id as the client was told it.
     pub fn process_id(&self) -> u32 {
         u32::from_be_bytes(self.key[..4].try_into().unwrap())

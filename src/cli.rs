@@ -1,13 +1,16 @@
 //! The command line: parse, load, run, and the exit code.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{self, Address, Auth, Choice, Config, Engine, Listener, LogFormat, LogLevel};
+use crate::check::{self, Client};
+use crate::config::{self, Address, Auth, Choice, Config, Engine, Listener, LogFormat, LogLevel, Target};
 use crate::hash_password;
 use crate::policy::{self, arn::is_account};
 use crate::server::{Controls, Server};
@@ -30,7 +33,7 @@ struct Cli {
 enum Command {
     /// Serve clients
     Run(Run),
-    /// Parse and validate a configuration
+    /// Log in to every target, step by step, and explain what does not work
     Check(Check),
     /// Print the IAM policies that a configuration needs, as JSON
     Policy(Policy),
@@ -59,11 +62,23 @@ struct Run {
 #[derive(Args)]
 struct Check {
     /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE", env = "PG_IAM_PROXY_CONFIG")]
-    config: PathBuf,
-    /// Ask neither AWS nor any server
-    #[arg(long, required = true)]
+    #[arg(long, value_name = "FILE", env = "PG_IAM_PROXY_CONFIG", required_unless_present = "targets")]
+    config: Option<PathBuf>,
+    /// Parse and validate only: ask neither AWS nor any server
+    #[arg(long)]
     offline: bool,
+    /// One JSON object instead of lines
+    #[arg(long, conflicts_with = "offline")]
+    json: bool,
+    /// The client's user name, for targets that leave the database user to the client; the operating system's when omitted
+    #[arg(long)]
+    user: Option<String>,
+    /// The client's database, for targets that leave it to the client; named like the user when omitted
+    #[arg(long)]
+    database: Option<String>,
+    /// Names of targets, or target URLs as for `run`; every target of the file when omitted
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
 }
 
 #[derive(Args)]
@@ -94,13 +109,7 @@ pub fn main() -> ExitCode {
             Ok(config) => run(config, &arguments),
             Err(error) => bad_configuration(&error),
         },
-        Command::Check(arguments) => match config::load(Some(&arguments.config), &[]) {
-            Ok(config) => {
-                print_lines(&[format!("{}: good, {} listener(s)", arguments.config.display(), config.listeners.len())]);
-                ExitCode::SUCCESS
-            }
-            Err(error) => bad_configuration(&error),
-        },
+        Command::Check(arguments) => check(&arguments),
         Command::Policy(arguments) => match config::load(Some(&arguments.config), &[]) {
             Ok(config) => print_policy(&config, arguments),
             Err(error) => bad_configuration(&error),
@@ -137,6 +146,62 @@ async fn print_policy(config: &Config, arguments: Policy) -> ExitCode {
 
 fn account(text: &str) -> Result<String, &'static str> {
     if is_account(text) { Ok(text.to_string()) } else { Err("an account has twelve digits") }
+}
+
+fn check(arguments: &Check) -> ExitCode {
+    let is_url = |target: &&String| target.contains("//");
+    let (urls, names): (Vec<_>, Vec<_>) = arguments.targets.iter().partition(is_url);
+    if arguments.config.is_none() && urls.is_empty() {
+        return usage("names of targets are those of a file: give --config FILE, or target URLs");
+    }
+    let urls: Vec<String> = urls.into_iter().cloned().collect();
+    let config = match config::load(arguments.config.as_deref(), &urls) {
+        Ok(config) => config,
+        Err(error) => return bad_configuration(&error),
+    };
+    let targets = match chosen(&config, &urls, &names) {
+        Ok(targets) => targets,
+        Err(error) => return usage(&error),
+    };
+    if arguments.offline {
+        let what = arguments.config.as_ref().map_or("target URLs".to_string(), |file| file.display().to_string());
+        print_lines(&[format!("{what}: good, {} listener(s)", config.listeners.len())]);
+        return ExitCode::SUCCESS;
+    }
+    for warning in &config.warnings {
+        eprintln!("pg-iam-proxy: {warning}");
+    }
+    let client = Client { user: arguments.user.clone(), database: arguments.database.clone() };
+    if walk(&targets, &config, &client, arguments.json) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Those named and those of URLs; all when there is neither.
+fn chosen(config: &Config, urls: &[String], names: &[&String]) -> Result<Vec<Arc<Target>>, String> {
+    let targets = |listeners: &[Listener]| -> BTreeMap<String, Arc<Target>> {
+        listeners.iter().flat_map(|listener| &listener.targets).map(|target| (target.name.clone(), target.clone())).collect()
+    };
+    let all = targets(&config.listeners);
+    // Each URL's listener comes behind those of the file.
+    let mut chosen = targets(&config.listeners[config.listeners.len() - urls.len()..]);
+    for &name in names {
+        let Some(target) = all.get(name) else {
+            let nearest = all.keys().max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
+            let nearest = nearest.map(|nearest| format!("; did you mean \"{nearest}\"?")).unwrap_or_default();
+            return Err(format!("there is no target \"{name}\"{nearest}"));
+        };
+        chosen.insert(name.clone(), target.clone());
+    }
+    Ok(if urls.is_empty() && names.is_empty() { all } else { chosen }.into_values().collect())
+}
+
+#[tokio::main]
+async fn walk(targets: &[Arc<Target>], config: &Config, client: &Client, json: bool) -> bool {
+    check::check(targets, &config.users, client, json).await
+}
+
+fn usage(error: &str) -> ExitCode {
+    eprintln!("pg-iam-proxy: {error}");
+    ExitCode::from(EX_USAGE)
 }
 
 fn run(config: Config, arguments: &Run) -> ExitCode {

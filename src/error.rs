@@ -132,12 +132,23 @@ pub struct Refusal {
     pub hint: Option<Cow<'static, str>>,
     /// What only the log says.
     pub cause: Option<String>,
+    /// What is missing at AWS, where that is known.
+    pub missing: Option<Box<Missing>>,
+}
+
+/// What is missing at AWS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// No source has AWS credentials.
+    Credentials,
+    /// The identity may not do this: `redshift:JoinGroup`.
+    Action(String),
 }
 
 impl Refusal {
     /// A refusal with neither hint nor cause.
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), detail: None, hint: None, cause: None }
+        Self { kind, message: message.into(), detail: None, hint: None, cause: None, missing: None }
     }
 
     /// Adds a DETAIL for the client.
@@ -151,6 +162,13 @@ impl Refusal {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds what is missing at AWS.
+    #[must_use]
+    pub fn missing(mut self, missing: Missing) -> Self {
+        self.missing = Some(missing.into());
         self
     }
 

@@ -36,6 +36,7 @@
 //! | module | the question it answers |
 //! |---|---|
 //! | `cli` | What did the person ask for, and with which exit code does it end? |
+//! | `check` | Does every step of a login to each target work, and what is to be done where one does not? |
 //! | `config` | What may be configured? `raw` is the file as written, `check` holds the rules, `target_url` turns a URL into a file |
 //! | `server` | Who is accepted, and how does everything stop? |
 //! | `session` | What happens to one connection, from top to bottom? |
@@ -56,8 +57,8 @@
 //! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
 //!
 //! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, governor, places, splice} →
-//! {config, error, wire, tls, verifier, secret}`; and `cli → policy → {route, credentials, config}`. The test `architecture` in `tests/it`
-//! reads the imports and fails on another edge.
+//! {config, error, wire, tls, verifier, secret}`; and `cli → policy → {route, credentials, config}`, `cli → check → {route, credentials,
+//! upstream}`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
 //!
 //! ## Invariants
 //!
@@ -88,6 +89,7 @@
 //!   with bytes unread would make the kernel throw away the server's last message.
 
 mod cancel;
+mod check;
 pub mod cli;
 mod client;
 mod config;

@@ -40,6 +40,14 @@ pub struct Route {
 /// 3D000 when no target fits; 28000 when the user may not use it, or a name is one that the engine cannot have.
 pub fn route(listener: &Listener, asked: &Asked<'_>) -> Result<Route, Refusal> {
     let (target, database) = choose(listener, asked)?;
+    to_target(target, database, asked)
+}
+
+/// A login to this target.
+///
+/// # Errors
+/// 28000, as [`route`].
+pub fn to_target(target: &Arc<Target>, database: Option<&str>, asked: &Asked<'_>) -> Result<Route, Refusal> {
     let settings = asked.settings;
     if settings.and_then(|user| user.targets.as_ref()).is_some_and(|targets| !targets.contains(&target.name)) {
         return Err(Refusal::new(Kind::InvalidAuthorization, format!("user \"{}\" may not use target \"{}\"", asked.user, target.name)));

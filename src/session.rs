@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout_at;
@@ -31,7 +30,7 @@ use crate::places::{Place, Places, Taken};
 use crate::route::{Asked, Route, route};
 use crate::splice::splice;
 use crate::upstream::Connection;
-use crate::upstream::connect::connect;
+use crate::upstream::connect::{connect, server_name};
 use crate::upstream::log_in::{LogInError, LoggedIn, log_in};
 use crate::upstream::startup_parameters::forward;
 use crate::wire::proxy_header;
@@ -280,14 +279,6 @@ fn refused_twice(failed: Failed) -> Ending {
         )
         .into(),
         other => other.into(),
-    }
-}
-
-fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, Refusal> {
-    match &target.tls_server_name {
-        Some(name) => Ok(name.clone()),
-        None => ServerName::try_from(host.to_string())
-            .map_err(|error| Refusal::new(Kind::UpstreamUnreachable, "the database server's name is not a host name").because(error)),
     }
 }
 

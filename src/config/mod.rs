@@ -21,6 +21,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
+pub use check::host::region_of_host;
 pub use problem::{ConfigError, Problem};
 pub use raw::{LogFormat, LogLevel};
 pub use redshift_rules::{check_database, check_db_user};

@@ -6,10 +6,10 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_types::request_id::RequestId;
 
-use crate::error::{Kind, Refusal};
+use crate::error::{Kind, Missing, Refusal};
 
 /// Longest text of AWS that goes into a log line.
 const LONGEST_CAUSE: usize = 2_000;
@@ -29,12 +29,15 @@ where
         SdkError::ResponseError(_) => unavailable(action, "AWS gave an answer that cannot be read"),
         _ => Refusal::new(Kind::CredentialsDenied, format!("{action}: the call could not be made")),
     };
-    refusal.because(display(error))
+    refusal.because(in_words(error))
 }
 
 /// No AWS credentials: nothing in the chain has any, or a source of the chain fails.
 pub fn no_identity(error: &CredentialsError) -> Refusal {
-    let refusal = match (assume_role_failure(error), error) {
+    let assume_role = assume_role_failure(error);
+    // A role whose source has no credentials fails as if STS could not be reached.
+    let source = assume_role.and_then(|failure| causes(failure).filter_map(|cause| cause.downcast_ref()).last()).unwrap_or(error);
+    let refusal = match (assume_role, source) {
         (Some(SdkError::ServiceError(service)), _) => by_code(
             "sts:AssumeRole",
             service.err().code().unwrap_or_default(),
@@ -48,7 +51,11 @@ pub fn no_identity(error: &CredentialsError) -> Refusal {
         (Some(_), _) => unavailable("sts:AssumeRole", "AWS cannot be reached"),
         (None, _) => Refusal::new(Kind::CredentialsUnavailable, "AWS credentials cannot be loaded now"),
     };
-    refusal.because(display(error))
+    let refusal = match source {
+        CredentialsError::CredentialsNotLoaded(_) => refusal.missing(Missing::Credentials),
+        _ => refusal,
+    };
+    refusal.because(assume_role.map_or_else(|| display(error), in_words))
 }
 
 /// The chain took too long.
@@ -71,9 +78,29 @@ pub fn cannot_sign(error: &(dyn Error + 'static)) -> Refusal {
     Refusal::new(Kind::Internal, "the authentication token could not be signed").because(display(error))
 }
 
-/// The error with all its causes, cut to a length that a log line bears.
+/// What AWS said, with the name that its support asks for; else the error.
+fn in_words<E: ProvideErrorMetadata + Error + 'static>(error: &SdkError<E, HttpResponse>) -> String {
+    match error.as_service_error().and_then(|service| Some((service.code()?, service.message()?))) {
+        Some((code, message)) => {
+            let id = error.request_id().map(|id| format!(" (request {id})")).unwrap_or_default();
+            cut(format!("{code}: {message}{id}"))
+        }
+        None => display(error),
+    }
+}
+
+/// The error with all its causes. Not in their `Debug` form: that has the whole answer, which may be a password.
 pub fn display(error: &(dyn Error + 'static)) -> String {
-    let mut text = DisplayErrorContext(error).to_string();
+    cut(causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": "))
+}
+
+/// An error, what caused it, and so on.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// Cuts a text to a length that a log line bears.
+fn cut(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(LONGEST_CAUSE) {
         text.truncate(end);
     }
@@ -97,10 +124,11 @@ fn by_code(action: &'static str, code: &str, message: &str, status: u16) -> Refu
             Kind::NoSuchCluster,
             format!("{action}: there is no such cluster, workgroup or instance in this account and region"),
         ),
-        "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => Refusal::new(
-            Kind::CredentialsDenied,
-            format!("{} is not allowed for the proxy's AWS identity", denied_action(message).unwrap_or(action)),
-        ),
+        "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => {
+            let action = denied_action(message).unwrap_or(action);
+            Refusal::new(Kind::CredentialsDenied, format!("{action} is not allowed for the proxy's AWS identity"))
+                .missing(Missing::Action(action.to_string()))
+        }
         "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => {
             Refusal::new(Kind::CredentialsDenied, format!("{action}: the proxy's AWS credentials have expired"))
         }
@@ -123,7 +151,7 @@ fn unavailable(action: &'static str, why: &str) -> Refusal {
 
 /// The SDK wraps the answer of STS into an error of the provider.
 fn assume_role_failure<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a SdkError<AssumeRoleError, HttpResponse>> {
-    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
+    causes(error).find_map(|error| error.downcast_ref())
 }
 
 #[cfg(test)]

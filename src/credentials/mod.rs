@@ -4,6 +4,7 @@
 //! a target whose AWS identity is broken fails its own logins and nothing else.
 
 mod cache;
+mod caller;
 mod discovery;
 mod dsql;
 mod failure;
@@ -12,10 +13,14 @@ mod lookup;
 mod rds;
 mod redshift;
 mod redshift_serverless;
+mod search;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+pub use caller::Caller;
+pub use search::{Search, search};
 
 use cache::{Cache, Expires, Make};
 use identity::Identities;
@@ -211,6 +216,15 @@ impl Broker {
         // Boxed, as below: the SDK's futures are large, and most logins never run them.
         let (credential, cached) = Box::pin(self.credentials.get(key, minter)).await?;
         Ok(Lease { credential, cached })
+    }
+
+    /// Who AWS says that an identity is.
+    ///
+    /// # Errors
+    /// There are no AWS credentials. The inner one: there are, but STS did not say.
+    pub async fn caller(&self, identity: &AwsIdentity, region: &str) -> Result<Result<Caller, Refusal>, Refusal> {
+        let aws = self.identities.of(identity, region).await?;
+        Ok(caller::caller(&aws, identity).await)
     }
 
     /// Forgets a credential that the server refused, unless a newer one is there already.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use tokio::sync::Semaphore;
 
-use super::{Shared, server_name};
+use super::Shared;
 use crate::cancel::{Destination, Meant};
 use crate::client::stream::Peer;
 use crate::config::{Listener, Target};
-use crate::upstream::connect::resolve;
+use crate::upstream::connect::{resolve, server_name};
 use crate::upstream::{self};
 use crate::wire::backend::BackendKey;
 use crate::wire::startup::CancelRequest;

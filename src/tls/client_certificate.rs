@@ -5,6 +5,7 @@ use x509_cert::der::Decode;
 use x509_cert::der::asn1::{Ia5StringRef, PrintableStringRef, Utf8StringRef};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::name::Name;
 
 /// Object identifier of commonName.
 const COMMON_NAME: &str = "2.5.4.3";
@@ -23,11 +24,7 @@ impl CertificateNames {
     pub fn of(certificate: &[u8]) -> Self {
         let Ok(certificate) = Certificate::from_der(certificate) else { return Self::default() };
         let certificate = certificate.tbs_certificate();
-        let common_name = certificate
-            .subject()
-            .iter()
-            .filter(|attribute| attribute.oid.to_string() == COMMON_NAME)
-            .find_map(|attribute| text(&attribute.value));
+        let common_name = common_name(certificate.subject());
         let alternative_names = match certificate.get_extension::<SubjectAltName>() {
             Ok(Some((_, names))) => names.0.iter().filter_map(general_name).collect(),
             _ => Vec::new(),
@@ -39,6 +36,11 @@ impl CertificateNames {
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.alternative_names.iter().chain(&self.common_name).map(String::as_str)
     }
+}
+
+/// The first commonName of a subject or issuer.
+pub(super) fn common_name(name: &Name) -> Option<String> {
+    name.iter().filter(|attribute| attribute.oid.to_string() == COMMON_NAME).find_map(|attribute| text(&attribute.value))
 }
 
 fn text(value: &x509_cert::der::Any) -> Option<String> {

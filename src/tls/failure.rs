@@ -68,9 +68,15 @@ impl From<&CertificateError> for TlsFailure {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
             CertificateError::UnknownIssuer => Self::UnknownAuthority,
             CertificateError::NotValidForNameContext { expected, presented } => {
-                Self::WrongName { expected: expected.to_str().into_owned(), presented: presented.join(", ") }
+                let presented = presented.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ");
+                Self::WrongName { expected: expected.to_str().into_owned(), presented }
             }
             other => Self::Certificate(other.to_string()),
         }
     }
+}
+
+/// webpki writes `DnsName("db.example.com")`.
+fn plain(presented: &str) -> &str {
+    presented.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")")).unwrap_or(presented)
 }

@@ -8,8 +8,10 @@ mod client_certificate;
 mod failure;
 pub mod listener;
 mod roots;
+mod server_certificate;
 pub mod upstream;
 
 pub use client_certificate::CertificateNames;
 pub use failure::TlsFailure;
 pub use roots::{CaFileError, trusted_roots};
+pub use server_certificate::ServerCertificate;

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{TlsFailure, channel_binding};
+use super::{ServerCertificate, TlsFailure, channel_binding};
 
 /// Key exchange groups. P-256 first: PostgreSQL up to 17, and so RDS, takes no other, and a key share that
 /// a server does not take costs a `HelloRetryRequest`. No post-quantum share, which servers do not take and
@@ -47,6 +47,12 @@ impl std::fmt::Debug for UpstreamTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("UpstreamTls")
     }
+}
+
+/// What the server's certificate says.
+pub fn server_certificate(stream: &TlsStream<TcpStream>) -> Option<ServerCertificate> {
+    let (_, session) = stream.get_ref();
+    ServerCertificate::of(session.peer_certificates()?.first()?)
 }
 
 /// Channel binding data of an open connection, where its certificate has one.

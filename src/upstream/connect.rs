@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::Connection;
-use crate::config::Endpoint;
+use crate::config::{Endpoint, Target};
 use crate::error::{Kind, Refusal};
 use crate::tls::TlsFailure;
 use crate::tls::upstream::UpstreamTls;
@@ -77,17 +77,7 @@ impl From<ConnectError> for Refusal {
 /// [`ConnectError`]; there is no unencrypted fallback.
 pub async fn connect(endpoint: &Endpoint, server_name: ServerName<'static>, tls: &UpstreamTls) -> Result<Connection, ConnectError> {
     let addresses = resolve(endpoint).await?;
-    let mut failure = None;
-    for address in addresses {
-        match timed(TcpStream::connect(address)).await {
-            Ok(tcp) => return secure(tcp, address, server_name, tls).await,
-            Err(error) => failure = Some(ConnectError::Tcp { address, error }),
-        }
-    }
-    Err(failure.unwrap_or_else(|| ConnectError::Resolve {
-        host: endpoint.host.clone(),
-        error: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
-    }))
+    reach(&addresses).await?.secure(server_name, tls).await
 }
 
 /// Connects to one address, for a cancel that must reach the session's own server.
@@ -95,43 +85,85 @@ pub async fn connect(endpoint: &Endpoint, server_name: ServerName<'static>, tls:
 /// # Errors
 /// As [`connect`].
 pub async fn connect_to(address: SocketAddr, server_name: ServerName<'static>, tls: &UpstreamTls) -> Result<Connection, ConnectError> {
-    let tcp = timed(TcpStream::connect(address)).await.map_err(|error| ConnectError::Tcp { address, error })?;
-    secure(tcp, address, server_name, tls).await
+    Reached::at(address).await?.secure(server_name, tls).await
 }
 
-/// All addresses of a server.
+/// The name that a target's certificate must have.
+///
+/// # Errors
+/// 08001: what is dialled is no host name.
+pub fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, Refusal> {
+    match &target.tls_server_name {
+        Some(name) => Ok(name.clone()),
+        None => ServerName::try_from(host.to_string())
+            .map_err(|error| Refusal::new(Kind::UpstreamUnreachable, "the database server's name is not a host name").because(error)),
+    }
+}
+
+/// All addresses of a server, at least one.
 ///
 /// # Errors
 /// The name cannot be resolved.
 pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
     match timed(lookup_host((endpoint.host.as_str(), endpoint.port))).await {
-        Ok(addresses) => Ok(addresses.collect()),
-        Err(error) => Err(ConnectError::Resolve { host: endpoint.host.clone(), error }),
+        Ok(addresses) => Some(addresses.collect::<Vec<_>>())
+            .filter(|addresses| !addresses.is_empty())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+        Err(error) => Err(error),
     }
+    .map_err(|error| ConnectError::Resolve { host: endpoint.host.clone(), error })
 }
 
-async fn secure(
-    mut tcp: TcpStream,
-    address: SocketAddr,
-    server_name: ServerName<'static>,
-    tls: &UpstreamTls,
-) -> Result<Connection, ConnectError> {
-    let socket = SockRef::from(&tcp);
-    // Neither option is worth a login when the kernel refuses it.
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
-    let answer = timed(ask_for_tls(&mut tcp)).await.map_err(|error| ConnectError::SslExchange { address, error })?;
-    match answer {
-        Answer::Yes => {}
-        Answer::YesAndMore => return Err(ConnectError::UnencryptedData(address)),
-        Answer::Byte(b'N') => return Err(ConnectError::TlsNotOffered(address)),
-        Answer::Byte(b'E') => return Err(ConnectError::ErrorInSslExchange(address)),
-        Answer::Byte(byte) => return Err(ConnectError::UnexpectedAnswer { address, byte }),
+/// The first of these addresses, of which there is at least one, that accepts.
+///
+/// # Errors
+/// None does; this is the last one's failure.
+pub async fn reach(addresses: &[SocketAddr]) -> Result<Reached, ConnectError> {
+    let (last, others) = addresses.split_last().expect("a name that resolves has an address");
+    for &address in others {
+        if let Ok(reached) = Reached::at(address).await {
+            return Ok(reached);
+        }
     }
-    match timeout(STEP_TIMEOUT, tls.handshake(server_name.clone(), tcp)).await {
-        Ok(Ok(stream)) => Ok(Connection { stream, address, server_name }),
-        Ok(Err(failure)) => Err(ConnectError::Tls { address, failure }),
-        Err(_) => Err(ConnectError::Tls { address, failure: TlsFailure::Io("timed out".to_string()) }),
+    Reached::at(*last).await
+}
+
+/// A server that accepted. Nothing can be read or written here; the one way on is TLS.
+pub struct Reached {
+    tcp: TcpStream,
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+impl Reached {
+    async fn at(address: SocketAddr) -> Result<Self, ConnectError> {
+        let tcp = timed(TcpStream::connect(address)).await.map_err(|error| ConnectError::Tcp { address, error })?;
+        Ok(Self { tcp, address })
+    }
+
+    /// Insists on TLS, with a certificate for `server_name`.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; there is no unencrypted fallback.
+    pub async fn secure(self, server_name: ServerName<'static>, tls: &UpstreamTls) -> Result<Connection, ConnectError> {
+        let Self { mut tcp, address } = self;
+        let socket = SockRef::from(&tcp);
+        // Neither option is worth a login when the kernel refuses it.
+        let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+        let answer = timed(ask_for_tls(&mut tcp)).await.map_err(|error| ConnectError::SslExchange { address, error })?;
+        match answer {
+            Answer::Yes => {}
+            Answer::YesAndMore => return Err(ConnectError::UnencryptedData(address)),
+            Answer::Byte(b'N') => return Err(ConnectError::TlsNotOffered(address)),
+            Answer::Byte(b'E') => return Err(ConnectError::ErrorInSslExchange(address)),
+            Answer::Byte(byte) => return Err(ConnectError::UnexpectedAnswer { address, byte }),
+        }
+        match timeout(STEP_TIMEOUT, tls.handshake(server_name.clone(), tcp)).await {
+            Ok(Ok(stream)) => Ok(Connection { stream, address, server_name }),
+            Ok(Err(failure)) => Err(ConnectError::Tls { address, failure }),
+            Err(_) => Err(ConnectError::Tls { address, failure: TlsFailure::Io("timed out".to_string()) }),
+        }
     }
 }
 

@@ -33,6 +33,16 @@ pub struct LoggedIn {
     pub ready: Raw,
 }
 
+impl LoggedIn {
+    /// A setting that the server has reported.
+    pub fn setting(&self, name: &str) -> Option<String> {
+        self.settings
+            .iter()
+            .find_map(|raw| raw.setting().filter(|(found, _)| *found == name.as_bytes()))
+            .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+    }
+}
+
 /// Why a login failed. `Display` is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogInError {

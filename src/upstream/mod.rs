@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod connect;
 pub mod log_in;
 mod password;
+pub mod query;
 mod scram;
 pub mod startup_parameters;
 

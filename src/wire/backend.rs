@@ -27,6 +27,13 @@ impl Raw {
         1 + 4 + self.body.len()
     }
 
+    /// Name and value of a `ParameterStatus`.
+    pub fn setting(&self) -> Option<(&[u8], &[u8])> {
+        let mut rest = &self.body[..];
+        let name = take_cstr(&mut rest).filter(|_| self.tag == b'S')?;
+        Some((name, take_cstr(&mut rest)?))
+    }
+
     /// Appends the message in wire form.
     pub fn encode(&self, out: &mut BytesMut) {
         message(out, self.tag, |out| out.put_slice(&self.body));

@@ -45,6 +45,17 @@ pub fn password_message(password: &[u8]) -> Secret {
     })
 }
 
+/// A `Query`.
+pub fn query(sql: &str) -> BytesMut {
+    let mut out = BytesMut::new();
+    out.put_u8(b'Q');
+    with_length(&mut out, |out| {
+        out.put_slice(sql.as_bytes());
+        out.put_u8(0);
+    });
+    out
+}
+
 /// A `SASLInitialResponse`.
 pub fn sasl_initial_response(mechanism: &str, data: &[u8]) -> Secret {
     secret_message(b'p', |out| {

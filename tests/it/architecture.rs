@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each module may use. A module that is not here may not exist.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["config", "hash_password", "policy", "server", "telemetry"]),
+    ("cli", &["check", "config", "hash_password", "policy", "server", "telemetry"]),
+    ("check", &["config", "credentials", "error", "route", "tls", "upstream"]),
     ("hash_password", &["secret", "verifier", "wire"]),
     ("policy", &["config", "credentials", "route"]),
     ("telemetry", &["config"]),

@@ -89,6 +89,7 @@ fn what_may_pass_is_57p03() {
         aws.set_fault(fault);
         let error = refusal(&proxy);
         assert_eq!((error.sqlstate(), error.message()), ("57P03", format!("redshift:DescribeClusters: {why}").as_str()), "{fault:?}");
+        assert!(!proxy.log().contains("<DbUser>"), "an answer may hold a password");
     }
 }
 

@@ -7,6 +7,7 @@ mod authentication;
 mod bad_input;
 mod bastion;
 mod cancel;
+mod check;
 mod client_tls;
 mod configuration;
 mod engines;

@@ -26,6 +26,11 @@ pub(super) fn is_region(text: &str) -> bool {
         && text.ends_with(|c: char| c.is_ascii_digit())
 }
 
+/// The region in a host name of AWS.
+pub fn region_of_host(host: &str) -> Option<String> {
+    AwsHostName::parse(host).map(|name| name.region)
+}
+
 /// `<name>.<hash>.<region>.<service>.amazonaws.com[.cn]`, or `<name>.dsql[-<endpoint service>].<region>.on.aws`
 pub(super) struct AwsHostName {
     pub first_label: String,

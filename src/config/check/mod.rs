@@ -4,7 +4,7 @@
 //! `host` those of host names.
 
 mod dsql;
-mod host;
+pub(super) mod host;
 mod listener;
 mod rds;
 mod redshift;

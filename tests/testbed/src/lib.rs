@@ -20,7 +20,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use time::OffsetDateTime;
@@ -139,6 +139,11 @@ fn start_servers(pki: &Pki, rds_hba: &str) -> Result<[Postgres; 2]> {
 /// A panic elsewhere does not make what was recorded before it wrong.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn shifted(at: SystemTime, seconds: i64) -> SystemTime {
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { at - by } else { at + by }
 }
 
 /// As AWS writes times.

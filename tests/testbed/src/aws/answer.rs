@@ -1,11 +1,15 @@
 //! Success and error, in the query protocol's XML or in JSON 1.1, as the service speaks it; and text escaped for XML.
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use axum::body::Body;
+use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use serde_json::json;
+use time::OffsetDateTime;
+use time::macros::format_description;
 
 use crate::random;
 use crate::sigv4::Refusal;
@@ -106,12 +110,13 @@ pub fn success(service: Option<Service>, action: &str, result: &str) -> Response
         return json_1_1(200, result.to_owned());
     }
     let namespace = service.map_or("", Service::namespace);
+    let id = request_id();
     xml(
         200,
+        &id,
         format!(
             "<{action}Response xmlns=\"{namespace}\"><{action}Result>{result}</{action}Result>\
-             <ResponseMetadata><RequestId>{}</RequestId></ResponseMetadata></{action}Response>",
-            request_id()
+             <ResponseMetadata><RequestId>{id}</RequestId></ResponseMetadata></{action}Response>"
         ),
     )
 }
@@ -122,14 +127,15 @@ pub fn error(service: Option<Service>, error: &ApiError) -> Response {
         return json_1_1(status, json!({"__type": name, "message": error.message}).to_string());
     }
     let blame = if error.status < 500 { "Sender" } else { "Receiver" };
+    let id = request_id();
     xml(
         error.status,
+        &id,
         format!(
-            "<ErrorResponse xmlns=\"{}\"><Error><Type>{blame}</Type>{}{}</Error><RequestId>{}</RequestId></ErrorResponse>",
+            "<ErrorResponse xmlns=\"{}\"><Error><Type>{blame}</Type>{}{}</Error><RequestId>{id}</RequestId></ErrorResponse>",
             service.map_or("", Service::namespace),
             element("Code", error.code),
             element("Message", &error.message),
-            request_id()
         ),
     )
 }
@@ -138,7 +144,7 @@ pub fn malformed(service: Option<Service>) -> Response {
     if service == Some(Service::RedshiftServerless) {
         return json_1_1(200, "{\"dbUser\":\"IAM:".to_owned());
     }
-    xml(200, "<GetClusterCredentialsResponse><GetClusterCredentialsResult><DbUser>IAM:".to_owned())
+    xml(200, &request_id(), "<GetClusterCredentialsResponse><GetClusterCredentialsResult><DbUser>IAM:".to_owned())
 }
 
 pub fn status(status: u16) -> Response {
@@ -167,8 +173,16 @@ fn json_1_1(status: u16, body: String) -> Response {
     respond(status, "application/x-amz-json-1.1", body)
 }
 
-fn xml(status: u16, body: String) -> Response {
-    respond(status, "text/xml", body)
+pub fn http_date(at: SystemTime) -> HeaderValue {
+    let format = format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
+    let text = OffsetDateTime::from(at).format(format).expect("the format has only parts of a date");
+    HeaderValue::from_str(&text).expect("a date is ASCII")
+}
+
+fn xml(status: u16, id: &str, body: String) -> Response {
+    let mut response = respond(status, "text/xml", body);
+    response.headers_mut().insert("x-amzn-requestid", HeaderValue::from_str(id).expect("an id is ASCII"));
+    response
 }
 
 fn request_id() -> String {

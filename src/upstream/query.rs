@@ -1,0 +1,73 @@
+//! One query over a session that no client has: the proof that a server works.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+
+use super::log_in::LoggedIn;
+use crate::wire::backend::{Message, parse, read_message};
+use crate::wire::frontend::query;
+use crate::wire::{ReadError, Violation};
+
+/// A cluster that queues queries may take its time with this one too.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// `Terminate`.
+const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
+
+/// Why the query did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The server's own words.
+    #[error("{0}")]
+    Refused(String),
+    /// The server does not follow the protocol.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// The session broke.
+    #[error("the session broke: {0}")]
+    Broken(String),
+    /// The server took too long.
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    TimedOut,
+}
+
+impl From<ReadError> for QueryError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Violation(violation) => violation.into(),
+            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for QueryError {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// Sends `SELECT 1`, reads up to the next `ReadyForQuery`, and ends the session.
+///
+/// # Errors
+/// [`QueryError`].
+pub async fn select_1(session: LoggedIn) -> Result<(), QueryError> {
+    let mut stream = session.connection.stream;
+    let exchange = async {
+        stream.write_all(&query("SELECT 1")).await?;
+        stream.flush().await?;
+        let mut refusal = None;
+        loop {
+            match parse(read_message(&mut stream).await?)? {
+                Message::Error(error) => refusal = Some(error.message()),
+                Message::ReadyForQuery(_) => break,
+                _ => {}
+            }
+        }
+        // A server that does not hear the goodbye notices the close.
+        let _ = stream.write_all(&TERMINATE).await;
+        let _ = stream.shutdown().await;
+        refusal.map_or(Ok(()), |message| Err(QueryError::Refused(message)))
+    };
+    tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(QueryError::TimedOut))
+}

@@ -49,7 +49,7 @@
 //! | `cancel` | Which session does a CancelRequest mean? |
 //! | `splice` | How do bytes move? |
 //! | `wire` | What do the messages of the startup phase look like? |
-//! | `tls` | Whom do we trust, and what exactly was wrong with a certificate? |
+//! | `tls` | Whom do we trust, and what exactly was wrong with a certificate? Below it, the record layer of open connections. |
 //! | `verifier` | What is stored instead of a password? |
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
 //! | `hash_password` | How does a password become a verifier? |

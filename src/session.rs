@@ -28,7 +28,8 @@ use crate::error::{Ending, Kind, Refusal};
 use crate::governor::Governor;
 use crate::places::{Place, Places, Taken};
 use crate::route::{Asked, Route, route};
-use crate::splice::splice;
+use crate::splice::{Clear, splice};
+use crate::tls::stream::TlsStream;
 use crate::upstream::Connection;
 use crate::upstream::connect::{connect, server_name};
 use crate::upstream::log_in::{LogInError, LoggedIn, log_in};
@@ -77,7 +78,7 @@ pub enum Accepted {
 /// A session whose login is done: all that is left is to move bytes.
 pub struct Established {
     client: ClientStream,
-    upstream: Connection,
+    upstream: TlsStream<TcpStream>,
     facts: Facts,
     // Held for what their drop does.
     _registration: Option<Registration>,
@@ -87,8 +88,12 @@ pub struct Established {
 impl Established {
     /// Moves bytes until both sides have ended.
     pub async fn run(self) {
-        let Self { client, upstream, facts, _registration, _places } = self;
-        let outcome = splice(client, upstream.stream).await;
+        let Self { client, mut upstream, facts, _registration, _places } = self;
+        let outcome = match client {
+            ClientStream::Plain(tcp) => splice(&mut Clear::new(tcp), &mut upstream).await,
+            ClientStream::Tls(mut tls) => splice(&mut *tls, &mut upstream).await,
+            ClientStream::Unix(unix) => splice(&mut Clear::new(unix), &mut upstream).await,
+        };
         facts.log_ended(&outcome);
     }
 }
@@ -109,7 +114,13 @@ pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> O
                 Ok((upstream, registration)) => {
                     login.facts.log_opened();
                     let Login { facts, places, .. } = login;
-                    return Some(Established { client: stream, upstream, facts, _registration: registration, _places: places });
+                    return Some(Established {
+                        client: stream,
+                        upstream: upstream.stream,
+                        facts,
+                        _registration: registration,
+                        _places: places,
+                    });
                 }
                 Err(ending) => (stream, ending),
             }

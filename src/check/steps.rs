@@ -15,7 +15,6 @@ use crate::config::{Choice, Endpoint, EndpointSource, Target, User};
 use crate::credentials::{Broker, Caller, Lease, Request};
 use crate::error::{Kind, Missing};
 use crate::route::{Asked, Route, to_target};
-use crate::tls::upstream::server_certificate;
 use crate::upstream::Connection;
 use crate::upstream::connect::{Reached, reach, resolve, server_name};
 use crate::upstream::log_in::{LoggedIn, log_in};
@@ -152,7 +151,7 @@ impl Walk<'_> {
     async fn tls(&self, attempt: Attempt<'_>, reached: Reached, endpoint: &Endpoint) -> Outcome<Connection> {
         let name = server_name(self.target, &endpoint.host).map_err(|refusal| explain::route(&refusal))?;
         let connection = reached.secure(name, &self.target.tls).await.map_err(|error| explain::connect(&error, attempt))?;
-        let found = match server_certificate(&connection.stream) {
+        let found = match connection.certificate.facts() {
             Some(certificate) => {
                 let left = certificate.not_after.duration_since(SystemTime::now()).unwrap_or_default();
                 let days = left.as_secs() / DAY.as_secs();

@@ -105,11 +105,11 @@ pub async fn unix(mut unix: UnixStream) -> Result<Negotiated, Ending> {
 
 async fn encrypted(tcp: TcpStream, acceptor: &ListenerTls, direct: bool) -> Result<Negotiated, Ending> {
     let secured = acceptor.accept(tcp).await.map_err(|error| Ending::TlsFailed(error.to_string()))?;
-    if direct && !secured.spoke_postgresql() {
+    if direct && !secured.spoke_postgresql {
         // Without the name, a browser could be made to speak to this port: PostgreSQL 17 refuses it too.
         return Err(Ending::TlsFailed("direct TLS without ALPN protocol postgresql".to_string()));
     }
-    let Secured { mut stream, server_name, binding, certificate } = secured;
+    let Secured { mut stream, server_name, binding, certificate, .. } = secured;
     let mut packet = read_packet(&mut stream).await;
     if direct && matches!(packet, Ok(Packet::SslRequest)) {
         stream.write_all(b"N").await.map_err(|_| Ending::ClientGone)?;

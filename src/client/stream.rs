@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::server::TlsStream;
 
 use crate::tls::CertificateNames;
+use crate::tls::stream::TlsStream;
 
 /// How often a client that has sent something early is asked whether it is still there.
 const GONE_CHECK: Duration = Duration::from_millis(250);
@@ -73,7 +73,7 @@ impl ClientStream {
         loop {
             let ready = match self {
                 Self::Plain(tcp) => tcp.ready(Interest::READABLE).await,
-                Self::Tls(tls) => tls.get_ref().0.ready(Interest::READABLE).await,
+                Self::Tls(tls) => tls.get_ref().ready(Interest::READABLE).await,
                 Self::Unix(unix) => unix.ready(Interest::READABLE).await,
             };
             if ready.is_err() || ready.is_ok_and(tokio::io::Ready::is_read_closed) {

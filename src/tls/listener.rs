@@ -15,11 +15,11 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::channel_binding::tls_server_end_point;
 use super::client_certificate::CertificateNames;
+use super::handshake::{self, Shaken};
+use super::stream::TlsStream;
 
 /// Key exchange groups, fastest first. No post-quantum share: no PostgreSQL client sends one.
 static KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] =
@@ -81,13 +81,8 @@ pub struct Secured {
     pub binding: Option<Arc<[u8]>>,
     /// Names in the certificate that the client has proved to hold.
     pub certificate: Option<CertificateNames>,
-}
-
-impl Secured {
     /// Whether both sides have named the protocol, as a connection without `SSLRequest` must.
-    pub fn spoke_postgresql(&self) -> bool {
-        self.stream.get_ref().1.alpn_protocol() == Some(ALPN)
-    }
+    pub spoke_postgresql: bool,
 }
 
 impl ListenerTls {
@@ -124,18 +119,20 @@ impl ListenerTls {
     /// The client does not speak TLS, shares no parameters, or shows no acceptable certificate.
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<Secured> {
         let loaded = self.current.load_full();
-        let stream = match TlsAcceptor::from(loaded.config.clone()).accept(tcp).into_fallible().await {
-            Ok(stream) => stream,
+        match handshake::accept(loaded.config.clone(), tcp).await {
+            Ok(Shaken { stream, certificate, alpn, server_name }) => Ok(Secured {
+                stream,
+                server_name,
+                binding: loaded.binding.clone(),
+                certificate: certificate.map(|leaf| CertificateNames::of(&leaf)),
+                spoke_postgresql: alpn.as_deref() == Some(ALPN),
+            }),
             Err((error, mut tcp)) => {
                 // Gone or not, it is over.
                 let _ = tokio::time::timeout(LINGER, discard(&mut tcp)).await;
-                return Err(error);
+                Err(error)
             }
-        };
-        let session = stream.get_ref().1;
-        let server_name = session.server_name().map(str::to_ascii_lowercase);
-        let certificate = session.peer_certificates().and_then(<[_]>::first).map(|leaf| CertificateNames::of(leaf));
-        Ok(Secured { server_name, certificate, binding: loaded.binding.clone(), stream })
+        }
     }
 }
 
@@ -171,6 +168,8 @@ fn read(files: &ListenerFiles) -> Result<Loaded, ListenerTlsError> {
     // As PostgreSQL, without resumption: libpq never resumes, and a resumed session's certificate would not be verified again.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    // For the record layer.
+    config.enable_secret_extraction = true;
     Ok(Loaded { config: config.into(), binding, stamp })
 }
 

@@ -6,9 +6,14 @@
 mod channel_binding;
 mod client_certificate;
 mod failure;
+mod handshake;
 pub mod listener;
+pub mod record;
 mod roots;
 mod server_certificate;
+pub mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod upstream;
 
 pub use client_certificate::CertificateNames;

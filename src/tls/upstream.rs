@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use super::handshake::{self, Shaken};
+use super::stream::TlsStream;
 use super::{ServerCertificate, TlsFailure, channel_binding};
 
 /// Key exchange groups. P-256 first: PostgreSQL up to 17, and so RDS, takes no other, and a key share that
@@ -31,6 +32,10 @@ impl UpstreamTls {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"postgresql".to_vec()];
+        // PostgreSQL gives no tickets, and a resumed session's certificate would not be verified again.
+        config.resumption = Resumption::disabled();
+        // For the record layer.
+        config.enable_secret_extraction = true;
         Self(config.into())
     }
 
@@ -38,8 +43,9 @@ impl UpstreamTls {
     ///
     /// # Errors
     /// [`TlsFailure`] says which check failed.
-    pub async fn handshake(&self, name: ServerName<'static>, tcp: TcpStream) -> Result<TlsStream<TcpStream>, TlsFailure> {
-        TlsConnector::from(self.0.clone()).connect(name, tcp).await.map_err(TlsFailure::from)
+    pub async fn handshake(&self, name: ServerName<'static>, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, Certificate), TlsFailure> {
+        let Shaken { stream, certificate, .. } = handshake::connect(self.0.clone(), name, tcp).await?;
+        Ok((stream, Certificate(certificate.ok_or_else(|| TlsFailure::Certificate("there is none".to_string()))?)))
     }
 }
 
@@ -49,14 +55,17 @@ impl std::fmt::Debug for UpstreamTls {
     }
 }
 
-/// What the server's certificate says.
-pub fn server_certificate(stream: &TlsStream<TcpStream>) -> Option<ServerCertificate> {
-    let (_, session) = stream.get_ref();
-    ServerCertificate::of(session.peer_certificates()?.first()?)
-}
+/// The certificate with which a server has proved who it is.
+pub struct Certificate(CertificateDer<'static>);
 
-/// Channel binding data of an open connection, where its certificate has one.
-pub fn end_point_binding(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
-    let (_, session) = stream.get_ref();
-    channel_binding::tls_server_end_point(session.peer_certificates()?.first()?)
+impl Certificate {
+    /// What it says, where it can be read.
+    pub fn facts(&self) -> Option<ServerCertificate> {
+        ServerCertificate::of(&self.0)
+    }
+
+    /// Channel binding data of connections that it protects, where its signature has one.
+    pub fn end_point_binding(&self) -> Option<Vec<u8>> {
+        channel_binding::tls_server_end_point(&self.0)
+    }
 }

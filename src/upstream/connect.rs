@@ -160,7 +160,7 @@ impl Reached {
             Answer::Byte(byte) => return Err(ConnectError::UnexpectedAnswer { address, byte }),
         }
         match timeout(STEP_TIMEOUT, tls.handshake(server_name.clone(), tcp)).await {
-            Ok(Ok(stream)) => Ok(Connection { stream, address, server_name }),
+            Ok(Ok((stream, certificate))) => Ok(Connection { stream, address, certificate, server_name }),
             Ok(Err(failure)) => Err(ConnectError::Tls { address, failure }),
             Err(_) => Err(ConnectError::Tls { address, failure: TlsFailure::Io("timed out".to_string()) }),
         }

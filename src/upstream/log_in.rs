@@ -6,12 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use super::{Connection, password, scram};
 use crate::error::{Kind, Refusal};
 use crate::secret::Secret;
-use crate::tls::upstream::end_point_binding;
+use crate::tls::stream::TlsStream;
 use crate::wire::backend::{Authentication, BackendKey, ErrorResponse, Message, Raw, parse, read_message};
 use crate::wire::frontend::{sasl_initial_response, sasl_response, startup_message};
 use crate::wire::{ReadError, Violation};
@@ -114,16 +113,17 @@ pub async fn log_in(
 ) -> Result<LoggedIn, LogInError> {
     let login = async {
         send(&mut connection.stream, &startup_message(parameters)).await?;
-        authenticate(&mut connection.stream, user, password).await?;
+        authenticate(&mut connection, user, password).await?;
         read_settings(connection).await
     };
     tokio::time::timeout(TIMEOUT, login).await.unwrap_or(Err(LogInError::TimedOut))
 }
 
-async fn authenticate(stream: &mut TlsStream<TcpStream>, user: &str, password: &Secret) -> Result<(), LogInError> {
+async fn authenticate(connection: &mut Connection, user: &str, password: &Secret) -> Result<(), LogInError> {
     if password.expose().len() > password::MAX_PASSWORD {
         return Err(LogInError::Unsupported(format!("a password, and ours has more than {} bytes", password::MAX_PASSWORD)));
     }
+    let Connection { stream, certificate, .. } = connection;
     // Whether the server has seen the password: only then does its refusal mean that the password is wrong.
     let mut answered = false;
     loop {
@@ -155,7 +155,7 @@ async fn authenticate(stream: &mut TlsStream<TcpStream>, user: &str, password: &
                 return Err(unexpected("an authentication request", "a SASL message outside an exchange"));
             }
             Authentication::Sasl { mechanisms } => {
-                exchange_scram(stream, &mechanisms, password).await?;
+                exchange_scram(stream, &mechanisms, certificate.end_point_binding(), password).await?;
                 answered = true;
                 continue;
             }
@@ -165,8 +165,13 @@ async fn authenticate(stream: &mut TlsStream<TcpStream>, user: &str, password: &
     }
 }
 
-async fn exchange_scram(stream: &mut TlsStream<TcpStream>, mechanisms: &[String], password: &Secret) -> Result<(), LogInError> {
-    let mut exchange = scram::Exchange::begin(mechanisms, password, end_point_binding(stream))
+async fn exchange_scram(
+    stream: &mut TlsStream<TcpStream>,
+    mechanisms: &[String],
+    binding: Option<Vec<u8>>,
+    password: &Secret,
+) -> Result<(), LogInError> {
+    let mut exchange = scram::Exchange::begin(mechanisms, password, binding)
         .ok_or_else(|| LogInError::Unsupported(format!("SASL with {} only (authentication code 10)", mechanisms.join(", "))))?;
     send(stream, sasl_initial_response(exchange.mechanism, exchange.message()).expose()).await?;
     match next_sasl(stream).await? {

@@ -15,7 +15,9 @@ use std::net::SocketAddr;
 
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+
+use crate::tls::stream::TlsStream;
+use crate::tls::upstream::Certificate;
 
 /// A verified, encrypted connection to a server.
 pub struct Connection {
@@ -23,6 +25,8 @@ pub struct Connection {
     pub stream: TlsStream<TcpStream>,
     /// Resolved address of the server.
     pub address: SocketAddr,
+    /// Its certificate.
+    pub certificate: Certificate,
     /// Name that its certificate has been verified for.
     pub server_name: ServerName<'static>,
 }

@@ -1,0 +1,230 @@
+//! Shakes hands over rustls' unbuffered interface, which leaves all bytes with us, and hands over to the record layer.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConnectionData, UnbufferedServerConnection};
+use rustls::sign::CertifiedKey;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{ClientConfig, CommonState, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::record::Records;
+use super::stream::TlsStream;
+
+/// Bytes asked for at a time. A whole flight of a PostgreSQL server has 2 to 5 KiB.
+const READ: u64 = 8 * 1024;
+/// Most bytes that may wait to be understood: rustls takes handshake messages of up to 64 KiB.
+const MAX_WAITING: usize = 96 * 1024;
+
+/// A connection whose handshake is done, and what was agreed in it.
+pub(super) struct Shaken<T> {
+    pub stream: TlsStream<T>,
+    /// The peer's own certificate.
+    pub certificate: Option<CertificateDer<'static>>,
+    pub alpn: Option<Vec<u8>>,
+    /// Host name that the peer asked for (SNI).
+    pub server_name: Option<String>,
+}
+
+/// As a client.
+///
+/// # Errors
+/// I/O errors, and `InvalidData` with a [`rustls::Error`] inside. The server has been told.
+pub(super) async fn connect<T>(config: Arc<ClientConfig>, name: ServerName<'static>, mut io: T) -> io::Result<Shaken<T>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
+    let mut driver = Driver::default();
+    driver.drive(&mut connection, process_client, &mut io).await?;
+    let (certificate, alpn) = agreed(&connection);
+    let records = Records::of_client(connection).map_err(invalid)?;
+    Ok(Shaken { stream: driver.into_stream(io, records), certificate, alpn, server_name: None })
+}
+
+/// As a server.
+///
+/// # Errors
+/// As [`connect`], and the connection, for what is still to be done with it.
+pub(super) async fn accept<T>(config: Arc<ServerConfig>, mut io: T) -> Result<Shaken<T>, (io::Error, T)>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let server_name = Arc::new(OnceLock::new());
+    let mut own = ServerConfig::clone(&config);
+    own.cert_resolver = Arc::new(Overhear { server_name: server_name.clone(), resolver: config.cert_resolver.clone() });
+    let mut connection = match UnbufferedServerConnection::new(own.into()) {
+        Ok(connection) => connection,
+        Err(error) => return Err((invalid(error), io)),
+    };
+    let mut driver = Driver::default();
+    if let Err(error) = driver.drive(&mut connection, process_server, &mut io).await {
+        return Err((error, io));
+    }
+    let (certificate, alpn) = agreed(&connection);
+    let server_name = server_name.get().cloned();
+    match Records::of_server(connection) {
+        Ok(records) => Ok(Shaken { stream: driver.into_stream(io, records), certificate, alpn, server_name }),
+        Err(error) => Err((invalid(error), io)),
+    }
+}
+
+/// Notes the host name that a client asks for: rustls' unbuffered connection does not tell it.
+#[derive(Debug)]
+struct Overhear {
+    server_name: Arc<OnceLock<String>>,
+    resolver: Arc<dyn ResolvesServerCert>,
+}
+
+impl ResolvesServerCert for Overhear {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if let Some(name) = hello.server_name() {
+            // A second ClientHello, after a HelloRetryRequest, has the same one.
+            let _ = self.server_name.set(name.to_ascii_lowercase());
+        }
+        self.resolver.resolve(hello)
+    }
+}
+
+fn agreed(state: &CommonState) -> (Option<CertificateDer<'static>>, Option<Vec<u8>>) {
+    let certificate = state.peer_certificates().and_then(<[_]>::first).cloned();
+    (certificate, state.alpn_protocol().map(<[u8]>::to_vec))
+}
+
+type Process<C, Data> = for<'c, 'i> fn(&'c mut C, &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Data>;
+
+fn process_client<'c, 'i>(
+    connection: &'c mut UnbufferedClientConnection,
+    input: &'i mut [u8],
+) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
+    connection.process_tls_records(input)
+}
+
+fn process_server<'c, 'i>(
+    connection: &'c mut UnbufferedServerConnection,
+    input: &'i mut [u8],
+) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
+    connection.process_tls_records(input)
+}
+
+/// What a handshake is waiting for.
+enum Next {
+    Send,
+    Receive,
+    Nothing,
+}
+
+#[derive(Default)]
+struct Driver {
+    /// Received and not consumed.
+    input: Vec<u8>,
+    /// To be sent.
+    output: Vec<u8>,
+    /// What the peer has sent behind its handshake, opened already.
+    plaintext: Vec<u8>,
+}
+
+impl Driver {
+    async fn drive<C, Data, T>(&mut self, connection: &mut C, process: Process<C, Data>, io: &mut T) -> io::Result<()>
+    where
+        C: std::ops::Deref<Target: std::ops::Deref<Target = CommonState>>,
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            match self.step(connection, process) {
+                Ok(Next::Send) => {
+                    io.write_all(&self.output).await?;
+                    io.flush().await?;
+                    self.output.clear();
+                }
+                Ok(Next::Nothing) if !connection.is_handshaking() => return Ok(()),
+                Ok(Next::Receive | Next::Nothing) => self.receive(io).await?,
+                Err(error) => {
+                    // What was still to be sent, the alert that says why at its end. Asked once more than that, rustls would
+                    // take the same bytes for new ones.
+                    let mut end = self.output.len();
+                    while !is_alert(&self.output[end..])
+                        && let Ok(ConnectionState::EncodeTlsData(data)) = process(connection, &mut self.input).state
+                    {
+                        end = self.output.len();
+                        encode(data, &mut self.output).map_err(invalid)?;
+                    }
+                    // Nobody is left to hear of an error with it.
+                    let _ = io.write_all(&self.output).await;
+                    return Err(invalid(error));
+                }
+            }
+        }
+    }
+
+    /// One step, without I/O.
+    fn step<C, Data>(&mut self, connection: &mut C, process: Process<C, Data>) -> Result<Next, rustls::Error> {
+        loop {
+            let UnbufferedStatus { mut discard, state } = process(connection, &mut self.input);
+            let next = match state {
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, &mut self.output)?;
+                    None
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    Some(Next::Send)
+                }
+                Ok(ConnectionState::BlockedHandshake) => Some(Next::Receive),
+                Ok(ConnectionState::WriteTraffic(_)) => Some(Next::Nothing),
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        self.plaintext.extend_from_slice(record.payload);
+                    }
+                    None
+                }
+                Ok(_) => return Err(rustls::Error::General("the peer closed in the handshake".to_string())),
+                Err(error) => {
+                    self.input.drain(..discard);
+                    return Err(error);
+                }
+            };
+            self.input.drain(..discard);
+            if let Some(next) = next {
+                return Ok(next);
+            }
+        }
+    }
+
+    async fn receive<T: AsyncRead + Unpin>(&mut self, io: &mut T) -> io::Result<()> {
+        if self.input.len() > MAX_WAITING {
+            return Err(invalid(rustls::Error::General("the peer's handshake is too long".to_string())));
+        }
+        match io.take(READ).read_buf(&mut self.input).await? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof")),
+            _ => Ok(()),
+        }
+    }
+
+    fn into_stream<T>(self, io: T, records: Records) -> TlsStream<T> {
+        TlsStream::new(io, records, self.input, self.plaintext)
+    }
+}
+
+/// Whether a record is an alert, in clear or sealed by TLS 1.3, whose two bytes no other message is as short as.
+fn is_alert(record: &[u8]) -> bool {
+    matches!(record, [21, ..]) || matches!(record, [23, _, _, 0, 19, ..])
+}
+
+fn encode<Data>(mut data: EncodeTlsData<'_, Data>, output: &mut Vec<u8>) -> Result<(), rustls::Error> {
+    let end = output.len();
+    if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
+        output.resize(end + size.required_size, 0);
+        data.encode(&mut output[end..]).map_err(|error| rustls::Error::General(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

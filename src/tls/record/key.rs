@@ -1,0 +1,182 @@
+//! One direction's key: opens or seals single records (RFC 8446 §5, RFC 5246 §6.2, RFC 5288, RFC 7905).
+
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
+
+use super::{APPLICATION_DATA, Fault, HEADER, Layout, MAX_PAYLOAD};
+
+/// Authentication tag of each of the three AEADs.
+const TAG: usize = 16;
+/// The part of a nonce that TLS 1.2 with GCM sends along.
+const EXPLICIT_NONCE: usize = 8;
+/// Inner content type of TLS 1.3.
+const INNER_TYPE: usize = 1;
+/// How many records an AES-GCM key seals before it is replaced: RFC 8446 §5.5 gives 2^24.5.
+const GCM_RECORDS: u64 = 1 << 24;
+
+/// How records look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Tls13,
+    Tls12Gcm,
+    Tls12Chacha,
+}
+
+/// A key with the number of its next record.
+pub(super) struct Key {
+    aead: LessSafeKey,
+    iv: [u8; 12],
+    sequence: u64,
+    /// The last record but a few that it may seal.
+    limit: u64,
+    form: Form,
+}
+
+impl Key {
+    pub(super) fn new(version: ProtocolVersion, (sequence, secrets): &(u64, ConnectionTrafficSecrets)) -> Result<Self, Fault> {
+        let (algorithm, key, iv, limit): (&'static Algorithm, _, _, _) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, GCM_RECORDS),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, GCM_RECORDS),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv, u64::MAX),
+            _ => return Err(Fault::Unsupported),
+        };
+        let form = match version {
+            ProtocolVersion::TLSv1_3 => Form::Tls13,
+            ProtocolVersion::TLSv1_2 if *algorithm == CHACHA20_POLY1305 => Form::Tls12Chacha,
+            ProtocolVersion::TLSv1_2 => Form::Tls12Gcm,
+            _ => return Err(Fault::Unsupported),
+        };
+        let aead = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| Fault::Unsupported)?;
+        let iv = iv.as_ref().try_into().map_err(|_| Fault::Unsupported)?;
+        Ok(Self { aead: LessSafeKey::new(aead), iv, sequence: *sequence, limit, form })
+    }
+
+    /// Whether the key must be replaced before it seals many more.
+    pub(super) fn is_worn(&self) -> bool {
+        self.sequence >= self.limit
+    }
+
+    #[cfg(test)]
+    pub(super) fn wear_out_after(&mut self, records: u64) {
+        self.limit = self.sequence + records;
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        match self.form {
+            Form::Tls13 => Layout { before: HEADER, after: INNER_TYPE + TAG },
+            Form::Tls12Gcm => Layout { before: HEADER + EXPLICIT_NONCE, after: TAG },
+            Form::Tls12Chacha => Layout { before: HEADER, after: TAG },
+        }
+    }
+
+    /// Seals the payload that stands behind the space for what comes before it, in place; the length of the whole record.
+    pub(super) fn seal(&mut self, content: u8, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
+        let Layout { before, after } = self.layout();
+        let length = before + payload + after;
+        let nonce = self.nonce();
+        let [high, low] = two_bytes(length - HEADER);
+        let header = |content| [content, 3, 3, high, low];
+        let (sealed, aad): (_, Associated) = match self.form {
+            Form::Tls13 => {
+                slot[before + payload] = content;
+                slot[..HEADER].copy_from_slice(&header(APPLICATION_DATA));
+                (payload + INNER_TYPE, Associated::tls13(&slot[..HEADER]))
+            }
+            Form::Tls12Gcm => {
+                slot[..HEADER].copy_from_slice(&header(content));
+                slot[HEADER..before].copy_from_slice(&nonce[4..]);
+                (payload, Associated::tls12(self.sequence, content, payload))
+            }
+            Form::Tls12Chacha => {
+                slot[..HEADER].copy_from_slice(&header(content));
+                (payload, Associated::tls12(self.sequence, content, payload))
+            }
+        };
+        let (body, rest) = slot[before..length].split_at_mut(sealed);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self.aead.seal_in_place_separate_tag(nonce, Aad::from(aad), body).map_err(|_| Fault::Exhausted)?;
+        rest.copy_from_slice(tag.as_ref());
+        self.sequence = self.sequence.checked_add(1).ok_or(Fault::Exhausted)?;
+        Ok(length)
+    }
+
+    /// How long the payload of a whole record is at most. Fails on a length that no payload has.
+    pub(super) fn payload_of(&self, record: &[u8]) -> Result<usize, Fault> {
+        let Layout { before, after } = self.layout();
+        let payload = record.len().checked_sub(before + after).ok_or(Fault::BadRecordMac)?;
+        if payload > MAX_PAYLOAD { Err(Fault::RecordOverflow) } else { Ok(payload) }
+    }
+
+    /// Opens a whole record into `out`, which has space for [`Key::payload_of`] it and one byte more: content type, and
+    /// length of the payload.
+    pub(super) fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<(u8, usize), Fault> {
+        let Layout { before, after } = self.layout();
+        let space = self.payload_of(record)? + after - TAG;
+        let outer = record[0];
+        let mut nonce = self.nonce();
+        let aad = match self.form {
+            Form::Tls13 if outer != APPLICATION_DATA => return Err(Fault::Unexpected("a record that is not encrypted")),
+            Form::Tls13 => Associated::tls13(&record[..HEADER]),
+            Form::Tls12Gcm => {
+                nonce = self.iv;
+                nonce[4..].copy_from_slice(&record[HEADER..before]);
+                Associated::tls12(self.sequence, outer, space)
+            }
+            Form::Tls12Chacha => Associated::tls12(self.sequence, outer, space),
+        };
+        let (body, tag) = record[before..].split_at(space);
+        let out = &mut out[..space];
+        self.aead
+            .open_separate_gather(Nonce::assume_unique_for_key(nonce), Aad::from(aad), body, tag, out)
+            .map_err(|_| Fault::BadRecordMac)?;
+        self.sequence = self.sequence.checked_add(1).ok_or(Fault::Exhausted)?;
+        if self.form != Form::Tls13 {
+            return Ok((outer, space));
+        }
+        // Behind the content type there may be padding.
+        match out.iter().rposition(|byte| *byte != 0) {
+            Some(payload) => Ok((out[payload], payload)),
+            None => Err(Fault::Unexpected("a record without a content type")),
+        }
+    }
+
+    fn nonce(&self) -> [u8; 12] {
+        let mut nonce = self.iv;
+        for (byte, number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= number;
+        }
+        nonce
+    }
+}
+
+/// What is authenticated besides the payload.
+struct Associated {
+    bytes: [u8; 13],
+    length: usize,
+}
+
+impl Associated {
+    fn tls13(header: &[u8]) -> Self {
+        let mut bytes = [0; 13];
+        bytes[..HEADER].copy_from_slice(header);
+        Self { bytes, length: HEADER }
+    }
+
+    fn tls12(sequence: u64, content: u8, payload: usize) -> Self {
+        let mut bytes = [0; 13];
+        bytes[..8].copy_from_slice(&sequence.to_be_bytes());
+        bytes[8..11].copy_from_slice(&[content, 3, 3]);
+        bytes[11..].copy_from_slice(&two_bytes(payload));
+        Self { bytes, length: 13 }
+    }
+}
+
+impl AsRef<[u8]> for Associated {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+fn two_bytes(length: usize) -> [u8; 2] {
+    u16::try_from(length).expect("no record is longer").to_be_bytes()
+}

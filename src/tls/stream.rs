@@ -1,0 +1,300 @@
+//! An open TLS connection: a stream for the login's few messages, and the pieces of which the byte engine makes more.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::record::{Fault, Layout, MAX_CONTROL, MAX_PAYLOAD, MAX_RECORD, Opened, Records};
+
+/// Read at a time while a login is under way.
+const READ: usize = 8 * 1024;
+
+/// An open TLS connection. Idle, it holds no buffer.
+pub struct TlsStream<T> {
+    io: T,
+    pub(super) records: Records,
+    /// Received, not opened: less than a record, but for what a login left.
+    received: Vec<u8>,
+    /// Opened, not taken by a reader.
+    plaintext: Vec<u8>,
+    taken: usize,
+    /// Sealed, not sent.
+    sealed: Vec<u8>,
+    sent: usize,
+    peer_closed: bool,
+    closing: bool,
+}
+
+impl<T> TlsStream<T> {
+    pub(super) fn new(io: T, records: Records, received: Vec<u8>, plaintext: Vec<u8>) -> Self {
+        let received = if received.is_empty() { Vec::new() } else { received };
+        Self { io, records, received, plaintext, taken: 0, sealed: Vec::new(), sent: 0, peer_closed: false, closing: false }
+    }
+
+    /// What is under it.
+    pub fn get_ref(&self) -> &T {
+        &self.io
+    }
+
+    /// What is under it, for reading bytes that nobody will open any more.
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.io
+    }
+
+    /// What [`TlsStream::seal`] needs beside the payload.
+    pub fn layout(&self) -> Layout {
+        self.records.layout()
+    }
+
+    /// As [`Records::seal`]. What is sealed must be sent in the order of sealing: [`TlsStream::send`].
+    ///
+    /// # Errors
+    /// As [`Records::seal`].
+    pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
+        self.records.seal(slot, payload)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
+    /// Receives once, if nothing is waiting, and hands every payload to `sink`, which says no when it has no space for
+    /// one more: then it is kept. `scratch` is only borrowed; it has space for [`MAX_RECORD`] at least.
+    ///
+    /// Ready with false: the peer has sent all it will.
+    ///
+    /// # Errors
+    /// I/O errors; a [`Fault`], of which the peer has been told.
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], sink: &mut impl Sink) -> Poll<io::Result<bool>> {
+        if self.taken < self.plaintext.len() {
+            while let rest @ [_, ..] = &self.plaintext[self.taken..] {
+                let length = rest.len().min(MAX_PAYLOAD);
+                let Some(space) = sink.space(length) else { return Poll::Ready(Ok(true)) };
+                space[..length].copy_from_slice(&rest[..length]);
+                self.taken += length;
+                sink.filled(length)?;
+            }
+            self.plaintext = Vec::new();
+            self.taken = 0;
+            return Poll::Ready(Ok(true));
+        }
+        if self.peer_closed {
+            return Poll::Ready(Ok(false));
+        }
+        match self.records.complete(&self.received) {
+            Ok(None) => ready!(self.poll_fill(cx, scratch, sink))?,
+            Ok(Some(_)) => {
+                let received = std::mem::take(&mut self.received);
+                self.open_and_keep(cx, &received, sink)?;
+            }
+            Err(fault) => return Poll::Ready(Err(self.fail(cx, fault))),
+        }
+        if self.records.owes() {
+            // What cannot be sent now is sent with the next flush; an error shows itself there too.
+            let _ = self.poll_send_sealed(cx);
+        }
+        Poll::Ready(Ok(!self.peer_closed))
+    }
+
+    /// Receives behind the beginning of a record, and opens what is complete by then.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], sink: &mut impl Sink) -> Poll<io::Result<()>> {
+        let kept = self.received.len();
+        let mut buffer = ReadBuf::new(&mut scratch[kept..]);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+        let read = buffer.filled().len();
+        if read == 0 {
+            self.peer_closed = true;
+            return Poll::Ready(Err(eof()));
+        }
+        scratch[..kept].copy_from_slice(&self.received);
+        Poll::Ready(self.open_and_keep(cx, &scratch[..kept + read], sink))
+    }
+
+    /// Opens complete records, and keeps the rest.
+    fn open_and_keep(&mut self, cx: &mut Context<'_>, input: &[u8], sink: &mut impl Sink) -> io::Result<()> {
+        let opened = match self.open_all(input, sink) {
+            Ok(opened) => opened?,
+            Err(fault) => return Err(self.fail(cx, fault)),
+        };
+        let rest = &input[opened..];
+        if rest.is_empty() {
+            self.received = Vec::new();
+        } else {
+            self.received.clear();
+            self.received.extend_from_slice(rest);
+        }
+        Ok(())
+    }
+
+    /// Opens complete records until they or the sink's space end. How many bytes they had.
+    fn open_all(&mut self, input: &[u8], sink: &mut impl Sink) -> Result<io::Result<usize>, Fault> {
+        let mut opened = 0;
+        while let Some(length) = self.records.complete(&input[opened..])? {
+            let record = &input[opened..opened + length];
+            let Some(space) = sink.space(self.records.payload_of(record)?) else { break };
+            opened += length;
+            match self.records.open(record, space)? {
+                Opened::Data(length) => {
+                    if let Err(error) = sink.filled(length) {
+                        return Ok(Err(error));
+                    }
+                }
+                Opened::Nothing => {}
+                Opened::CloseNotify => {
+                    self.peer_closed = true;
+                    // Nothing behind it counts: RFC 8446 §6.1.
+                    return Ok(Ok(input.len()));
+                }
+            }
+        }
+        Ok(Ok(opened))
+    }
+
+    /// Sends what has been sealed, and keeps what is not taken now.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn send(&mut self, cx: &mut Context<'_>, mut sealed: &[u8]) -> io::Result<()> {
+        if self.sealed.is_empty() {
+            while !sealed.is_empty() {
+                match Pin::new(&mut self.io).poll_write(cx, sealed)? {
+                    Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(written) => sealed = &sealed[written..],
+                    Poll::Pending => break,
+                }
+            }
+        }
+        self.sealed.extend_from_slice(sealed);
+        Ok(())
+    }
+
+    /// Sends what was kept.
+    ///
+    /// # Errors
+    /// I/O errors; the peer asks for more answers than it may.
+    pub fn poll_send_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while self.sent < self.sealed.len() {
+                match ready!(Pin::new(&mut self.io).poll_write(cx, &self.sealed[self.sent..]))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    written => self.sent += written,
+                }
+            }
+            if self.sent > 0 {
+                self.sealed = Vec::new();
+                self.sent = 0;
+            }
+            if !self.records.owes() || self.closing {
+                return Poll::Ready(Ok(()));
+            }
+            self.records.answer(&mut self.sealed)?;
+        }
+    }
+
+    /// Tells the peer, as far as the connection takes it now.
+    fn fail(&mut self, cx: &mut Context<'_>, fault: Fault) -> io::Error {
+        self.peer_closed = true;
+        if !self.closing && self.records.seal_alert(fault, &mut self.sealed).is_ok() {
+            self.closing = true;
+            let _ = self.poll_send_sealed(cx);
+        }
+        fault.into()
+    }
+}
+
+/// Takes what is opened.
+pub trait Sink {
+    /// Space for `length` bytes, and for one more that opening needs; `None`: not now.
+    fn space(&mut self, length: usize) -> Option<&mut [u8]>;
+    /// So many of them are there.
+    ///
+    /// # Errors
+    /// They cannot be passed on.
+    fn filled(&mut self, length: usize) -> io::Result<()>;
+}
+
+/// One payload at a time, for a reader.
+#[derive(Default)]
+struct OnePayload {
+    payload: Vec<u8>,
+    length: usize,
+}
+
+impl Sink for OnePayload {
+    fn space(&mut self, length: usize) -> Option<&mut [u8]> {
+        if self.length > 0 {
+            return None;
+        }
+        self.payload.resize(length + 1, 0);
+        Some(&mut self.payload)
+    }
+
+    fn filled(&mut self, length: usize) -> io::Result<()> {
+        self.length = length;
+        Ok(())
+    }
+}
+
+/// PostgreSQL and many drivers close TCP without `close_notify`.
+fn eof() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "peer closed connection without sending TLS close_notify")
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if let rest @ [_, ..] = &this.plaintext[this.taken..] {
+                let length = rest.len().min(buffer.remaining());
+                buffer.put_slice(&rest[..length]);
+                this.taken += length;
+                if this.taken == this.plaintext.len() {
+                    this.plaintext = Vec::new();
+                    this.taken = 0;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let mut scratch = vec![0; READ + MAX_RECORD];
+            let mut sink = OnePayload::default();
+            let result = ready!(this.poll_receive(cx, &mut scratch, &mut sink));
+            if sink.length > 0 {
+                // Good, whatever came behind it.
+                sink.payload.truncate(sink.length);
+                this.plaintext = sink.payload;
+            } else if !result? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_send_sealed(cx))?;
+        let Layout { before, after } = this.layout();
+        let payload = bytes.len().min(MAX_PAYLOAD);
+        let mut slot = vec![0; before + payload + after + MAX_CONTROL];
+        slot[before..before + payload].copy_from_slice(&bytes[..payload]);
+        let length = this.seal(&mut slot, payload)?;
+        this.send(cx, &slot[..length])?;
+        Poll::Ready(Ok(payload))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_send_sealed(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_send_sealed(cx))?;
+        if !this.closing {
+            this.closing = true;
+            this.records.seal_close_notify(&mut this.sealed)?;
+            ready!(this.poll_send_sealed(cx))?;
+        }
+        Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+}

@@ -1,5 +1,7 @@
 //! What goes wrong, for which operation, and how often?
 
+use std::time::Duration;
+
 /// In AWS's own shape, so that SDKs classify it as they do AWS's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -13,6 +15,8 @@ pub enum Fault {
     InternalError,
     /// Takes the request and never answers.
     Hang,
+    /// Answers well, and this late.
+    Slow(Duration),
     /// 200 with a document that breaks off.
     Malformed,
 }

@@ -35,13 +35,17 @@ pub async fn serve(endpoint: &Endpoint, parts: &Parts) -> Response {
     let query = form(parts.uri.query().unwrap_or_default().as_bytes());
     let logged: BTreeMap<String, String> = query.clone().into_iter().chain([("path".to_owned(), path.to_owned())]).collect();
     endpoint.log(action, logged, None);
-    match endpoint.fault(action) {
+    let fault = endpoint.fault(action);
+    if let Some(Fault::Slow(late)) = fault {
+        tokio::time::sleep(late).await;
+    }
+    match fault {
         Some(Fault::Hang) => pending().await,
         Some(Fault::Throttle) => status(429),
         Some(Fault::Deny | Fault::DenyAction(_)) => status(403),
         Some(Fault::InternalError) => status(500),
         Some(Fault::Malformed) => respond(200, "application/json", "{\"Code\":".to_owned()),
-        None => match action {
+        None | Some(Fault::Slow(_)) => match action {
             "container" => container(endpoint, parts),
             "GetRoleCredentials" => single_sign_on(endpoint, parts, &query),
             _ => instance(endpoint, parts),

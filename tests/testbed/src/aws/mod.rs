@@ -249,7 +249,11 @@ async fn api(endpoint: &Endpoint, parts: &Parts, body: &Bytes, action: &str, par
     };
     let settings = locked(&endpoint.settings).clone();
     let call = Call { endpoint, settings, action, params: &params, signer };
-    match endpoint.fault(action) {
+    let fault = endpoint.fault(action);
+    if let Some(Fault::Slow(late)) = fault {
+        tokio::time::sleep(late).await;
+    }
+    match fault.filter(|fault| !matches!(fault, Fault::Slow(_))) {
         Some(Fault::Hang) => pending().await,
         Some(Fault::Malformed) => answer::malformed(service),
         Some(fault) => answer::error(service, &call.failed(fault)),
@@ -306,6 +310,11 @@ impl Call<'_> {
         }
     }
 
+    /// A time of this machine's, as AWS tells it.
+    fn told(&self, time: SystemTime) -> SystemTime {
+        shifted(time, self.settings.clock_ahead)
+    }
+
     fn param(&self, name: &str) -> Option<&str> {
         self.params.get(name).map(String::as_str)
     }
@@ -324,7 +333,7 @@ impl Call<'_> {
             Fault::Throttle => ApiError::new(400, "Throttling", "Rate exceeded".to_owned()),
             Fault::Deny => self.denied(),
             Fault::DenyAction(action) => self.denied_action(action),
-            Fault::InternalError | Fault::Hang | Fault::Malformed => {
+            Fault::InternalError | Fault::Hang | Fault::Malformed | Fault::Slow(_) => {
                 ApiError::new(500, "InternalFailure", "An internal error has occurred".to_owned())
             }
         }

@@ -35,7 +35,7 @@ pub async fn cluster_credentials(call: &Call<'_>) -> Result<String, ApiError> {
         .issue(&Wanted { db_user: db_user.clone(), groups, life, encryption, user_exists })
         .await
         .map_err(|error| internal(&error))?;
-    Ok(credentials(&db_user, &issued))
+    Ok(credentials(call, &db_user, &issued))
 }
 
 pub async fn cluster_credentials_with_iam(call: &Call<'_>) -> Result<String, ApiError> {
@@ -46,7 +46,8 @@ pub async fn cluster_credentials_with_iam(call: &Call<'_>) -> Result<String, Api
 
     let wanted = Wanted { db_user, groups: Vec::new(), life, encryption: call.settings.encryption, user_exists: true };
     let issued = call.endpoint.redshift.issue(&wanted).await.map_err(|error| internal(&error))?;
-    Ok(credentials(&wanted.db_user, &issued) + &element("NextRefreshTime", &timestamp(issued.expires - life / 2)))
+    let refresh = timestamp(call.told(issued.expires - life / 2));
+    Ok(credentials(call, &wanted.db_user, &issued) + &element("NextRefreshTime", &refresh))
 }
 
 pub fn describe_clusters(call: &Call<'_>) -> Result<String, ApiError> {
@@ -90,8 +91,8 @@ pub fn resource(call: &Call<'_>) -> String {
     format!("arn:aws:redshift:{REGION}:{ACCOUNT_ID}:{resource}")
 }
 
-fn credentials(db_user: &str, issued: &Issued) -> String {
-    element("DbUser", db_user) + &element("DbPassword", &issued.password) + &element("Expiration", &timestamp(issued.expires))
+fn credentials(call: &Call<'_>, db_user: &str, issued: &Issued) -> String {
+    element("DbUser", db_user) + &element("DbPassword", &issued.password) + &element("Expiration", &timestamp(call.told(issued.expires)))
 }
 
 fn check_cluster(call: &Call<'_>) -> Result<(), ApiError> {

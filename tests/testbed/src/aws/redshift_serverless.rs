@@ -28,8 +28,8 @@ pub async fn credentials(call: &Call<'_>) -> Result<String, ApiError> {
     Ok(json!({
         "dbUser": wanted.db_user,
         "dbPassword": issued.password,
-        "expiration": epoch_seconds(issued.expires),
-        "nextRefreshTime": epoch_seconds(issued.expires - life / 2),
+        "expiration": epoch_seconds(call.told(issued.expires)),
+        "nextRefreshTime": epoch_seconds(call.told(issued.expires - life / 2)),
     })
     .to_string())
 }

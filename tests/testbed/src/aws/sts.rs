@@ -64,14 +64,14 @@ fn session(call: &Call<'_>, role: &str) -> Result<String, ApiError> {
     let key = call.endpoint.accounts.add_role_session(role, name, life);
     let arn = format!("arn:aws:sts::{ACCOUNT_ID}:assumed-role/{role}/{name}");
     let user = element("AssumedRoleId", &format!("AROA:{name}")) + &element("Arn", &arn);
-    Ok(format!("<Credentials>{}</Credentials><AssumedRoleUser>{user}</AssumedRoleUser>", credentials(&key)))
+    Ok(format!("<Credentials>{}</Credentials><AssumedRoleUser>{user}</AssumedRoleUser>", credentials(call, &key)))
 }
 
-fn credentials(key: &AccessKey) -> String {
+fn credentials(call: &Call<'_>, key: &AccessKey) -> String {
     element("AccessKeyId", &key.id)
         + &element("SecretAccessKey", &key.secret)
         + &element("SessionToken", key.session_token.as_deref().unwrap_or_default())
-        + &element("Expiration", &key.expires.map(timestamp).unwrap_or_default())
+        + &element("Expiration", &key.expires.map(|expires| timestamp(call.told(expires))).unwrap_or_default())
 }
 
 fn role_name(arn: &str) -> Option<&str> {

@@ -66,9 +66,10 @@ advisories: $(CARGO_DENY) ## Known vulnerabilities in dependencies (network)
 	$(CARGO_DENY) check advisories
 
 .PHONY: setup
-setup: ## What PostgreSQL and the build need, where it is missing
+setup: ## What PostgreSQL, the build and the tests need, where it is missing
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
-	@$(packages) cc:gcc /usr/include/*/gnu/libc-version.h:libc6-dev '/usr/lib/postgresql/*/bin/postgres:postgresql' psql:postgresql-client openssl:openssl
+	@$(packages) cc:gcc /usr/include/*/gnu/libc-version.h:libc6-dev '/usr/lib/postgresql/*/bin/postgres:postgresql' psql:postgresql-client openssl:openssl \
+	    '/usr/lib/*/faketime/libfaketimeMT.so.1:libfaketime'
 
 .PHONY: venv
 venv: target/venv/.done ## Python packages that the tests use, in target/venv

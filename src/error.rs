@@ -141,6 +141,8 @@ pub struct Refusal {
 pub enum Missing {
     /// No source has AWS credentials.
     Credentials,
+    /// There are some, and AWS does not accept them, or not any more.
+    ValidCredentials,
     /// The identity may not do this: `redshift:JoinGroup`.
     Action(String),
 }

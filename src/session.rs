@@ -219,9 +219,14 @@ impl Login<'_> {
                 tracing::debug!(session = self.facts.id, "the server refuses a cached credential; trying a fresh one");
                 broker.forget_credential(&request, &lease.credential);
                 let fresh = broker.credential(&request).await?;
-                self.attempt(&request, &fresh, startup).await.map_err(refused_twice)
+                let result = self.attempt(&request, &fresh, startup).await;
+                note_refused(broker, &request, &result);
+                result.map_err(refused_twice)
             }
-            result => result.map_err(Ending::from),
+            result => {
+                note_refused(broker, &request, &result);
+                result.map_err(Ending::from)
+            }
         }
     }
 
@@ -279,6 +284,12 @@ impl From<Failed> for Ending {
             Failed::Connect(refusal) => refusal.into(),
             Failed::LogIn(error) => error.into(),
         }
+    }
+}
+
+fn note_refused<T>(broker: &Broker, request: &Request, result: &Result<T, Failed>) {
+    if let Err(Failed::LogIn(LogInError::PasswordRefused(_))) = result {
+        broker.refused_fresh(request);
     }
 }
 

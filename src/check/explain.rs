@@ -4,16 +4,13 @@ use std::io;
 
 use super::{Failure, engine};
 use crate::config::{AwsIdentity, Endpoint, region_of_host};
-use crate::credentials::{Caller, Search, search};
+use crate::credentials::{Caller, Search, clock_in_words, search};
 use crate::error::{Kind, Missing, Refusal};
 use crate::route::Route;
 use crate::tls::TlsFailure;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::log_in::LogInError;
 use crate::upstream::query::QueryError;
-
-/// `Date` has whole seconds, and answers take their time.
-const CLOCK_TOLERANCE: i64 = 10;
 
 /// What is known of a login so far.
 #[derive(Clone, Copy)]
@@ -45,8 +42,7 @@ impl Attempt<'_> {
 
 /// How far our clock is off, where that is worth a word.
 pub fn clock(caller: &Caller) -> Option<String> {
-    let ahead = caller.clock_ahead.filter(|ahead| ahead.abs() >= CLOCK_TOLERANCE)?;
-    Some(format!("this machine's clock is {} s {} AWS's", ahead.abs(), if ahead > 0 { "ahead of" } else { "behind" }))
+    clock_in_words(caller.clock_ahead?)
 }
 
 pub const SET_THE_CLOCK: &str = "set the clock, and have chrony or systemd-timesyncd keep it";

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use super::deadline::Deadline;
 use crate::error::{Kind, Refusal};
 
 /// Keys hold names that clients choose. Above this many, those without a usable value are dropped.
@@ -22,12 +23,12 @@ const OUTAGE_LIFE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// A value that is good for a time, by the wall clock: a machine that slept must not use what died meanwhile.
+/// A value that is good for a time.
 pub(super) trait Expires: Send + Sync + 'static {
     /// Until when it may be handed out.
-    fn use_until(&self) -> SystemTime;
+    fn use_until(&self) -> Deadline;
     /// When to replace it; not the same moment for all that were made at the same time.
-    fn replace_at(&self) -> SystemTime;
+    fn replace_at(&self) -> Deadline;
 }
 
 /// How a value is made. Called again for each replacement.
@@ -50,6 +51,8 @@ struct State<V> {
     used: bool,
     /// The last failure, and until when it is an answer.
     failure: Option<(Instant, Refusal)>,
+    /// Whether the log has said that the value cannot be replaced.
+    told: bool,
 }
 
 impl<K, V> Default for Cache<K, V> {
@@ -60,7 +63,7 @@ impl<K, V> Default for Cache<K, V> {
 
 impl<V> Default for Slot<V> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { value: None, used: false, failure: None }), making: tokio::sync::Mutex::default() }
+        Self { state: Mutex::new(State { value: None, used: false, failure: None, told: false }), making: tokio::sync::Mutex::default() }
     }
 }
 
@@ -89,7 +92,7 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
         }
         match maker.make().await {
             Ok(value) => {
-                let value = slot.keep(value);
+                let value = slot.keep(&name, value);
                 lock(&slot.state).used = true;
                 tokio::spawn(keep_fresh(name, Arc::downgrade(&slot), value.clone(), maker));
                 Ok((value, false))
@@ -128,7 +131,7 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
 impl<V: Expires> Slot<V> {
     fn usable(&self) -> Option<Arc<V>> {
         let mut state = lock(&self.state);
-        let value = state.value.clone().filter(|value| SystemTime::now() < value.use_until())?;
+        let value = state.value.clone().filter(|value| !value.use_until().has_come())?;
         state.used = true;
         Some(value)
     }
@@ -137,14 +140,25 @@ impl<V: Expires> Slot<V> {
         lock(&self.state).failure.as_ref().filter(|(until, _)| Instant::now() < *until).map(|(_, refusal)| refusal.clone())
     }
 
-    fn keep(&self, value: V) -> Arc<V> {
+    fn keep(&self, name: &str, value: V) -> Arc<V> {
         let value = Arc::new(value);
-        *lock(&self.state) = State { value: Some(value.clone()), used: false, failure: None };
+        let state = State { value: Some(value.clone()), used: false, failure: None, told: false };
+        if std::mem::replace(&mut *lock(&self.state), state).told {
+            tracing::info!(credential = name, "AWS answers again");
+        }
         value
     }
 
+    /// Says it once, until it can be replaced again.
+    fn tell(&self, name: &str, refusal: &Refusal) {
+        if !std::mem::replace(&mut lock(&self.state).told, true) {
+            let cause = refusal.cause.as_deref();
+            tracing::warn!(credential = name, refusal = &*refusal.message, cause, "cannot be renewed; what is at hand serves on");
+        }
+    }
+
     /// Makes a value in the place of this one; `None` when it was not used, or is not in its place any more.
-    async fn replace(&self, value: &Arc<V>, maker: &impl Make<V>) -> Option<Result<Arc<V>, Refusal>> {
+    async fn replace(&self, name: &str, value: &Arc<V>, maker: &impl Make<V>) -> Option<Result<Arc<V>, Refusal>> {
         // Nobody makes two at a time; and somebody may have made one while this waited.
         let _making = self.making.lock().await;
         {
@@ -153,38 +167,32 @@ impl<V: Expires> Slot<V> {
                 return None;
             }
         }
-        Some(maker.make().await.map(|made| self.keep(made)))
+        Some(maker.make().await.map(|made| self.keep(name, made)))
     }
 
     fn is_worth_keeping(&self) -> bool {
-        lock(&self.state).value.as_ref().is_some_and(|value| SystemTime::now() < value.use_until())
+        lock(&self.state).value.as_ref().is_some_and(|value| !value.use_until().has_come())
     }
 }
 
 /// Replaces a value before its end, and the one after, for as long as each is used; ends with the first that is not.
 async fn keep_fresh<V: Expires>(name: String, slot: Weak<Slot<V>>, mut value: Arc<V>, maker: impl Make<V>) {
     let mut pause = FIRST_PAUSE;
-    let mut next = value.replace_at();
+    let mut wait = value.replace_at().left();
     loop {
-        tokio::time::sleep(until(next)).await;
+        tokio::time::sleep(wait).await;
         let Some(slot) = slot.upgrade() else { return };
-        match slot.replace(&value, &maker).await {
+        match slot.replace(&name, &value, &maker).await {
             None => return,
             Some(Ok(made)) => {
-                if pause > FIRST_PAUSE {
-                    tracing::info!(credential = name, "AWS answers again");
-                }
                 pause = FIRST_PAUSE;
-                next = made.replace_at();
+                wait = made.replace_at().left();
                 value = made;
             }
             Some(Err(refusal)) => {
-                if pause == FIRST_PAUSE {
-                    let cause = refusal.cause.as_deref();
-                    tracing::warn!(credential = name, refusal = &*refusal.message, cause, "cannot be renewed; what is at hand serves on");
-                }
-                next = SystemTime::now() + pause.mul_f64(jitter());
-                if next >= value.use_until() {
+                slot.tell(&name, &refusal);
+                wait = pause.mul_f64(jitter());
+                if wait >= value.use_until().left() {
                     return;
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -200,10 +208,6 @@ pub(super) fn jitter() -> f64 {
     1.0 - f64::from(byte[0]) / 1024.0
 }
 
-fn until(time: SystemTime) -> Duration {
-    time.duration_since(SystemTime::now()).unwrap_or_default()
-}
-
 /// A panic cannot leave these half changed: no code of others runs under the locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -217,46 +221,56 @@ mod tests {
     /// A number that is good for a time.
     struct Value {
         number: usize,
-        made: SystemTime,
-        life: Duration,
+        use_until: Deadline,
+        replace_at: Deadline,
     }
 
     impl Expires for Value {
-        fn use_until(&self) -> SystemTime {
-            self.made + self.life
+        fn use_until(&self) -> Deadline {
+            self.use_until
         }
 
-        fn replace_at(&self) -> SystemTime {
-            self.made + self.life / 2
+        fn replace_at(&self) -> Deadline {
+            self.replace_at
         }
     }
 
     /// Counts what it makes; fails while it is told to.
-    #[derive(Clone, Default)]
-    struct Counter(Arc<(AtomicUsize, Mutex<Option<Kind>>)>, Duration);
+    #[derive(Clone)]
+    struct Counter {
+        calls: Arc<AtomicUsize>,
+        /// How, and from which call on.
+        failure: Arc<Mutex<Option<(Kind, usize)>>>,
+        life: Duration,
+        replaced_after: Duration,
+    }
 
     impl Counter {
         fn living(life: Duration) -> Self {
-            Self(Arc::default(), life)
+            Self { calls: Arc::default(), failure: Arc::default(), life, replaced_after: life / 2 }
         }
 
         fn calls(&self) -> usize {
-            self.0.0.load(SeqCst)
+            self.calls.load(SeqCst)
         }
 
         fn fail(&self, kind: impl Into<Option<Kind>>) {
-            *lock(&self.0.1) = kind.into();
+            *lock(&self.failure) = kind.into().map(|kind| (kind, 1));
+        }
+
+        fn fail_after_first(&self, kind: Kind) {
+            *lock(&self.failure) = Some((kind, 2));
         }
     }
 
     impl Make<Value> for Counter {
         async fn make(&self) -> Result<Value, Refusal> {
-            let number = self.0.0.fetch_add(1, SeqCst) + 1;
+            let number = self.calls.fetch_add(1, SeqCst) + 1;
             // Others of the key come while this one is under way.
             tokio::task::yield_now().await;
-            match *lock(&self.0.1) {
-                Some(kind) => Err(Refusal::new(kind, "no")),
-                None => Ok(Value { number, made: SystemTime::now(), life: self.1 }),
+            match *lock(&self.failure) {
+                Some((kind, from)) if number >= from => Err(Refusal::new(kind, "no")),
+                _ => Ok(Value { number, use_until: Deadline::after(self.life), replace_at: Deadline::after(self.replaced_after) }),
             }
         }
     }
@@ -321,18 +335,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failing_aws_changes_nothing_while_a_value_lives() {
-        let life = Duration::from_secs(6);
-        let (cache, counter) = (Cache::default(), Counter::living(life));
+    async fn a_failing_aws_changes_nothing_while_a_value_lives_and_is_asked_ever_more_seldom() {
+        let (cache, counter) = (Cache::default(), Counter { replaced_after: Duration::ZERO, ..Counter::living(Duration::from_secs(20)) });
+        counter.fail_after_first(Kind::CredentialsUnavailable);
+        let started = Instant::now();
         assert_eq!(number(&cache, &counter).await, Ok(1));
-        counter.fail(Kind::CredentialsUnavailable);
+        // Attempts at once, a second later, and two after that; the pauses may be a quarter shorter.
         wait_until(|| {
             assert_eq!(cache.usable(&"key".to_string()).map(|value| value.number), Some(1), "the old one serves on");
-            counter.calls() >= 2
+            counter.calls() >= 4
         })
         .await;
+        assert!(started.elapsed() >= (FIRST_PAUSE * 3).mul_f64(0.75), "{:?}", started.elapsed());
         counter.fail(None);
-        wait_until(|| cache.usable(&"key".to_string()).is_some_and(|value| value.number > 2)).await;
+        wait_until(|| cache.usable(&"key".to_string()).is_some_and(|value| value.number == 5)).await;
     }
 
     #[tokio::test]

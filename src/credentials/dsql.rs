@@ -29,14 +29,12 @@ const ADMIN: &str = "admin";
 /// It lives for 15 minutes, or as long as the credentials that sign it where that is shorter.
 ///
 /// # Errors
-/// There are no AWS credentials.
-pub async fn mint(aws: &Aws, name: &str, db_user: &str) -> Result<Credential, Refusal> {
-    let credentials = aws.credentials().await?;
-    let signed_at = SystemTime::now();
-    let expires = credentials.expiry().map_or(signed_at + TOKEN_LIFE, |expiry| expiry.min(signed_at + TOKEN_LIFE));
+/// The AWS credentials have expired.
+pub fn mint(aws: &Aws, name: &str, db_user: &str) -> Result<Credential, Refusal> {
+    let (credentials, life) = aws.signer(TOKEN_LIFE)?;
     let region = aws.config.region().map(AsRef::as_ref).unwrap_or_default();
-    let token = token(credentials, region, name, action(db_user), signed_at).map_err(|error| failure::cannot_sign(&*error))?;
-    Ok(Credential::new(db_user.to_string(), Secret::new(token), expires))
+    let token = token(credentials, region, name, action(db_user), SystemTime::now()).map_err(|error| failure::cannot_sign(&*error))?;
+    Ok(Credential::new(db_user.to_string(), Secret::new(token), life))
 }
 
 fn action(db_user: &str) -> &'static str {

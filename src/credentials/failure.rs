@@ -14,6 +14,8 @@ use crate::error::{Kind, Missing, Refusal};
 /// Longest text of AWS that goes into a log line.
 const LONGEST_CAUSE: usize = 2_000;
 
+const CANNOT_LOAD: &str = "AWS credentials cannot be loaded now";
+
 /// A call that failed. The client reads the action first, since clients truncate.
 pub fn call_failed<E>(action: &'static str, error: &SdkError<E, HttpResponse>) -> Refusal
 where
@@ -49,7 +51,7 @@ pub fn no_identity(error: &CredentialsError) -> Refusal {
             "no AWS credentials: none in the environment, the profile, a web identity, a container or the instance metadata",
         ),
         (Some(_), _) => unavailable("sts:AssumeRole", "AWS cannot be reached"),
-        (None, _) => Refusal::new(Kind::CredentialsUnavailable, "AWS credentials cannot be loaded now"),
+        (None, _) => Refusal::new(Kind::CredentialsUnavailable, CANNOT_LOAD),
     };
     let refusal = match source {
         CredentialsError::CredentialsNotLoaded(_) => refusal.missing(Missing::Credentials),
@@ -58,9 +60,24 @@ pub fn no_identity(error: &CredentialsError) -> Refusal {
     refusal.because(assume_role.map_or_else(|| display(error), in_words))
 }
 
+/// There are no AWS credentials where there were some before.
+pub fn identity_gone(refusal: Refusal) -> Refusal {
+    match refusal.missing.as_deref() {
+        Some(Missing::Credentials) => Refusal { kind: Kind::CredentialsUnavailable, message: CANNOT_LOAD.into(), ..refusal },
+        _ => refusal,
+    }
+}
+
 /// The chain took too long.
 pub fn identity_timed_out() -> Refusal {
-    Refusal::new(Kind::CredentialsUnavailable, "AWS credentials cannot be loaded now").because("their source did not answer in time")
+    Refusal::new(Kind::CredentialsUnavailable, CANNOT_LOAD).because("their source did not answer in time")
+}
+
+/// What a source has given is over, and nothing can be signed with it.
+pub fn identity_expired() -> Refusal {
+    Refusal::new(Kind::CredentialsDenied, "the proxy's AWS credentials have expired")
+        .missing(Missing::ValidCredentials)
+        .because("their source gives none that are still valid by this machine's clock")
 }
 
 /// An answer without a member that the API promises.
@@ -131,9 +148,11 @@ fn by_code(action: &'static str, code: &str, message: &str, status: u16) -> Refu
         }
         "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => {
             Refusal::new(Kind::CredentialsDenied, format!("{action}: the proxy's AWS credentials have expired"))
+                .missing(Missing::ValidCredentials)
         }
         "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch" | "InvalidSignatureException" => {
             Refusal::new(Kind::CredentialsDenied, format!("{action}: AWS does not accept the proxy's AWS credentials ({code})"))
+                .missing(Missing::ValidCredentials)
         }
         _ => Refusal::new(Kind::CredentialsDenied, format!("{action}: AWS refuses the call ({code})")),
     }

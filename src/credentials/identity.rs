@@ -1,34 +1,39 @@
-//! AWS identities: the default chain, profiles and assumed roles, each cached until near its expiry.
+//! AWS identities: the default chain, profiles and assumed roles, whose credentials are cached as database credentials are.
 //!
-//! The SDK caches credentials inside service clients only: its `AssumeRoleProvider` calls STS every time it
-//! is asked, and the RDS token generator asks every time. So each identity is wrapped once, here.
+//! The SDK caches credentials inside service clients only, by the wall clock, and waits for a slow source while those at hand
+//! are still valid: its cache is off, and each identity's credentials are made once, here.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use aws_config::identity::IdentityCache;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_sts::types::Tag;
 use aws_types::origin::Origin;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-use super::failure;
+use super::cache::{self, Cache, Expires, Make};
+use super::clock::{Clock, Watch};
+use super::deadline::Deadline;
+use super::{failure, without_margin};
 use crate::config::{AwsIdentity, Role};
-use crate::error::Refusal;
+use crate::error::{Missing, Refusal};
 
 /// One attempt at a call, and all attempts together: a login waits for them.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// For finding AWS credentials: SSO, `credential_process` and the metadata service may each take seconds.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Credentials are renewed this long before they expire, or a quarter of their life where that is less.
+/// Credentials are renewed this long before they expire, or half of their life where that is less.
 const RENEW_AHEAD: Duration = Duration::from_mins(5);
 /// How long credentials without an expiry are believed, so that rotated keys are noticed. As in the SDK.
 const UNDATED_LIFE: Duration = Duration::from_mins(15);
@@ -38,16 +43,16 @@ const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
 pub const PERSON_TAG: &str = "pg-iam-proxy:user";
 /// Calls to one endpoint under way at a time; AWS throttles accounts, not connections.
 const CALLS_AT_A_TIME: usize = 8;
-/// Identities may be as many as people. Above this many, those that nobody is using at the moment are dropped.
-const SWEEP_ABOVE: usize = 1_000;
 
 /// Who we are for one target, ready to be used.
 #[derive(Debug)]
 pub struct Aws {
-    /// Configuration for service clients: region, endpoint, timeouts, and the cached identity.
+    key: Key,
+    /// Configuration for service clients: region, endpoint, timeouts, and credentials that are valid now.
     pub config: SdkConfig,
-    provider: SharedCredentialsProvider,
+    credentials: Arc<Held>,
     calls: Arc<Semaphore>,
+    watch: Arc<Watch>,
 }
 
 impl Aws {
@@ -57,27 +62,94 @@ impl Aws {
         self.calls.acquire().await.ok()
     }
 
-    /// Credentials that are valid now.
+    /// To compare our clock with AWS's in one call.
+    pub fn clock(&self) -> Clock {
+        Clock::new(&self.watch)
+    }
+
+    /// Credentials to sign a token with that shall live for so long, and how long it will: not longer than they do.
     ///
     /// # Errors
-    /// There are none, or their source fails.
-    pub async fn credentials(&self) -> Result<Credentials, Refusal> {
-        match tokio::time::timeout(IDENTITY_TIMEOUT, self.provider.provide_credentials()).await {
-            Ok(credentials) => credentials.map_err(|error| failure::no_identity(&error)),
-            Err(_) => Err(failure::identity_timed_out()),
+    /// They have expired, and their source has no newer ones.
+    pub fn signer(&self, life: Duration) -> Result<(Credentials, Duration), Refusal> {
+        let life = self.credentials.end.map_or(life, |end| end.left().min(life));
+        if life.is_zero() {
+            return Err(failure::identity_expired());
+        }
+        Ok((self.credentials.credentials.clone(), life))
+    }
+}
+
+/// AWS credentials, and until when they are good.
+#[derive(Debug)]
+struct Held {
+    credentials: Credentials,
+    /// `None`: their source does not say.
+    end: Option<Deadline>,
+    use_until: Deadline,
+    replace_at: Deadline,
+}
+
+impl Held {
+    fn new(credentials: Credentials, left: Option<Duration>) -> Self {
+        let life = left.unwrap_or(UNDATED_LIFE);
+        let ahead = RENEW_AHEAD.min(life / 2).mul_f64(cache::jitter());
+        Self {
+            credentials,
+            end: left.map(Deadline::after),
+            use_until: Deadline::after(left.map_or(UNDATED_LIFE, without_margin)),
+            replace_at: Deadline::after(life.saturating_sub(ahead)),
+        }
+    }
+
+    fn is_as(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.credentials, &other.credentials);
+        ours.access_key_id() == theirs.access_key_id()
+            && ours.secret_access_key() == theirs.secret_access_key()
+            && ours.session_token() == theirs.session_token()
+    }
+}
+
+impl Expires for Held {
+    fn use_until(&self) -> Deadline {
+        self.use_until
+    }
+
+    fn replace_at(&self) -> Deadline {
+        self.replace_at
+    }
+}
+
+/// An identity in a region: its STS, and in China its partition, are that region's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    identity: AwsIdentity,
+    region: String,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.identity.role, &self.identity.profile) {
+            (Some(Role { arn, person: Some(person), .. }), _) => write!(f, "{arn} for {person:?}"),
+            (Some(role), _) => write!(f, "{}", role.arn),
+            (None, Some(profile)) => write!(f, "AWS profile {profile:?}"),
+            (None, None) => write!(f, "AWS credentials"),
         }
     }
 }
 
-type Cell = Arc<OnceCell<Arc<Aws>>>;
 type Turns = HashMap<(Option<String>, String), Arc<Semaphore>>;
 
 /// Identities by what defines them; targets that share one share its credentials.
 #[derive(Default)]
 pub struct Identities {
-    cells: Mutex<HashMap<(AwsIdentity, String), Cell>>,
+    /// As many as targets and users are configured differently. None has a role.
+    chains: Mutex<HashMap<Key, Arc<OnceCell<Arc<Chain>>>>>,
+    /// May be as many as people, whose roles carry their names.
+    credentials: Cache<Key, Held>,
     /// Turns to call, by endpoint and region.
     calls: Mutex<Turns>,
+    watch: Arc<Watch>,
 }
 
 impl Identities {
@@ -85,52 +157,123 @@ impl Identities {
     ///
     /// # Errors
     /// There are none, or their source fails.
-    pub async fn of(&self, identity: &AwsIdentity, region: &str) -> Result<Arc<Aws>, Refusal> {
-        let cell = {
-            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-            if cells.len() >= SWEEP_ABOVE {
-                cells.retain(|_, cell| Arc::strong_count(cell) > 1);
+    pub async fn of(self: &Arc<Self>, identity: &AwsIdentity, region: &str) -> Result<Aws, Refusal> {
+        let key = Key { identity: identity.clone(), region: region.to_string() };
+        let source = Key { identity: AwsIdentity { role: None, ..identity.clone() }, region: region.to_string() };
+        let chain = self.chain(&source).await;
+        let credentials = match (&identity.role, self.credentials.usable(&key)) {
+            (_, Some(credentials)) => credentials,
+            (None, None) => self.source(source, &chain).await?,
+            (Some(role), None) => {
+                let assumer = Assumer { identities: self.clone(), chain: chain.clone(), source, role: role.clone() };
+                Box::pin(self.credentials.get(key.clone(), assumer)).await?.0
             }
-            cells.entry((identity.clone(), region.to_string())).or_default().clone()
         };
-        let aws =
-            cell.get_or_init(|| async { Arc::new(load(identity, region.to_string(), self.calls(identity, region)).await) }).await.clone();
-        // Asked for here, so that a missing identity is told apart from a failing call.
-        aws.credentials().await?;
-        Ok(aws)
+        let provider = SharedCredentialsProvider::new(credentials.credentials.clone());
+        let config = with_endpoint(chain.config.clone(), identity.endpoint_url.as_ref());
+        let config = config.into_builder().credentials_provider(provider).build();
+        Ok(Aws { key, config, credentials, calls: self.calls(identity, region), watch: self.watch.clone() })
     }
-}
 
-impl Identities {
+    /// What to ask with once more when a call as `refused` was refused: other credentials, where the reason is those, and
+    /// their source has others by now.
+    ///
+    /// # Errors
+    /// The refusal, where there is no reason to ask again.
+    pub async fn instead_of(self: &Arc<Self>, refused: &Aws, refusal: Refusal) -> Result<Aws, Refusal> {
+        if refusal.missing.as_deref() != Some(&Missing::ValidCredentials) {
+            return Err(refusal);
+        }
+        self.credentials.forget(&refused.key, &refused.credentials);
+        let renewed = self.of(&refused.key.identity, &refused.key.region).await?;
+        if renewed.credentials.is_as(&refused.credentials) { Err(refusal) } else { Ok(renewed) }
+    }
+
+    /// What is known of our clock.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    async fn chain(&self, source: &Key) -> Arc<Chain> {
+        let cell = lock(&self.chains).entry(source.clone()).or_default().clone();
+        cell.get_or_init(|| async { Arc::new(Chain::new(source.clone()).await) }).await.clone()
+    }
+
+    async fn source(&self, source: Key, chain: &Arc<Chain>) -> Result<Arc<Held>, Refusal> {
+        match self.credentials.usable(&source) {
+            Some(credentials) => Ok(credentials),
+            None => Ok(Box::pin(self.credentials.get(source, chain.clone())).await?.0),
+        }
+    }
+
     fn calls(&self, identity: &AwsIdentity, region: &str) -> Arc<Semaphore> {
-        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let endpoint = (identity.endpoint_url.clone(), region.to_string());
-        calls.entry(endpoint).or_insert_with(|| Arc::new(Semaphore::new(CALLS_AT_A_TIME))).clone()
+        lock(&self.calls).entry(endpoint).or_insert_with(|| Arc::new(Semaphore::new(CALLS_AT_A_TIME))).clone()
     }
 }
 
-async fn load(identity: &AwsIdentity, region: String, calls: Arc<Semaphore>) -> Aws {
-    let region = Region::new(region);
+/// A panic cannot leave these half changed: no code of others runs under the locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The places where AWS credentials are looked for, and what else the environment says of AWS.
+struct Chain {
+    identity: AwsIdentity,
+    /// Shared by all calls, and so are its connections.
+    config: SdkConfig,
+    /// The SDK reads files and environment once in a provider's life: each but the first look has a new one.
+    first: Mutex<Option<SharedCredentialsProvider>>,
+    has_given: AtomicBool,
+}
+
+impl Chain {
+    async fn new(Key { identity, region }: Key) -> Self {
+        let config = load(&identity, Region::new(region)).await;
+        let first = Mutex::new(config.credentials_provider());
+        Self { identity, config, first, has_given: AtomicBool::new(false) }
+    }
+
+    async fn look(&self) -> Result<Credentials, Refusal> {
+        let first = lock(&self.first).take();
+        let provider = match (first, self.config.region()) {
+            (None, Some(region)) => load(&self.identity, region.clone()).await.credentials_provider(),
+            (first, _) => first,
+        };
+        let provider = provider.expect("the chain is a provider, whether it finds credentials or not");
+        provider.provide_credentials().await.map_err(|error| failure::no_identity(&error))
+    }
+}
+
+impl Make<Held> for Arc<Chain> {
+    async fn make(&self) -> Result<Held, Refusal> {
+        let credentials = match tokio::time::timeout(IDENTITY_TIMEOUT, self.look()).await {
+            Ok(Ok(credentials)) => credentials,
+            // A place that had some does not answer, or they are being replaced there.
+            Ok(Err(refusal)) if self.has_given.load(Relaxed) => return Err(failure::identity_gone(refusal)),
+            Ok(Err(refusal)) => return Err(refusal),
+            Err(_) => return Err(failure::identity_timed_out()),
+        };
+        self.has_given.store(true, Relaxed);
+        let left = credentials.expiry().map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or_default());
+        Ok(Held::new(credentials, left))
+    }
+}
+
+async fn load(identity: &AwsIdentity, region: Region) -> SdkConfig {
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(region.clone())
+        .identity_cache(IdentityCache::no_cache())
         .retry_config(RetryConfig::standard())
         .timeout_config(timeouts);
     if let Some(name) = &identity.profile {
         // Not the default chain with a profile name: there, keys in the environment would win over the target's own setting.
-        let context = ProviderConfig::without_region().with_region(Some(region.clone()));
+        let context = ProviderConfig::without_region().with_region(Some(region));
         loader = loader.profile_name(name);
         loader = loader.credentials_provider(ProfileFileCredentialsProvider::builder().profile_name(name).configure(&context).build());
     }
-    let base = loader.load().await;
-    let mut provider = cached(base.credentials_provider().expect("the chain is a provider, whether it finds credentials or not"));
-    if let Some(role) = &identity.role {
-        let sts = with_endpoint(base.clone(), identity.sts_endpoint_url.as_ref().or(identity.endpoint_url.as_ref()));
-        let client = aws_sdk_sts::Client::from_conf(aws_sdk_sts::config::Builder::from(&sts).credentials_provider(provider).build());
-        provider = cached(SharedCredentialsProvider::new(AssumeRole { client, role: role.clone() }));
-    }
-    let config = base.into_builder().credentials_provider(provider.clone()).build();
-    Aws { config: with_endpoint(config, identity.endpoint_url.as_ref()), provider, calls }
+    loader.load().await
 }
 
 /// The endpoint, marked as set in code: else one in the environment (`AWS_ENDPOINT_URL`) would win over it.
@@ -145,41 +288,52 @@ pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
     }
 }
 
-/// `sts:AssumeRole`. Not the SDK's own provider: that one cannot say who the source identity is.
-#[derive(Debug)]
-struct AssumeRole {
-    client: aws_sdk_sts::Client,
+/// Assumes a role with the credentials of a chain. Not the SDK's own provider: that one cannot say who the source identity is.
+struct Assumer {
+    identities: Arc<Identities>,
+    chain: Arc<Chain>,
+    source: Key,
     role: Role,
 }
 
-impl AssumeRole {
-    async fn credentials(&self) -> Result<Credentials, CredentialsError> {
+impl Make<Held> for Assumer {
+    async fn make(&self) -> Result<Held, Refusal> {
+        let source = self.identities.source(self.source.clone(), &self.chain).await?;
+        match self.assume(&source).await {
+            Err(refusal) if refusal.missing.as_deref() == Some(&Missing::ValidCredentials) => {
+                self.identities.credentials.forget(&self.source, &source);
+                let renewed = self.identities.source(self.source.clone(), &self.chain).await?;
+                if renewed.is_as(&source) { Err(refusal) } else { self.assume(&renewed).await }
+            }
+            result => result,
+        }
+    }
+}
+
+impl Assumer {
+    async fn assume(&self, source: &Held) -> Result<Held, Refusal> {
+        const ACTION: &str = "sts:AssumeRole";
         let Role { arn, external_id, session_name, person } = &self.role;
-        let mut call = self
-            .client
+        let AwsIdentity { endpoint_url, sts_endpoint_url, .. } = &self.chain.identity;
+        let config = with_endpoint(self.chain.config.clone(), sts_endpoint_url.as_ref().or(endpoint_url.as_ref()));
+        let config = aws_sdk_sts::config::Builder::from(&config).credentials_provider(source.credentials.clone()).build();
+        let mut call = aws_sdk_sts::Client::from_conf(config)
             .assume_role()
             .role_arn(arn)
             .set_external_id(external_id.clone())
             .role_session_name(session_name.as_deref().map_or(ROLE_SESSION_NAME.to_string(), acceptable));
         if let Some(person) = person {
             // For CloudTrail: who it is stays with the session, whatever roles are assumed from it.
-            let tag = Tag::builder().key(PERSON_TAG).value(acceptable(person)).build().map_err(CredentialsError::unhandled)?;
+            let tag = Tag::builder().key(PERSON_TAG).value(acceptable(person)).build().map_err(|error| failure::cannot_sign(&error))?;
             call = call.source_identity(acceptable(person)).tags(tag);
         }
-        let answer = call.send().await.map_err(CredentialsError::provider_error)?;
-        let credentials = answer.credentials.ok_or_else(|| CredentialsError::unhandled("sts:AssumeRole: AWS gave an incomplete answer"))?;
-        let expiry = SystemTime::try_from(credentials.expiration).map_err(CredentialsError::unhandled)?;
+        let clock = Clock::new(&self.identities.watch);
+        let answer = call.customize().interceptor(clock.clone()).send().await.map_err(|error| failure::call_failed(ACTION, &error))?;
+        let credentials = answer.credentials.ok_or_else(|| failure::incomplete_answer(ACTION))?;
+        let expires = SystemTime::try_from(credentials.expiration).map_err(|_| failure::incomplete_answer(ACTION))?;
         let (id, secret, token) = (credentials.access_key_id, credentials.secret_access_key, credentials.session_token);
-        Ok(Credentials::new(id, secret, Some(token), Some(expiry), "pg-iam-proxy AssumeRole"))
-    }
-}
-
-impl ProvideCredentials for AssumeRole {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.credentials())
+        let left = clock.left_until(expires);
+        Ok(Held::new(Credentials::new(id, secret, Some(token), None, "pg-iam-proxy AssumeRole"), Some(left)))
     }
 }
 
@@ -188,58 +342,4 @@ fn acceptable(name: &str) -> String {
     let kept = |c: char| if c.is_ascii_alphanumeric() || "_=,.@+-".contains(c) { c } else { '-' };
     let name: String = name.chars().map(kept).take(64).collect();
     if name.len() < 2 { format!("{name}--") } else { name }
-}
-
-fn cached(source: SharedCredentialsProvider) -> SharedCredentialsProvider {
-    SharedCredentialsProvider::new(Cached { source, held: tokio::sync::Mutex::default() })
-}
-
-/// Credentials held until near their expiry. One login renews them, the others wait for it.
-#[derive(Debug)]
-struct Cached {
-    source: SharedCredentialsProvider,
-    held: tokio::sync::Mutex<Option<Held>>,
-}
-
-#[derive(Debug)]
-struct Held {
-    credentials: Credentials,
-    renew_at: SystemTime,
-}
-
-impl Cached {
-    async fn credentials(&self) -> Result<Credentials, CredentialsError> {
-        let mut held = self.held.lock().await;
-        let now = SystemTime::now();
-        if let Some(held) = held.as_ref().filter(|held| now < held.renew_at) {
-            return Ok(held.credentials.clone());
-        }
-        match self.source.provide_credentials().await {
-            Ok(credentials) => {
-                let life = credentials.expiry().map_or(UNDATED_LIFE, |expiry| {
-                    let life = expiry.duration_since(now).unwrap_or_default();
-                    life.saturating_sub(RENEW_AHEAD.min(life / 4))
-                });
-                *held = Some(Held { credentials: credentials.clone(), renew_at: now + life });
-                Ok(credentials)
-            }
-            // A source that fails while what it gave is still valid changes nothing yet.
-            Err(error) => match held.as_ref().filter(|held| held.credentials.expiry().is_some_and(|expiry| now < expiry)) {
-                Some(held) => {
-                    tracing::warn!(error = %failure::display(&error), "cannot renew AWS credentials; those at hand are still valid");
-                    Ok(held.credentials.clone())
-                }
-                None => Err(error),
-            },
-        }
-    }
-}
-
-impl ProvideCredentials for Cached {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.credentials())
-    }
 }

@@ -1,9 +1,12 @@
 //! What a policy has to name and a login does not: the account of an identity, and what ARNs call a server.
 
+use std::sync::Arc;
+
 use aws_sdk_rds::types::DbCluster;
 
+use super::caller::caller;
 use super::failure;
-use super::identity::{Aws, Identities, with_endpoint};
+use super::identity::{Aws, Identities};
 use crate::config::{AwsIdentity, ClusterName, Discovery, EndpointSource, Engine, Rds, Target, WorkgroupName};
 use crate::error::{Kind, Refusal};
 
@@ -14,7 +17,7 @@ const DESCRIBE_PROXIES: &str = "rds:DescribeDBProxies";
 
 /// Asks AWS. Nothing is remembered but identities.
 #[derive(Default)]
-pub struct Lookup(Identities);
+pub struct Lookup(Arc<Identities>);
 
 impl Lookup {
     /// Account that an identity belongs to.
@@ -22,12 +25,8 @@ impl Lookup {
     /// # Errors
     /// There are no credentials, or STS does not answer.
     pub async fn account(&self, identity: &AwsIdentity, region: &str) -> Result<String, Refusal> {
-        const ACTION: &str = "sts:GetCallerIdentity";
         let aws = self.0.of(identity, region).await?;
-        let sts = with_endpoint(aws.config.clone(), identity.sts_endpoint_url.as_ref());
-        let call = aws_sdk_sts::Client::new(&sts).get_caller_identity().send();
-        let answer = call.await.map_err(|error| failure::call_failed(ACTION, &error))?;
-        answer.account.ok_or_else(|| failure::incomplete_answer(ACTION))
+        Ok(caller(&aws, identity).await?.account)
     }
 
     /// What the ARNs that a login needs call the server: `ClusterIdentifier`, `DbiResourceId`, `DbClusterResourceId`, `prx-…`.
@@ -41,16 +40,16 @@ impl Lookup {
                     Ok(identifier.clone())
                 }
                 ClusterName::CustomDomain { domain, identifier: None } => {
-                    cluster_of_domain(&*self.0.of(identity, &target.region).await?, domain).await
+                    cluster_of_domain(&self.0.of(identity, &target.region).await?, domain).await
                 }
             },
             Engine::RedshiftServerless(serverless) => match &serverless.workgroup {
-                WorkgroupName::Name(name) => workgroup_id(&*self.0.of(identity, &target.region).await?, name).await,
+                WorkgroupName::Name(name) => workgroup_id(&self.0.of(identity, &target.region).await?, name).await,
                 WorkgroupName::CustomDomain(_) => Err(not_found(GET_WORKGROUP)),
             },
             // Its name has it, or nobody knows it.
             Engine::Dsql(dsql) => Err(Refusal::new(Kind::NoSuchCluster, format!("\"{}\" is not a name that DSQL gives", dsql.name))),
-            Engine::Rds(rds) => resource_id(&*self.0.of(identity, &target.region).await?, rds, &target.endpoint).await,
+            Engine::Rds(rds) => resource_id(&self.0.of(identity, &target.region).await?, rds, &target.endpoint).await,
         }
     }
 }

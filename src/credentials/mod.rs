@@ -5,6 +5,8 @@
 
 mod cache;
 mod caller;
+mod clock;
+mod deadline;
 mod discovery;
 mod dsql;
 mod failure;
@@ -17,13 +19,15 @@ mod search;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 pub use caller::Caller;
+pub use clock::in_words as clock_in_words;
 pub use search::{Search, search};
 
 use cache::{Cache, Expires, Make};
-use identity::Identities;
+use deadline::Deadline;
+use identity::{Aws, Identities};
 
 pub use identity::PERSON_TAG;
 pub use lookup::Lookup;
@@ -49,29 +53,32 @@ pub struct Credential {
     pub db_user: String,
     /// Temporary password or authentication token.
     pub password: Secret,
-    use_until: SystemTime,
-    replace_at: SystemTime,
+    use_until: Deadline,
+    replace_at: Deadline,
 }
 
 impl Credential {
-    fn new(db_user: String, password: Secret, expires: SystemTime) -> Self {
-        let now = SystemTime::now();
-        let left = expires.duration_since(now).unwrap_or_default();
+    fn new(db_user: String, password: Secret, life: Duration) -> Self {
         Self {
             db_user,
             password,
-            use_until: expires - (left / 4).min(MARGIN),
-            replace_at: now + left.mul_f64(RENEW_AFTER * cache::jitter()),
+            use_until: Deadline::after(without_margin(life)),
+            replace_at: Deadline::after(life.mul_f64(RENEW_AFTER * cache::jitter())),
         }
     }
 }
 
+/// How long what lives for so long is handed out.
+fn without_margin(life: Duration) -> Duration {
+    life.saturating_sub((life / 4).min(MARGIN))
+}
+
 impl Expires for Credential {
-    fn use_until(&self) -> SystemTime {
+    fn use_until(&self) -> Deadline {
         self.use_until
     }
 
-    fn replace_at(&self) -> SystemTime {
+    fn replace_at(&self) -> Deadline {
         self.replace_at
     }
 }
@@ -144,31 +151,42 @@ struct Minter {
 
 impl Make<Credential> for Minter {
     async fn make(&self) -> Result<Credential, Refusal> {
-        let Request { target, aws, db_user, endpoint, .. } = &self.request;
-        let aws = self.identities.of(aws, &target.region).await?;
-        let credential = match &target.engine {
-            Engine::Redshift(redshift) => redshift::mint(&aws, redshift, &self.request).await,
-            Engine::RedshiftServerless(serverless) => redshift_serverless::mint(&aws, serverless, &self.request).await,
-            Engine::Rds(rds) => rds::mint(&aws, rds.signing_endpoint.as_ref().unwrap_or(endpoint), db_user).await,
-            Engine::Dsql(dsql) => dsql::mint(&aws, &dsql.name, db_user).await,
-        }?;
+        let Request { target, aws, .. } = &self.request;
+        let asker = self.identities.of(aws, &target.region).await?;
+        let credential = match self.mint(&asker).await {
+            Err(refusal) => self.mint(&self.identities.instead_of(&asker, refusal).await?).await?,
+            Ok(credential) => credential,
+        };
         tracing::info!(target = target.name, db_user = credential.db_user, "got a credential");
         Ok(credential)
     }
 }
 
+impl Minter {
+    async fn mint(&self, aws: &Aws) -> Result<Credential, Refusal> {
+        let Request { target, db_user, endpoint, .. } = &self.request;
+        match &target.engine {
+            Engine::Redshift(redshift) => redshift::mint(aws, redshift, &self.request).await,
+            Engine::RedshiftServerless(serverless) => redshift_serverless::mint(aws, serverless, &self.request).await,
+            Engine::Rds(rds) => rds::mint(aws, rds.signing_endpoint.as_ref().unwrap_or(endpoint), db_user).await,
+            Engine::Dsql(dsql) => dsql::mint(aws, &dsql.name, db_user),
+        }
+    }
+}
+
 struct Discovered {
     endpoint: Endpoint,
-    found: SystemTime,
+    use_until: Deadline,
+    replace_at: Deadline,
 }
 
 impl Expires for Discovered {
-    fn use_until(&self) -> SystemTime {
-        self.found + ENDPOINT_LIFE
+    fn use_until(&self) -> Deadline {
+        self.use_until
     }
 
-    fn replace_at(&self) -> SystemTime {
-        self.found + ENDPOINT_CHECK.mul_f64(cache::jitter())
+    fn replace_at(&self) -> Deadline {
+        self.replace_at
     }
 }
 
@@ -184,13 +202,17 @@ impl Make<Discovered> for Finder {
         let endpoint = match endpoint {
             EndpointSource::Fixed(endpoint) => endpoint.clone(),
             EndpointSource::Discover { what, port } => {
-                let aws = self.identities.of(aws, region).await?;
-                let endpoint = discovery::discover(&aws, what, *port).await?;
+                let asker = self.identities.of(aws, region).await?;
+                let endpoint = match discovery::discover(&asker, what, *port).await {
+                    Err(refusal) => discovery::discover(&self.identities.instead_of(&asker, refusal).await?, what, *port).await?,
+                    Ok(endpoint) => endpoint,
+                };
                 tracing::info!(target = name, upstream = %endpoint, "found the endpoint");
                 endpoint
             }
         };
-        Ok(Discovered { endpoint, found: SystemTime::now() })
+        let replace_at = Deadline::after(ENDPOINT_CHECK.mul_f64(cache::jitter()));
+        Ok(Discovered { endpoint, use_until: Deadline::after(ENDPOINT_LIFE), replace_at })
     }
 }
 
@@ -225,6 +247,26 @@ impl Broker {
     pub async fn caller(&self, identity: &AwsIdentity, region: &str) -> Result<Result<Caller, Refusal>, Refusal> {
         let aws = self.identities.of(identity, region).await?;
         Ok(caller::caller(&aws, identity).await)
+    }
+
+    /// A server has refused a fresh credential. Where it was a token: that is signed here, and if our clock is the reason, or
+    /// AWS credentials that are good no more, nobody else says so.
+    pub fn refused_fresh(&self, request: &Request) {
+        match request.target.engine {
+            Engine::Redshift(_) | Engine::RedshiftServerless(_) => return,
+            Engine::Rds(_) | Engine::Dsql(_) => {}
+        }
+        if self.identities.watch().may_ask() {
+            let (identities, identity, region) = (self.identities.clone(), request.aws.clone(), request.target.region.clone());
+            // Nobody waits for it: the watch says what it sees.
+            tokio::spawn(async move {
+                let asker = identities.of(&identity, &region).await?;
+                match caller::caller(&asker, &identity).await {
+                    Err(refusal) => identities.instead_of(&asker, refusal).await.map(drop),
+                    Ok(_) => Ok(()),
+                }
+            });
+        }
     }
 
     /// Forgets a credential that the server refused, unless a newer one is there already.

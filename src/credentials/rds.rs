@@ -1,6 +1,6 @@
 //! RDS and Aurora authentication tokens: signed here, no call to AWS.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
@@ -24,13 +24,11 @@ pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.'
 /// It lives for 15 minutes, or as long as the credentials that sign it where that is shorter.
 ///
 /// # Errors
-/// There are no AWS credentials.
+/// The AWS credentials have expired.
 pub async fn mint(aws: &Aws, endpoint: &Endpoint, db_user: &str) -> Result<Credential, Refusal> {
-    let credentials = aws.credentials().await?;
-    let signed_at = SystemTime::now();
-    let expires = credentials.expiry().map_or(signed_at + TOKEN_LIFE, |expiry| expiry.min(signed_at + TOKEN_LIFE));
+    let (credentials, life) = aws.signer(TOKEN_LIFE)?;
     let token = token(&aws.config, credentials, endpoint, db_user).await?;
-    Ok(Credential::new(db_user.to_string(), Secret::new(token), expires))
+    Ok(Credential::new(db_user.to_string(), Secret::new(token), life))
 }
 
 async fn token(config: &SdkConfig, credentials: Credentials, endpoint: &Endpoint, db_user: &str) -> Result<String, Refusal> {
@@ -52,6 +50,8 @@ async fn token(config: &SdkConfig, credentials: Credentials, endpoint: &Endpoint
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
+
     use aws_config::BehaviorVersion;
     use testbed::Accounts;
     use testbed::sigv4::{Presigned, verify_presigned};

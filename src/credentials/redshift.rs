@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use aws_sdk_redshift::Client;
 use aws_smithy_types::DateTime;
 
+use super::clock::Clock;
 use super::failure;
 use super::identity::Aws;
 use super::{Credential, Request};
@@ -21,19 +22,18 @@ use crate::secret::Secret;
 /// The call failed, or its answer lacks a member.
 pub async fn mint(aws: &Aws, redshift: &Redshift, request: &Request) -> Result<Credential, Refusal> {
     let _turn = aws.turn().await;
-    let client = Client::new(&aws.config);
     let (domain, known) = match &redshift.cluster {
-        ClusterName::Identifier(identifier) => return call(&client, redshift, request, Some(identifier.clone()), None).await,
+        ClusterName::Identifier(identifier) => return call(aws, redshift, request, Some(identifier.clone()), None).await,
         ClusterName::CustomDomain { domain, identifier } => (domain, identifier),
     };
-    let refusal = match call(&client, redshift, request, None, Some(domain.clone())).await {
+    let refusal = match call(aws, redshift, request, None, Some(domain.clone())).await {
         Err(refusal) if refusal.kind != Kind::CredentialsUnavailable => refusal,
         // When AWS cannot be asked by one name, it cannot by another.
         result => return result,
     };
     let identifier = match known {
         Some(identifier) => Ok(identifier.clone()),
-        None => identifier_behind(&client, domain).await,
+        None => identifier_behind(&Client::new(&aws.config), domain).await,
     };
     let log = |identifier: Option<&str>, lookup: Option<&Refusal>| {
         tracing::warn!(
@@ -47,7 +47,7 @@ pub async fn mint(aws: &Aws, redshift: &Redshift, request: &Request) -> Result<C
     match identifier {
         Ok(identifier) => {
             log(Some(&identifier), None);
-            call(&client, redshift, request, Some(identifier), None).await
+            call(aws, redshift, request, Some(identifier), None).await
         }
         Err(lookup) => {
             log(None, Some(&lookup));
@@ -71,12 +71,13 @@ async fn identifier_behind(client: &Client, domain: &str) -> Result<String, Refu
 }
 
 async fn call(
-    client: &Client,
+    aws: &Aws,
     redshift: &Redshift,
     request: &Request,
     identifier: Option<String>,
     domain: Option<String>,
 ) -> Result<Credential, Refusal> {
+    let (client, clock) = (Client::new(&aws.config), aws.clock());
     match &redshift.api {
         RedshiftApi::GetClusterCredentials { auto_create, .. } => {
             const ACTION: &str = "redshift:GetClusterCredentials";
@@ -89,10 +90,12 @@ async fn call(
                 .duration_seconds(redshift.duration_seconds)
                 .auto_create(*auto_create)
                 .set_db_groups(Some(request.db_groups.clone()).filter(|groups| !groups.is_empty()))
+                .customize()
+                .interceptor(clock.clone())
                 .send()
                 .await
                 .map_err(|error| failure::call_failed(ACTION, &error))?;
-            credential(ACTION, answer.db_user, answer.db_password, answer.expiration)
+            credential(ACTION, &clock, answer.db_user, answer.db_password, answer.expiration)
         }
         RedshiftApi::GetClusterCredentialsWithIam => {
             const ACTION: &str = "redshift:GetClusterCredentialsWithIAM";
@@ -102,22 +105,25 @@ async fn call(
                 .set_cluster_identifier(identifier)
                 .set_custom_domain_name(domain)
                 .duration_seconds(redshift.duration_seconds)
+                .customize()
+                .interceptor(clock.clone())
                 .send()
                 .await
                 .map_err(|error| failure::call_failed(ACTION, &error))?;
-            credential(ACTION, answer.db_user, answer.db_password, answer.expiration)
+            credential(ACTION, &clock, answer.db_user, answer.db_password, answer.expiration)
         }
     }
 }
 
 fn credential(
     action: &'static str,
+    clock: &Clock,
     db_user: Option<String>,
     password: Option<String>,
     expiration: Option<DateTime>,
 ) -> Result<Credential, Refusal> {
     match (db_user, password, expiration.and_then(|time| SystemTime::try_from(time).ok())) {
-        (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(db_user, Secret::new(password), expires)),
+        (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(db_user, Secret::new(password), clock.left_until(expires))),
         _ => Err(failure::incomplete_answer(action)),
     }
 }

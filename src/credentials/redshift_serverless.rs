@@ -22,18 +22,21 @@ pub async fn mint(aws: &Aws, serverless: &RedshiftServerless, request: &Request)
         WorkgroupName::Name(name) => (Some(name.clone()), None),
         WorkgroupName::CustomDomain(domain) => (None, Some(domain.clone())),
     };
+    let clock = aws.clock();
     let answer = Client::new(&aws.config)
         .get_credentials()
         .set_workgroup_name(name)
         .set_custom_domain_name(domain)
         .db_name(&request.database)
         .duration_seconds(serverless.duration_seconds)
+        .customize()
+        .interceptor(clock.clone())
         .send()
         .await
         .map_err(|error| failure::call_failed(ACTION, &error))?;
     let expires = answer.expiration.and_then(|time| SystemTime::try_from(time).ok());
     match (answer.db_user, answer.db_password, expires) {
-        (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(db_user, Secret::new(password), expires)),
+        (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(db_user, Secret::new(password), clock.left_until(expires))),
         _ => Err(failure::incomplete_answer(ACTION)),
     }
 }

@@ -5,6 +5,7 @@ pub mod pki;
 pub mod proxy;
 pub mod server;
 pub mod tls_client;
+pub mod wall_clock;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,151 @@
+//! What time is it at AWS?
+//!
+//! The SDK signs its calls by AWS's clock where ours is off. Tokens are signed without a call, by our clock, and expiries are
+//! told by AWS's.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::date_time::Format;
+
+/// Seconds by which clocks may differ without a word: `Date` has whole ones, and answers take their time.
+pub const TOLERANCE: u64 = 10;
+/// From how many on it is worth a warning: far below the 5 minutes that AWS forgives.
+const WARN_FROM: u64 = 60;
+/// How often AWS is asked for the time because a server refuses a token.
+const ASK_EVERY: Duration = Duration::from_mins(1);
+
+/// In words, how far our clock is off.
+pub fn in_words(ahead: i64) -> Option<String> {
+    let words = if ahead > 0 { "ahead of" } else { "behind" };
+    (ahead.unsigned_abs() >= TOLERANCE).then(|| format!("this machine's clock is {} s {words} AWS's", ahead.unsigned_abs()))
+}
+
+/// What is known of our clock; said in the log when it goes wrong and when it is right again.
+#[derive(Debug, Default)]
+pub struct Watch(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    is_off: bool,
+    asked: Option<Instant>,
+}
+
+impl Watch {
+    /// Whether AWS may be asked for the time now, only to know it.
+    pub fn may_ask(&self) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = known.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY);
+        known.asked = if may { Some(Instant::now()) } else { known.asked };
+        may
+    }
+
+    fn note(&self, ahead: i64) {
+        let words = in_words(ahead).filter(|_| ahead.unsigned_abs() >= WARN_FROM);
+        let was_off = {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut known.is_off, words.is_some())
+        };
+        match words {
+            Some(words) if !was_off => {
+                tracing::warn!(clock_ahead_s = ahead, "{words}; servers refuse authentication tokens whose time is wrong");
+            }
+            None if was_off => tracing::info!(clock_ahead_s = ahead, "this machine's clock is right again"),
+            _ => {}
+        }
+    }
+}
+
+/// Compares the `Date` of a call's first answer with our own clock.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    watch: Arc<Watch>,
+    ahead: Arc<OnceLock<i64>>,
+}
+
+impl Clock {
+    /// For one call.
+    pub fn new(watch: &Arc<Watch>) -> Self {
+        Self { watch: watch.clone(), ahead: Arc::default() }
+    }
+
+    /// Seconds by which our clock is ahead of AWS's, once there was an answer.
+    pub fn ahead(&self) -> Option<i64> {
+        self.ahead.get().copied()
+    }
+
+    /// How long it is until a time that AWS has told; zero when that has been.
+    pub fn left_until(&self, told: SystemTime) -> Duration {
+        let now = SystemTime::now();
+        let by = self.ahead().filter(|ahead| ahead.unsigned_abs() >= TOLERANCE).unwrap_or_default();
+        let step = Duration::from_secs(by.unsigned_abs());
+        let at_aws = if by > 0 { now.checked_sub(step) } else { now.checked_add(step) };
+        told.duration_since(at_aws.unwrap_or(now)).unwrap_or_default()
+    }
+}
+
+impl Intercept for Clock {
+    fn name(&self) -> &'static str {
+        "Clock"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date").and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+        if let Some(date) = date {
+            let ahead = DateTime::from(SystemTime::now()).secs() - date.secs();
+            if self.ahead.set(ahead).is_ok() {
+                self.watch.note(ahead);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock(ahead: i64) -> Clock {
+        let clock = Clock::new(&Arc::default());
+        clock.ahead.set(ahead).unwrap();
+        clock
+    }
+
+    #[test]
+    fn expiries_are_by_the_clock_that_tells_them() {
+        let life = Duration::from_mins(15);
+        let hour = Duration::from_hours(1);
+        let now = SystemTime::now();
+        // A few seconds are not told from none.
+        for (ahead, at_aws) in [(-3600, now + hour), (-9, now), (0, now), (9, now), (3600, now - hour)] {
+            let left = clock(ahead).left_until(at_aws + life);
+            assert!(left + Duration::from_secs(5) > life && left <= life, "{ahead}: {left:?}");
+        }
+        assert_eq!(clock(0).left_until(SystemTime::UNIX_EPOCH), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_clock_is_off_from_ten_seconds_on() {
+        assert_eq!(in_words(9), None);
+        assert_eq!(in_words(-9), None);
+        assert_eq!(in_words(10).unwrap(), "this machine's clock is 10 s ahead of AWS's");
+        assert_eq!(in_words(-3600).unwrap(), "this machine's clock is 3600 s behind AWS's");
+    }
+
+    #[test]
+    fn aws_is_not_asked_for_the_time_again_and_again() {
+        let watch = Watch::default();
+        assert_eq!([watch.may_ask(), watch.may_ask()], [true, false]);
+    }
+}

@@ -1,0 +1,47 @@
+//! The wall clock of one process, moved while it runs. Its monotonic clock stays as it is, as on a machine that slept.
+
+use std::path::PathBuf;
+
+/// By libfaketime, which reads a file at each look at the clock.
+pub struct WallClock {
+    folder: tempfile::TempDir,
+    library: PathBuf,
+}
+
+impl WallClock {
+    pub fn new() -> Self {
+        let clock = Self { folder: tempfile::tempdir().expect("a temporary folder"), library: library() };
+        clock.set_ahead(0);
+        clock
+    }
+
+    /// What the process needs to be told.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let pairs = [
+            ("LD_PRELOAD", self.library.display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file().display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_string()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_string()),
+        ];
+        pairs.map(|(name, value)| (name.to_string(), value)).into()
+    }
+
+    /// Ahead of this machine's by so many seconds, from now on.
+    pub fn set_ahead(&self, seconds: i64) {
+        let next = self.folder.path().join("next");
+        std::fs::write(&next, format!("{seconds:+}\n")).expect("the file is written");
+        // In one step: nobody reads half a file.
+        std::fs::rename(next, self.file()).expect("the file is replaced");
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("ahead")
+    }
+}
+
+/// In the folder of the machine's architecture.
+fn library() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let found = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|library| library.exists());
+    found.expect("libfaketime is missing; on Debian: apt-get install -y --no-install-recommends libfaketime")
+}

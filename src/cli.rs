@@ -284,13 +284,11 @@ fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
         };
         let redshift = format!("jdbc:redshift://{address}/{database}?UID={user}&PWD={password}&{jdbc_redshift}");
         let postgresql = format!("jdbc:postgresql://{address}/{database}?user={user}&{jdbc_postgresql}");
-        let (engine, jdbc) = match target.engine {
-            Engine::Redshift(_) => ("Redshift", redshift),
-            Engine::RedshiftServerless(_) => ("Redshift Serverless", redshift),
-            Engine::Rds(_) => ("RDS", postgresql),
-            Engine::Dsql(_) => ("Aurora DSQL", postgresql),
+        let jdbc = match target.engine {
+            Engine::Redshift(_) | Engine::RedshiftServerless(_) => redshift,
+            Engine::Rds(_) | Engine::Dsql(_) => postgresql,
         };
-        lines.push(format!("{} ({engine}, {}) on {address}", target.name, target.region));
+        lines.push(format!("{} ({}, {}) on {address}", target.name, target.engine.name(), target.region));
         match address {
             Address::Tcp(_) => {
                 lines.push(format!("  psql  postgresql://{user}@{address}/{database}{psql_options}"));

@@ -40,7 +40,7 @@ pub async fn check(targets: &[Arc<Target>], users: &HashMap<String, Arc<User>>, 
         report.ok &= ok;
         report.targets.push(TargetReport {
             target: target.name.clone(),
-            engine: engine::key(&target.engine),
+            engine: target.engine.name().as_str(),
             region: target.region.clone(),
             ok,
             steps,

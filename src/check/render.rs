@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write, stdout};
 
-use super::{Report, Status, Step, StepReport, engine};
+use super::{Report, Status, Step, StepReport};
 use crate::config::Target;
 
 /// Standard output.
@@ -19,7 +19,7 @@ impl Screen {
 
     pub fn target(&self, target: &Target) {
         if !self.json {
-            write(&format!("{} ({}, {})\n", target.name, engine::name(&target.engine), target.region));
+            write(&format!("{} ({}, {})\n", target.name, target.engine.name(), target.region));
         }
     }
 

@@ -12,6 +12,7 @@ mod target_url;
 mod users_file;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -86,8 +87,8 @@ impl Address {
     }
 }
 
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => path.display().fmt(f),
@@ -267,12 +268,61 @@ pub enum Engine {
 }
 
 impl Engine {
+    /// Which one it is.
+    pub fn name(&self) -> EngineName {
+        match self {
+            Self::Redshift(_) => EngineName::Redshift,
+            Self::RedshiftServerless(_) => EngineName::RedshiftServerless,
+            Self::Rds(_) => EngineName::Rds,
+            Self::Dsql(_) => EngineName::Dsql,
+        }
+    }
+
     /// The database of servers that have only one.
     pub fn only_database(&self) -> Option<&'static str> {
         match self {
             Self::Dsql(_) => Some("postgres"),
             Self::Redshift(_) | Self::RedshiftServerless(_) | Self::Rds(_) => None,
         }
+    }
+}
+
+/// An engine without its settings; printed for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineName {
+    /// Amazon Redshift, provisioned.
+    Redshift,
+    /// Amazon Redshift Serverless.
+    RedshiftServerless,
+    /// RDS and Aurora.
+    Rds,
+    /// Aurora DSQL.
+    Dsql,
+}
+
+impl EngineName {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Redshift, Self::RedshiftServerless, Self::Rds, Self::Dsql];
+
+    /// Value of the key `engine`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Redshift => "redshift",
+            Self::RedshiftServerless => "redshift-serverless",
+            Self::Rds => "rds",
+            Self::Dsql => "dsql",
+        }
+    }
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Redshift => "Redshift",
+            Self::RedshiftServerless => "Redshift Serverless",
+            Self::Rds => "RDS",
+            Self::Dsql => "Aurora DSQL",
+        })
     }
 }
 
@@ -397,8 +447,8 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
 }

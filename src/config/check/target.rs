@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::Checker;
 use super::host::{AwsHostName, is_host, is_region};
 use crate::config::raw::{self, Key};
-use crate::config::{AwsIdentity, Choice, Engine, Role, Target};
+use crate::config::{AwsIdentity, Choice, Engine, EngineName, Role, Target};
 use crate::tls::{CaFileError, trusted_roots, upstream::UpstreamTls};
 
 /// A little below the 200 a second from which on AWS throttles IAM logins.
@@ -19,36 +19,6 @@ const DEFAULT_DSQL_LOGINS_PER_SECOND: NonZeroU32 = NonZeroU32::new(90).expect("i
 /// A login is tens of milliseconds of work for a server, and seconds for one that wakes up.
 const DEFAULT_CONCURRENT_LOGINS: NonZeroU32 = NonZeroU32::new(100).expect("it is not zero");
 const MOST_LOGINS: u32 = 100_000;
-
-/// Value of the key `engine`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EngineName {
-    Redshift,
-    RedshiftServerless,
-    Rds,
-    Dsql,
-}
-
-impl EngineName {
-    const ALL: [Self; 4] = [Self::Redshift, Self::RedshiftServerless, Self::Rds, Self::Dsql];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Redshift => "redshift",
-            Self::RedshiftServerless => "redshift-serverless",
-            Self::Rds => "rds",
-            Self::Dsql => "dsql",
-        }
-    }
-
-    /// When the configuration does not say.
-    fn logins_per_second(self) -> NonZeroU32 {
-        match self {
-            Self::Redshift | Self::RedshiftServerless | Self::Rds => DEFAULT_LOGINS_PER_SECOND,
-            Self::Dsql => DEFAULT_DSQL_LOGINS_PER_SECOND,
-        }
-    }
-}
 
 /// What a target says of where to connect.
 pub(super) struct Dial {
@@ -63,6 +33,14 @@ impl Dial {
     /// Identifier of a cluster or workgroup, when the host is an endpoint of this service.
     pub(super) fn first_label_of(&self, service: &str) -> Option<String> {
         self.aws_name.as_ref().filter(|name| name.service == service).map(|name| name.first_label.clone())
+    }
+}
+
+/// When the configuration does not say.
+fn logins_per_second(engine: EngineName) -> NonZeroU32 {
+    match engine {
+        EngineName::Redshift | EngineName::RedshiftServerless | EngineName::Rds => DEFAULT_LOGINS_PER_SECOND,
+        EngineName::Dsql => DEFAULT_DSQL_LOGINS_PER_SECOND,
     }
 }
 
@@ -106,7 +84,7 @@ impl Checker<'_> {
             tls: self.trust(raw)?,
             aws: self.aws(raw),
             session_name_of_person: session_name(raw).filter(|name| names_person(name)),
-            max_logins_per_second: self.logins("max_logins_per_second", raw.max_logins_per_second.as_ref(), kind.logins_per_second()),
+            max_logins_per_second: self.logins("max_logins_per_second", raw.max_logins_per_second.as_ref(), logins_per_second(kind)),
             max_concurrent_logins: self.logins("max_concurrent_logins", raw.max_concurrent_logins.as_ref(), DEFAULT_CONCURRENT_LOGINS).get()
                 as usize,
             application_name_suffix: raw.application_name_suffix.as_ref().is_some_and(|value| *value.as_ref()),

@@ -1,39 +1,40 @@
-//! What differs between engines in what is said of a login: names, resources, and why a fresh password is refused.
+//! What differs between engines in what is said of a login: whose name, which resources, and why a fresh password is refused.
+
+use std::borrow::Cow;
+
+use rustls::pki_types::ServerName;
 
 use super::explain::{Attempt, SET_THE_CLOCK, clock, quoted, region_of_server, wrong_region};
-use crate::config::{ClusterName, Discovery, Endpoint, EndpointSource, Engine, Redshift, RedshiftApi, region_of_host};
+use crate::config::{ClusterName, Discovery, Endpoint, EndpointSource, Engine, Rds, Redshift, RedshiftApi, region_of_host};
 
-/// The engine for people.
-pub fn name(engine: &Engine) -> &'static str {
-    match engine {
-        Engine::Redshift(_) => "Redshift",
-        Engine::RedshiftServerless(_) => "Redshift Serverless",
-        Engine::Rds(_) => "RDS",
-        Engine::Dsql(_) => "DSQL",
-    }
-}
-
-/// The engine in the configuration.
-pub fn key(engine: &Engine) -> &'static str {
-    match engine {
-        Engine::Redshift(_) => "redshift",
-        Engine::RedshiftServerless(_) => "redshift-serverless",
-        Engine::Rds(_) => "rds",
-        Engine::Dsql(_) => "dsql",
-    }
-}
-
-/// The endpoint by its own name, whatever is dialled to get there.
-pub fn own_endpoint<'a>(attempt: Attempt<'a>) -> Option<&'a Endpoint> {
+/// The server's own name, whatever is dialled to get there.
+pub fn own_host(attempt: Attempt<'_>) -> Option<Cow<'_, str>> {
     let target = &attempt.route.target;
-    let dialled: Option<&'a Endpoint> = attempt.endpoint.or(match &target.endpoint {
+    match &target.engine {
+        Engine::Dsql(dsql) => Some(dsql.name.as_str().into()),
+        Engine::Rds(_) => signed_for(attempt).map(|endpoint| endpoint.host.as_str().into()),
+        Engine::Redshift(_) | Engine::RedshiftServerless(_) => target
+            .tls_server_name
+            .as_ref()
+            .map(ServerName::to_str)
+            .or_else(|| dialled(attempt).map(|endpoint| endpoint.host.as_str().into())),
+    }
+}
+
+/// The endpoint that a token of RDS is signed for.
+fn signed_for(attempt: Attempt<'_>) -> Option<&Endpoint> {
+    match &attempt.route.target.engine {
+        Engine::Rds(Rds { signing_endpoint: Some(endpoint) }) => Some(endpoint),
+        _ => dialled(attempt),
+    }
+}
+
+fn dialled<'a>(attempt: Attempt<'a>) -> Option<&'a Endpoint> {
+    let configured: Option<&'a Endpoint> = match &attempt.route.target.endpoint {
         EndpointSource::Fixed(endpoint) => Some(endpoint),
         EndpointSource::Discover { .. } => None,
-    });
-    match &target.engine {
-        Engine::Redshift(_) | Engine::RedshiftServerless(_) | Engine::Dsql(_) => dialled,
-        Engine::Rds(rds) => rds.signing_endpoint.as_ref().or(dialled),
-    }
+    };
+    attempt.endpoint.or(configured)
 }
 
 /// What has been made, and how.
@@ -49,7 +50,7 @@ pub fn minted(attempt: Attempt<'_>, db_user: &str) -> String {
         Engine::RedshiftServerless(_) => format!("{db_user}, by redshift-serverless:GetCredentials"),
         Engine::Dsql(dsql) => format!("{db_user}, token signed for {} in {}", dsql.name, target.region),
         Engine::Rds(_) => {
-            let signed_for = own_endpoint(attempt).map(ToString::to_string).unwrap_or_default();
+            let signed_for = signed_for(attempt).map(ToString::to_string).unwrap_or_default();
             format!("{db_user}, token signed for {signed_for} in {}", target.region)
         }
     }
@@ -161,7 +162,7 @@ fn token_refused(attempt: Attempt<'_>) -> (String, String) {
     if let Some(seen) = seen_from_here(attempt) {
         return seen;
     }
-    match own_endpoint(attempt) {
+    match signed_for(attempt) {
         Some(endpoint) if region_of_host(&endpoint.host).is_none() => (
             format!("the token is signed for {endpoint}, which is no name of an RDS endpoint"),
             "set signing_host to the name and port that RDS gives the endpoint".to_string(),

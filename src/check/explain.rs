@@ -144,9 +144,9 @@ pub fn call(refusal: &Refusal, attempt: Attempt<'_>) -> Failure {
 
 /// The server's own host name, and its region, where calls and tokens are signed for another.
 pub fn region_of_server(attempt: Attempt<'_>) -> Option<(String, String)> {
-    let host = &engine::own_endpoint(attempt)?.host;
-    let region = region_of_host(host).filter(|region| *region != attempt.route.target.region)?;
-    Some((host.clone(), region))
+    let host = engine::own_host(attempt)?;
+    let region = region_of_host(&host).filter(|region| *region != attempt.route.target.region)?;
+    Some((host.into_owned(), region))
 }
 
 /// What to say of it.

@@ -89,7 +89,7 @@ impl Walk<'_> {
         let route = to_target(target, database, &asked).map_err(|refusal| explain::route(&refusal))?;
         let assumed: Vec<&str> = [
             ("--user", &target.db_user, self.client.user.is_none() && !route.db_user.is_empty()),
-            ("--database", &target.database, self.client.database.is_none()),
+            ("--database", &target.database, self.client.database.is_none() && target.engine.only_database().is_none()),
         ]
         .into_iter()
         .filter_map(|(flag, choice, assumed)| (*choice == Choice::Client && assumed).then_some(flag))

@@ -11,14 +11,14 @@ use crate::support::server::{answer_ssl_request, serve};
 
 const STEPS: [&str; 9] = ["route", "identity", "endpoint", "mint", "dns", "tcp", "tls", "login", "select"];
 
-fn run(env: Vec<(String, String)>, config: &str, arguments: &[&str]) -> Output {
+pub fn run(env: Vec<(String, String)>, config: &str, arguments: &[&str]) -> Output {
     let file = config_file(config);
     command().args(["check", "--config"]).arg(&file).args(arguments).envs(env).output().expect("the binary starts")
 }
 
 /// The only target of a check, which has this exit code.
 #[track_caller]
-fn target(env: Vec<(String, String)>, config: &str, arguments: &[&str], code: i32) -> Value {
+pub fn target(env: Vec<(String, String)>, config: &str, arguments: &[&str], code: i32) -> Value {
     let output = run(env, config, &[&["--json"], arguments].concat());
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(code), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -51,11 +51,11 @@ fn assert_fails_in(env: Vec<(String, String)>, config: &str, step: &str, [error,
 }
 
 #[track_caller]
-fn assert_fails(aws: &Aws, config: &str, step: &str, words: [&str; 3]) {
+pub fn assert_fails(aws: &Aws, config: &str, step: &str, words: [&str; 3]) {
     assert_fails_in(aws.env(), config, step, words);
 }
 
-fn user_arn(aws: &Aws) -> String {
+pub fn user_arn(aws: &Aws) -> String {
     format!("arn:aws:iam::123456789012:user/{}", aws.user_name())
 }
 
@@ -64,7 +64,7 @@ fn at_port(port: u16, keys: &str) -> String {
     rds_config(&format!("host = \"localhost\"\nport = {port}\ndb_user = \"jane_doe\"\ndatabase = \"postgres\"\n{keys}"))
 }
 
-const ANA: &str = "db_user = \"ana\"\ndatabase = \"dev\"";
+pub const ANA: &str = "db_user = \"ana\"\ndatabase = \"dev\"";
 const TUNNEL: &str = "database = \"postgres\"\nsigning_host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\"";
 
 #[test]

@@ -8,6 +8,7 @@ mod bad_input;
 mod bastion;
 mod cancel;
 mod check;
+mod check_engines;
 mod client_tls;
 mod clocks;
 mod configuration;

@@ -57,6 +57,11 @@ impl Accounts {
         locked(&self.keys).get(id).cloned()
     }
 
+    /// Every secret access key and session token, for tests that look for them where they must not be.
+    pub fn secrets(&self) -> Vec<String> {
+        locked(&self.keys).values().flat_map(|account| [Some(account.secret.clone()), account.session_token.clone()]).flatten().collect()
+    }
+
     /// As when an administrator deletes the key.
     pub fn remove(&self, id: &str) {
         locked(&self.keys).remove(id);

@@ -4,6 +4,7 @@
 //! StartupMessage, and passes everything on; PostgreSQL asks for the password and has it judged by a bind server, which
 //! recomputes the token's signature.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -24,7 +25,7 @@ use crate::postgres::Postgres;
 use crate::runtime::{Background, Guard};
 use crate::sigv4::{self, Presigned};
 use crate::wire::{self, First, Startup};
-use crate::{REGION, locked};
+use crate::{REGION, locked, shifted};
 
 pub const CLUSTER: &str = "foo0bar1baz2quux3quuux4qux";
 /// The cluster's name at AWS, and the one it has here.
@@ -59,6 +60,9 @@ struct Cluster {
     accepted: Mutex<Vec<(String, String)>>,
     refusals: Mutex<Vec<String>>,
     startups: Mutex<Vec<Vec<(String, String)>>>,
+    /// By access key: the cluster's users are the same for all.
+    denied: Mutex<BTreeSet<String>>,
+    clocks_ahead: Mutex<HashMap<String, i64>>,
 }
 
 impl Dsql {
@@ -88,6 +92,16 @@ impl Dsql {
         self.inner.port
     }
 
+    /// Refuses whatever this access key has signed, as where no policy allows `dsql:DbConnect`.
+    pub fn deny(&self, access_key_id: &str) {
+        locked(&self.inner.cluster.denied).insert(access_key_id.to_owned());
+    }
+
+    /// Judges what this access key has signed by a clock that is ahead of this machine's.
+    pub fn set_clock_ahead_for(&self, access_key_id: &str, seconds: i64) {
+        locked(&self.inner.cluster.clocks_ahead).insert(access_key_id.to_owned(), seconds);
+    }
+
     /// User and action of every token that was good, oldest first.
     pub fn accepted(&self) -> Vec<(String, String)> {
         locked(&self.inner.cluster.accepted).clone()
@@ -107,7 +121,15 @@ impl Dsql {
 impl Cluster {
     fn new(accounts: Accounts, socket: &Path) -> Cluster {
         let socket = socket.to_owned();
-        Cluster { accounts, socket, accepted: Mutex::default(), refusals: Mutex::default(), startups: Mutex::default() }
+        Cluster {
+            accounts,
+            socket,
+            accepted: Mutex::default(),
+            refusals: Mutex::default(),
+            startups: Mutex::default(),
+            denied: Mutex::default(),
+            clocks_ahead: Mutex::default(),
+        }
     }
 
     /// The action that the token is for.
@@ -115,7 +137,12 @@ impl Cluster {
         let token = std::str::from_utf8(password).map_err(|_| "not a token: not UTF-8".to_owned())?;
         let (host, query) = token.split_once("/?").ok_or_else(|| format!("not a token: {} bytes without \"/?\"", token.len()))?;
         let presigned = Presigned { host, query, region: REGION, service: "dsql", max_life: MAX_LIFE };
-        let (_, parameters) = sigv4::verify_presigned(&presigned, &self.accounts, now).map_err(|refusal| refusal.to_string())?;
+        let ahead = locked(&self.clocks_ahead).iter().find(|(key, _)| query.contains(*key)).map_or(0, |(_, seconds)| *seconds);
+        let verified = sigv4::verify_presigned(&presigned, &self.accounts, shifted(now, ahead));
+        let (signer, parameters) = verified.map_err(|refusal| refusal.to_string())?;
+        if locked(&self.denied).contains(&signer.access_key_id) {
+            return Err("told to refuse".to_owned());
+        }
         if !NAMES.contains(&host) {
             return Err(format!("signed for host {host}"));
         }

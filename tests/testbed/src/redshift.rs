@@ -154,6 +154,11 @@ impl Redshift {
         self.inner.background.wait(async move { inner.revoke(&db_user).await })
     }
 
+    /// Every temporary password of this cluster and of the workgroup, for tests that look for them where they must not be.
+    pub fn passwords(&self) -> Vec<String> {
+        locked(&self.inner.backend.credentials).iter().map(|credential| credential.password.clone()).collect()
+    }
+
     /// The parameters of every StartupMessage that reached a front, in order of arrival.
     pub fn startups(&self) -> Vec<Vec<(String, String)>> {
         locked(&self.inner.backend.startups).clone()

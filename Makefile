@@ -37,11 +37,10 @@ clients: setup ## Real clients against both flavours; QUICK=1 shortens pgbench, 
 	tests/clients/run $(CLIENTS)
 
 .PHONY: bench
-bench: setup ## What a login is made of, measured with the release binary; QUICK=1 is shorter
-	@$(packages) python3:python3
-	cargo build --release --bin pg-iam-proxy
-	cargo build --package testbed --bins
-	tests/bench/logins
+bench: setup ## Us and our peers, measured in one run; QUICK=1, ONLY=bulk, PROXY=name=path,..., ROUNDS, PEERS, LEGS
+	@$(packages) /usr/sbin/pgbouncer:pgbouncer /usr/sbin/haproxy:haproxy /usr/sbin/nginx:nginx libnginx-mod-stream stunnel4:stunnel4 pgbench:postgresql-contrib
+	cargo build --release --package bench $(if $(PROXY),,--package pg-iam-proxy)
+	@$${CARGO_TARGET_DIR:-target}/release/bench
 
 .PHONY: fuzz
 fuzz: $(CARGO_FUZZ) ## Each fuzz target for FUZZ_SECONDS (30), on nightly Rust

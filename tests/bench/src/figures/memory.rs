@@ -1,0 +1,98 @@
+//! How much memory does an idle session hold, before and after traffic, and do many of them slow busy ones down?
+
+use anyhow::Result;
+
+use std::time::Duration;
+
+use crate::load::Job;
+use crate::peers::{LegKind, Mode, Peer, Subject};
+use crate::process::{Part, pause, rss_kib};
+use crate::results::Results;
+use crate::run::{MANY, Run, costed};
+
+/// Logins at a time while sessions are opened.
+const OPENERS: usize = 16;
+/// Of the burst, each way on every session.
+const BURST_PIECES: usize = 1;
+const BUSY: usize = 16;
+/// Threads go to sleep and allocators give back.
+const REST: Duration = Duration::from_millis(300);
+
+/// A peer of its own for each leg: memory that was once used is seldom given back.
+pub fn measure(run: &mut Run, round: usize) {
+    let subjects: Vec<Subject> = run.options.subjects.iter().filter(|subject| **subject != Subject::Direct).cloned().collect();
+    for leg in run.options.legs.clone() {
+        for subject in subjects.iter().filter(|subject| subject.legs().contains(&leg)) {
+            run.progress(&format!("round {}: memory of idle sessions, {}, {}", round + 1, leg.name(), subject.name()));
+            run.noise.calibrate();
+            // Where time is short, ten thousand are for ours only.
+            let many = if run.options.quick && !subject.is_ours() { 0 } else { run.files.sessions };
+            if let Err(error) = one(run, round, subject, leg, many) {
+                run.note(&format!("memory, {}, {}: {error:#}", subject.name(), leg.name()));
+            }
+        }
+    }
+}
+
+fn one(run: &mut Run, round: usize, subject: &Subject, leg: LegKind, many: usize) -> Result<()> {
+    let milliseconds = run.options.milliseconds;
+    let peer = run.start(subject, Mode::Default)?;
+    let mut load = run.load()?;
+    let results = &mut run.results;
+    let mut add = |figure: &str, value| results.add(&format!("memory_{figure}"), leg, subject.name(), round, value);
+    add("rest_kib", rss(&peer));
+    load.perform(&Job::Open { server: peer.server(leg), sessions: 1, clients: 1 })?;
+    load.perform(&Job::Close { sessions: 1 })?;
+    let first = rss(&peer);
+    add("first_login_kib", first);
+    let mut opened = 0;
+    for sessions in [100, 1000] {
+        load.perform(&Job::Open { server: peer.server(leg), sessions: sessions - opened, clients: OPENERS })?;
+        opened = sessions;
+        add(&format!("{sessions}_kib"), (rss(&peer) - first) / sessions as f64);
+    }
+    load.perform(&Job::Burst { pieces: BURST_PIECES, clients: 2 * OPENERS })?;
+    add("1000_burst_kib", (rss(&peer) - first) / 1000.0);
+    drop(load);
+    drop(peer);
+    if many == 0 {
+        return Ok(());
+    }
+    let peer = run.start(subject, Mode::Default)?;
+    let mut load = run.load()?;
+    beside(&mut run.results, &mut load, &peer, (subject, leg), (round, many, milliseconds))
+}
+
+fn beside(
+    results: &mut Results,
+    load: &mut Part,
+    peer: &Peer,
+    (subject, leg): (&Subject, LegKind),
+    (round, many, milliseconds): (usize, usize, u64),
+) -> Result<()> {
+    load.perform(&Job::Open { server: peer.server(leg), sessions: BUSY, clients: BUSY })?;
+    let busy = |load: &mut Part| -> Result<f64> {
+        load.perform(&Job::Trips { sessions: BUSY, milliseconds: 100 })?;
+        let cost = costed(load, peer, &Job::Trips { sessions: BUSY, milliseconds: milliseconds.max(1000) })?;
+        Ok(cost.cpu / cost.done.count * 1e6)
+    };
+    let before = busy(load)?;
+    let first = rss(peer);
+    load.perform(&Job::Open { server: peer.server(leg), sessions: many, clients: OPENERS })?;
+    let mut add = |figure: &str, value| results.add(figure, leg, subject.name(), round, value);
+    add(&format!("memory_{MANY}_kib"), (rss(peer) - first) / many as f64);
+    let among = busy(load)?;
+    load.perform(&Job::Burst { pieces: BURST_PIECES, clients: 2 * OPENERS })?;
+    add(&format!("memory_{MANY}_burst_kib"), (rss(peer) - first) / many as f64);
+    load.perform(&Job::Close { sessions: many })?;
+    pause(REST);
+    let after = busy(load)?;
+    add("beside_cpu_us", among);
+    add("beside_growth", among / f64::midpoint(before, after));
+    Ok(())
+}
+
+fn rss(peer: &Peer) -> f64 {
+    pause(REST);
+    peer.id().map_or(0.0, rss_kib)
+}

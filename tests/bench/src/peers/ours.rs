@@ -1,0 +1,63 @@
+//! pg-iam-proxy in front of what it takes for RDS: tokens are signed by itself, so AWS is not asked.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use super::{Files, Mode, Peer, Upstream, command};
+use crate::load::Tls;
+use crate::process::Process;
+
+/// Enough for the clients that the benchmark has at a time.
+const WARM_SESSIONS: usize = 32;
+
+pub fn start(binary: &Path, mode: Mode, dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
+    let kept = match mode {
+        Mode::Default | Mode::Fresh => String::new(),
+        Mode::Warm => format!("warm_sessions = {WARM_SESSIONS}\n"),
+        Mode::Reused => "reuse_sessions = true\n".to_string(),
+    };
+    let text = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\ntls = \"required\"\ncertificate = \"{}\"\nkey = \"{}\"\n\
+         [limits]\nmax_sessions = 25000\nstartup_timeout = \"60s\"\n\
+         [target.bench]\nengine = \"rds\"\nhost = \"127.0.0.1\"\nport = {}\ndb_user = \"{}\"\ndatabase = \"{}\"\nregion = \"us-west-2\"\n\
+         ca_file = \"{}\"\nmax_logins_per_second = 100000\nmax_concurrent_logins = 10000\n{kept}",
+        files.certificate.display(),
+        files.key.display(),
+        upstream.port,
+        upstream.iam_user,
+        upstream.database,
+        files.authority.display(),
+    );
+    let file = dir.join("pg-iam-proxy.toml");
+    fs::write(&file, text)?;
+    let mut command = command(binary, dir)?;
+    command.envs(upstream.aws.iter().cloned()).stdout(Stdio::piped());
+    let mut process = Process::start(command.arg("run").arg("--config").arg(file))?;
+    let stdout = BufReader::new(process.child().stdout.take().context("piped")?);
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    let mut lines = stdout.lines();
+    for line in lines.by_ref() {
+        addresses.extend(line?.rsplit_once(" on ").and_then(|(_, address)| address.parse::<SocketAddr>().ok()));
+        if let [plain, tls] = addresses[..] {
+            // What else it prints has to go somewhere.
+            std::thread::spawn(move || lines.for_each(drop));
+            return Ok(Peer {
+                process: Some(process),
+                plain,
+                tls: Some(tls),
+                handshake: Tls::SslRequest,
+                user: upstream.user.clone(),
+                password: String::new(),
+                database: upstream.database.clone(),
+            });
+        }
+    }
+    let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+    bail!("{}", log.trim_end())
+}

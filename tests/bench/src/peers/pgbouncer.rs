@@ -1,0 +1,66 @@
+//! pgbouncer, pooling sessions.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{Files, Mode, Peer, Upstream, command, free_address, is_root, program};
+use crate::load::Tls;
+use crate::process::Process;
+
+pub fn start(mode: Mode, dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
+    let address = free_address()?;
+    let certificate = dir.join("server.crt");
+    let key = dir.join("server.key");
+    fs::copy(&files.certificate, &certificate)?;
+    fs::copy(&files.key, &key)?;
+    // A server connection of no lifetime is used once; nothing is reset that is thrown away.
+    let once = if mode == Mode::Fresh { "server_lifetime = 0\nserver_reset_query =\n" } else { "" };
+    let text = format!(
+        "[databases]\n{database} = host=127.0.0.1 port={port} user={user} password={password} dbname={database}\n[pgbouncer]\n\
+         listen_addr = 127.0.0.1\nlisten_port = {listen}\nunix_socket_dir =\nauth_type = any\npool_mode = session\n\
+         server_tls_sslmode = verify-full\nserver_tls_ca_file = {authority}\nserver_tls_protocols = tlsv1.3\n\
+         client_tls_sslmode = allow\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\nclient_tls_protocols = tlsv1.3\n\
+         max_client_conn = 25000\ndefault_pool_size = 25000\n{once}",
+        database = upstream.database,
+        port = upstream.port,
+        user = upstream.user,
+        password = upstream.password,
+        listen = address.port(),
+        authority = files.authority.display(),
+        certificate = certificate.display(),
+        key = key.display(),
+    );
+    let file = dir.join("pgbouncer.ini");
+    fs::write(&file, text)?;
+    let mut command = command(&program("pgbouncer"), dir)?;
+    if is_root()? {
+        // It refuses to run as root.
+        let (uid, gid) = nobody()?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+        for path in [dir, &certificate, &key, &file] {
+            chown(path, Some(uid), Some(gid))?;
+        }
+        command.uid(uid).gid(gid);
+    }
+    let process = Process::start(command.arg(file))?;
+    Ok(Peer {
+        process: Some(process),
+        plain: address,
+        tls: Some(address),
+        handshake: Tls::SslRequest,
+        user: upstream.user.clone(),
+        password: upstream.password.clone(),
+        database: upstream.database.clone(),
+    })
+}
+
+fn nobody() -> Result<(u32, u32)> {
+    let passwd = fs::read_to_string("/etc/passwd")?;
+    let line = passwd.lines().find(|line| line.starts_with("nobody:")).context("there is no user nobody")?;
+    let fields: Vec<&str> = line.split(':').collect();
+    Ok((fields[2].parse()?, fields[3].parse()?))
+}

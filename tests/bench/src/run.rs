@@ -1,0 +1,171 @@
+//! One run: what it is made of, and how a measurement is taken.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+use testbed::ServerCertificate;
+use testbed::pki::Pki;
+
+use crate::load::{Done, Job};
+use crate::noise::Noise;
+use crate::options::Options;
+use crate::peers::{Files, LegKind, Mode, Peer, Subject, Upstream};
+use crate::process::{Part, cpu_seconds};
+use crate::results::Results;
+
+/// The most idle sessions that are measured.
+pub const MANY: usize = 10_000;
+/// What a proxy has open besides sessions.
+const SPARE_FILES: u64 = 400;
+
+pub struct Run {
+    pub options: Options,
+    pub files: Files,
+    pub results: Results,
+    pub noise: Noise,
+    /// Of the synthetic server.
+    ports: Vec<u16>,
+    peers_started: usize,
+    _backend: Part,
+    _dir: TempDir,
+}
+
+/// What was done, and the peer's CPU seconds for it.
+pub struct Cost {
+    pub done: Done,
+    pub cpu: f64,
+}
+
+impl Run {
+    pub fn new(options: Options) -> Result<Run> {
+        let sessions = allow_open_files(MANY)?;
+        let dir = tempfile::Builder::new().prefix("bench-").tempdir()?;
+        // Peers that are not root look into it.
+        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let pki = Pki::create()?;
+        let [authority, _] = pki.write_authorities(dir.path())?;
+        let identity = pki.identity(ServerCertificate::Good);
+        let write = |name: &str, text: &str| -> Result<PathBuf> {
+            let file = dir.path().join(name);
+            fs::write(&file, text)?;
+            Ok(file)
+        };
+        let files = Files {
+            dir: dir.path().to_owned(),
+            authority,
+            certificate: write("server.crt", &identity.certificate)?,
+            key: write("server.key", &identity.key)?,
+            sessions,
+        };
+        let path = |path: &PathBuf| path.to_str().map(str::to_owned).context("TMPDIR is not UTF-8");
+        let mut backend = Part::start(&["backend", &path(&files.certificate)?, &path(&files.key)?])?;
+        let ports = serde_json::from_str(&backend.line()?)?;
+        Ok(Run {
+            options,
+            files,
+            results: Results::default(),
+            noise: Noise::start(),
+            ports,
+            peers_started: 0,
+            _backend: backend,
+            _dir: dir,
+        })
+    }
+
+    /// In front of the synthetic server.
+    pub fn start(&mut self, subject: &Subject, mode: Mode) -> Result<Peer> {
+        let port = self.ports[self.peers_started % self.ports.len()];
+        self.peers_started += 1;
+        subject.start(mode, &self.files, &Upstream::synthetic(port))
+    }
+
+    /// All that can be started; what cannot is noted as failed.
+    pub fn start_all(&mut self, mode: Mode, wanted: impl Fn(&Subject) -> bool) -> Vec<(Subject, Peer)> {
+        let subjects: Vec<Subject> = self.options.subjects.iter().filter(|subject| wanted(subject)).cloned().collect();
+        let start = |subject: Subject| match self.start(&subject, mode) {
+            Ok(peer) => Some((subject, peer)),
+            Err(error) => {
+                self.note(&format!("{error:#}"));
+                None
+            }
+        };
+        subjects.into_iter().filter_map(start).collect()
+    }
+
+    pub fn load(&self) -> Result<Part> {
+        Part::start(&["load", self.files.authority.to_str().context("TMPDIR is not UTF-8")?])
+    }
+
+    /// In every round each peer on each leg, beginning with another one each time; what fails is noted and left out.
+    pub fn interleaved(
+        &mut self,
+        what: &str,
+        round: usize,
+        peers: &[(Subject, Peer)],
+        mut measure: impl FnMut(&mut Results, &mut Part, &Subject, &Peer, LegKind) -> Result<()>,
+    ) {
+        for leg in self.options.legs.clone() {
+            self.noise.calibrate();
+            self.progress(&format!("round {}: {what}, {}", round + 1, leg.name()));
+            for index in 0..peers.len() {
+                let (subject, peer) = &peers[(index + round) % peers.len()];
+                if !subject.legs().contains(&leg) {
+                    continue;
+                }
+                let done = self.load().and_then(|mut load| measure(&mut self.results, &mut load, subject, peer, leg));
+                if let Err(error) = done {
+                    self.note(&format!("{what}, {}, {}: {error:#}", subject.name(), leg.name()));
+                }
+            }
+        }
+    }
+
+    pub fn progress(&self, text: &str) {
+        eprintln!("[{:>4} s] {text}", self.options.started.elapsed().as_secs());
+    }
+
+    pub fn note(&mut self, failure: &str) {
+        self.progress(&format!("FAILED: {failure}"));
+        if !self.results.failures.iter().any(|known| known == failure) {
+            self.results.failures.push(failure.to_owned());
+        }
+    }
+}
+
+impl Upstream {
+    fn synthetic(port: u16) -> Upstream {
+        let aws = [("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")];
+        Upstream {
+            port,
+            user: "bench".into(),
+            password: "bench".into(),
+            database: "bench".into(),
+            aws: aws.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            iam_user: "bench".into(),
+        }
+    }
+}
+
+/// The load's work and what the peer spends on it.
+pub fn costed(load: &mut Part, peer: &Peer, job: &Job) -> Result<Cost> {
+    let cpu = || peer.id().map_or(0.0, cpu_seconds);
+    let before = cpu();
+    let done = load.perform(job)?;
+    Ok(Cost { done, cpu: cpu() - before })
+}
+
+/// Raises the limit of open files, for us and everybody we start, and says how many of `sessions` a proxy can then have:
+/// each is two files there.
+pub fn allow_open_files(sessions: usize) -> Result<usize> {
+    let needed = 2 * sessions as u64 + SPARE_FILES;
+    let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE)?;
+    let wanted = needed.max(hard);
+    if rlimit::setrlimit(rlimit::Resource::NOFILE, wanted, wanted).is_err() {
+        rlimit::setrlimit(rlimit::Resource::NOFILE, hard, hard)?;
+    }
+    let (soft, _) = rlimit::getrlimit(rlimit::Resource::NOFILE)?;
+    ensure!(soft >= 4096, "the hard limit of open files is {hard}: raise it (ulimit -Hn, or run as root)");
+    Ok(sessions.min(((soft - SPARE_FILES) / 2) as usize))
+}

@@ -1,0 +1,66 @@
+//! What messages do the backend and the load exchange?
+
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+pub const READY: [u8; 6] = *b"Z\0\0\0\x05I";
+pub const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
+pub const COPY_DONE: [u8; 5] = *b"c\0\0\0\x04";
+/// Of one CopyData message: PostgreSQL sends one a row, and this is a wide one.
+pub const ROW: usize = 8 * 1024;
+
+pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).expect("messages are short").to_be_bytes();
+    [&[kind][..], &length, body].concat()
+}
+
+pub fn startup(user: &str, database: &str) -> Vec<u8> {
+    let body = format!("user\0{user}\0database\0{database}\0client_encoding\0UTF8\0\0");
+    let length = u32::try_from(body.len() + 8).expect("it is short").to_be_bytes();
+    [&length[..], &[0, 3, 0, 0], body.as_bytes()].concat()
+}
+
+pub fn query(text: &str) -> Vec<u8> {
+    message(b'Q', format!("{text}\0").as_bytes())
+}
+
+/// AuthenticationOk to ReadyForQuery, with what PostgreSQL reports.
+pub fn greeting() -> Vec<u8> {
+    let settings = [
+        ("application_name", ""),
+        ("client_encoding", "UTF8"),
+        ("DateStyle", "ISO, MDY"),
+        ("default_transaction_read_only", "off"),
+        ("in_hot_standby", "off"),
+        ("integer_datetimes", "on"),
+        ("IntervalStyle", "postgres"),
+        ("is_superuser", "off"),
+        ("server_encoding", "UTF8"),
+        ("server_version", "15.14"),
+        ("session_authorization", "bench"),
+        ("standard_conforming_strings", "on"),
+        ("TimeZone", "UTC"),
+    ];
+    let mut bytes = message(b'R', &[0, 0, 0, 0]);
+    for (name, value) in settings {
+        bytes.extend(message(b'S', format!("{name}\0{value}\0").as_bytes()));
+    }
+    bytes.extend(message(b'K', &[0, 0, 0x10, 1, 1, 2, 3, 4]));
+    bytes.extend(READY);
+    bytes
+}
+
+/// The answer to `select 1`, as PostgreSQL gives it.
+pub fn one_row() -> Vec<u8> {
+    let column = b"\0\x01?column?\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0";
+    [message(b'T', column), message(b'D', b"\0\x01\0\0\0\x011"), complete("SELECT 1")].concat()
+}
+
+/// CommandComplete and ReadyForQuery.
+pub fn complete(tag: &str) -> Vec<u8> {
+    [message(b'C', format!("{tag}\0").as_bytes()), READY.to_vec()].concat()
+}
+
+/// CopyData messages of about this many bytes in all.
+pub fn rows(bytes: usize) -> Vec<u8> {
+    let row = message(b'd', &[b'x'; ROW]);
+    row.repeat((bytes / ROW).max(1))
+}

@@ -39,7 +39,8 @@ clients: setup ## Real clients against both flavours; QUICK=1 shortens pgbench, 
 .PHONY: bench
 bench: setup ## Us and our peers, measured in one run; QUICK=1, ONLY=bulk, PROXY=name=path,..., ROUNDS, PEERS, LEGS
 	@$(packages) /usr/sbin/pgbouncer:pgbouncer /usr/sbin/haproxy:haproxy /usr/sbin/nginx:nginx libnginx-mod-stream stunnel4:stunnel4 pgbench:postgresql-contrib
-	cargo build --release --package bench $(if $(PROXY),,--package pg-iam-proxy)
+	$(if $(PROXY),,cargo build --release --bin pg-iam-proxy)
+	cargo build --release --package bench
 	@$${CARGO_TARGET_DIR:-target}/release/bench
 
 .PHONY: fuzz

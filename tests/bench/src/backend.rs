@@ -1,7 +1,8 @@
 //! A server that is never what limits a proxy: as much PostgreSQL as a proxy needs to see, and nothing behind it.
 //!
 //! TLS is asked for with SSLRequest or begun at once; without it nobody is let in. It asks for a cleartext password, as
-//! RDS does for a token, and takes any. `down N` and `up N` move N pieces of CopyData; any other query gives one row.
+//! RDS does for a token, and takes any. `down N` and `up N` move N pieces of CopyData; `select` gives one row, and
+//! any other statement succeeds.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -117,7 +118,8 @@ async fn answer(leg: &mut Leg, query: &[u8], inbox: &mut Vec<u8>, shared: &Share
             }
             leg.write(&wire::complete("COPY 1")).await
         }
-        _ => leg.write(&shared.row).await,
+        Some((word, _)) if word.eq_ignore_ascii_case("select") => leg.write(&shared.row).await,
+        _ => leg.write(&wire::done(text)).await,
     }
 }
 

@@ -114,7 +114,9 @@ pub fn server_config(certificate: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>
 
 pub fn client_config(authority: &[u8]) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority)?)?;
+    for certificate in CertificateDer::pem_slice_iter(authority) {
+        roots.add(certificate?)?;
+    }
     let builder = ClientConfig::builder_with_provider(provider(&[kx_group::X25519, kx_group::SECP256R1]));
     let mut config = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_root_certificates(roots).with_no_client_auth();
     config.enable_secret_extraction = true;

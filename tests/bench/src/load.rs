@@ -356,3 +356,21 @@ fn first_message(inbox: &[u8]) -> Option<(u8, &[u8], usize)> {
 fn nanoseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_with_ready_for_query_however_it_is_cut() {
+        let answer = wire::one_row();
+        for cut in 0..answer.len() {
+            let mut tail = Tail::default();
+            tail.push(&answer[..cut]);
+            assert!(!tail.is_ready(), "{cut}");
+            tail.push(&answer[cut..]);
+            assert!(tail.is_ready(), "{cut}");
+            assert_eq!(tail.length, answer.len() as u64);
+        }
+    }
+}

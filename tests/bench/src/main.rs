@@ -3,6 +3,7 @@
 //! Backend and load are processes of their own (this program again), so that what they cost is never a proxy's.
 
 mod backend;
+mod chart;
 mod figures;
 mod goals;
 mod leg;
@@ -16,11 +17,14 @@ mod report;
 mod results;
 mod run;
 mod threads;
+mod titles;
 mod wire;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use testbed::Testbed;
 
 use options::Options;
 use peers::Mode;
@@ -53,26 +57,50 @@ fn bench() -> Result<()> {
             "{asked} idle sessions: {fit} fit under the hard limit of open files, and stand for them; raise it (ulimit -Hn)"
         ));
     }
-    let peers = run.start_all(Mode::Default, |_| true);
-    if peers.is_empty() {
-        bail!("nobody to measure");
+    let failed = measure(&mut run).err();
+    report::write(&run)?;
+    failed.map_or(Ok(()), Err)
+}
+
+fn measure(run: &mut Run) -> Result<()> {
+    let rounds = run.options.rounds;
+    // These take longest, and differ least from round to round.
+    let few = rounds.div_ceil(3);
+    let has = |run: &Run, groups: &[&str]| groups.iter().any(|group| run.options.has(group));
+    let steady = has(run, &["bulk", "together", "trips"]).then(|| run.start_all(Mode::Default, |_| true));
+    let logins = has(run, &["logins"]).then(|| figures::logins::start(run));
+    let testbed = if has(run, &["real", "credentials"]) { Some(Arc::new(Testbed::start()?)) } else { None };
+    let real = match &testbed {
+        Some(testbed) if has(run, &["real"]) => Some(figures::real::Real::start(run, testbed)?),
+        _ => None,
+    };
+    for round in 0..rounds {
+        if let Some(peers) = &steady {
+            if run.options.has("bulk") {
+                figures::bulk::one_session(run, round, peers);
+            }
+            if run.options.has("together") && (round < few || !run.options.quick) {
+                figures::bulk::two_sessions(run, round, peers);
+            }
+            if run.options.has("trips") {
+                figures::trips::measure(run, round, peers);
+            }
+        }
+        if let Some(logins) = &logins {
+            figures::logins::measure(run, round, logins);
+        }
+        if let Some(real) = real.as_ref().filter(|_| round < few) {
+            real.measure(run, round);
+        }
     }
-    for round in 0..run.options.rounds {
-        if run.options.has("bulk") {
-            figures::bulk::one_session(&mut run, round, &peers);
-        }
-        if run.options.has("together") {
-            figures::bulk::two_sessions(&mut run, round, &peers);
-        }
-        if run.options.has("trips") {
-            figures::trips::measure(&mut run, round, &peers);
-        }
-    }
-    drop(peers);
+    drop((steady, logins, real));
     if run.options.has("memory") {
-        for round in 0..run.options.rounds.div_ceil(3) {
-            figures::memory::measure(&mut run, round);
+        for round in 0..few.min(3) {
+            figures::memory::measure(run, round);
         }
     }
-    report::write(&run)
+    match &testbed {
+        Some(testbed) if run.options.has("credentials") => figures::credentials::measure(run, testbed),
+        _ => Ok(()),
+    }
 }

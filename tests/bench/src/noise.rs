@@ -1,15 +1,16 @@
 //! Was the machine quiet enough to believe the figures?
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use crate::process::cpu_seconds_of_all;
+use crate::process::{cpu_seconds_of_all, pause};
 
 /// About 15 ms of one processor.
 const HASHED: usize = 16 * 1024 * 1024;
+const SETTLE: Duration = Duration::from_millis(50);
 /// A figure is not worth more than the spread of a loop that does the same each time.
 const MOST_SPREAD: f64 = 0.15;
 const MOST_STEAL: f64 = 0.03;
@@ -48,6 +49,8 @@ impl Noise {
 
     /// Between measurements, when nothing of ours runs.
     pub fn calibrate(&mut self) {
+        // What was just stopped may still be tidied up.
+        pause(SETTLE);
         let started = Instant::now();
         std::hint::black_box(digest(&SHA256, &self.block));
         self.loops.push(started.elapsed().as_secs_f64());
@@ -87,6 +90,21 @@ impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (spread, steal, others) = (self.spread * 100.0, self.steal * 100.0, self.others * 100.0);
         write!(f, "calibration loop within {spread:.0} %, {steal:.1} % of the processors stolen, {others:.1} % taken by other programs")
+    }
+}
+
+/// How busy the machine is while something is done.
+pub struct Busy(Ticks);
+
+impl Busy {
+    pub fn start() -> Busy {
+        Busy(ticks())
+    }
+
+    /// Share of all processors' time since then.
+    pub fn share(&self) -> f64 {
+        let now = ticks();
+        (now.busy - self.0.busy) / (now.all - self.0.all).max(1.0)
     }
 }
 

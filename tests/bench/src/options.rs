@@ -14,17 +14,21 @@ pub struct Options {
     /// Under five minutes: fewer rounds, shorter measurements, 10 000 sessions through ours only.
     pub quick: bool,
     pub rounds: usize,
+    /// Of one measurement: many short ones meet more of the scheduler's moods than few long ones.
     pub milliseconds: u64,
     pub only: Vec<String>,
     pub legs: Vec<LegKind>,
     pub subjects: Vec<Subject>,
     /// Where table, JSON and chart go.
     pub output: PathBuf,
+    /// The README whose table and chart are to be replaced.
+    pub readme: Option<PathBuf>,
     pub started: Instant,
 }
 
 impl Options {
-    /// QUICK, ROUNDS, ONLY (groups), PEERS (names), LEGS (plain, tls), PROXY (a path, or name=path,...), OUTPUT (a folder).
+    /// QUICK, ROUNDS, ONLY (groups), PEERS (names), LEGS (plain, tls), PROXY (a path, or name=path,...), OUTPUT (a folder),
+    /// README.
     pub fn from_environment() -> Result<Options> {
         let list = |name: &str| -> Vec<String> {
             let text = env::var(name).unwrap_or_default();
@@ -42,15 +46,18 @@ impl Options {
         subjects.extend(all.into_iter().filter(|peer| peers.is_empty() || peers.iter().any(|name| name == peer.name())));
         let named = list("LEGS");
         let legs = [LegKind::Plain, LegKind::Tls].into_iter().filter(|leg| named.is_empty() || named.iter().any(|name| name == leg.name()));
+        let legs: Vec<LegKind> = legs.collect();
+        ensure!(!legs.is_empty(), "LEGS: there are plain and tls");
         let rounds = env::var("ROUNDS").ok().filter(|text| !text.is_empty()).map(|text| text.parse()).transpose().context("ROUNDS")?;
         Ok(Options {
             quick,
-            rounds: rounds.unwrap_or(if quick { 3 } else { 7 }),
-            milliseconds: if quick { 400 } else { 1500 },
+            rounds: rounds.unwrap_or(if quick { 3 } else { 11 }),
+            milliseconds: if quick { 400 } else { 600 },
             only,
-            legs: legs.collect(),
+            legs,
             subjects,
-            output: env::var_os("OUTPUT").map_or_else(|| beside.join("../bench"), PathBuf::from),
+            output: env::var_os("OUTPUT").map_or_else(|| beside.with_file_name("bench"), PathBuf::from),
+            readme: env::var_os("README").filter(|value| !value.is_empty()).map(|_| PathBuf::from("README.md")),
             started: Instant::now(),
         })
     }

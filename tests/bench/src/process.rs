@@ -69,14 +69,26 @@ pub fn cpu_seconds_of_all(root: u32) -> f64 {
     tree(root, &stats).iter().map(|id| stats[id].own + stats[id].ended).sum::<u64>() as f64 / TICKS_PER_SECOND
 }
 
-/// Resident memory, KiB, of a process and all under it.
-pub fn rss_kib(root: u32) -> f64 {
-    let rss = |id: &u32| {
+/// Resident memory of a process and all under it.
+#[derive(Clone, Copy, Default)]
+pub struct Resident {
+    pub all_kib: f64,
+    /// What is not pages of a file, which the kernel can drop: mostly the program's own code.
+    pub anonymous_kib: f64,
+}
+
+pub fn resident(root: u32) -> Resident {
+    let mut resident = Resident::default();
+    for id in tree(root, &stats()) {
         let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok()).unwrap_or_default()
-    };
-    tree(root, &stats()).iter().map(rss).sum()
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok()).unwrap_or_default()
+        };
+        resident.all_kib += field("VmRSS:");
+        resident.anonymous_kib += field("RssAnon:");
+    }
+    resident
 }
 
 fn tree(root: u32, stats: &BTreeMap<u32, Stat>) -> Vec<u32> {

@@ -3,12 +3,21 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::goals::{Bound, Judged, goals};
+use crate::chart;
+use crate::goals::{Against, Bound, Judged, Word, goals};
 use crate::noise::Verdict;
+use crate::peers::LegKind;
+use crate::results::Spread;
 use crate::run::Run;
+use crate::titles::{number, title};
+
+/// Of the README.
+const CHART: &str = "tests/bench/chart.svg";
+const CAPTION: &str = "Bulk, CPU, logins and memory of pg-iam-proxy and its peers";
+const FIGURES: [&str; 2] = ["<!-- figures -->\n", "<!-- /figures -->"];
 
 /// Prints the tables and writes the files; says where they are.
 pub fn write(run: &Run) -> Result<()> {
@@ -19,8 +28,15 @@ pub fn write(run: &Run) -> Result<()> {
     println!("\n{text}");
     let folder = &run.options.output;
     fs::create_dir_all(folder)?;
-    let markdown = [markdown(&ratios), String::new(), markdown(&figures), String::new(), words(run, &judged, &verdict)].join("\n");
-    fs::write(folder.join("bench.md"), markdown)?;
+    let all = [markdown(&ratios), String::new(), markdown(&figures), String::new(), words(run, &judged, &verdict)].join("\n");
+    fs::write(folder.join("bench.md"), all)?;
+    let short = markdown(&short(&judged));
+    fs::write(folder.join("readme.md"), format!("{short}\n"))?;
+    let mut written = vec!["bench.md", "readme.md", "bench.json"];
+    if let Some(svg) = chart::svg(&run.results) {
+        fs::write(folder.join("chart.svg"), svg)?;
+        written.push("chart.svg");
+    }
     let file = json!({
         "noise": verdict.to_json(),
         "rounds": run.options.rounds,
@@ -29,8 +45,22 @@ pub fn write(run: &Run) -> Result<()> {
         "goals": judged.iter().map(to_json).collect::<Vec<_>>(),
     });
     fs::write(folder.join("bench.json"), serde_json::to_string_pretty(&file)?)?;
-    println!("Written: {}", ["bench.md", "bench.json"].map(|name| folder.join(name).display().to_string()).join(", "));
+    if let Some(readme) = &run.options.readme {
+        ensure!(verdict.reasons.is_empty(), "{} stays as it is: the machine was too noisy", readme.display());
+        let text = fs::read_to_string(readme)?;
+        let noise = format!("{} rounds; {verdict}.", run.options.rounds);
+        fs::write(readme, with_figures(&text, &format!("![{CAPTION}]({CHART})\n\n{short}\n\n{noise}"))?)?;
+        fs::copy(folder.join("chart.svg"), CHART)?;
+    }
+    println!("Written: {}", written.iter().map(|name| folder.join(name).display().to_string()).collect::<Vec<_>>().join(", "));
     Ok(())
+}
+
+/// A page with what stands between its marks replaced.
+fn with_figures(page: &str, figures: &str) -> Result<String> {
+    let (before, rest) = page.split_once(FIGURES[0]).context("no mark where the figures begin")?;
+    let (_, after) = rest.split_once(FIGURES[1]).context("no mark where the figures end")?;
+    Ok(format!("{before}{}{figures}\n{}{after}", FIGURES[0], FIGURES[1]))
 }
 
 /// Medians of everybody.
@@ -49,22 +79,45 @@ fn figures(run: &Run) -> Vec<Vec<String>> {
 fn ratios(judged: &[Judged], verdict: &Verdict) -> Vec<Vec<String>> {
     let heading = ["figure", "leg", "ours", "against", "theirs", "ratio min", "median", "max", "goal", "verdict"];
     let mut table = vec![heading.map(str::to_owned).to_vec()];
-    for Judged { goal, ours, peer, ratio, met } in judged {
+    for Judged { goal, ours, peer, ratio, word } in judged {
         let (name, theirs) =
             peer.as_ref().map_or_else(|| ("itself".to_owned(), String::new()), |(name, spread)| (name.clone(), number(spread.median)));
         let bound = match goal.bound {
             Bound::AtLeast(least) => format!(">= {least}"),
             Bound::AtMost(most) => format!("<= {most}"),
         };
-        let word = match met {
+        let word = match word {
             _ if !verdict.reasons.is_empty() => "none",
-            true => "met",
-            false => "MISSED",
+            Word::Met => "met",
+            Word::Missed => "MISSED",
+            Word::MachineFull => "machine full",
         };
         let cells = [goal.figure, goal.leg.name(), &number(ours.median), &name, &theirs];
         let cells = cells.into_iter().map(str::to_owned).chain([ratio.min, ratio.median, ratio.max].map(|value| format!("{value:.2}")));
         table.push(cells.chain([bound, word.to_owned()]).collect());
     }
+    table
+}
+
+/// Of the README, in words: a row for each figure and whom it is compared with, a column for each leg.
+fn short(judged: &[Judged]) -> Vec<Vec<String>> {
+    let mut table = vec![["ours : theirs, ratio (least to most)", "client leg plain", "client leg TLS"].map(str::to_owned).to_vec()];
+    let mut rows: Vec<(&str, Against, [String; 2])> = Vec::new();
+    for Judged { goal, ours, peer, ratio, .. } in judged {
+        let cell = match peer {
+            None => number(ours.median),
+            Some((name, theirs)) => {
+                let (ours, theirs) = (number(ours.median), number(theirs.median));
+                format!("{ours} : {theirs} {name}, **{:.2}** ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max)
+            }
+        };
+        let row = rows.iter().position(|(figure, against, _)| *figure == goal.figure && *against == goal.against).unwrap_or(rows.len());
+        if row == rows.len() {
+            rows.push((goal.figure, goal.against, Default::default()));
+        }
+        rows[row].2[usize::from(goal.leg == LegKind::Tls)] = cell;
+    }
+    table.extend(rows.into_iter().map(|(figure, _, [plain, tls])| vec![title(figure), plain, tls]));
     table
 }
 
@@ -79,7 +132,9 @@ fn words(run: &Run, judged: &[Judged], verdict: &Verdict) -> String {
     lines.extend(run.results.failures.iter().map(|failure| format!("Not measured: {failure}")));
     lines.push(format!("Noise: {verdict}."));
     if verdict.reasons.is_empty() {
-        lines.push(format!("{} of {} goals met.", judged.iter().filter(|judged| judged.met).count(), judged.len()));
+        let count = |word| judged.iter().filter(|judged| judged.word == word).count();
+        let (met, missed, full) = (count(Word::Met), count(Word::Missed), count(Word::MachineFull));
+        lines.push(format!("{met} goals met, {missed} missed, {full} that this machine has too few processors to show."));
     } else {
         lines.push(format!("No verdict, the machine was too noisy: {}.", verdict.reasons.join("; ")));
     }
@@ -91,7 +146,7 @@ fn to_json(judged: &Judged) -> serde_json::Value {
         Bound::AtLeast(least) => ("at_least", least),
         Bound::AtMost(most) => ("at_most", most),
     };
-    let spread = |spread: &crate::results::Spread| json!({ "min": spread.min, "median": spread.median, "max": spread.max });
+    let spread = |spread: &Spread| json!({ "min": spread.min, "median": spread.median, "max": spread.max });
     json!({
         "figure": judged.goal.figure,
         "leg": judged.goal.leg.name(),
@@ -100,7 +155,7 @@ fn to_json(judged: &Judged) -> serde_json::Value {
         "theirs": judged.peer.as_ref().map(|(_, theirs)| spread(theirs)),
         "ratio": spread(&judged.ratio),
         bound: value,
-        "met": judged.met,
+        "verdict": format!("{:?}", judged.word),
     })
 }
 
@@ -123,11 +178,16 @@ fn markdown(table: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// Three digits that count.
-fn number(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
+#[cfg(test)]
+mod tests {
+    use super::with_figures;
+
+    #[test]
+    fn only_what_stands_between_the_marks_is_replaced() {
+        let page = "a\n<!-- figures -->\nold\n<!-- /figures -->\nb\n";
+        let new = with_figures(page, "new").expect("it has marks");
+        assert_eq!(new, "a\n<!-- figures -->\nnew\n<!-- /figures -->\nb\n");
+        assert_eq!(with_figures(&new, "new").expect("it has marks"), new);
+        assert!(with_figures("no marks", "new").is_err());
     }
 }

@@ -76,9 +76,14 @@ impl Run {
 
     /// In front of the synthetic server.
     pub fn start(&mut self, subject: &Subject, mode: Mode) -> Result<Peer> {
-        let port = self.ports[self.peers_started % self.ports.len()];
-        self.peers_started += 1;
+        let port = self.next_port();
         subject.start(mode, &self.files, &Upstream::synthetic(port))
+    }
+
+    /// Of the synthetic server, for another peer.
+    pub fn next_port(&mut self) -> u16 {
+        self.peers_started += 1;
+        self.ports[self.peers_started % self.ports.len()]
     }
 
     /// All that can be started; what cannot is noted as failed.
@@ -107,6 +112,9 @@ impl Run {
         mut measure: impl FnMut(&mut Results, &mut Part, &Subject, &Peer, LegKind) -> Result<()>,
     ) {
         for leg in self.options.legs.clone() {
+            if peers.is_empty() {
+                return;
+            }
             self.noise.calibrate();
             self.progress(&format!("round {}: {what}, {}", round + 1, leg.name()));
             for index in 0..peers.len() {
@@ -127,7 +135,7 @@ impl Run {
     }
 
     pub fn note(&mut self, failure: &str) {
-        self.progress(&format!("FAILED: {failure}"));
+        self.progress(&format!("not measured: {failure}"));
         if !self.results.failures.iter().any(|known| known == failure) {
             self.results.failures.push(failure.to_owned());
         }

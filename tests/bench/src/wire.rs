@@ -54,6 +54,12 @@ pub fn one_row() -> Vec<u8> {
     [message(b'T', column), message(b'D', b"\0\x01\0\0\0\x011"), complete("SELECT 1")].concat()
 }
 
+/// The answer to any other statement.
+pub fn done(statement: &str) -> Vec<u8> {
+    let words: Vec<&str> = statement.trim_end_matches(';').split_whitespace().take(2).collect();
+    complete(&words.join(" ").to_uppercase())
+}
+
 /// CommandComplete and ReadyForQuery.
 pub fn complete(tag: &str) -> Vec<u8> {
     [message(b'C', format!("{tag}\0").as_bytes()), READY.to_vec()].concat()
@@ -61,6 +67,8 @@ pub fn complete(tag: &str) -> Vec<u8> {
 
 /// CopyData messages of about this many bytes in all.
 pub fn rows(bytes: usize) -> Vec<u8> {
-    let row = message(b'd', &[b'x'; ROW]);
+    let mut line = [b'x'; ROW];
+    line[ROW - 1] = b'\n';
+    let row = message(b'd', &line);
     row.repeat((bytes / ROW).max(1))
 }

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::backend::PIECE;
 use crate::load::Job;
+use crate::noise::Busy;
 use crate::peers::{LegKind, Peer, Subject};
 use crate::process::Part;
 use crate::results::Results;
@@ -32,10 +33,10 @@ pub fn one_session(run: &mut Run, round: usize, peers: &[(Subject, Peer)]) {
 
 /// Two busy sessions against one of them.
 pub fn two_sessions(run: &mut Run, round: usize, peers: &[(Subject, Peer)]) {
-    let milliseconds = run.options.milliseconds;
+    let (milliseconds, quick) = (run.options.milliseconds, run.options.quick);
     run.interleaved("two sessions together", round, peers, |results, load, subject, peer, leg| {
         load.perform(&Job::Open { server: peer.server(leg), sessions: 2, clients: 2 })?;
-        for direction in ["down", "up"] {
+        for direction in if quick { &["down"][..] } else { &["down", "up"] } {
             moved(load, peer, direction, 2, 0)?;
             together(results, load, (subject, peer, leg), round, (direction, milliseconds))?;
         }
@@ -52,7 +53,9 @@ fn together(
 ) -> Result<()> {
     let speed = |cost: Cost| cost.done.count / cost.done.seconds / 1e6;
     let one = speed(moved(load, peer, direction, 1, milliseconds)?);
+    let busy = Busy::start();
     let two = speed(moved(load, peer, direction, 2, milliseconds)?);
+    results.add(&format!("together_{direction}_busy"), leg, subject.name(), round, busy.share());
     results.add(&format!("together_{direction}_mb_s"), leg, subject.name(), round, two);
     results.add(&format!("together_{direction}_gain"), leg, subject.name(), round, two / one);
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::load::Job;
 use crate::peers::{LegKind, Mode, Peer, Subject};
-use crate::process::{Part, pause, rss_kib};
+use crate::process::{Part, Resident, pause, resident};
 use crate::results::Results;
 use crate::run::{MANY, Run, costed};
 
@@ -40,7 +40,9 @@ fn one(run: &mut Run, round: usize, subject: &Subject, leg: LegKind, many: usize
     let mut load = run.load()?;
     let results = &mut run.results;
     let mut add = |figure: &str, value| results.add(&format!("memory_{figure}"), leg, subject.name(), round, value);
-    add("rest_kib", rss(&peer));
+    let rest = at_rest(&peer);
+    add("rest_kib", rest.all_kib);
+    add("rest_anonymous_kib", rest.anonymous_kib);
     load.perform(&Job::Open { server: peer.server(leg), sessions: 1, clients: 1 })?;
     load.perform(&Job::Close { sessions: 1 })?;
     let first = rss(&peer);
@@ -78,21 +80,33 @@ fn beside(
     };
     let before = busy(load)?;
     let first = rss(peer);
-    load.perform(&Job::Open { server: peer.server(leg), sessions: many, clients: OPENERS })?;
     let mut add = |figure: &str, value| results.add(figure, leg, subject.name(), round, value);
-    add(&format!("memory_{MANY}_kib"), (rss(peer) - first) / many as f64);
-    let among = busy(load)?;
+    let mut opened = 0;
+    let mut among = before;
+    for (name, sessions) in [(100, 100), (1000, 1000), (MANY, many)] {
+        load.perform(&Job::Open { server: peer.server(leg), sessions: sessions - opened, clients: OPENERS })?;
+        opened = sessions;
+        if name == MANY {
+            add(&format!("memory_{name}_kib"), (rss(peer) - first) / sessions as f64);
+        }
+        among = busy(load)?;
+        add(&format!("beside_{name}_cpu_us"), among);
+    }
     load.perform(&Job::Burst { pieces: BURST_PIECES, clients: 2 * OPENERS })?;
     add(&format!("memory_{MANY}_burst_kib"), (rss(peer) - first) / many as f64);
     load.perform(&Job::Close { sessions: many })?;
     pause(REST);
     let after = busy(load)?;
-    add("beside_cpu_us", among);
+    add("beside_0_cpu_us", f64::midpoint(before, after));
     add("beside_growth", among / f64::midpoint(before, after));
     Ok(())
 }
 
 fn rss(peer: &Peer) -> f64 {
+    at_rest(peer).all_kib
+}
+
+fn at_rest(peer: &Peer) -> Resident {
     pause(REST);
-    peer.id().map_or(0.0, rss_kib)
+    peer.id().map_or_else(Resident::default, resident)
 }

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+pub use ours::start_with_target;
+
 use crate::load::{Server, Tls};
 use crate::process::{Process, pause};
 
@@ -64,6 +66,7 @@ pub struct Upstream {
 }
 
 /// Files that all peers share.
+#[derive(Clone)]
 pub struct Files {
     pub dir: PathBuf,
     pub authority: PathBuf,
@@ -189,9 +192,10 @@ impl Peer {
     }
 }
 
-/// With its own log, and nothing of this machine's AWS or PostgreSQL settings.
+/// With its own log, and nothing of this machine's AWS or PostgreSQL settings. However the benchmark ends, it ends too.
 fn command(program: &Path, dir: &Path) -> Result<Command> {
-    let mut command = Command::new(program);
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]).arg(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("PG")) {
         command.env_remove(name);
     }

@@ -1,4 +1,4 @@
-//! pg-iam-proxy in front of what it takes for RDS: tokens are signed by itself, so AWS is not asked.
+//! pg-iam-proxy, in front of what it takes for RDS: tokens are signed by itself, so AWS is not asked.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,7 +12,7 @@ use super::{Files, Mode, Peer, Upstream, command};
 use crate::load::Tls;
 use crate::process::Process;
 
-/// Enough for the clients that the benchmark has at a time.
+/// Twice the clients that log in at a time.
 const WARM_SESSIONS: usize = 32;
 
 pub fn start(binary: &Path, mode: Mode, dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
@@ -21,23 +21,30 @@ pub fn start(binary: &Path, mode: Mode, dir: &Path, files: &Files, upstream: &Up
         Mode::Warm => format!("warm_sessions = {WARM_SESSIONS}\n"),
         Mode::Reused => "reuse_sessions = true\n".to_string(),
     };
-    let text = format!(
-        "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\n\
-         [[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\ntls = \"required\"\ncertificate = \"{}\"\nkey = \"{}\"\n\
-         [limits]\nmax_sessions = 25000\nstartup_timeout = \"60s\"\n\
-         [target.bench]\nengine = \"rds\"\nhost = \"127.0.0.1\"\nport = {}\ndb_user = \"{}\"\ndatabase = \"{}\"\nregion = \"us-west-2\"\n\
-         ca_file = \"{}\"\nmax_logins_per_second = 100000\nmax_concurrent_logins = 10000\n{kept}",
-        files.certificate.display(),
-        files.key.display(),
+    let target = format!(
+        "engine = \"rds\"\nhost = \"127.0.0.1\"\nport = {}\ndb_user = \"{}\"\ndatabase = \"{}\"\nregion = \"us-west-2\"\nca_file = \"{}\"\n{kept}",
         upstream.port,
         upstream.iam_user,
         upstream.database,
         files.authority.display(),
     );
+    start_with_target(binary, dir, files, &target, &upstream.aws)
+}
+
+/// With the lines of a target; its log is JSON.
+pub fn start_with_target(binary: &Path, dir: &Path, files: &Files, target: &str, aws: &[(String, String)]) -> Result<Peer> {
+    let text = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\ntls = \"required\"\ncertificate = \"{}\"\nkey = \"{}\"\n\
+         [limits]\nmax_sessions = 25000\nstartup_timeout = \"60s\"\n[log]\nformat = \"json\"\n\
+         [target.bench]\nmax_logins_per_second = 100000\nmax_concurrent_logins = 10000\n{target}",
+        files.certificate.display(),
+        files.key.display(),
+    );
     let file = dir.join("pg-iam-proxy.toml");
     fs::write(&file, text)?;
     let mut command = command(binary, dir)?;
-    command.envs(upstream.aws.iter().cloned()).stdout(Stdio::piped());
+    command.envs(aws.iter().cloned()).stdout(Stdio::piped());
     let mut process = Process::start(command.arg("run").arg("--config").arg(file))?;
     let stdout = BufReader::new(process.child().stdout.take().context("piped")?);
     let mut addresses: Vec<SocketAddr> = Vec::new();
@@ -52,12 +59,12 @@ pub fn start(binary: &Path, mode: Mode, dir: &Path, files: &Files, upstream: &Up
                 plain,
                 tls: Some(tls),
                 handshake: Tls::SslRequest,
-                user: upstream.user.clone(),
+                user: "bench".into(),
                 password: String::new(),
-                database: upstream.database.clone(),
+                database: "bench".into(),
             });
         }
     }
     let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-    bail!("{}", log.trim_end())
+    bail!("{}", log.trim_end().replace(&format!("{}/", dir.display()), ""))
 }

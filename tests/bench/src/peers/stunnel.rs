@@ -12,7 +12,7 @@ use crate::process::Process;
 pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     let plain = free_address()?;
     let text = format!(
-        "foreground = quiet\npid =\noutput = {}\n[server]\nclient = yes\naccept = {plain}\nconnect = 127.0.0.1:{}\nprotocol = pgsql\n\
+        "foreground = quiet\nsyslog = no\npid =\noutput = {}\n[server]\nclient = yes\naccept = {plain}\nconnect = 127.0.0.1:{}\nprotocol = pgsql\n\
          CAfile = {}\nverifyChain = yes\ncheckHost = localhost\nsslVersionMin = TLSv1.3\n",
         dir.join("stunnel.log").display(),
         upstream.port,

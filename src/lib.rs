@@ -28,7 +28,8 @@
 //! | 9 | splice | both streams → bytes, who ended it | `splice` | nothing: no byte is ever injected |
 //!
 //! A credential from the cache that the server refuses in phase 7 is replaced once by a fresh one, and phases 5 to 7
-//! run again, unseen by the client. A CancelRequest leaves the path after phase 2: `cancel` knows which server it
+//! run again, unseen by the client. Where a target has `warm_sessions`, phases 5 to 7 may have been done before the client
+//! came: `upstream::warm` hands its session out, once, to a login of exactly the same kind. A CancelRequest leaves the path after phase 2: `cancel` knows which server it
 //! means, `upstream::cancel` takes it there.
 //!
 //! ## Code map
@@ -74,6 +75,7 @@
 //! - **Secrets are `secret::Secret`**, which prints as `…`. Other crates never log below WARN: the SDK's own lines hold passwords.
 //! - **A target's troubles are its own.** AWS identities, endpoints and credentials are made at the first login that
 //!   needs them. A panic ends one session.
+//! - **A spare session has never had a client.** It is handed out once; whatever its server says meanwhile ends it.
 //! - **Deliberately absent:** pooling of statements, rewriting of queries, any knowledge of the protocol after
 //!   `ReadyForQuery`, any way to hand a credential to a client.
 //!

@@ -34,6 +34,13 @@ struct Limit {
 #[derive(Default)]
 pub struct Taken(Vec<OwnedSemaphorePermit>);
 
+impl Taken {
+    /// Adds places taken elsewhere.
+    pub fn add(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+}
+
 impl Places {
     /// Every limit of the configuration.
     pub fn new(config: &Config) -> Self {

@@ -16,11 +16,10 @@ use crate::cancel::Cancels;
 use crate::client::authenticate::Judge;
 use crate::client::penalty::Penalties;
 use crate::config::{Address, Config, Listener, Target, User};
-use crate::credentials::Broker;
 use crate::governor::Governor;
 use crate::places::Places;
 use crate::secret::Secret;
-use crate::session::{self, Shared};
+use crate::session::{self, Shared, Spares};
 use crate::tls::listener::ListenerTls;
 use crate::verifier::{ITERATIONS, Verifier};
 use socket::Socket;
@@ -63,7 +62,7 @@ impl Server {
     /// # Errors
     /// The first address that cannot be bound.
     pub async fn bind(config: Config, controls: &Controls) -> Result<Self, BindError> {
-        let places = Places::new(&config);
+        let places = Arc::new(Places::new(&config));
         let mut sockets = Vec::new();
         let mut targets: HashMap<String, Arc<Target>> = HashMap::new();
         for listener in config.listeners {
@@ -72,13 +71,14 @@ impl Server {
             sockets.push((socket, Arc::new(listener)));
         }
         let shared = Shared {
-            broker: Broker::default(),
+            broker: Arc::default(),
             cancels: Arc::new(Cancels::new(config.cancel_key.as_ref())),
             limits: config.limits,
+            warm: Spares::new(targets.values(), &places),
             places,
             judge: Judge::new(mock_secret(config.cancel_key.as_ref()), usual_iterations(&config.users)),
             users: config.users,
-            governor: Governor::new(targets.values()),
+            governor: Governor::new(targets.values()).into(),
             targets,
             penalties: Penalties::default(),
             cancel_penalties: Penalties::default(),
@@ -118,8 +118,10 @@ impl Server {
         if !sessions.is_empty() {
             tracing::info!(sessions = sessions.len(), "stopping: waiting for sessions to end (a second signal ends them now)");
         }
-        let drained = controls.now.run_until_cancelled(tokio::time::timeout(DRAIN, sessions.wait())).await;
-        if !matches!(drained, Some(Ok(()))) {
+        // Logins under way are refused, so nobody will want a spare.
+        let ends = async { tokio::join!(self.shared.warm.close(), sessions.wait()) };
+        let drained = controls.now.run_until_cancelled(tokio::time::timeout(DRAIN, ends)).await;
+        if !matches!(drained, Some(Ok(_))) {
             tracing::info!(sessions = sessions.len(), "stopped with sessions open");
         }
     }

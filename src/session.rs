@@ -1,15 +1,18 @@
 //! One connection from top to bottom: the only file that sees both legs.
 //!
 //! negotiate → authenticate → route → credentials → connect upstream → log in → welcome → splice. Each phase consumes what
-//! the one before gave. The splice runs as a task of its own, so that the login's state does not live as long as the session.
+//! the one before gave; the three that reach the server may have been done before, for a client like this one (`reach`). The
+//! splice runs as a task of its own, so that the login's state does not live as long as the session.
 
+mod attempt;
 mod cancel_request;
 mod facts;
 mod identify;
+mod reach;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
@@ -23,40 +26,45 @@ use crate::client::penalty::Penalties;
 use crate::client::stream::{ClientStream, Peer, Security};
 use crate::client::{reject, version, welcome};
 use crate::config::{Limits, Listener, Target, User};
-use crate::credentials::{Broker, Lease, Request};
+use crate::credentials::Broker;
 use crate::error::{Ending, Kind, Refusal};
 use crate::governor::Governor;
 use crate::places::{Place, Places, Taken};
-use crate::route::{Asked, Route, route};
+use crate::route::{Asked, route};
 use crate::splice::{Clear, splice};
 use crate::tls::stream::TlsStream;
 use crate::upstream::Connection;
-use crate::upstream::connect::{connect, server_name};
-use crate::upstream::log_in::{LogInError, LoggedIn, log_in};
-use crate::upstream::startup_parameters::forward;
+use crate::upstream::log_in::LoggedIn;
+use crate::upstream::warm::Warm;
 use crate::wire::proxy_header;
 use crate::wire::startup::StartupMessage;
+use attempt::Attempt;
 use facts::Facts;
 
 /// How long a client may take to accept the end of its cancel request.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// Sessions that are logged in before their client comes.
+pub type Spares = Warm<Attempt>;
+
 /// What all sessions share.
 pub struct Shared {
     /// Credentials and endpoints.
-    pub broker: Broker,
+    pub broker: Arc<Broker>,
     /// Sessions that can be cancelled.
     pub cancels: Arc<Cancels>,
     /// Bounds on clients.
     pub limits: Limits,
     /// How many sessions there may be.
-    pub places: Places,
+    pub places: Arc<Places>,
+    /// Sessions that are logged in before their client comes.
+    pub warm: Spares,
     /// What the configuration says of users.
     pub users: HashMap<String, Arc<User>>,
     /// Every target, by name.
     pub targets: HashMap<String, Arc<Target>>,
     /// How fast servers are given logins.
-    pub governor: Governor,
+    pub governor: Arc<Governor>,
     /// Judges passwords.
     pub judge: Judge,
     /// Addresses whose logins have failed repeatedly.
@@ -183,21 +191,27 @@ impl Login<'_> {
         timeout_at(self.deadline(), self.identify(stream, security, user, settings))
             .await
             .unwrap_or_else(|_| Err(Refusal::new(Kind::StartupTimeout, "canceling authentication due to timeout").into()))?;
-        self.facts.phases.startup = self.facts.opened.elapsed();
+        self.facts.startup = self.facts.opened.elapsed();
         let database = utf8("database name", startup.parameter("database"))?;
         let route = route(self.listener, &Asked { user, settings, database, server_name: security.server_name.as_deref() })?;
         self.facts.target.clone_from(&route.target.name);
-        shared.places.take(&Place::Target(route.target.name.clone()), &mut self.places)?;
         shared.places.take(&Place::User(user.to_string()), &mut self.places)?;
+        let attempt = Attempt {
+            broker: shared.broker.clone(),
+            governor: shared.governor.clone(),
+            person: route.target.application_name_suffix.then(|| self.facts.person()),
+            startup: startup.parameters.clone(),
+            route,
+        };
         // Given up as soon as the client leaves or the proxy stops.
         let LoggedIn { connection, settings, key, ready } = tokio::select! {
-            result = self.log_in(&route, startup) => result?,
+            result = self.reach(&attempt) => result?,
             () = stream.gone() => return Err(Ending::ClientGone),
             () = shared.stopping.cancelled() => return Err(Refusal::new(Kind::ShuttingDown, "the proxy is shutting down").into()),
         };
         let agreement = version::agree(startup);
         let registration = key.map(|key| {
-            let (target, server_name) = (route.target.name.clone(), connection.server_name.to_str().into_owned());
+            let (target, server_name) = (attempt.route.target.name.clone(), connection.server_name.to_str().into_owned());
             shared.cancels.register(Destination { target, address: connection.address, server_name, key }, agreement.version)
         });
         let client_key = registration.as_ref().map(|registration| &registration.client_key);
@@ -205,102 +219,9 @@ impl Login<'_> {
         Ok((connection, registration))
     }
 
-    /// Phases 5 to 7. A credential from the cache that the server refuses is replaced once by a fresh one.
-    async fn log_in(&mut self, route: &Route, startup: &StartupMessage) -> Result<LoggedIn, Ending> {
-        let broker = &self.shared.broker;
-        let started = Instant::now();
-        let endpoint = broker.endpoint(&route.target).await?;
-        let Route { target, aws, db_user, db_groups, database } = route.clone();
-        let request = Request { target, aws, db_user, db_groups, database, endpoint };
-        let lease = broker.credential(&request).await?;
-        self.facts.phases.credentials = started.elapsed();
-        match self.attempt(&request, &lease, startup).await {
-            Err(Failed::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
-                tracing::debug!(session = self.facts.id, "the server refuses a cached credential; trying a fresh one");
-                broker.forget_credential(&request, &lease.credential);
-                let fresh = broker.credential(&request).await?;
-                let result = self.attempt(&request, &fresh, startup).await;
-                note_refused(broker, &request, &result);
-                result.map_err(refused_twice)
-            }
-            result => {
-                note_refused(broker, &request, &result);
-                result.map_err(Ending::from)
-            }
-        }
-    }
-
-    async fn attempt(&mut self, request: &Request, lease: &Lease, startup: &StartupMessage) -> Result<LoggedIn, Failed> {
-        let Request { target, endpoint, database, .. } = request;
-        let credential = &lease.credential;
-        self.facts.db_user.clone_from(&credential.db_user);
-        let _leave = self.shared.governor.admit(target).await?;
-        let started = Instant::now();
-        let connection = connect(endpoint, server_name(target, &endpoint.host)?, &target.tls).await.map_err(|error| {
-            self.shared.broker.forget_endpoint(target);
-            Failed::Connect(error.into())
-        })?;
-        self.facts.upstream = Some(connection.address);
-        self.facts.phases.connect = started.elapsed();
-        let started = Instant::now();
-        let person = target.application_name_suffix.then(|| self.facts.person());
-        let forwarded = forward(target, &startup.parameters, &credential.db_user, database, person.as_deref());
-        if !forwarded.dropped.is_empty() {
-            let names = forwarded.dropped.iter().map(|name| String::from_utf8_lossy(name)).collect::<Vec<_>>().join(", ");
-            tracing::debug!(session = self.facts.id, names, "startup parameters not forwarded");
-        }
-        let logged_in = log_in(connection, &forwarded.parameters, &credential.db_user, &credential.password).await?;
-        self.facts.phases.log_in = started.elapsed();
-        Ok(logged_in)
-    }
-
     /// Until when the client must have sent its last login byte.
     fn deadline(&self) -> tokio::time::Instant {
         (self.facts.opened + self.shared.limits.startup_timeout).into()
-    }
-}
-
-/// One attempt at the server failed.
-enum Failed {
-    Connect(Refusal),
-    LogIn(LogInError),
-}
-
-impl From<Refusal> for Failed {
-    fn from(refusal: Refusal) -> Self {
-        Self::Connect(refusal)
-    }
-}
-
-impl From<LogInError> for Failed {
-    fn from(error: LogInError) -> Self {
-        Self::LogIn(error)
-    }
-}
-
-impl From<Failed> for Ending {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Connect(refusal) => refusal.into(),
-            Failed::LogIn(error) => error.into(),
-        }
-    }
-}
-
-fn note_refused<T>(broker: &Broker, request: &Request, result: &Result<T, Failed>) {
-    if let Err(Failed::LogIn(LogInError::PasswordRefused(_))) = result {
-        broker.refused_fresh(request);
-    }
-}
-
-fn refused_twice(failed: Failed) -> Ending {
-    match failed {
-        Failed::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
-            Kind::TemporaryPasswordRefused,
-            format!("the database server refused the temporary password twice: {}", response.message()),
-        )
-        .into(),
-        other => other.into(),
     }
 }
 

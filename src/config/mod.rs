@@ -241,6 +241,10 @@ pub struct Target {
     pub max_logins_per_second: NonZeroU32,
     /// Logins to the server under way at a time.
     pub max_concurrent_logins: usize,
+    /// Sessions that are logged in before their client comes, at most.
+    pub warm_sessions: usize,
+    /// Age at which such a session is ended.
+    pub spare_max_age: Duration,
     /// Sessions at a time.
     pub max_sessions: Option<usize>,
 }

@@ -118,6 +118,8 @@ pub(super) struct Target {
     pub application_name_suffix: Key<bool>,
     pub max_logins_per_second: Key<i64>,
     pub max_concurrent_logins: Key<i64>,
+    pub warm_sessions: Key<i64>,
+    pub spare_max_age: Key<String>,
     pub max_sessions: Key<i64>,
 }
 

@@ -223,7 +223,7 @@ fn typed(key: &str, value: &str) -> toml::Value {
             "false" | "0" => false.into(),
             _ => value.into(),
         },
-        "port" | "duration_seconds" | "max_sessions" | "max_logins_per_second" | "max_concurrent_logins" => {
+        "port" | "duration_seconds" | "max_sessions" | "max_logins_per_second" | "max_concurrent_logins" | "warm_sessions" => {
             value.parse::<i64>().map_or_else(|_| value.into(), Into::into)
         }
         "db_groups" | "ignore_startup_parameters" => {

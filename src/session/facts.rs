@@ -21,15 +21,18 @@ pub(super) struct Facts {
     pub user: String,
     pub opened: Instant,
     pub target: String,
-    pub db_user: String,
-    pub upstream: Option<SocketAddr>,
-    pub phases: Phases,
+    /// Phases 2 and 3.
+    pub startup: Duration,
+    pub progress: Progress,
 }
 
-/// Time taken by the phases of a login.
+/// How far the way to the server has been gone, and the time taken by its phases.
 #[derive(Default)]
-pub(super) struct Phases {
-    pub startup: Duration,
+pub(super) struct Progress {
+    pub db_user: String,
+    pub upstream: Option<SocketAddr>,
+    /// The session was there before its client.
+    pub warm: bool,
     pub credentials: Duration,
     pub connect: Duration,
     pub log_in: Duration,
@@ -51,9 +54,8 @@ impl Facts {
             user: String::new(),
             opened: Instant::now(),
             target: String::new(),
-            db_user: String::new(),
-            upstream: None,
-            phases: Phases::default(),
+            startup: Duration::ZERO,
+            progress: Progress::default(),
         }
     }
 
@@ -64,23 +66,24 @@ impl Facts {
     }
 
     pub(super) fn log_opened(&self) {
-        let Self { id, client, user, target, db_user, phases, .. } = self;
+        let Self { id, client, user, target, startup, progress, .. } = self;
         tracing::info!(
-            session = id, %client, vpc_endpoint = self.vpc_endpoint, user, target, db_user,
-            upstream = self.upstream.map(tracing::field::display),
-            startup_ms = millis(phases.startup),
-            credentials_ms = millis(phases.credentials),
-            connect_ms = millis(phases.connect),
-            login_ms = millis(phases.log_in),
+            session = id, %client, vpc_endpoint = self.vpc_endpoint, user, target, db_user = progress.db_user,
+            upstream = progress.upstream.map(tracing::field::display),
+            warm = progress.warm.then_some(true),
+            startup_ms = millis(*startup),
+            credentials_ms = millis(progress.credentials),
+            connect_ms = millis(progress.connect),
+            login_ms = millis(progress.log_in),
             "session opened"
         );
     }
 
     pub(super) fn log_ended(&self, outcome: &Outcome) {
-        let Self { id, client, user, target, db_user, opened, .. } = self;
+        let Self { id, client, user, target, progress, opened, .. } = self;
         tracing::info!(
-            session = id, %client, user, target, db_user,
-            upstream = self.upstream.map(tracing::field::display),
+            session = id, %client, user, target, db_user = progress.db_user,
+            upstream = progress.upstream.map(tracing::field::display),
             bytes_sent = outcome.sent,
             bytes_received = outcome.received,
             duration_ms = millis(opened.elapsed()),
@@ -97,7 +100,7 @@ impl Facts {
             Ending::Refused(refusal) => self.log_refused(target, refusal),
             Ending::ServerError(response) => tracing::warn!(
                 session = id, %client, target,
-                upstream = self.upstream.map(tracing::field::display),
+                upstream = self.progress.upstream.map(tracing::field::display),
                 sqlstate = &*String::from_utf8_lossy(response.sqlstate()),
                 error = response.message(),
                 "login refused by the server"

@@ -10,6 +10,7 @@ mod password;
 pub mod query;
 mod scram;
 pub mod startup_parameters;
+pub mod warm;
 
 use std::net::SocketAddr;
 

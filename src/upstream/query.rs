@@ -7,13 +7,11 @@ use tokio::io::AsyncWriteExt;
 
 use super::log_in::LoggedIn;
 use crate::wire::backend::{Message, parse, read_message};
-use crate::wire::frontend::query;
+use crate::wire::frontend::{TERMINATE, query};
 use crate::wire::{ReadError, Violation};
 
 /// A cluster that queues queries may take its time with this one too.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// `Terminate`.
-const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
 /// Why the query did not succeed.
 #[derive(Debug, thiserror::Error)]

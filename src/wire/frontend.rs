@@ -10,6 +10,9 @@ use crate::secret::Secret;
 /// `SSLRequest`.
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
+/// `Terminate`.
+pub const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
+
 /// A `StartupMessage` of protocol 3.0 with these parameters, in this order.
 pub fn startup_message(parameters: &[(Bytes, Bytes)]) -> BytesMut {
     let mut out = BytesMut::new();

@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("governor", &["config", "error"]),
     ("route", &["config", "error"]),
     ("credentials", &["config", "error", "secret"]),
-    ("upstream", &["config", "error", "secret", "tls", "wire"]),
+    ("upstream", &["config", "error", "places", "secret", "tls", "wire"]),
     ("cancel", &["secret", "wire"]),
     ("splice", &["tls"]),
     ("config", &["secret", "tls", "verifier"]),

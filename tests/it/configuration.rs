@@ -209,6 +209,25 @@ fn a_dsql_cluster_has_a_name_and_one_database() {
 }
 
 #[test]
+fn spare_sessions_have_bounds() {
+    for number in [-1, 1001] {
+        assert_problem(
+            &format!("{LISTENER}{TARGET}warm_sessions = {number}\n"),
+            &format!("9: warm_sessions = {number}: must be 1 to 1000, or 0 for none"),
+        );
+    }
+    for age in ["0s", "61min", "old"] {
+        assert_problem(
+            &format!("{LISTENER}{TARGET}spare_max_age = \"{age}\"\n"),
+            &format!("9: spare_max_age = \"{age}\": must be a time up to 1h, as in \"15min\""),
+        );
+    }
+    let url = "redshift://ana@examplecluster.us-west-2/dev?warm_sessions=5&spare_max_age=5min";
+    let good = output(&["check", "--offline", url]);
+    assert_eq!(good.status.code(), Some(0), "{}", String::from_utf8_lossy(&good.stderr));
+}
+
+#[test]
 fn a_region_is_taken_from_the_names_that_have_one() {
     for target in [
         "engine = \"rds\"\nhost = \"myproxy.proxy-abcdefghijkl.eu-central-1.rds.amazonaws.com\"",

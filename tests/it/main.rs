@@ -26,3 +26,4 @@ mod splice;
 mod support;
 mod travel;
 mod upstream_tls;
+mod warm;

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::ops::Range;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use toml::Spanned;
@@ -19,6 +20,11 @@ const DEFAULT_DSQL_LOGINS_PER_SECOND: NonZeroU32 = NonZeroU32::new(90).expect("i
 /// A login is tens of milliseconds of work for a server, and seconds for one that wakes up.
 const DEFAULT_CONCURRENT_LOGINS: NonZeroU32 = NonZeroU32::new(100).expect("it is not zero");
 const MOST_LOGINS: u32 = 100_000;
+const MOST_WARM_SESSIONS: usize = 1_000;
+/// The life of an RDS token and of a Redshift password, where nothing else is asked for.
+const DEFAULT_SPARE_MAX_AGE: Duration = Duration::from_mins(15);
+/// The longest life of a credential. Aurora DSQL ends its sessions at this age.
+const LONGEST_SPARE_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// What a target says of where to connect.
 pub(super) struct Dial {
@@ -87,6 +93,8 @@ impl Checker<'_> {
             max_logins_per_second: self.logins("max_logins_per_second", raw.max_logins_per_second.as_ref(), logins_per_second(kind)),
             max_concurrent_logins: self.logins("max_concurrent_logins", raw.max_concurrent_logins.as_ref(), DEFAULT_CONCURRENT_LOGINS).get()
                 as usize,
+            warm_sessions: self.warm_sessions(raw),
+            spare_max_age: self.spare_max_age(raw),
             application_name_suffix: raw.application_name_suffix.as_ref().is_some_and(|value| *value.as_ref()),
             max_sessions: self.max_sessions("max_sessions", raw.max_sessions.as_ref()),
             ignore_startup_parameters: raw.ignore_startup_parameters.as_ref().map(|names| names.as_ref().clone()).unwrap_or_default(),
@@ -205,6 +213,24 @@ impl Checker<'_> {
             self.problem(&value.span(), format!("{key} = {}: must be 1 to {MOST_LOGINS}", value.as_ref()));
         }
         number.unwrap_or(default)
+    }
+
+    fn warm_sessions(&mut self, raw: &raw::Target) -> usize {
+        let Some(value) = &raw.warm_sessions else { return 0 };
+        let number = usize::try_from(*value.as_ref()).ok().filter(|number| *number <= MOST_WARM_SESSIONS);
+        if number.is_none() {
+            self.problem(&value.span(), format!("warm_sessions = {}: must be 1 to {MOST_WARM_SESSIONS}, or 0 for none", value.as_ref()));
+        }
+        number.unwrap_or_default()
+    }
+
+    fn spare_max_age(&mut self, raw: &raw::Target) -> Duration {
+        let Some(value) = &raw.spare_max_age else { return DEFAULT_SPARE_MAX_AGE };
+        match humantime::parse_duration(value.as_ref()) {
+            Ok(age) if !age.is_zero() && age <= LONGEST_SPARE_MAX_AGE => return age,
+            _ => self.value("spare_max_age", value, "must be a time up to 1h, as in \"15min\""),
+        }
+        DEFAULT_SPARE_MAX_AGE
     }
 
     pub(super) fn role_arn(&mut self, key: &str, value: Option<&Spanned<String>>) {

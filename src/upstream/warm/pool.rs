@@ -1,0 +1,360 @@
+//! The spares of one target: who speaks for them, how they are made, watched and ended.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::allot::{Claim, allot};
+use super::{Failure, Kind, LogIn, Session};
+use crate::config::Target;
+use crate::places::{Place, Places, Taken};
+use crate::wire::frontend::TERMINATE;
+
+/// For how long a login speaks for spares of its kind. An Aurora cluster that pauses when nobody is connected does so after
+/// as long.
+const RECENT: Duration = Duration::from_mins(5);
+/// How often it is looked whether a server is still where its spares are: as long as Aurora's names may be remembered.
+const LOOK: Duration = Duration::from_secs(5);
+/// Pauses after failures.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// By how much wall clock and monotonic clock may come apart before the machine must have slept: its connections may be
+/// dead without a word.
+const SLEPT: Duration = Duration::from_secs(5);
+/// How long the end of a spare may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The spares of one target.
+pub struct Pool<L: LogIn> {
+    target: Arc<Target>,
+    places: Arc<Places>,
+    state: Mutex<State<L>>,
+    changed: Notify,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct State<L: LogIn> {
+    /// Oldest first.
+    logins: VecDeque<Login<L>>,
+    /// Oldest first.
+    spares: Vec<Spare<L::Session>>,
+    next_id: u64,
+    /// The last pause, and when it ends; `None` while all is well.
+    pause: Option<(Duration, Instant)>,
+}
+
+/// A login that a client has done.
+struct Login<L> {
+    at: Instant,
+    kind: Arc<Kind>,
+    again: Arc<L>,
+}
+
+/// A spare or the making of one. The session itself is with the task that watches it, which ends it when this is dropped.
+struct Spare<S> {
+    id: u64,
+    kind: Arc<Kind>,
+    place: Taken,
+    hand_over: oneshot::Sender<oneshot::Sender<S>>,
+    /// `None` while it is being made.
+    ready: Option<Ready>,
+}
+
+struct Ready {
+    address: SocketAddr,
+    since: (Instant, SystemTime),
+}
+
+/// Whether the machine has slept since.
+pub(super) fn machine_slept((instant, time): (Instant, SystemTime)) -> bool {
+    time.elapsed().unwrap_or_default().saturating_sub(instant.elapsed()) > SLEPT
+}
+
+impl<L: LogIn> Pool<L> {
+    pub(super) fn start(target: Arc<Target>, places: Arc<Places>) -> Arc<Self> {
+        let state = State { logins: VecDeque::new(), spares: Vec::new(), next_id: 0, pause: None };
+        let pool = Arc::new(Self {
+            target,
+            places,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let (filling, looking) = (pool.clone(), pool.clone());
+        pool.tasks.spawn(async move { filling.closing.run_until_cancelled(filling.fill()).await });
+        pool.tasks.spawn(async move { looking.closing.run_until_cancelled(looking.look()).await });
+        pool
+    }
+
+    /// A spare of this kind, and the place that it has at the target. It is the caller's alone from now on.
+    ///
+    /// Dropping the future ends the spare.
+    pub async fn take(&self, kind: &Kind) -> Option<(L::Session, Taken)> {
+        loop {
+            let Spare { place, hand_over, ready, .. } = self.lock().take(kind)?;
+            if ready.is_some_and(|ready| machine_slept(ready.since)) {
+                continue;
+            }
+            let (reply, session) = oneshot::channel();
+            // No answer: it ended just now.
+            if hand_over.send(reply).is_ok()
+                && let Ok(session) = session.await
+            {
+                return Some((session, place));
+            }
+        }
+    }
+
+    /// A client has logged in, with a spare or without: spares of this kind shall be there for the next one.
+    pub fn seen(&self, kind: Kind, again: L) {
+        let mut state = self.lock();
+        let mut known = state.logins.iter().rev().map(|login| &login.kind).chain(state.spares.iter().map(|spare| &spare.kind));
+        let kind = known.find(|known| ***known == kind).cloned().unwrap_or_else(|| kind.into());
+        state.logins.push_back(Login { at: Instant::now(), kind, again: again.into() });
+        if state.logins.len() > (4 * self.target.warm_sessions).max(8) {
+            state.logins.pop_front();
+        }
+        self.changed.notify_one();
+    }
+
+    /// A login of this kind was refused: there are no spares of it until one succeeds.
+    pub fn refused(&self, kind: &Kind) {
+        self.lock().logins.retain(|login| *login.kind != *kind);
+        self.changed.notify_one();
+    }
+
+    /// Ends a spare, if there is one, so that its place at the target is free for a client.
+    pub fn make_room(&self) -> bool {
+        let mut state = self.lock();
+        let least = state.spares.iter().position(|spare| spare.ready.is_none()).or((!state.spares.is_empty()).then_some(0));
+        least.map(|index| state.spares.remove(index)).is_some()
+    }
+
+    /// Ends all spares; there will be no more.
+    pub(super) fn close(&self) {
+        self.closing.cancel();
+        let mut state = self.lock();
+        state.logins.clear();
+        state.spares.clear();
+        self.tasks.close();
+    }
+
+    /// Completes when their servers have been told.
+    pub(super) async fn ended(&self) {
+        self.tasks.wait().await;
+    }
+
+    async fn fill(self: &Arc<Self>) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // What nobody tells of: a pause that is over, a login that is long ago, a place at the target that is free again.
+            tokio::select! {
+                () = self.changed.notified() => {}
+                _ = look.tick() => {}
+            }
+            self.settle();
+        }
+    }
+
+    /// Ends spares that nobody speaks for, and begins to make those that are wanting.
+    fn settle(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if self.closing.is_cancelled() {
+            return;
+        }
+        while state.logins.front().is_some_and(|login| login.at.elapsed() >= RECENT) {
+            state.logins.pop_front();
+        }
+        let mut kinds = state.kinds();
+        let claims: Vec<_> = kinds.iter().map(|(_, claim, _)| *claim).collect();
+        let mut shares = allot(&claims, self.target.warm_sessions);
+        // The newest stay.
+        for index in (0..state.spares.len()).rev() {
+            let kind = kinds.iter().position(|(kind, ..)| Arc::ptr_eq(kind, &state.spares[index].kind)).filter(|&kind| shares[kind] > 0);
+            match kind {
+                Some(kind) => shares[kind] -= 1,
+                None => drop(state.spares.remove(index)),
+            }
+        }
+        let mut making = state.spares.iter().filter(|spare| spare.ready.is_none()).count();
+        let most = match state.pause {
+            Some((_, until)) if Instant::now() < until => 0,
+            Some(_) => 1,
+            // Clients stand in the same line.
+            None => (self.target.max_concurrent_logins / 4).max(1),
+        };
+        for ((kind, _, again), share) in kinds.drain(..).zip(shares) {
+            for _ in 0..share {
+                let mut place = Taken::default();
+                if making >= most || self.places.take(&Place::Target(self.target.name.clone()), &mut place).is_err() {
+                    return;
+                }
+                making += 1;
+                self.begin(&mut state, kind.clone(), again.clone(), place);
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, state: &mut State<L>, kind: Arc<Kind>, again: Arc<L>, place: Taken) {
+        let (hand_over, mut asked) = oneshot::channel();
+        let id = state.next_id;
+        state.next_id += 1;
+        state.spares.push(Spare { id, kind: kind.clone(), place, hand_over, ready: None });
+        let pool = self.clone();
+        self.tasks.spawn(async move {
+            let made = tokio::select! {
+                // Nobody asks for what is not ready: it is not wanted any more.
+                _ = &mut asked => return,
+                made = again.log_in() => made,
+            };
+            match made {
+                Ok(session) => {
+                    pool.made(id, session.address());
+                    pool.watch(id, session, asked).await;
+                }
+                Err(failure) => pool.failed(id, &kind, &failure),
+            }
+        });
+    }
+
+    /// Holds a spare until it is asked for or ends.
+    async fn watch(&self, id: u64, mut session: L::Session, asked: oneshot::Receiver<oneshot::Sender<L::Session>>) {
+        let old = Instant::now() + self.target.spare_max_age;
+        let mut byte = [0];
+        let reason = tokio::select! {
+            biased;
+            _ = session.stream().read(&mut byte) => {
+                self.lose(|spare| spare.id == id);
+                "the server closed it, or said something"
+            }
+            asked = asked => match asked {
+                Ok(reply) => match reply.send(session) {
+                    Ok(()) => return,
+                    Err(back) => {
+                        session = back;
+                        "its client left"
+                    }
+                },
+                Err(_) => "not needed",
+            },
+            () = sleep_until(old) => {
+                self.lock().spares.retain(|spare| spare.id != id);
+                self.changed.notify_one();
+                "too old"
+            }
+        };
+        let upstream = session.address();
+        tracing::debug!(target = self.target.name, %upstream, reason, "spare session ended");
+        let stream = session.stream();
+        let goodbye = async {
+            stream.write_all(&TERMINATE).await?;
+            stream.shutdown().await
+        };
+        // A server that does not hear it notices the close.
+        let _ = timeout(GOODBYE, goodbye).await;
+    }
+
+    fn made(&self, id: u64, address: SocketAddr) {
+        let mut state = self.lock();
+        if let Some(spare) = state.spares.iter_mut().find(|spare| spare.id == id) {
+            spare.ready = Some(Ready { address, since: (Instant::now(), SystemTime::now()) });
+        }
+        tracing::debug!(target = self.target.name, upstream = %address, "spare session ready");
+        if state.pause.take().is_some() {
+            tracing::info!(target = self.target.name, "spare sessions can be made again");
+            self.changed.notify_one();
+        }
+    }
+
+    fn failed(&self, id: u64, kind: &Arc<Kind>, failure: &Failure) {
+        let mut state = self.lock();
+        state.spares.retain(|spare| spare.id != id);
+        if failure.refused {
+            state.logins.retain(|login| !Arc::ptr_eq(&login.kind, kind));
+        }
+        let now = Instant::now();
+        let pause = match state.pause {
+            // Several fail together.
+            Some((_, until)) if now < until => return,
+            Some((pause, _)) => (pause * 2).min(LONGEST_PAUSE),
+            None => {
+                tracing::warn!(target = self.target.name, error = failure.text, "spare sessions cannot be made; logins go on without");
+                FIRST_PAUSE
+            }
+        };
+        state.pause = Some((pause, now + pause));
+        self.changed.notify_one();
+    }
+
+    /// Ends spares where their server is not any more.
+    async fn look(&self) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let Some(again) = self.lock().one_that_has_spares() else { continue };
+            if let Some(addresses) = again.addresses().await {
+                self.lose(|spare| spare.ready.as_ref().is_some_and(|ready| !addresses.contains(&ready.address)));
+            }
+        }
+    }
+
+    /// Ends spares that have turned out to be of no use, and leaves their kinds no more logins than spares.
+    fn lose(&self, lost: impl Fn(&Spare<L::Session>) -> bool) {
+        let mut state = self.lock();
+        let lost: Vec<_> = state.spares.extract_if(.., |spare| lost(spare)).collect();
+        for Spare { kind, .. } in lost {
+            let held = state.held(&kind);
+            let mut surplus = state.logins.iter().filter(|login| Arc::ptr_eq(&login.kind, &kind)).count().saturating_sub(held);
+            state.logins.retain(|login| {
+                let goes = surplus > 0 && Arc::ptr_eq(&login.kind, &kind);
+                surplus -= usize::from(goes);
+                !goes
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<L>> {
+        // A panic cannot leave this half changed: no code of others runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<L: LogIn> State<L> {
+    fn take(&mut self, kind: &Kind) -> Option<Spare<L::Session>> {
+        let index = self.spares.iter().position(|spare| spare.ready.is_some() && *spare.kind == *kind)?;
+        Some(self.spares.remove(index))
+    }
+
+    /// Kinds that have a claim, the one that logged in last first.
+    fn kinds(&self) -> Vec<(Arc<Kind>, Claim, Arc<L>)> {
+        let mut kinds: Vec<(Arc<Kind>, Claim, Arc<L>)> = Vec::new();
+        let mut places = HashMap::new();
+        for login in self.logins.iter().rev() {
+            let place = *places.entry(Arc::as_ptr(&login.kind)).or_insert_with(|| {
+                kinds.push((login.kind.clone(), Claim { logins: 0, held: self.held(&login.kind) }, login.again.clone()));
+                kinds.len() - 1
+            });
+            kinds[place].1.logins += 1;
+        }
+        kinds
+    }
+
+    fn held(&self, kind: &Arc<Kind>) -> usize {
+        self.spares.iter().filter(|spare| Arc::ptr_eq(&spare.kind, kind)).count()
+    }
+
+    fn one_that_has_spares(&self) -> Option<Arc<L>> {
+        self.logins.back().filter(|_| !self.spares.is_empty()).map(|login| login.again.clone())
+    }
+}

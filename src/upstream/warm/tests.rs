@@ -1,0 +1,340 @@
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::time::{Instant, sleep};
+
+use super::{Failure, Kind, LogIn, Pool, Session};
+use crate::config::{AwsIdentity, Config, load};
+use crate::places::{Place, Places, Taken};
+use crate::wire::frontend::TERMINATE;
+
+/// A server whose ends of the sessions are held by the test.
+#[derive(Clone)]
+struct Server(Arc<Inner>);
+
+struct Inner {
+    logins: AtomicUsize,
+    failure: Mutex<Option<Failure>>,
+    addresses: Mutex<Vec<SocketAddr>>,
+    ends: Mutex<Vec<DuplexStream>>,
+}
+
+#[derive(Debug)]
+struct Logged {
+    stream: DuplexStream,
+    number: usize,
+}
+
+impl Session for Logged {
+    type Stream = DuplexStream;
+
+    fn stream(&mut self) -> &mut DuplexStream {
+        &mut self.stream
+    }
+
+    fn address(&self) -> SocketAddr {
+        address(1)
+    }
+}
+
+impl LogIn for Server {
+    type Session = Logged;
+
+    async fn log_in(&self) -> Result<Logged, Failure> {
+        let number = self.0.logins.fetch_add(1, SeqCst);
+        tokio::task::yield_now().await;
+        if let Some(failure) = &*self.0.failure.lock().unwrap() {
+            return Err(failure.clone());
+        }
+        let (stream, end) = duplex(64);
+        self.0.ends.lock().unwrap().push(end);
+        Ok(Logged { stream, number })
+    }
+
+    async fn addresses(&self) -> Option<Vec<SocketAddr>> {
+        Some(self.0.addresses.lock().unwrap().clone())
+    }
+}
+
+impl Server {
+    fn new() -> Self {
+        Self(Arc::new(Inner {
+            logins: AtomicUsize::new(0),
+            failure: Mutex::default(),
+            addresses: Mutex::new(vec![address(1), address(2)]),
+            ends: Mutex::default(),
+        }))
+    }
+
+    fn logins(&self) -> usize {
+        self.0.logins.load(SeqCst)
+    }
+
+    fn fail(&self, refused: bool) {
+        *self.0.failure.lock().unwrap() = Some(Failure { refused, text: "no".to_string() });
+    }
+
+    /// The server's end of the oldest session.
+    fn end(&self) -> DuplexStream {
+        self.0.ends.lock().unwrap().remove(0)
+    }
+}
+
+fn address(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 5432))
+}
+
+fn kind(application_name: &'static str) -> Kind {
+    Kind {
+        aws: AwsIdentity { profile: None, role: None, endpoint_url: None, sts_endpoint_url: None },
+        db_user: "jane_doe".to_string(),
+        db_groups: Vec::new(),
+        parameters: vec![(Bytes::from("application_name"), Bytes::from(application_name))],
+    }
+}
+
+fn pool(parameters: &str) -> (Arc<Pool<Server>>, Server, Arc<Places>) {
+    let url = format!("rds://jane_doe@localhost:5432/postgres?region=us-west-2&{parameters}");
+    let config: Config = load(None, &[url]).unwrap();
+    let places = Arc::new(Places::new(&config));
+    let target = config.listeners[0].targets[0].clone();
+    (Pool::start(target, places.clone()), Server::new(), places)
+}
+
+/// Lets everything happen that needs no time to pass.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Pool<Server> {
+    /// A client's login, and what it leads to.
+    async fn login(&self, name: &'static str, server: &Server) -> Option<usize> {
+        let taken = self.take(&kind(name)).await;
+        self.seen(kind(name), server.clone());
+        settle().await;
+        taken.map(|(session, _)| session.number)
+    }
+}
+
+async fn is_terminated(mut end: DuplexStream) -> bool {
+    let mut bytes = Vec::new();
+    end.read_to_end(&mut bytes).await.is_ok() && bytes == TERMINATE
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_leaves_a_spare_for_the_next_one_of_its_kind() {
+    let (pool, server, _) = pool("warm_sessions=1");
+    assert_eq!(pool.login("a", &server).await, None);
+    assert_eq!(pool.login("a", &server).await, Some(0));
+    assert_eq!(pool.login("a", &server).await, Some(1));
+    assert_eq!(server.logins(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_differs_in_anything_gets_no_spare() {
+    let (pool, server, _) = pool("warm_sessions=1");
+    pool.login("a", &server).await;
+    let like = || kind("a");
+    let others = [
+        Kind { aws: AwsIdentity { profile: Some("p".to_string()), ..like().aws }, ..like() },
+        Kind { db_user: "ana".to_string(), ..like() },
+        Kind { db_groups: vec!["bi".to_string()], ..like() },
+        kind("b"),
+        Kind { parameters: like().parameters.into_iter().chain([("geqo".into(), "off".into())]).collect(), ..like() },
+        Kind { parameters: Vec::new(), ..like() },
+    ];
+    for other in others {
+        assert!(pool.take(&other).await.is_none(), "{other:?}");
+    }
+    assert!(pool.take(&like()).await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_that_is_being_made_is_left_to_be_made() {
+    let (pool, server, _) = pool("warm_sessions=1");
+    pool.seen(kind("a"), server.clone());
+    while server.logins() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(pool.take(&kind("a")).await.is_none());
+    settle().await;
+    assert_eq!(pool.take(&kind("a")).await.map(|(session, _)| session.number), Some(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_on_which_the_server_says_anything_is_ended_and_not_replaced_before_the_next_login() {
+    let (pool, server, _) = pool("warm_sessions=2");
+    for _ in 0..5 {
+        pool.login("a", &server).await;
+    }
+    let made = server.logins();
+    server.0.ends.lock().unwrap().drain(..made - 2);
+    let mut said = server.end();
+    said.write_all(b"N").await.unwrap();
+    drop(server.end());
+    sleep(Duration::from_secs(30)).await;
+    assert!(is_terminated(said).await);
+    assert_eq!(server.logins(), made);
+    assert_eq!(pool.login("a", &server).await, None);
+    assert_eq!(pool.login("a", &server).await, Some(made));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_that_is_too_old_is_replaced() {
+    let (pool, server, _) = pool("warm_sessions=1&spare_max_age=2min");
+    pool.login("a", &server).await;
+    let begin = Instant::now();
+    assert!(is_terminated(server.end()).await);
+    assert_eq!(begin.elapsed().as_secs(), 120);
+    settle().await;
+    assert_eq!(pool.login("a", &server).await, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_target_holds_no_spares() {
+    let (pool, server, _) = pool("warm_sessions=3");
+    for _ in 0..3 {
+        pool.login("a", &server).await;
+    }
+    let begin = Instant::now();
+    let mut terminated = Vec::new();
+    for _ in 0..5 {
+        terminated.push(is_terminated(server.end()).await);
+    }
+    assert_eq!(terminated.iter().filter(|terminated| **terminated).count(), 3, "two were for clients, who did not say goodbye");
+    assert!((300..=305).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+    sleep(Duration::from_mins(10)).await;
+    assert_eq!(server.logins(), 5, "none is made again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn spares_of_a_server_that_is_not_there_any_more_are_ended() {
+    let (pool, server, _) = pool("warm_sessions=1");
+    pool.login("a", &server).await;
+    sleep(Duration::from_secs(20)).await;
+    *server.0.addresses.lock().unwrap() = vec![address(2)];
+    let begin = Instant::now();
+    assert!(is_terminated(server.end()).await);
+    assert!(begin.elapsed().as_secs() <= 5);
+    assert_eq!(pool.login("a", &server).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_make_the_pool_pause_longer_each_time_until_one_succeeds() {
+    let (pool, server, _) = pool("warm_sessions=3");
+    server.fail(false);
+    let mut attempts = Vec::new();
+    let begin = Instant::now();
+    for _ in 0..240 {
+        // A client comes every second, and gets in.
+        pool.seen(kind("a"), server.clone());
+        settle().await;
+        attempts.push(server.logins());
+        sleep(Duration::from_secs(1)).await;
+    }
+    let made = *attempts.last().unwrap();
+    assert!((7..=12).contains(&made), "{made} attempts in {:?}: {attempts:?}", begin.elapsed());
+    *server.0.failure.lock().unwrap() = None;
+    for _ in 0..70 {
+        pool.seen(kind("a"), server.clone());
+        sleep(Duration::from_secs(1)).await;
+    }
+    settle().await;
+    assert_eq!(server.logins(), made + 3, "all of them again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_ends_the_spares_of_its_kind_and_of_no_other() {
+    let (pool, server, _) = pool("warm_sessions=3");
+    for name in ["a", "a", "b"] {
+        pool.login(name, &server).await;
+    }
+    server.fail(true);
+    pool.take(&kind("a")).await.unwrap();
+    pool.seen(kind("a"), server.clone());
+    settle().await;
+    assert!(pool.take(&kind("a")).await.is_none());
+    assert!(pool.take(&kind("b")).await.is_some());
+    let made = server.logins();
+    pool.refused(&kind("b"));
+    sleep(Duration::from_mins(3)).await;
+    assert_eq!(server.logins(), made, "nobody has logged in since");
+}
+
+#[tokio::test(start_paused = true)]
+async fn spares_have_places_at_the_target_and_make_room_for_clients() {
+    let (pool, server, places) = pool("warm_sessions=5&max_sessions=2");
+    for _ in 0..6 {
+        pool.seen(kind("a"), server.clone());
+    }
+    settle().await;
+    assert_eq!(server.logins(), 2);
+    let place = Place::Target("localhost".to_string());
+    let mut client = Taken::default();
+    assert!(places.take(&place, &mut client).is_err());
+    assert!(pool.make_room());
+    places.take(&place, &mut client).unwrap();
+    let (_session, taken) = pool.take(&kind("a")).await.unwrap();
+    assert!(!pool.make_room(), "none is left");
+    assert!(places.take(&place, &mut client).is_err(), "the spare's place went with it");
+    drop(taken);
+    places.take(&place, &mut client).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_gets_each_spare_once_and_there_are_never_too_many() {
+    let (pool, server, _) = pool("warm_sessions=20");
+    let mut numbers = HashSet::new();
+    for _ in 0..20 {
+        let clients: Vec<_> = (0..50)
+            .map(|client| {
+                let (pool, server) = (pool.clone(), server.clone());
+                tokio::spawn(async move { pool.login(["a", "b", "c"][client % 3], &server).await })
+            })
+            .collect();
+        for client in clients {
+            assert!(client.await.unwrap().is_none_or(|number| numbers.insert(number)), "given twice");
+        }
+        settle().await;
+        // What the clients were given is dropped by now, so whoever is still there is a spare.
+        let mut ends = std::mem::take(&mut *server.0.ends.lock().unwrap());
+        // Polled out of turn: without a budget, which would end before the streams do.
+        let open = tokio::task::unconstrained(async { ends.iter_mut().map(is_open).filter(|open| *open).count() }).await;
+        server.0.ends.lock().unwrap().append(&mut ends);
+        assert!(open <= 20, "{open}");
+    }
+    assert!(numbers.len() >= 19 * 20, "{}", numbers.len());
+}
+
+fn is_open(end: &mut DuplexStream) -> bool {
+    let mut byte = [0];
+    let read = std::pin::pin!(end.read(&mut byte));
+    read.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending()
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_ends_all_spares_and_no_more_are_made() {
+    let (pool, server, _) = pool("warm_sessions=2");
+    pool.login("a", &server).await;
+    let begin = Instant::now();
+    pool.close();
+    pool.ended().await;
+    assert!(begin.elapsed().as_secs() < 1, "{:?}", begin.elapsed());
+    assert!(is_terminated(server.end()).await);
+    assert_eq!(pool.login("a", &server).await, None);
+    assert_eq!(server.logins(), 1);
+}
+
+#[test]
+fn a_machine_that_slept_has_no_spares_left() {
+    let now = (Instant::now(), std::time::SystemTime::now());
+    assert!(!super::pool::machine_slept(now));
+    assert!(super::pool::machine_slept((now.0, now.1 - Duration::from_mins(5))));
+}

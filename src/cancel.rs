@@ -9,10 +9,16 @@
 //! another person's query one has to guess 32 bits, at a rate that the proxy limits by source. Replicas that shared a
 //! table, or a four-byte key with a replica's number in it, would leave fewer bits to guess.
 //!
+//! **Sessions that one client after another may have** (`reuse_sessions`) tell nobody the server's key, which would outlast
+//! the client: each client gets random bytes of its own, known to this process only and forgotten when it leaves. A
+//! request that is on its way to the server at that moment could still hit the next client, so that
+//! [`Registration::retire`] says whether there is one.
+//!
 //! Process ids are the servers' own, which tools show. A registration ends with its session, by `Drop`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
@@ -25,6 +31,8 @@ use crate::wire::startup::{CancelRequest, MAX_CANCEL_KEY, ProtocolVersion};
 /// Of a sealed key: format, nonce, and the seal itself.
 const FORMAT: u8 = 1;
 const NONCE: usize = 12;
+/// Length of a random key in protocol 3.2, where the server's own have as many.
+const RANDOM_KEY: usize = 32;
 
 /// Where a session's cancel goes: the address that was connected, since a name may resolve to another server by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +48,10 @@ pub struct Destination {
 }
 
 /// Whom a request means.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Meant {
-    /// This session.
-    Session(Destination),
+    /// A session.
+    Session(Forward),
     /// Perhaps a session of another replica: the servers know.
     Elsewhere(BackendKey),
     /// Nobody.
@@ -55,15 +63,41 @@ pub struct Cancels {
     seal: RandomizedNonceKey,
     /// Whether there are other replicas.
     shared: bool,
-    sessions: Mutex<HashMap<u32, Vec<Destination>>>,
+    sessions: Mutex<HashMap<u32, Vec<Entry>>>,
+}
+
+struct Entry {
+    /// What a request must have to mean this session.
+    secret_key: Secret,
+    destination: Destination,
+    under_way: Arc<AtomicUsize>,
 }
 
 /// Keeps a session cancellable.
 pub struct Registration {
     cancels: Arc<Cancels>,
-    destination: Destination,
+    under_way: Arc<AtomicUsize>,
     /// What the client is told.
     pub client_key: BackendKey,
+}
+
+/// A request on its way to a server.
+#[derive(Debug)]
+pub struct Forward {
+    /// Where it goes.
+    pub destination: Destination,
+    /// `None` where its session is not registered here.
+    under_way: Option<Arc<AtomicUsize>>,
+}
+
+impl Forward {
+    /// The server has acted, or has never got the request: whatever its session does next is not hit. Without this word, it may
+    /// be at any time.
+    pub fn finish(self) {
+        if let Some(under_way) = self.under_way {
+            under_way.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
 }
 
 impl Cancels {
@@ -82,20 +116,46 @@ impl Cancels {
     /// Makes the key that the client is told.
     pub fn register(self: &Arc<Self>, destination: Destination, version: ProtocolVersion) -> Registration {
         let sealed = (version >= ProtocolVersion::V3_2).then(|| self.seal(&destination)).flatten();
+        let secret_key = destination.key.secret_key.clone();
         let client_key = sealed.unwrap_or_else(|| destination.key.clone());
-        self.lock().entry(client_key.process_id).or_default().push(destination.clone());
-        Registration { cancels: self.clone(), destination, client_key }
+        self.insert(&mut self.lock(), Entry { secret_key, destination, under_way: Arc::default() }, client_key)
+    }
+
+    /// Makes a key for a client that others may follow in its session.
+    pub fn register_for_one(self: &Arc<Self>, destination: Destination, version: ProtocolVersion) -> Registration {
+        let process_id = destination.key.process_id;
+        let mut sessions = self.lock();
+        let taken = |key: &Secret| sessions.get(&process_id).into_iter().flatten().any(|entry| same(&entry.secret_key, key));
+        let secret_key = loop {
+            let mut bytes = vec![0; if version >= ProtocolVersion::V3_2 { RANDOM_KEY } else { 4 }];
+            rand::fill(&mut bytes).expect("the system's random generator works");
+            let key = Secret::new(bytes);
+            if !taken(&key) {
+                break key;
+            }
+        };
+        let client_key = BackendKey { process_id, secret_key: secret_key.clone() };
+        self.insert(&mut sessions, Entry { secret_key, destination, under_way: Arc::default() }, client_key)
+    }
+
+    fn insert(self: &Arc<Self>, sessions: &mut HashMap<u32, Vec<Entry>>, entry: Entry, client_key: BackendKey) -> Registration {
+        let under_way = entry.under_way.clone();
+        sessions.entry(client_key.process_id).or_default().push(entry);
+        Registration { cancels: self.clone(), under_way, client_key }
     }
 
     /// Whom this request means.
     pub fn find(&self, request: &CancelRequest) -> Meant {
         if let Some(destination) = self.open(request) {
-            return Meant::Session(destination);
+            return Meant::Session(Forward { destination, under_way: None });
         }
         let sessions = self.lock();
-        let known = sessions.get(&request.process_id).into_iter().flatten().find(|known| same(&known.key.secret_key, &request.secret_key));
+        let known = sessions.get(&request.process_id).into_iter().flatten().find(|known| same(&known.secret_key, &request.secret_key));
         match known {
-            Some(destination) => Meant::Session(destination.clone()),
+            Some(entry) => {
+                entry.under_way.fetch_add(1, Ordering::AcqRel);
+                Meant::Session(Forward { destination: entry.destination.clone(), under_way: Some(entry.under_way.clone()) })
+            }
             None if self.shared && request.secret_key.expose().len() == 4 => {
                 Meant::Elsewhere(BackendKey { process_id: request.process_id, secret_key: request.secret_key.clone() })
             }
@@ -120,9 +180,18 @@ impl Cancels {
         decode(request.process_id, self.seal.open_in_place(nonce, associated(request.process_id), &mut sealed).ok()?)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Destination>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Entry>>> {
         // A panic cannot leave the map half changed: no code of others runs under the lock.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registration {
+    /// Forgets the client's key. Whether no request of it can hit the session any more.
+    pub fn retire(self) -> bool {
+        let under_way = self.under_way.clone();
+        drop(self);
+        under_way.load(Ordering::Acquire) == 0
     }
 }
 
@@ -130,7 +199,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let mut sessions = self.cancels.lock();
         if let Some(entries) = sessions.get_mut(&self.client_key.process_id) {
-            entries.retain(|entry| *entry != self.destination);
+            entries.retain(|entry| !Arc::ptr_eq(&entry.under_way, &self.under_way));
             if entries.is_empty() {
                 sessions.remove(&self.client_key.process_id);
             }
@@ -193,6 +262,16 @@ mod tests {
         Destination { target, address: address.parse().unwrap(), server_name, key }
     }
 
+    /// The session that a request means, and nothing else.
+    fn session(meant: Meant) -> Destination {
+        let Meant::Session(forward) = meant else { panic!("a session: {meant:?}") };
+        forward.destination
+    }
+
+    fn nobody(meant: &Meant) -> bool {
+        matches!(meant, Meant::Nobody)
+    }
+
     fn request(key: &BackendKey) -> CancelRequest {
         CancelRequest { process_id: key.process_id, secret_key: key.secret_key.clone() }
     }
@@ -202,26 +281,26 @@ mod tests {
         let file = Secret::new("0123456789abcdef0123456789abcdef");
         let (one, two, stranger) = (Arc::new(Cancels::new(Some(&file))), Cancels::new(Some(&file)), Cancels::new(None));
         for address in ["10.0.0.5:5439", "[2001:db8::1]:5432"] {
-            let session = one.register(destination(address), ProtocolVersion::V3_2);
-            assert!(session.client_key.secret_key.expose().len() <= 256);
-            assert_eq!(two.find(&request(&session.client_key)), Meant::Session(destination(address)));
-            assert_eq!(stranger.find(&request(&session.client_key)), Meant::Nobody);
+            let registration = one.register(destination(address), ProtocolVersion::V3_2);
+            assert!(registration.client_key.secret_key.expose().len() <= 256);
+            assert_eq!(session(two.find(&request(&registration.client_key))), destination(address));
+            assert!(nobody(&stranger.find(&request(&registration.client_key))));
         }
     }
 
     #[test]
     fn a_sealed_key_that_was_changed_in_any_bit_or_process_id_means_nobody() {
         let cancels = Arc::new(Cancels::new(None));
-        let session = cancels.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
-        let key = session.client_key.secret_key.expose();
+        let registration = cancels.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
+        let key = registration.client_key.secret_key.expose();
         for byte in 0..key.len() {
             let mut changed = key.to_vec();
             changed[byte] ^= 0x10;
             let request = CancelRequest { process_id: 7, secret_key: Secret::new(changed) };
-            assert_eq!(cancels.find(&request), Meant::Nobody, "byte {byte}");
+            assert!(nobody(&cancels.find(&request)), "byte {byte}");
         }
-        let request = CancelRequest { process_id: 8, secret_key: session.client_key.secret_key.clone() };
-        assert_eq!(cancels.find(&request), Meant::Nobody);
+        let request = CancelRequest { process_id: 8, secret_key: registration.client_key.secret_key.clone() };
+        assert!(nobody(&cancels.find(&request)));
     }
 
     #[test]
@@ -231,19 +310,58 @@ mod tests {
         let mut other = destination("10.0.0.2:5439");
         other.key.secret_key = Secret::new([9, 9, 9, 9]);
         let two = cancels.register(other.clone(), ProtocolVersion::V3_0);
-        assert_eq!(cancels.find(&request(&one.client_key)), Meant::Session(destination("10.0.0.1:5439")));
-        assert_eq!(cancels.find(&request(&two.client_key)), Meant::Session(other));
+        assert_eq!(session(cancels.find(&request(&one.client_key))), destination("10.0.0.1:5439"));
+        assert_eq!(session(cancels.find(&request(&two.client_key))), other);
     }
 
     #[test]
     fn a_four_byte_key_unknown_here_may_be_another_replicas_where_there_is_one() {
         let unknown = CancelRequest { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) };
-        assert_eq!(Cancels::new(None).find(&unknown), Meant::Nobody);
+        assert!(nobody(&Cancels::new(None).find(&unknown)));
         let shared = Arc::new(Cancels::new(Some(&Secret::new([7; 32]))));
-        assert_eq!(shared.find(&unknown), Meant::Elsewhere(BackendKey { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) }));
-        let session = shared.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
-        assert_eq!(shared.find(&unknown), Meant::Session(destination("10.0.0.5:5439")));
-        drop(session);
+        let Meant::Elsewhere(key) = shared.find(&unknown) else { panic!("another replica's") };
+        assert_eq!(key, BackendKey { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) });
+        let registration = shared.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
+        assert_eq!(session(shared.find(&unknown)), destination("10.0.0.5:5439"));
+        drop(registration);
         assert!(shared.lock().is_empty());
+    }
+    #[test]
+    fn clients_that_follow_each_other_in_a_session_have_keys_of_their_own() {
+        let cancels = Arc::new(Cancels::new(None));
+        let own = destination("10.0.0.5:5439").key;
+        for (version, length) in [(ProtocolVersion::V3_0, 4), (ProtocolVersion::V3_2, 32)] {
+            let first = cancels.register_for_one(destination("10.0.0.5:5439"), version);
+            let key = first.client_key.clone();
+            assert_eq!((key.process_id, key.secret_key.expose().len()), (own.process_id, length));
+            assert_eq!(session(cancels.find(&request(&key))), destination("10.0.0.5:5439"));
+            assert!(nobody(&cancels.find(&request(&own))), "the server's own key is told nobody");
+            drop(first);
+            let second = cancels.register_for_one(destination("10.0.0.5:5439"), version);
+            assert!(nobody(&cancels.find(&request(&key))), "it died with its client");
+            assert_eq!(session(cancels.find(&request(&second.client_key))), destination("10.0.0.5:5439"));
+        }
+        assert!(cancels.lock().is_empty());
+    }
+
+    #[test]
+    fn a_request_under_way_is_known_until_it_finish() {
+        let cancels = Arc::new(Cancels::new(None));
+        let forward = |registration: &Registration| match cancels.find(&request(&registration.client_key)) {
+            Meant::Session(forward) => forward,
+            meant => panic!("a session: {meant:?}"),
+        };
+        let register = || cancels.register_for_one(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
+        assert!(register().retire());
+        let registration = register();
+        forward(&registration).finish();
+        assert!(registration.retire(), "it has been, and is over");
+        let registration = register();
+        let under_way = forward(&registration);
+        assert!(!registration.retire());
+        under_way.finish();
+        let registration = register();
+        drop(forward(&registration));
+        assert!(!registration.retire(), "nobody knows what became of it");
     }
 }

@@ -29,7 +29,8 @@
 //!
 //! A credential from the cache that the server refuses in phase 7 is replaced once by a fresh one, and phases 5 to 7
 //! run again, unseen by the client. Where a target has `warm_sessions`, phases 5 to 7 may have been done before the client
-//! came: `upstream::warm` hands its session out, once, to a login of exactly the same kind. A CancelRequest leaves the path after phase 2: `cancel` knows which server it
+//! came: `upstream::warm` hands its session out, once, to a login of exactly the same kind. Where it has `reuse_sessions`, a
+//! session that its client leaves idle goes there after phase 9, reset by `upstream::reset`. A CancelRequest leaves the path after phase 2: `cancel` knows which server it
 //! means, `upstream::cancel` takes it there.
 //!
 //! ## Code map
@@ -75,14 +76,16 @@
 //! - **Secrets are `secret::Secret`**, which prints as `…`. Other crates never log below WARN: the SDK's own lines hold passwords.
 //! - **A target's troubles are its own.** AWS identities, endpoints and credentials are made at the first login that
 //!   needs them. A panic ends one session.
-//! - **A spare session has never had a client.** It is handed out once; whatever its server says meanwhile ends it.
+//! - **A spare session has never had a client, or has been reset since.** It is handed out once; whatever its server says
+//!   meanwhile ends it, and so does any doubt whether it is what it was after its login.
 //! - **Deliberately absent:** pooling of statements, rewriting of queries, any knowledge of the protocol after
-//!   `ReadyForQuery`, any way to hand a credential to a client.
+//!   `ReadyForQuery` (but for where messages end, in sessions that may be used again: `splice::Boundaries`), any way to hand a
+//!   credential to a client.
 //!
 //! ## Where things could surprise
 //!
 //! - A client is told the server's real process id, since tools show it. Its cancel key is sealed in protocol 3.2 and the
-//!   server's own in 3.0; `cancel` says why.
+//!   server's own in 3.0; `cancel` says why, and what is different where sessions are used again.
 //! - The upstream leg always speaks protocol 3.0, whatever the client leg speaks: 3.2 differs in the length of cancel
 //!   keys only.
 //! - Startup parameters are forwarded in the client's order. Each engine refuses some that others need;
@@ -105,7 +108,7 @@ mod route;
 mod secret;
 mod server;
 mod session;
-mod splice;
+pub mod splice;
 mod telemetry;
 mod tls;
 mod upstream;

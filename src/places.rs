@@ -32,12 +32,19 @@ struct Limit {
 
 /// A place in each of several; they are free again when it is dropped.
 #[derive(Default)]
-pub struct Taken(Vec<OwnedSemaphorePermit>);
+pub struct Taken(Vec<(Place, OwnedSemaphorePermit)>);
 
 impl Taken {
     /// Adds places taken elsewhere.
     pub fn add(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
+    }
+
+    /// Gives up all but those of this kind.
+    #[must_use]
+    pub fn only(mut self, kind: &Place) -> Self {
+        self.0.retain(|(place, _)| place == kind);
+        self
     }
 }
 
@@ -69,7 +76,7 @@ impl Places {
         let permit = limit.free.clone().try_acquire_owned().map_err(|_| {
             Refusal::new(Kind::TooManySessions, "sorry, too many clients already").detail(format!("{} = {}", limit.key, limit.sessions))
         })?;
-        taken.0.push(permit);
+        taken.0.push((place.clone(), permit));
         Ok(())
     }
 

@@ -118,10 +118,14 @@ impl Server {
         if !sessions.is_empty() {
             tracing::info!(sessions = sessions.len(), "stopping: waiting for sessions to end (a second signal ends them now)");
         }
-        // Logins under way are refused, so nobody will want a spare.
-        let ends = async { tokio::join!(self.shared.warm.close(), sessions.wait()) };
+        let ends = async {
+            // Logins under way are refused, so nobody will want a spare.
+            tokio::join!(self.shared.warm.close(), sessions.wait());
+            // What the last clients have left.
+            self.shared.warm.close().await;
+        };
         let drained = controls.now.run_until_cancelled(tokio::time::timeout(DRAIN, ends)).await;
-        if !matches!(drained, Some(Ok(_))) {
+        if !matches!(drained, Some(Ok(()))) {
             tracing::info!(sessions = sessions.len(), "stopped with sessions open");
         }
     }

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod cancel_request;
+mod established;
 mod facts;
 mod identify;
 mod reach;
@@ -31,15 +32,16 @@ use crate::error::{Ending, Kind, Refusal};
 use crate::governor::Governor;
 use crate::places::{Place, Places, Taken};
 use crate::route::{Asked, route};
-use crate::splice::{Clear, splice};
-use crate::tls::stream::TlsStream;
 use crate::upstream::Connection;
 use crate::upstream::log_in::LoggedIn;
 use crate::upstream::warm::Warm;
 use crate::wire::proxy_header;
 use crate::wire::startup::StartupMessage;
-use attempt::Attempt;
+use attempt::{Attempt, Ready};
 use facts::Facts;
+
+pub use established::Established;
+use established::Succession;
 
 /// How long a client may take to accept the end of its cancel request.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -83,29 +85,6 @@ pub enum Accepted {
     Unix(UnixStream, u32),
 }
 
-/// A session whose login is done: all that is left is to move bytes.
-pub struct Established {
-    client: ClientStream,
-    upstream: TlsStream<TcpStream>,
-    facts: Facts,
-    // Held for what their drop does.
-    _registration: Option<Registration>,
-    _places: Taken,
-}
-
-impl Established {
-    /// Moves bytes until both sides have ended.
-    pub async fn run(self) {
-        let Self { client, mut upstream, facts, _registration, _places } = self;
-        let outcome = match client {
-            ClientStream::Plain(tcp) => splice(&mut Clear::new(tcp), &mut upstream).await,
-            ClientStream::Tls(mut tls) => splice(&mut *tls, &mut upstream).await,
-            ClientStream::Unix(unix) => splice(&mut Clear::new(unix), &mut upstream).await,
-        };
-        facts.log_ended(&outcome);
-    }
-}
-
 /// Serves a connection up to the end of its login. `None`: it was a cancel, or it is over.
 pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> Option<Established> {
     let mut login = Login { shared, listener, facts: Facts::new(&accepted), places: Taken::default() };
@@ -119,16 +98,10 @@ pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> O
         }
         Ok(Negotiated { mut stream, security, wish: Ok(Wish::Session(startup)) }) => {
             match login.serve(&mut stream, &security, &startup).await {
-                Ok((upstream, registration)) => {
+                Ok((upstream, registration, succession)) => {
                     login.facts.log_opened();
                     let Login { facts, places, .. } = login;
-                    return Some(Established {
-                        client: stream,
-                        upstream: upstream.stream,
-                        facts,
-                        _registration: registration,
-                        _places: places,
-                    });
+                    return Some(Established { client: stream, upstream, facts, registration, places, succession });
                 }
                 Err(ending) => (stream, ending),
             }
@@ -181,7 +154,7 @@ impl Login<'_> {
         stream: &mut ClientStream,
         security: &Security,
         startup: &StartupMessage,
-    ) -> Result<(Connection, Option<Registration>), Ending> {
+    ) -> Result<(Connection, Option<Registration>, Option<Box<Succession>>), Ending> {
         let shared = self.shared;
         shared.places.take(&Place::Proxy, &mut self.places)?;
         shared.places.take(&Place::Listener(self.listener.address.to_string()), &mut self.places)?;
@@ -204,19 +177,26 @@ impl Login<'_> {
             route,
         };
         // Given up as soon as the client leaves or the proxy stops.
-        let LoggedIn { connection, settings, key, ready } = tokio::select! {
+        let (Ready { session, db_user, since, .. }, heirs) = tokio::select! {
             result = self.reach(&attempt) => result?,
             () = stream.gone() => return Err(Ending::ClientGone),
             () = shared.stopping.cancelled() => return Err(Refusal::new(Kind::ShuttingDown, "the proxy is shutting down").into()),
         };
+        let LoggedIn { connection, settings, key, ready } = session;
         let agreement = version::agree(startup);
-        let registration = key.map(|key| {
+        let heirs = heirs.filter(|_| ready.body == "I");
+        let registration = key.clone().map(|key| {
             let (target, server_name) = (attempt.route.target.name.clone(), connection.server_name.to_str().into_owned());
-            shared.cancels.register(Destination { target, address: connection.address, server_name, key }, agreement.version)
+            let destination = Destination { target, address: connection.address, server_name, key };
+            match &heirs {
+                Some(_) => shared.cancels.register_for_one(destination, agreement.version),
+                None => shared.cancels.register(destination, agreement.version),
+            }
         });
         let client_key = registration.as_ref().map(|registration| &registration.client_key);
         welcome::welcome(stream, &agreement, &settings, client_key, &ready).await.map_err(|_| Ending::ClientGone)?;
-        Ok((connection, registration))
+        let succession = heirs.map(|heirs| Box::new(Succession { heirs, settings, key, ready, db_user, since }));
+        Ok((connection, registration, succession))
     }
 
     /// Until when the client must have sent its last login byte.

@@ -243,7 +243,9 @@ pub struct Target {
     pub max_concurrent_logins: usize,
     /// Sessions that are logged in before their client comes, at most.
     pub warm_sessions: usize,
-    /// Age at which such a session is ended.
+    /// Whether a session that its client has left is reset, for the next one.
+    pub reuse_sessions: bool,
+    /// Age at which sessions without a client are ended.
     pub spare_max_age: Duration,
     /// Sessions at a time.
     pub max_sessions: Option<usize>,

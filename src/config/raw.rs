@@ -120,6 +120,7 @@ pub(super) struct Target {
     pub max_concurrent_logins: Key<i64>,
     pub warm_sessions: Key<i64>,
     pub spare_max_age: Key<String>,
+    pub reuse_sessions: Key<bool>,
     pub max_sessions: Key<i64>,
 }
 

@@ -218,7 +218,7 @@ impl TargetUrl {
 /// The TOML value that a key's text means; a text that does not fit is left to be refused with the key's type.
 fn typed(key: &str, value: &str) -> toml::Value {
     match key {
-        "auto_create" | "application_name_suffix" => match value.to_ascii_lowercase().as_str() {
+        "auto_create" | "application_name_suffix" | "reuse_sessions" => match value.to_ascii_lowercase().as_str() {
             "true" | "1" => true.into(),
             "false" | "0" => false.into(),
             _ => value.into(),

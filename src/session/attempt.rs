@@ -16,8 +16,10 @@ use crate::route::Route;
 use crate::tls::stream::TlsStream;
 use crate::upstream::connect::{connect, resolve, server_name};
 use crate::upstream::log_in::{LogInError, LoggedIn, log_in};
+use crate::upstream::reset::reset;
 use crate::upstream::startup_parameters::forward;
 use crate::upstream::warm::{self, Failure};
+use crate::wire::settings::Settings;
 
 /// A login to a server, as often as it is wanted.
 #[derive(Clone)]
@@ -31,10 +33,13 @@ pub struct Attempt {
     pub(super) person: Option<String>,
 }
 
-/// A session without a client.
+/// A session at the server that has no client, or none any more.
 pub struct Ready {
     pub(super) session: LoggedIn,
     pub(super) db_user: String,
+    pub(super) since: tokio::time::Instant,
+    /// Its settings as a client has left them.
+    pub(super) left: Option<Settings>,
 }
 
 impl Attempt {
@@ -48,7 +53,12 @@ impl Attempt {
     /// Logs in. A credential from the cache that the server refuses is replaced once by a fresh one.
     ///
     /// `id` is the client's session, for the log.
-    pub(super) async fn log_in(&self, progress: &mut Progress, id: Option<&str>) -> Result<LoggedIn, Ending> {
+    pub(super) async fn log_in(&self, progress: &mut Progress, id: Option<&str>) -> Result<Ready, Ending> {
+        let session = self.log_in_once_or_twice(progress, id).await?;
+        Ok(Ready { session, db_user: progress.db_user.clone(), since: tokio::time::Instant::now(), left: None })
+    }
+
+    async fn log_in_once_or_twice(&self, progress: &mut Progress, id: Option<&str>) -> Result<LoggedIn, Ending> {
         let broker = &self.broker;
         let started = Instant::now();
         let endpoint = broker.endpoint(&self.route.target).await?;
@@ -100,9 +110,7 @@ impl warm::LogIn for Attempt {
     type Session = Ready;
 
     async fn log_in(&self) -> Result<Ready, Failure> {
-        let mut progress = Progress::default();
-        let session = self.log_in(&mut progress, None).await.map_err(|ending| failure(&ending))?;
-        Ok(Ready { session, db_user: progress.db_user })
+        self.log_in(&mut Progress::default(), None).await.map_err(|ending| failure(&ending))
     }
 
     async fn addresses(&self) -> Option<Vec<SocketAddr>> {
@@ -123,6 +131,17 @@ impl warm::Session for Ready {
 
     fn address(&self) -> SocketAddr {
         self.session.connection.address
+    }
+
+    fn since(&self) -> tokio::time::Instant {
+        self.since
+    }
+
+    async fn reset(&mut self) -> Result<(), String> {
+        match self.left.take() {
+            Some(mut settings) => reset(&mut self.session.connection.stream, &mut settings).await.map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
     }
 }
 

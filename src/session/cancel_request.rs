@@ -6,7 +6,7 @@ use rustls::pki_types::ServerName;
 use tokio::sync::Semaphore;
 
 use super::Shared;
-use crate::cancel::{Destination, Meant};
+use crate::cancel::{Destination, Forward, Meant};
 use crate::client::stream::Peer;
 use crate::config::{Listener, Target};
 use crate::upstream::connect::{resolve, server_name};
@@ -23,7 +23,7 @@ const MOST_ADDRESSES: usize = 8;
 pub(super) async fn serve(shared: &Shared, listener: &Listener, client: &Peer, request: &CancelRequest) {
     let pid = request.process_id;
     match shared.cancels.find(request) {
-        Meant::Session(destination) => to_session(shared, client, &destination).await,
+        Meant::Session(forward) => to_session(shared, client, forward).await,
         Meant::Elsewhere(key)
             if client.ip().is_none_or(|address| shared.cancel_penalties.failed(address, std::time::Instant::now()).is_zero()) =>
         {
@@ -36,13 +36,15 @@ pub(super) async fn serve(shared: &Shared, listener: &Listener, client: &Peer, r
     }
 }
 
-async fn to_session(shared: &Shared, client: &Peer, destination: &Destination) {
-    let Destination { target, address, server_name, key } = destination;
+async fn to_session(shared: &Shared, client: &Peer, forward: Forward) {
+    let Destination { target, address, server_name, key } = &forward.destination;
     let (Some(target), Ok(server_name)) = (shared.targets.get(target), ServerName::try_from(server_name.clone())) else {
         tracing::info!(%client, pid = key.process_id, target, "cancel request for a target that is not configured here");
         return;
     };
-    send(client, target, *address, server_name, key).await;
+    if send(client, target, *address, server_name, key).await {
+        forward.finish();
+    }
 }
 
 /// The key is one of another replica's sessions, or of none. Every server of the target that could have given it is asked.
@@ -54,11 +56,18 @@ async fn to_servers(shared: &Shared, client: &Peer, target: &Arc<Target>, key: &
     }
 }
 
-async fn send(client: &Peer, target: &Target, upstream: std::net::SocketAddr, server_name: ServerName<'static>, key: &BackendKey) {
+/// Whether the server will not act on it any more.
+async fn send(client: &Peer, target: &Target, upstream: std::net::SocketAddr, server_name: ServerName<'static>, key: &BackendKey) -> bool {
     let _permit = UNDER_WAY.acquire().await;
     let pid = key.process_id;
     match upstream::cancel::send(upstream, server_name, &target.tls, key).await {
-        Ok(()) => tracing::info!(%client, target = target.name, %upstream, pid, "cancel request forwarded"),
-        Err(error) => tracing::warn!(%client, target = target.name, %upstream, pid, %error, "cancel request not forwarded"),
+        Ok(acted) => {
+            tracing::info!(%client, target = target.name, %upstream, pid, "cancel request forwarded");
+            acted
+        }
+        Err(error) => {
+            tracing::warn!(%client, target = target.name, %upstream, pid, %error, "cancel request not forwarded");
+            true
+        }
     }
 }

@@ -2,30 +2,30 @@
 
 use super::Login;
 use super::attempt::{Attempt, Ready, is_refusal};
+use super::established::Heirs;
 use super::facts::Progress;
 use crate::error::Ending;
 use crate::places::Place;
-use crate::upstream::log_in::LoggedIn;
 
 impl Login<'_> {
-    /// Takes the client's place at the target too.
+    /// Takes the client's place at the target too, and says who may have the session after it.
     ///
     /// # Errors
     /// 53300, or what the login of its own came to.
-    pub(super) async fn reach(&mut self, attempt: &Attempt) -> Result<LoggedIn, Ending> {
+    pub(super) async fn reach(&mut self, attempt: &Attempt) -> Result<(Ready, Option<Heirs>), Ending> {
         let shared = self.shared;
         let target = &attempt.route.target;
         let place = Place::Target(target.name.clone());
         let Some(pool) = shared.warm.of(target) else {
             shared.places.take(&place, &mut self.places)?;
-            return self.log_in(attempt).await;
+            return Ok((self.log_in(attempt).await?, None));
         };
         let kind = attempt.kind();
-        let session = if let Some((Ready { session, db_user }, place)) = pool.take(&kind).await {
+        let ready = if let Some((ready, place)) = pool.take(&kind).await {
             self.places.add(place);
-            let upstream = Some(session.connection.address);
+            let (db_user, upstream) = (ready.db_user.clone(), Some(ready.session.connection.address));
             self.facts.progress = Progress { db_user, upstream, warm: true, ..Progress::default() };
-            session
+            ready
         } else {
             // Spares have places at the target too, and make room.
             while let Err(refusal) = shared.places.take(&place, &mut self.places) {
@@ -39,11 +39,11 @@ impl Login<'_> {
                 }
             })?
         };
-        pool.seen(kind, attempt.clone());
-        Ok(session)
+        let kind = pool.seen(kind, attempt.clone());
+        Ok((ready, Heirs::of(pool, kind)))
     }
 
-    async fn log_in(&mut self, attempt: &Attempt) -> Result<LoggedIn, Ending> {
+    async fn log_in(&mut self, attempt: &Attempt) -> Result<Ready, Ending> {
         attempt.log_in(&mut self.facts.progress, Some(&self.facts.id)).await
     }
 }

@@ -1,10 +1,11 @@
 //! What the byte engine asks of a connection, in clear or over TLS.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::tls::record::{Fault, Layout, MAX_PAYLOAD};
 use crate::tls::stream::{Sink, TlsStream};
@@ -27,6 +28,12 @@ pub trait Leg {
     /// As [`TlsStream::seal`].
     fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault>;
 
+    /// Writes into `slot` what is to be sent behind a batch of sealed payloads; its length. As [`TlsStream::replace_worn_key`].
+    ///
+    /// # Errors
+    /// As [`TlsStream::replace_worn_key`].
+    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, Fault>;
+
     /// Sends, and keeps what is not taken now.
     ///
     /// # Errors
@@ -44,9 +51,6 @@ pub trait Leg {
     /// # Errors
     /// The connection is broken.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
-    /// Receives and drops what is there. Ready when the peer has closed or the connection is broken.
-    fn poll_discard(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<()>;
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
@@ -62,6 +66,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
         Self::seal(self, slot, payload)
     }
 
+    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
+        self.replace_worn_key(slot)
+    }
+
     fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()> {
         Self::send(self, cx, sealed)
     }
@@ -73,15 +81,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self).poll_shutdown(cx)
     }
-
-    fn poll_discard(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<()> {
-        discard(self.get_mut(), cx, scratch)
-    }
 }
 
 /// A connection in clear.
 pub struct Clear<T> {
-    io: T,
+    pub(super) io: T,
     kept: Vec<u8>,
     sent: usize,
 }
@@ -93,23 +97,41 @@ impl<T> Clear<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Leg for Clear<T> {
+/// A connection in clear that can be read into several places at a time.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin {
+    /// As readv(2), and `WouldBlock` where there is nothing now.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn try_read_vectored(&self, places: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+}
+
+impl Socket for TcpStream {
+    fn try_read_vectored(&self, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Self::try_read_vectored(self, places)
+    }
+}
+
+impl Socket for UnixStream {
+    fn try_read_vectored(&self, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Self::try_read_vectored(self, places)
+    }
+}
+
+impl<T: Socket> Leg for Clear<T> {
     fn poll_receive(&mut self, cx: &mut Context<'_>, _: &mut [u8], sink: &mut impl Sink) -> Poll<io::Result<bool>> {
-        let mut received = false;
-        while let Some(space) = sink.space(MAX_PAYLOAD) {
-            let mut buffer = ReadBuf::new(&mut space[..MAX_PAYLOAD]);
-            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
-                Poll::Pending if received => break,
-                result => ready!(result)?,
-            }
-            let length = buffer.filled().len();
-            if length == 0 {
-                return Poll::Ready(Ok(false));
-            }
-            sink.filled(length)?;
-            received = true;
-            if length < MAX_PAYLOAD {
-                break;
+        let Some(space) = sink.space(MAX_PAYLOAD) else { return Poll::Ready(Ok(true)) };
+        let mut buffer = ReadBuf::new(&mut space[..MAX_PAYLOAD]);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+        let received = buffer.filled().len();
+        if received == 0 {
+            return Poll::Ready(Ok(false));
+        }
+        sink.filled(received)?;
+        if received == MAX_PAYLOAD {
+            // There is more, it seems. Its end or error will be met again.
+            if let Ok(received @ 1..) = self.io.try_read_vectored(&mut sink.spaces()) {
+                sink.filled_spaces(received)?;
             }
         }
         Poll::Ready(Ok(true))
@@ -121,6 +143,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for Clear<T> {
 
     fn seal(&mut self, _: &mut [u8], payload: usize) -> Result<usize, Fault> {
         Ok(payload)
+    }
+
+    fn end_batch(&mut self, _: &mut [u8]) -> Result<usize, Fault> {
+        Ok(0)
     }
 
     fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
@@ -154,19 +180,5 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for Clear<T> {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send_kept(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_discard(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<()> {
-        discard(&mut self.io, cx, scratch)
-    }
-}
-
-fn discard<T: AsyncRead + Unpin>(io: &mut T, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<()> {
-    loop {
-        let mut buffer = ReadBuf::new(scratch);
-        let result = ready!(Pin::new(&mut *io).poll_read(cx, &mut buffer));
-        if result.is_err() || buffer.filled().is_empty() {
-            return Poll::Ready(());
-        }
     }
 }

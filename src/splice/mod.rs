@@ -3,9 +3,17 @@
 //! Buffers are borrowed only while bytes move: each thread has two, one for what is received sealed, one in which it is
 //! opened and sealed again for the other side. A connection keeps bytes of its own only when its peer takes them slower
 //! than they come, never more than one such buffer; the other side is not read meanwhile. An idle session holds none.
+//!
+//! A [`Watch`] may look at the bytes; `boundaries` has the one that does, for sessions that may be used again.
 
+mod boundaries;
+#[cfg(test)]
+mod handed_back;
 mod leg;
 mod outlet;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,8 +21,12 @@ use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::time::timeout;
+
+pub use boundaries::Boundaries;
 pub use leg::{Clear, Leg};
 use outlet::Outlet;
+pub use watch::Watch;
 
 /// Bytes received at a time.
 const RECEIVE: usize = 256 * 1024;
@@ -68,43 +80,72 @@ pub struct Outcome {
 ///
 /// A client that half-closes still gets everything the server has to say. A server that closes has all its bytes
 /// delivered before the client's side is closed. End of file without `close_notify` counts as a close.
-pub async fn splice<C: Leg, U: Leg>(client: &mut C, upstream: &mut U) -> Outcome {
+///
+/// Where `watch` hears the client say goodbye, what the server has said is delivered, the client's side is closed, and the
+/// server's connection is given back, with all written and nothing to be read at that moment.
+pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, mut upstream: U, watch: &mut W) -> (Outcome, Option<U>) {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut first: Option<(Side, Option<io::Error>)> = None;
     // Dropping the future in the middle loses at most what the kernel has not been given yet.
     poll_fn(|cx| {
         loop {
             // In turns, so that neither direction starves the other.
-            let moved_up = up.poll_step(cx, client, upstream).is_ready();
-            if up.is_done() && first.is_none() {
+            let moved_up = up.poll_step(cx, client, &mut upstream, |bytes| watch.from_client(bytes)).is_ready();
+            if up.has_ended() && first.is_none() {
                 // A refused write to the server is the server's end, even though the client's direction noticed it.
                 let side = if up.writer_failed { Side::Upstream } else { Side::Client };
                 first = Some((side, up.error.take()));
             }
-            let moved_down = down.poll_step(cx, upstream, client).is_ready();
-            if down.is_done() && first.is_none() {
+            let pass = |bytes: &[u8]| {
+                watch.from_server(bytes);
+                bytes.len()
+            };
+            let moved_down = down.poll_step(cx, &mut upstream, client, pass).is_ready();
+            if down.has_ended() && first.is_none() {
                 let side = if down.writer_failed { Side::Client } else { Side::Upstream };
                 first = Some((side, down.error.take()));
             }
             // The server has nothing more to say, or nobody is left to hear it.
-            if down.is_done() || up.reader_failed {
+            if down.has_ended() || up.reader_failed {
                 return Poll::Ready(());
             }
-            if !moved_down && (!moved_up || up.is_done()) {
-                return Poll::Pending;
+            if !moved_down && (!moved_up || up.has_ended()) {
+                let left = up.phase == Phase::Left && client.poll_send_kept(cx).is_ready();
+                return if left { Poll::Ready(()) } else { Poll::Pending };
             }
         }
     })
     .await;
-    if !down.writer_failed && !up.reader_failed && !up.reader_closed {
-        let _ = tokio::time::timeout(LINGER, poll_fn(|cx| SHARED.with_borrow_mut(|shared| client.poll_discard(cx, &mut shared.received))))
-            .await;
+    let left = up.phase == Phase::Left && down.phase == Phase::Copying;
+    if left {
+        let _ = timeout(LINGER, poll_fn(|cx| client.poll_close(cx))).await;
     }
-    if !up.writer_failed {
-        let _ = tokio::time::timeout(LINGER, poll_fn(|cx| upstream.poll_close(cx))).await;
+    if !down.writer_failed && !up.reader_failed && !up.reader_closed {
+        let _ = timeout(LINGER, discard(client, &mut upstream, watch)).await;
+    }
+    if !up.writer_failed && !left {
+        let _ = timeout(LINGER, poll_fn(|cx| upstream.poll_close(cx))).await;
     }
     let (ended_by, error) = first.unwrap_or((Side::Upstream, None));
-    Outcome { sent: up.bytes, received: down.bytes, ended_by, error }
+    (Outcome { sent: up.bytes, received: down.bytes, ended_by, error }, left.then_some(upstream))
+}
+
+/// Receives until the client has closed, and sends nothing of it.
+async fn discard<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, watch: &mut W) {
+    let drop_all = |cx: &mut Context<'_>| {
+        SHARED.with_borrow_mut(|Buffers { received, out }| {
+            loop {
+                let mut outlet = Outlet::new(out, upstream, |bytes: &[u8]| {
+                    watch.from_client(bytes);
+                    0
+                });
+                if !matches!(ready!(client.poll_receive(cx, received, &mut outlet)), Ok(true)) {
+                    return Poll::Ready(());
+                }
+            }
+        })
+    };
+    poll_fn(drop_all).await;
 }
 
 /// One direction: reader to writer, then the writer's close.
@@ -123,20 +164,33 @@ enum Phase {
     #[default]
     Copying,
     Closing,
+    /// The reader has said goodbye, and what it sent before is still on its way.
+    Leaving,
+    /// It has left, and the writer stays open.
+    Left,
     Done,
 }
 
 impl Direction {
-    fn is_done(&self) -> bool {
-        self.phase == Phase::Done
+    fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Left | Phase::Done)
     }
 
-    /// One step towards the end. Pending: there is none now. Ready for ever once it is done.
-    fn poll_step<R: Leg, W: Leg>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Poll<()> {
+    /// One step towards the end. Pending: there is none now. Ready for ever once it has ended. `pass` says how many of the
+    /// bytes just received are for the writer; fewer than all are the last.
+    fn poll_step<R, W, P>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W, pass: P) -> Poll<()>
+    where
+        R: Leg,
+        W: Leg,
+        P: FnMut(&[u8]) -> usize,
+    {
         let result = match self.phase {
-            Phase::Copying => ready!(self.poll_copy(cx, reader, writer)),
+            Phase::Copying => ready!(self.poll_copy(cx, reader, writer, pass)),
             Phase::Closing => ready!(writer.poll_close(cx)).map(|()| self.phase = Phase::Done).inspect_err(|_| self.writer_failed = true),
-            Phase::Done => Ok(()),
+            Phase::Leaving => {
+                ready!(writer.poll_send_kept(cx)).map(|()| self.phase = Phase::Left).inspect_err(|_| self.writer_failed = true)
+            }
+            Phase::Left | Phase::Done => Ok(()),
         };
         if let Err(error) = result {
             self.error = Some(error);
@@ -145,11 +199,17 @@ impl Direction {
         Poll::Ready(())
     }
 
-    fn poll_copy<R: Leg, W: Leg>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Poll<io::Result<()>> {
+    fn poll_copy<R, W, P>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W, pass: P) -> Poll<io::Result<()>>
+    where
+        R: Leg,
+        W: Leg,
+        P: FnMut(&[u8]) -> usize,
+    {
         ready!(writer.poll_send_kept(cx)).inspect_err(|_| self.writer_failed = true)?;
         SHARED.with_borrow_mut(|Buffers { received, out }| {
-            let mut outlet = Outlet::new(out, writer);
+            let mut outlet = Outlet::new(out, writer, pass);
             let more = ready!(reader.poll_receive(cx, received, &mut outlet));
+            let goodbye = outlet.goodbye();
             outlet
                 .finish()
                 .and_then(|(bytes, length)| {
@@ -159,25 +219,18 @@ impl Direction {
                 })
                 .inspect_err(|_| self.writer_failed = true)?;
             match more {
+                _ if goodbye => self.phase = Phase::Leaving,
                 Ok(true) => {}
-                Ok(false) => {
-                    self.reader_closed = true;
-                    self.phase = Phase::Closing;
-                }
+                Ok(false) => self.phase = Phase::Closing,
                 // PostgreSQL and many drivers close TCP without TLS's close_notify.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.reader_closed = true;
-                    self.phase = Phase::Closing;
-                }
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.phase = Phase::Closing,
                 Err(error) => {
                     self.reader_failed = true;
                     return Poll::Ready(Err(error));
                 }
             }
+            self.reader_closed = self.phase == Phase::Closing;
             Poll::Ready(Ok(()))
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

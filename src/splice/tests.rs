@@ -1,14 +1,15 @@
 //! Any bytes, in any pieces, both ways at once, in clear and over TLS.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use proptest::prelude::*;
 use rustls::SupportedCipherSuite;
 use rustls::crypto::aws_lc_rs::cipher_suite;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
+use super::leg::Socket;
 use super::*;
 use crate::tls::testing::{configs, our_client, our_server};
 
@@ -64,6 +65,18 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Halting<T> {
     }
 }
 
+impl<T: AsyncRead + AsyncWrite + Unpin> Socket for Halting<T> {
+    fn try_read_vectored(&self, _: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Socket for DuplexStream {
+    fn try_read_vectored(&self, _: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
 fn bytes(length: usize, seed: u8) -> Vec<u8> {
     (0..length).map(|number| u8::try_from(number % 253).unwrap() ^ seed).collect()
 }
@@ -109,7 +122,7 @@ fn script() -> impl Strategy<Value = Script> {
 }
 
 /// Client and server talk at the same time; each must hear what the other has said, and nothing else.
-async fn play<C, S>(script: &Script, near: &mut impl Leg, upstream: &mut impl Leg, client: C, server: S)
+async fn play<C, S>(script: &Script, near: &mut impl Leg, upstream: impl Leg, client: C, server: S)
 where
     C: AsyncRead + AsyncWrite,
     S: AsyncRead + AsyncWrite,
@@ -129,7 +142,8 @@ where
         to_server.shutdown().await.unwrap();
         heard
     };
-    let (outcome, heard_by_client, heard_by_server) = tokio::join!(splice(near, upstream), client, server);
+    let mut nobody = ();
+    let ((outcome, _), heard_by_client, heard_by_server) = tokio::join!(splice(near, upstream, &mut nobody), client, server);
     assert!(heard_by_server == up, "the server hears what the client says");
     assert!(heard_by_client == down, "the client hears what the server says");
     assert_eq!((outcome.sent, outcome.received), (up.len() as u64, down.len() as u64));
@@ -152,7 +166,8 @@ proptest! {
             let ((client, near), (far, server)) = (duplex(KERNEL), duplex(KERNEL));
             let near = Halting::new(near, &script.client_limits);
             let (mut upstream, server) = our_client(&configs(None), Halting::new(far, &script.upstream_limits), server).await;
-            play(&script, &mut Clear::new(near), &mut upstream, client, server).await;
+            upstream.wear_out_after(3);
+            play(&script, &mut Clear::new(near), upstream, client, server).await;
         });
     }
 
@@ -163,8 +178,8 @@ proptest! {
             let near = Halting::new(near, &script.client_limits);
             let (mut near, client) = our_server(&configs(Some(SUITES[suites.0])), near, client).await;
             let far = Halting::new(far, &script.upstream_limits);
-            let (mut upstream, server) = our_client(&configs(Some(SUITES[suites.1])), far, server).await;
-            play(&script, &mut near, &mut upstream, client, server).await;
+            let (upstream, server) = our_client(&configs(Some(SUITES[suites.1])), far, server).await;
+            play(&script, &mut near, upstream, client, server).await;
         });
     }
 }
@@ -180,13 +195,14 @@ static SUITES: [SupportedCipherSuite; 4] = [
 #[tokio::test]
 async fn a_client_that_reads_slowly_holds_one_buffer_and_stops_the_server() {
     let ((client, near), (far, server)) = (duplex(1024), duplex(1024));
-    let (mut upstream, mut server) = our_client(&configs(None), far, server).await;
+    let (upstream, mut server) = our_client(&configs(None), far, server).await;
     let mut near = Clear::new(near);
-    let session = splice(&mut near, &mut upstream);
+    let mut nobody = ();
+    let session = splice(&mut near, upstream, &mut nobody);
     let flood = async {
         let mut written = 0;
         // Until nothing more is taken for as long as all tasks get a turn.
-        while let Ok(Ok(more)) = tokio::time::timeout(Duration::from_millis(200), server.write(&[7; 16_384])).await {
+        while let Ok(Ok(more)) = timeout(Duration::from_millis(200), server.write(&[7; 16_384])).await {
             written += more;
         }
         written

@@ -1,6 +1,6 @@
 //! An open TLS connection: a stream for the login's few messages, and the pieces of which the byte engine makes more.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -38,8 +38,14 @@ impl<T> TlsStream<T> {
         &self.io
     }
 
-    /// What is under it, for reading bytes that nobody will open any more.
-    pub fn get_mut(&mut self) -> &mut T {
+    /// Has its key replaced after so many records.
+    #[cfg(test)]
+    pub(crate) fn wear_out_after(&mut self, records: u64) {
+        self.records.wear_out_after(records);
+    }
+
+    #[cfg(test)]
+    pub(super) fn get_mut(&mut self) -> &mut T {
         &mut self.io
     }
 
@@ -54,6 +60,14 @@ impl<T> TlsStream<T> {
     /// As [`Records::seal`].
     pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
         self.records.seal(slot, payload)
+    }
+
+    /// As [`Records::replace_worn_key`], and to be sent like what is sealed.
+    ///
+    /// # Errors
+    /// As [`Records::replace_worn_key`].
+    pub fn replace_worn_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
+        self.records.replace_worn_key(slot)
     }
 }
 
@@ -211,6 +225,17 @@ pub trait Sink {
     /// # Errors
     /// They cannot be passed on.
     fn filled(&mut self, length: usize) -> io::Result<()>;
+    /// Space for more payloads, each of [`MAX_PAYLOAD`] at most, where there is any.
+    fn spaces(&mut self) -> Vec<IoSliceMut<'_>> {
+        Vec::new()
+    }
+    /// So many bytes are there, in the order of the spaces.
+    ///
+    /// # Errors
+    /// They cannot be passed on.
+    fn filled_spaces(&mut self, _length: usize) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One payload at a time, for a reader.
@@ -276,7 +301,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
         let payload = bytes.len().min(MAX_PAYLOAD);
         let mut slot = vec![0; before + payload + after + MAX_CONTROL];
         slot[before..before + payload].copy_from_slice(&bytes[..payload]);
-        let length = this.seal(&mut slot, payload)?;
+        let mut length = this.seal(&mut slot, payload)?;
+        length += this.replace_worn_key(&mut slot[length..])?;
         this.send(cx, &slot[..length])?;
         Poll::Ready(Ok(payload))
     }

@@ -1,5 +1,6 @@
 //! Sends a `CancelRequest` to the server of a session.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,18 +16,27 @@ use crate::wire::frontend::cancel_request;
 /// A cancel that takes longer is of no use to the person who waits for it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sends the request over verified TLS and waits until the server has closed, which says that it has acted.
+/// Sends the request over verified TLS and waits until the server has closed, which says that it has acted; `false` when it
+/// has not, in time and in due form.
 ///
 /// # Errors
 /// The connection could not be made. What happens behind it stays unknown: servers never answer.
-pub async fn send(address: SocketAddr, server_name: ServerName<'static>, tls: &UpstreamTls, key: &BackendKey) -> Result<(), ConnectError> {
+pub async fn send(
+    address: SocketAddr,
+    server_name: ServerName<'static>,
+    tls: &UpstreamTls,
+    key: &BackendKey,
+) -> Result<bool, ConnectError> {
     let mut connection = connect_to(address, server_name, tls).await?;
     let exchange = async {
         connection.stream.write_all(cancel_request(key).expose()).await?;
         connection.stream.flush().await?;
         connection.stream.read(&mut [0]).await
     };
-    // PostgreSQL closes without a word, often without close_notify: neither outcome is news.
-    let _ = timeout(TIMEOUT, exchange).await;
-    Ok(())
+    // PostgreSQL closes without a word, often without close_notify.
+    Ok(match timeout(TIMEOUT, exchange).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => error.kind() == io::ErrorKind::UnexpectedEof,
+        Err(_) => false,
+    })
 }

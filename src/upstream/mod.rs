@@ -8,6 +8,7 @@ pub mod connect;
 pub mod log_in;
 mod password;
 pub mod query;
+pub mod reset;
 mod scram;
 pub mod startup_parameters;
 pub mod warm;

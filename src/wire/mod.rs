@@ -10,6 +10,7 @@ pub mod backend;
 pub mod frontend;
 pub mod password;
 pub mod proxy_header;
+pub mod settings;
 pub mod startup;
 
 use bytes::{BufMut, BytesMut};

@@ -24,7 +24,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("credentials", &["config", "error", "secret"]),
     ("upstream", &["config", "error", "places", "secret", "tls", "wire"]),
     ("cancel", &["secret", "wire"]),
-    ("splice", &["tls"]),
+    ("splice", &["tls", "wire"]),
     ("config", &["secret", "tls", "verifier"]),
     ("verifier", &["secret"]),
     ("error", &["wire"]),

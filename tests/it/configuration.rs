@@ -209,6 +209,23 @@ fn a_dsql_cluster_has_a_name_and_one_database() {
 }
 
 #[test]
+fn sessions_are_reused_where_they_can_be_reset() {
+    let others = [
+        "engine = \"redshift\"\ncluster_identifier = \"examplecluster\"\n",
+        "engine = \"redshift-serverless\"\nworkgroup_name = \"myworkgroup\"\n",
+        "engine = \"dsql\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"\n",
+    ];
+    for engine in others {
+        assert_problem(
+            &format!("{LISTENER}[target.warehouse]\nregion = \"us-west-2\"\n{engine}reuse_sessions = true\n"),
+            "9: reuse_sessions: is for engine = \"rds\": delete it",
+        );
+    }
+    let good = output(&["check", "--offline", "rds://jane_doe@localhost/postgres?region=us-west-2&reuse_sessions=true"]);
+    assert_eq!(good.status.code(), Some(0), "{}", String::from_utf8_lossy(&good.stderr));
+}
+
+#[test]
 fn spare_sessions_have_bounds() {
     for number in [-1, 1001] {
         assert_problem(

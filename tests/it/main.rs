@@ -22,6 +22,7 @@ mod login;
 mod outages;
 mod policy;
 mod replicas;
+mod reuse;
 mod splice;
 mod support;
 mod travel;

@@ -94,6 +94,7 @@ impl Checker<'_> {
             max_concurrent_logins: self.logins("max_concurrent_logins", raw.max_concurrent_logins.as_ref(), DEFAULT_CONCURRENT_LOGINS).get()
                 as usize,
             warm_sessions: self.warm_sessions(raw),
+            reuse_sessions: raw.reuse_sessions.as_ref().is_some_and(|value| *value.as_ref()),
             spare_max_age: self.spare_max_age(raw),
             application_name_suffix: raw.application_name_suffix.as_ref().is_some_and(|value| *value.as_ref()),
             max_sessions: self.max_sessions("max_sessions", raw.max_sessions.as_ref()),
@@ -122,6 +123,8 @@ impl Checker<'_> {
         only("instance_identifier", span(raw.instance_identifier.as_ref()), &[Rds]);
         only("endpoint", span(raw.endpoint.as_ref()), &[Rds]);
         only("signing_host", span(raw.signing_host.as_ref()), &[Rds]);
+        // Of the others none documents DISCARD ALL.
+        only("reuse_sessions", span(raw.reuse_sessions.as_ref()), &[Rds]);
         only("custom_domain_name", span(raw.custom_domain_name.as_ref()), &[Redshift, RedshiftServerless]);
         only("duration_seconds", span(raw.duration_seconds.as_ref()), &[Redshift, RedshiftServerless]);
         // The serverless kind refuses these itself, and says why.

@@ -173,6 +173,11 @@ impl Records {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn wear_out_after(&mut self, records: u64) {
+        self.sealer.wear_out_after(records);
+    }
+
     /// Space that a sealed record takes besides its payload.
     pub fn layout(&self) -> Layout {
         self.sealer.layout()
@@ -244,8 +249,7 @@ impl Records {
         if self.empty > MAX_EMPTY { Err(Fault::Unexpected("too many records that carry nothing")) } else { Ok(Opened::Nothing) }
     }
 
-    /// Seals `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind [`Layout::before`]; the length of what is to
-    /// be sent. `slot` has space for [`Layout`] and [`MAX_CONTROL`] besides.
+    /// Seals `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind [`Layout::before`]; the length of the record.
     ///
     /// # Errors
     /// [`Fault::Exhausted`].
@@ -253,11 +257,16 @@ impl Records {
         if self.sealer.is_worn() && !self.tls13 {
             return Err(Fault::Exhausted);
         }
-        let length = self.sealer.seal(APPLICATION_DATA, slot, payload)?;
-        if self.sealer.is_worn() && self.tls13 {
-            return Ok(length + self.update_key(&mut slot[length..])?);
-        }
-        Ok(length)
+        self.sealer.seal(APPLICATION_DATA, slot, payload)
+    }
+
+    /// To be called between batches of records, well below as many as are left to a key that has sealed as much as it should:
+    /// replaces that, and writes what says so into `slot`, which has [`MAX_CONTROL`] bytes. Its length; 0 most of the time.
+    ///
+    /// # Errors
+    /// [`Fault::Exhausted`].
+    pub fn replace_worn_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
+        if self.sealer.is_worn() && self.tls13 { self.update_key(slot) } else { Ok(0) }
     }
 
     /// Whether TLS wants an answer from us.

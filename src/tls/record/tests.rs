@@ -72,7 +72,7 @@ async fn a_worn_key_is_replaced_and_the_peer_follows() {
     let (near, far) = duplex(1 << 20);
     let (mut ours, mut theirs) = our_server(&configs(None), near, far).await;
     for _ in 0..3 {
-        ours.records.sealer.wear_out_after(2);
+        ours.wear_out_after(2);
         for _ in 0..5 {
             pass(&mut ours, &mut theirs, &payload(20_000)).await;
         }
@@ -86,7 +86,7 @@ async fn a_worn_key_of_tls_1_2_ends_the_connection() {
     let suite = aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384;
     let (near, far) = duplex(1 << 20);
     let (mut ours, mut theirs) = our_client(&configs(Some(suite)), near, far).await;
-    ours.records.sealer.wear_out_after(1);
+    ours.wear_out_after(1);
     pass(&mut ours, &mut theirs, b"the last").await;
     let error = ours.write_all(b"one more").await.unwrap_err();
     assert_eq!(error.to_string(), "the TLS 1.2 key of the connection is used up");
@@ -305,7 +305,7 @@ async fn exchange_with_key_updates(ours: &mut TlsStream<TcpStream>, openssl: &mu
         let mut got = vec![0; line.len()];
         ours.read_exact(&mut got).await.unwrap();
         assert_eq!(String::from_utf8(got).unwrap(), line);
-        ours.records.sealer.wear_out_after(1);
+        ours.wear_out_after(1);
         ours.write_all(format!("from us {number}\nand more {number}\n").as_bytes()).await.unwrap();
         openssl.wait_for(&format!("from us {number}"));
         openssl.wait_for(&format!("and more {number}"));

@@ -1,10 +1,11 @@
-//! Spare sessions: logged in before their client comes.
+//! Spare sessions: logged in before their client comes, or left by one and reset.
 //!
-//! A target with `warm_sessions = N` has a [`Pool`] of at most N spares, for logins of the kinds seen lately. A [`Kind`] is
+//! A target with `warm_sessions = N` has a [`Pool`] that makes up to N spares, for logins of the kinds seen lately. A [`Kind`] is
 //! everything that a server or AWS could tell two logins apart by; a spare is handed to a login of exactly its kind, once.
+//! With `reuse_sessions` clients leave spares too, after a reset, up to N or [`REUSED`], whichever is more.
 //!
-//! The claim of a kind is its logins: of the last 4 N (at least 8) within five minutes. `allot` divides the spares by that, so
-//! an idle target holds none. A kind whose login is refused loses its claim and its spares until a client has logged in that
+//! The claim of a kind is its logins: of the last four for each spare that there may be (at least 8), within five minutes.
+//! `allot` divides the spares by that, so an idle target holds none. A kind whose login is refused loses its claim and its spares until a client has logged in that
 //! way again; other failures make the pool pause, twice as long each time, with one attempt in between.
 //!
 //! A spare is watched all the time. Whatever its server says (nothing is due on an idle session) or a close ends it, so
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use crate::config::{AwsIdentity, Target};
 use crate::places::Places;
@@ -43,6 +45,10 @@ pub struct Kind {
     pub parameters: Vec<(Bytes, Bytes)>,
 }
 
+/// Spares that clients may leave at a target that says no number. A tool that opens a dozen connections for one report
+/// finds most of them again for the next.
+pub const REUSED: usize = 10;
+
 /// A session that can wait.
 pub trait Session: Send + 'static {
     /// Its stream.
@@ -53,6 +59,12 @@ pub trait Session: Send + 'static {
 
     /// Where its server is.
     fn address(&self) -> SocketAddr;
+
+    /// When it was logged in.
+    fn since(&self) -> Instant;
+
+    /// Makes it what it was then, after a client has left it; says why it cannot be.
+    fn reset(&mut self) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 /// How a login is done again, for nobody yet.
@@ -82,7 +94,7 @@ pub struct Warm<L: LogIn>(HashMap<String, Arc<Pool<L>>>);
 impl<L: LogIn> Warm<L> {
     /// Empty pools, and the tasks that fill them. Must be called on the runtime.
     pub fn new<'a>(targets: impl IntoIterator<Item = &'a Arc<Target>>, places: &Arc<Places>) -> Self {
-        let targets = targets.into_iter().filter(|target| target.warm_sessions > 0);
+        let targets = targets.into_iter().filter(|target| target.warm_sessions > 0 || target.reuse_sessions);
         Self(targets.map(|target| (target.name.clone(), Pool::start(target.clone(), places.clone()))).collect())
     }
 

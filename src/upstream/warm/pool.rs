@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::allot::{Claim, allot};
-use super::{Failure, Kind, LogIn, Session};
+use super::{Failure, Kind, LogIn, REUSED, Session};
 use crate::config::Target;
 use crate::places::{Place, Places, Taken};
 use crate::wire::frontend::TERMINATE;
@@ -64,7 +64,7 @@ struct Spare<S> {
     kind: Arc<Kind>,
     place: Taken,
     hand_over: oneshot::Sender<oneshot::Sender<S>>,
-    /// `None` while it is being made.
+    /// `None` while it is being made or reset.
     ready: Option<Ready>,
 }
 
@@ -115,15 +115,64 @@ impl<L: LogIn> Pool<L> {
     }
 
     /// A client has logged in, with a spare or without: spares of this kind shall be there for the next one.
-    pub fn seen(&self, kind: Kind, again: L) {
+    pub fn seen(&self, kind: Kind, again: L) -> Arc<Kind> {
         let mut state = self.lock();
-        let mut known = state.logins.iter().rev().map(|login| &login.kind).chain(state.spares.iter().map(|spare| &spare.kind));
-        let kind = known.find(|known| ***known == kind).cloned().unwrap_or_else(|| kind.into());
-        state.logins.push_back(Login { at: Instant::now(), kind, again: again.into() });
-        if state.logins.len() > (4 * self.target.warm_sessions).max(8) {
+        let kind = state.known(&kind).unwrap_or_else(|| kind.into());
+        state.logins.push_back(Login { at: Instant::now(), kind: kind.clone(), again: again.into() });
+        if state.logins.len() > (4 * self.most()).max(8) {
             state.logins.pop_front();
         }
         self.changed.notify_one();
+        kind
+    }
+
+    /// Whether clients may leave their sessions here.
+    pub fn reuses(&self) -> bool {
+        self.target.reuse_sessions
+    }
+
+    /// Takes a session that a client has left idle, with its place at the target: it is a spare after a reset, where one of its
+    /// kind is wanted, or ended.
+    pub fn offer(self: &Arc<Self>, kind: &Arc<Kind>, mut session: L::Session, place: Taken) {
+        let entry = {
+            let mut state = self.lock();
+            if session.since().elapsed() >= self.target.spare_max_age {
+                Err("too old")
+            } else if self.closing.is_cancelled() {
+                Err("not needed")
+            } else {
+                self.changed.notify_one();
+                // Since it was told apart from others, its kind may have been forgotten and met again.
+                let kind = state.known(kind).unwrap_or_else(|| kind.clone());
+                Ok(state.push(kind, place))
+            }
+        };
+        let pool = self.clone();
+        self.tasks.spawn(async move {
+            let (id, mut asked) = match entry {
+                Ok(entry) => entry,
+                Err(reason) => return pool.end(session, reason).await,
+            };
+            let reset = tokio::select! {
+                _ = &mut asked => Err("not needed".to_string()),
+                reset = session.reset() => reset,
+            };
+            match reset {
+                Ok(()) => {
+                    pool.enter(id, session.address(), "reset");
+                    pool.watch(id, session, asked).await;
+                }
+                Err(reason) => {
+                    pool.lock().spares.retain(|spare| spare.id != id);
+                    pool.end(session, &reason).await;
+                }
+            }
+        });
+    }
+
+    /// How many spares there may be.
+    fn most(&self) -> usize {
+        self.target.warm_sessions.max(if self.target.reuse_sessions { REUSED } else { 0 })
     }
 
     /// A login of this kind was refused: there are no spares of it until one succeeds.
@@ -177,12 +226,12 @@ impl<L: LogIn> Pool<L> {
         }
         let mut kinds = state.kinds();
         let claims: Vec<_> = kinds.iter().map(|(_, claim, _)| *claim).collect();
-        let mut shares = allot(&claims, self.target.warm_sessions);
+        let mut left = allot(&claims, self.most());
         // The newest stay.
         for index in (0..state.spares.len()).rev() {
-            let kind = kinds.iter().position(|(kind, ..)| Arc::ptr_eq(kind, &state.spares[index].kind)).filter(|&kind| shares[kind] > 0);
+            let kind = kinds.iter().position(|(kind, ..)| Arc::ptr_eq(kind, &state.spares[index].kind)).filter(|&kind| left[kind] > 0);
             match kind {
-                Some(kind) => shares[kind] -= 1,
+                Some(kind) => left[kind] -= 1,
                 None => drop(state.spares.remove(index)),
             }
         }
@@ -193,8 +242,9 @@ impl<L: LogIn> Pool<L> {
             // Clients stand in the same line.
             None => (self.target.max_concurrent_logins / 4).max(1),
         };
+        let shares = allot(&claims, self.target.warm_sessions);
         for ((kind, _, again), share) in kinds.drain(..).zip(shares) {
-            for _ in 0..share {
+            for _ in state.held(&kind)..share {
                 let mut place = Taken::default();
                 if making >= most || self.places.take(&Place::Target(self.target.name.clone()), &mut place).is_err() {
                     return;
@@ -206,10 +256,7 @@ impl<L: LogIn> Pool<L> {
     }
 
     fn begin(self: &Arc<Self>, state: &mut State<L>, kind: Arc<Kind>, again: Arc<L>, place: Taken) {
-        let (hand_over, mut asked) = oneshot::channel();
-        let id = state.next_id;
-        state.next_id += 1;
-        state.spares.push(Spare { id, kind: kind.clone(), place, hand_over, ready: None });
+        let (id, mut asked) = state.push(kind.clone(), place);
         let pool = self.clone();
         self.tasks.spawn(async move {
             let made = tokio::select! {
@@ -219,7 +266,8 @@ impl<L: LogIn> Pool<L> {
             };
             match made {
                 Ok(session) => {
-                    pool.made(id, session.address());
+                    pool.enter(id, session.address(), "made");
+                    pool.recovered();
                     pool.watch(id, session, asked).await;
                 }
                 Err(failure) => pool.failed(id, &kind, &failure),
@@ -229,7 +277,7 @@ impl<L: LogIn> Pool<L> {
 
     /// Holds a spare until it is asked for or ends.
     async fn watch(&self, id: u64, mut session: L::Session, asked: oneshot::Receiver<oneshot::Sender<L::Session>>) {
-        let old = Instant::now() + self.target.spare_max_age;
+        let old = session.since() + self.target.spare_max_age;
         let mut byte = [0];
         let reason = tokio::select! {
             biased;
@@ -253,6 +301,11 @@ impl<L: LogIn> Pool<L> {
                 "too old"
             }
         };
+        self.end(session, reason).await;
+    }
+
+    /// Ends a session that no client has.
+    pub async fn end(&self, mut session: L::Session, reason: &str) {
         let upstream = session.address();
         tracing::debug!(target = self.target.name, %upstream, reason, "spare session ended");
         let stream = session.stream();
@@ -264,13 +317,16 @@ impl<L: LogIn> Pool<L> {
         let _ = timeout(GOODBYE, goodbye).await;
     }
 
-    fn made(&self, id: u64, address: SocketAddr) {
-        let mut state = self.lock();
-        if let Some(spare) = state.spares.iter_mut().find(|spare| spare.id == id) {
+    /// A spare may be asked for from now on, unless it is not wanted any more.
+    fn enter(&self, id: u64, address: SocketAddr, how: &str) {
+        if let Some(spare) = self.lock().spares.iter_mut().find(|spare| spare.id == id) {
             spare.ready = Some(Ready { address, since: (Instant::now(), SystemTime::now()) });
         }
-        tracing::debug!(target = self.target.name, upstream = %address, "spare session ready");
-        if state.pause.take().is_some() {
+        tracing::debug!(target = self.target.name, upstream = %address, how, "spare session ready");
+    }
+
+    fn recovered(&self) {
+        if self.lock().pause.take().is_some() {
             tracing::info!(target = self.target.name, "spare sessions can be made again");
             self.changed.notify_one();
         }
@@ -334,6 +390,21 @@ impl<L: LogIn> State<L> {
     fn take(&mut self, kind: &Kind) -> Option<Spare<L::Session>> {
         let index = self.spares.iter().position(|spare| spare.ready.is_some() && *spare.kind == *kind)?;
         Some(self.spares.remove(index))
+    }
+
+    /// Kinds that are equal are one.
+    fn known(&self, kind: &Kind) -> Option<Arc<Kind>> {
+        let mut known = self.logins.iter().rev().map(|login| &login.kind).chain(self.spares.iter().map(|spare| &spare.kind));
+        known.find(|known| ***known == *kind).cloned()
+    }
+
+    /// Adds a spare that is not ready.
+    fn push(&mut self, kind: Arc<Kind>, place: Taken) -> (u64, oneshot::Receiver<oneshot::Sender<L::Session>>) {
+        let (hand_over, asked) = oneshot::channel();
+        let id = self.next_id;
+        self.next_id += 1;
+        self.spares.push(Spare { id, kind, place, hand_over, ready: None });
+        (id, asked)
     }
 
     /// Kinds that have a claim, the one that logged in last first.

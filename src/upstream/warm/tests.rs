@@ -28,6 +28,7 @@ struct Inner {
 struct Logged {
     stream: DuplexStream,
     number: usize,
+    since: Instant,
 }
 
 impl Session for Logged {
@@ -39,6 +40,18 @@ impl Session for Logged {
 
     fn address(&self) -> SocketAddr {
         address(1)
+    }
+
+    fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The server says whether it can be.
+    async fn reset(&mut self) -> Result<(), String> {
+        match self.stream.read_u8().await {
+            Ok(b'Z') => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        }
     }
 }
 
@@ -53,7 +66,7 @@ impl LogIn for Server {
         }
         let (stream, end) = duplex(64);
         self.0.ends.lock().unwrap().push(end);
-        Ok(Logged { stream, number })
+        Ok(Logged { stream, number, since: Instant::now() })
     }
 
     async fn addresses(&self) -> Option<Vec<SocketAddr>> {
@@ -77,6 +90,11 @@ impl Server {
 
     fn fail(&self, refused: bool) {
         *self.0.failure.lock().unwrap() = Some(Failure { refused, text: "no".to_string() });
+    }
+
+    /// The server's end of the youngest session.
+    fn last_end(&self) -> DuplexStream {
+        self.0.ends.lock().unwrap().pop().unwrap()
     }
 
     /// The server's end of the oldest session.
@@ -121,6 +139,103 @@ impl Pool<Server> {
         settle().await;
         taken.map(|(session, _)| session.number)
     }
+}
+
+/// What a client leaves to a pool that reuses sessions: the server's end of it, and its number.
+async fn leave(pool: &Arc<Pool<Server>>, server: &Server, name: &'static str, place: Taken) -> (DuplexStream, usize) {
+    let session = server.log_in().await.unwrap();
+    let number = session.number;
+    let kind = pool.seen(kind(name), server.clone());
+    pool.offer(&kind, session, place);
+    settle().await;
+    (server.last_end(), number)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_leaves_is_a_spare_after_its_reset() {
+    let (pool, server, _) = pool("reuse_sessions=true");
+    let (mut end, number) = leave(&pool, &server, "a", Taken::default()).await;
+    assert!(pool.take(&kind("a")).await.is_none(), "not before");
+    end.write_all(b"Z").await.unwrap();
+    settle().await;
+    assert!(pool.take(&kind("b")).await.is_none());
+    assert_eq!(pool.take(&kind("a")).await.unwrap().0.number, number);
+    assert_eq!(server.logins(), 1, "none is made");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_older_than_its_kinds_claim_is_a_spare_where_others_of_its_kind_came_since() {
+    let (pool, server, _) = pool("reuse_sessions=true");
+    let session = server.log_in().await.unwrap();
+    let old = pool.seen(kind("a"), server.clone());
+    sleep(Duration::from_mins(10)).await;
+    pool.seen(kind("a"), server.clone());
+    pool.offer(&old, session, Taken::default());
+    let mut end = server.last_end();
+    end.write_all(b"Z").await.unwrap();
+    settle().await;
+    assert!(pool.take(&kind("a")).await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_reset_or_is_too_old_is_ended() {
+    let (pool, server, _) = pool("reuse_sessions=true&spare_max_age=1min");
+    let (mut end, _) = leave(&pool, &server, "a", Taken::default()).await;
+    end.write_all(b"E").await.unwrap();
+    settle().await;
+    assert!(is_terminated(end).await);
+    let kind_a = pool.seen(kind("a"), server.clone());
+    let session = server.log_in().await.unwrap();
+    sleep(Duration::from_mins(1)).await;
+    pool.offer(&kind_a, session, Taken::default());
+    assert!(is_terminated(server.last_end()).await);
+    // Its age counts from its login: one that was left at half of it has the other half.
+    let session = server.log_in().await.unwrap();
+    sleep(Duration::from_secs(30)).await;
+    pool.offer(&kind_a, session, Taken::default());
+    let mut end = server.last_end();
+    end.write_all(b"Z").await.unwrap();
+    let begin = Instant::now();
+    assert!(is_terminated(end).await);
+    assert_eq!(begin.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_leave_no_more_than_ten_and_no_more_than_have_logged_in() {
+    let (pool, server, _) = pool("reuse_sessions=true&warm_sessions=2");
+    let mut ends = Vec::new();
+    for name in ["a"; 12].into_iter().chain(["b"; 3]) {
+        ends.push(leave(&pool, &server, name, Taken::default()).await.0);
+    }
+    let open = tokio::task::unconstrained(async { ends.iter_mut().map(is_open).filter(|open| *open).count() }).await;
+    assert!((8..=10).contains(&open), "{open}");
+    assert!(pool.make_room());
+    pool.refused(&kind("a"));
+    let session = server.log_in().await.unwrap();
+    let other = pool.seen(kind("c"), server.clone());
+    pool.refused(&kind("c"));
+    pool.offer(&other, session, Taken::default());
+    assert!(is_terminated(server.last_end()).await, "nobody speaks for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_reset_makes_room_and_ends_with_the_pool() {
+    let (pool, server, places) = pool("reuse_sessions=true&max_sessions=1");
+    let place = Place::Target("localhost".to_string());
+    let mut taken = Taken::default();
+    places.take(&place, &mut taken).unwrap();
+    let (end, _) = leave(&pool, &server, "a", taken).await;
+    let mut client = Taken::default();
+    assert!(places.take(&place, &mut client).is_err());
+    assert!(pool.make_room());
+    places.take(&place, &mut client).unwrap();
+    assert!(is_terminated(end).await);
+    let (end, _) = leave(&pool, &server, "a", Taken::default()).await;
+    pool.close();
+    pool.ended().await;
+    assert!(is_terminated(end).await);
+    let (end, _) = leave(&pool, &server, "a", Taken::default()).await;
+    assert!(is_terminated(end).await);
 }
 
 async fn is_terminated(mut end: DuplexStream) -> bool {

@@ -1,6 +1,7 @@
 //! What must hold for any bytes a peer can send. One function per fuzz target; each panics where an invariant breaks.
 
 mod backend_message;
+mod boundaries;
 mod password_message;
 mod proxy_header;
 mod startup_packet;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncReadExt, Chain};
 
 pub use backend_message::backend_message;
+pub use boundaries::boundaries;
 pub use password_message::password_message;
 pub use proxy_header::proxy_header;
 pub use startup_packet::startup_packet;
@@ -44,6 +46,7 @@ mod tests {
         let targets = [
             ("startup_packet", super::startup_packet as fn(&[u8])),
             ("backend_message", super::backend_message),
+            ("boundaries", super::boundaries),
             ("password_message", super::password_message),
             ("proxy_header", super::proxy_header),
         ];

@@ -80,8 +80,25 @@ impl Postgres {
     }
 
     pub async fn superuser(&self, database: &str) -> Result<Client> {
+        self.administrator().connect(database).await
+    }
+
+    pub fn administrator(&self) -> Administrator {
+        Administrator { socket_dir: self.dir.join("data"), port: self.port }
+    }
+}
+
+/// The way to a server as its superuser.
+#[derive(Clone)]
+pub struct Administrator {
+    socket_dir: PathBuf,
+    port: u16,
+}
+
+impl Administrator {
+    pub async fn connect(&self, database: &str) -> Result<Client> {
         let mut config = tokio_postgres::Config::new();
-        config.host_path(self.dir.join("data")).port(self.port).user("postgres").dbname(database);
+        config.host_path(&self.socket_dir).port(self.port).user("postgres").dbname(database);
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
         Ok(client)

@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 
 use crate::accounts::Accounts;
 use crate::ldap::Judge;
-use crate::postgres::Postgres;
+use crate::postgres::{Administrator, Postgres};
 use crate::runtime::{Background, Guard};
 use crate::sigv4::{self, Presigned};
 use crate::{REGION, dsql, ldap, locked, shifted};
@@ -39,6 +39,7 @@ struct Inner {
     port: u16,
     background: Background,
     superuser: Client,
+    administrator: Administrator,
     gate: Arc<Gate>,
     _binds: Guard,
 }
@@ -86,7 +87,16 @@ impl Rds {
         }
         let gate = Arc::new(Gate::new(accounts, postgres.port()));
         let guard = background.spawn(ldap::serve(binds, Arc::clone(&gate)));
-        Ok(Rds { inner: Arc::new(Inner { port: postgres.port(), background, superuser, gate, _binds: guard }) })
+        Ok(Rds {
+            inner: Arc::new(Inner {
+                port: postgres.port(),
+                background,
+                superuser,
+                administrator: postgres.administrator(),
+                gate,
+                _binds: guard,
+            }),
+        })
     }
 
     #[allow(clippy::unused_self, reason = "belongs to the endpoint as the port does")]
@@ -108,6 +118,12 @@ impl Rds {
     pub fn create_user(&self, name: &str) -> Result<()> {
         let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
         self.inner.background.wait(async move { create_user(&inner.superuser, &name).await })
+    }
+
+    /// Runs statements as the superuser, whom no client can be.
+    pub fn administer(&self, database: &str, sql: &str) -> Result<()> {
+        let (administrator, database, sql) = (self.inner.administrator.clone(), database.to_owned(), sql.to_owned());
+        self.inner.background.wait(async move { Ok(administrator.connect(&database).await?.batch_execute(&sql).await?) })
     }
 
     /// `host:port` for which tokens may be signed.

@@ -1,0 +1,96 @@
+//! Phase 9: a session whose login is done, and what becomes of the server's side once the client has left.
+
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::attempt::{Attempt, Ready};
+use super::facts::Facts;
+use crate::cancel::Registration;
+use crate::client::stream::ClientStream;
+use crate::places::{Place, Taken};
+use crate::splice::{Boundaries, Clear, Outcome, Watch, splice};
+use crate::tls::stream::TlsStream;
+use crate::upstream::Connection;
+use crate::upstream::log_in::LoggedIn;
+use crate::upstream::warm::{Kind, Pool};
+use crate::wire::backend::{BackendKey, Raw};
+use crate::wire::settings::Settings;
+
+type Upstream = TlsStream<TcpStream>;
+
+/// A session whose login is done: all that is left is to move bytes.
+pub struct Established {
+    pub(super) client: ClientStream,
+    pub(super) upstream: Connection,
+    pub(super) facts: Facts,
+    pub(super) registration: Option<Registration>,
+    pub(super) places: Taken,
+    /// Boxed: few sessions have it, and it would be most of the others' size.
+    pub(super) succession: Option<Box<Succession>>,
+}
+
+/// Where the server's side goes when the client leaves it idle, and what it needs to be a spare there.
+pub(super) struct Succession {
+    pub heirs: Heirs,
+    pub settings: Vec<Raw>,
+    pub key: Option<BackendKey>,
+    pub ready: Raw,
+    pub db_user: String,
+    pub since: Instant,
+}
+
+/// Clients who may have a session after its client.
+pub(super) struct Heirs {
+    pool: Arc<Pool<Attempt>>,
+    kind: Arc<Kind>,
+}
+
+impl Heirs {
+    /// `None` where sessions of this kind are for one client only.
+    pub(super) fn of(pool: &Arc<Pool<Attempt>>, kind: Arc<Kind>) -> Option<Self> {
+        // What a WAL sender does is not under DISCARD ALL's rule.
+        let replicates = kind.parameters.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"replication"));
+        (pool.reuses() && !replicates).then(|| Self { pool: pool.clone(), kind })
+    }
+}
+
+impl Established {
+    /// Moves bytes until both sides have ended.
+    pub async fn run(mut self) {
+        if let Some(succession) = self.succession.take() {
+            return Box::pin(self.run_and_hand_on(*succession)).await;
+        }
+        let Self { client, upstream, facts, registration: _registration, places: _places, .. } = self;
+        let (outcome, _) = splice_any(client, upstream.stream, &mut ()).await;
+        facts.log_ended(&outcome);
+    }
+
+    async fn run_and_hand_on(self, succession: Succession) {
+        let Self { client, upstream: Connection { stream, address, certificate, server_name }, facts, registration, places, .. } = self;
+        let Succession { heirs: Heirs { pool, kind }, settings, key, ready, db_user, since } = succession;
+        let mut watch = Boundaries::new(Settings::at_login(&settings));
+        let (outcome, stream) = splice_any(client, stream, &mut watch).await;
+        facts.log_ended(&outcome);
+        // The client's cancel key dies before anybody else can get the session.
+        let quiet = registration.is_none_or(Registration::retire);
+        let Some(stream) = stream else { return };
+        let place = Place::Target(facts.target);
+        let session = LoggedIn { connection: Connection { stream, address, certificate, server_name }, settings, key, ready };
+        let ready = |left| Ready { session, db_user, since, left };
+        match watch.into_settings() {
+            Ok(left) if quiet => pool.offer(&kind, ready(Some(left)), places.only(&place)),
+            Ok(_) => pool.end(ready(None), "a cancel request was under way").await,
+            Err(reason) => pool.end(ready(None), reason).await,
+        }
+    }
+}
+
+async fn splice_any(client: ClientStream, upstream: Upstream, watch: &mut impl Watch) -> (Outcome, Option<Upstream>) {
+    match client {
+        ClientStream::Plain(tcp) => splice(&mut Clear::new(tcp), upstream, watch).await,
+        ClientStream::Tls(mut tls) => splice(&mut *tls, upstream, watch).await,
+        ClientStream::Unix(unix) => splice(&mut Clear::new(unix), upstream, watch).await,
+    }
+}

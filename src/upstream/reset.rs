@@ -1,0 +1,173 @@
+//! Makes a session that a client has left what it was after its login.
+//!
+//! `DISCARD ALL` ends cursors, prepared statements, temporary tables, notifications, advisory locks, sequence values and
+//! settings; those given in startup parameters are the session's defaults and come back. It leaves a few things:
+//!
+//! - A role that is the session's default (`ALTER ROLE … SET role`): `RESET ROLE` takes it again where the
+//!   server's release does not do so by itself.
+//! - The generator behind `random()`, which `setseed` may have made predictable: it is given a seed that nobody knows.
+//! - What procedural languages and `dblink` keep for a session (variables, open connections), and temporary replication
+//!   slots: where there are such, the session is not used again.
+//!
+//! It leaves the names of settings that extensions would define (`my.name`), with an empty value, and libraries that were
+//! loaded: nothing takes these from a session.
+//!
+//! <https://www.postgresql.org/docs/current/sql-discard.html>
+
+use std::io;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::wire::backend::{ErrorResponse, Raw, read_message};
+use crate::wire::frontend::query;
+use crate::wire::settings::Settings;
+use crate::wire::{ReadError, Violation};
+
+/// Nobody waits for it, and a place at the target is taken by it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Whether nothing is there that `DISCARD ALL` leaves. Names and operators in full: the session's `search_path` may lead to
+/// others of the same name.
+const CLEAN: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_language \
+     WHERE lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])) \
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'dblink'::pg_catalog.name) \
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
+     WHERE temporary AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())";
+/// The body of a `DataRow` with one column that is true.
+const TRUE: &[u8] = b"\0\x01\0\0\0\x01t";
+
+/// Why a session is of no use to another client.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReset {
+    /// The server says no.
+    #[error("the server refuses: {0}")]
+    Refused(String),
+    /// The server says something that has nothing to do with it.
+    #[error("the server sent a message of type 0x{0:02x} meanwhile")]
+    Said(u8),
+    /// The reset leaves a transaction open.
+    #[error("the session is in a transaction")]
+    InTransaction,
+    /// A setting does not have the value of the login.
+    #[error("these settings are not as they were: {0}")]
+    Changed(String),
+    /// Something may have been kept all the same.
+    #[error("there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves")]
+    Kept,
+    /// The server does not follow the protocol.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// The session broke.
+    #[error("the session broke: {0}")]
+    Broken(String),
+    /// The server took too long.
+    #[error("it took more than {} s", TIMEOUT.as_secs())]
+    TimedOut,
+}
+
+impl From<ReadError> for NotReset {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Violation(violation) => violation.into(),
+            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for NotReset {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// Resets a session that is idle, whose settings have been followed up to now.
+///
+/// # Errors
+/// [`NotReset`]: anything but plain success.
+pub async fn reset<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, settings: &mut Settings) -> Result<(), NotReset> {
+    let exchange = async {
+        // DISCARD ALL must be a query of its own.
+        let queries = [query("DISCARD ALL"), query(&format!("RESET ROLE; SELECT pg_catalog.setseed({}); {CLEAN}", seed()))];
+        stream.write_all(&queries.concat()).await?;
+        stream.flush().await?;
+        until_ready(stream, settings).await?;
+        let last_row = until_ready(stream, settings).await?;
+        if last_row.as_deref() != Some(TRUE) {
+            return Err(NotReset::Kept);
+        }
+        let changed: Vec<_> = settings.changed().map(String::from_utf8_lossy).collect();
+        if changed.is_empty() { Ok(()) } else { Err(NotReset::Changed(changed.join(", "))) }
+    };
+    timeout(TIMEOUT, exchange).await.unwrap_or(Err(NotReset::TimedOut))
+}
+
+/// Reads the answer to one query, and gives its last row.
+async fn until_ready<S: AsyncRead + Unpin>(stream: &mut S, settings: &mut Settings) -> Result<Option<Bytes>, NotReset> {
+    let mut last_row = None;
+    loop {
+        let Raw { tag, body } = read_message(stream).await?;
+        match tag {
+            b'C' | b'T' => {}
+            b'D' => last_row = Some(body),
+            b'S' => settings.report(body)?,
+            b'Z' if body == "I" => return Ok(last_row),
+            b'Z' => return Err(NotReset::InTransaction),
+            b'E' => return Err(NotReset::Refused(ErrorResponse::parse(body)?.message())),
+            other => return Err(NotReset::Said(other)),
+        }
+    }
+}
+
+/// From 0 to 1.
+fn seed() -> String {
+    let mut bytes = [0; 8];
+    rand::fill(&mut bytes).expect("the system's random generator works");
+    format!("0.{:019}", u64::from_be_bytes(bytes) % 10_u64.pow(19))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLEAN_ANSWER: &[u8] = b"T\0\0\0\x04D\0\0\0\x0b\0\x01\0\0\0\x01tC\0\0\0\x05\0Z\0\0\0\x05I";
+    const RESTORED: &[u8] = b"S\0\0\0\x11TimeZone\0UTC\0";
+    const DONE: &[u8] = b"C\0\0\0\x10DISCARD ALL\0Z\0\0\0\x05I";
+
+    /// The outcome when the server answers with these messages.
+    async fn outcome(messages: &[&[u8]]) -> Result<(), String> {
+        let mut settings = Settings::at_login(&[Raw { tag: b'S', body: "TimeZone\0UTC\0".into() }]);
+        settings.report("TimeZone\0Asia/Tokyo\0".into()).unwrap();
+        let answer = messages.concat();
+        let mut stream = tokio::io::join(&answer[..], tokio::io::sink());
+        reset(&mut stream, &mut settings).await.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn nothing_but_plain_success_is_a_reset() {
+        assert_eq!(outcome(&[RESTORED, DONE, CLEAN_ANSWER]).await, Ok(()));
+        let not_clean = CLEAN_ANSWER.iter().map(|byte| if *byte == b't' { b'f' } else { *byte }).collect::<Vec<_>>();
+        let cases: [(&[&[u8]], &str); 9] = [
+            (&[DONE, CLEAN_ANSWER], "these settings are not as they were: TimeZone"),
+            (
+                &[RESTORED, DONE, &not_clean],
+                "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves",
+            ),
+            (
+                &[RESTORED, DONE, DONE],
+                "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves",
+            ),
+            (&[b"E\0\0\0\x0cCXX000\0\0", DONE], "the server refuses: "),
+            (&[b"A\0\0\0\x04", DONE], "the server sent a message of type 0x41 meanwhile"),
+            (&[b"N\0\0\0\x04", DONE], "the server sent a message of type 0x4e meanwhile"),
+            (&[b"Z\0\0\0\x05T"], "the session is in a transaction"),
+            (&[b"S\0\0\0\x0brole\0x\0"], "ParameterStatus of a setting that was not reported at the login"),
+            (&[DONE], "the session broke: connection closed"),
+        ];
+        for (messages, text) in cases {
+            assert_eq!(outcome(messages).await, Err(text.to_string()));
+        }
+    }
+}

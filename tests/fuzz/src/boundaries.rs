@@ -1,0 +1,49 @@
+use bytes::Bytes;
+use pg_iam_proxy::splice::{Boundaries, Watch};
+use pg_iam_proxy::wire::backend::Raw;
+use pg_iam_proxy::wire::settings::Settings;
+
+/// A session as it passes. Of each chunk the first byte says who sends it (the highest bit: the server) and how long it is.
+pub fn boundaries(data: &[u8]) {
+    let mut chunks = Vec::new();
+    let mut rest = data;
+    while let Some((&head, tail)) = rest.split_first() {
+        let (chunk, tail) = tail.split_at(tail.len().min(usize::from(head & 0x7f)));
+        chunks.push((head & 0x80 != 0, chunk));
+        rest = tail;
+    }
+    let bytes = chunks.iter().flat_map(|&(server, chunk)| chunk.chunks(1).map(move |byte| (server, byte)));
+    let verdict = verdict(chunks.iter().copied());
+    assert_eq!(verdict, self::verdict(bytes), "chunks change nothing");
+    if let (Ok(_), passed) = verdict {
+        let client: Vec<u8> = chunks.iter().filter(|(server, _)| !server).flat_map(|(_, chunk)| *chunk).copied().collect();
+        assert_eq!(&client[passed..], b"X\0\0\0\x04");
+        assert!(are_whole_messages(&client[..passed]));
+    }
+}
+
+/// What the watch says at the end, and how many bytes went to the server.
+fn verdict<'a>(chunks: impl Iterator<Item = (bool, &'a [u8])>) -> (Result<Settings, &'static str>, usize) {
+    let status = |body: &'static [u8]| Raw { tag: b'S', body: Bytes::from_static(body) };
+    let mut watch = Boundaries::new(Settings::at_login(&[status(b"TimeZone\0UTC\0"), status(b"a\0b\0")]));
+    let (mut passed, mut gone) = (0, false);
+    for (server, chunk) in chunks {
+        if server {
+            watch.from_server(chunk);
+        } else {
+            let taken = watch.from_client(chunk);
+            assert!(taken <= chunk.len() && (!gone || taken == 0));
+            gone |= taken < chunk.len();
+            passed += taken;
+        }
+    }
+    (watch.into_settings(), passed)
+}
+
+fn are_whole_messages(mut bytes: &[u8]) -> bool {
+    while let Some(([_, length @ ..], _)) = bytes.split_first_chunk::<5>() {
+        let Some(rest) = bytes.get(1 + u32::from_be_bytes(*length) as usize..) else { return false };
+        bytes = rest;
+    }
+    bytes.is_empty()
+}

@@ -1,0 +1,378 @@
+//! One session at the server for one client after another: what the next one finds, and who leaves nothing behind.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use testbed::Testbed;
+
+use crate::support::client::{Client, Reply, V3_0, V3_2, cancel, packet, read_reply};
+use crate::support::proxy::{Proxy, rds_config};
+use crate::support::server::Relay;
+use crate::support::wait_for;
+
+const TARGET: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"\nreuse_sessions = true\n";
+
+fn proxy(keys: &str) -> Proxy {
+    let aws = Testbed::shared().aws();
+    Proxy::with_config(&aws, &rds_config(&format!("{TARGET}{keys}")))
+}
+
+fn log_in(proxy: &Proxy, name: &str) -> Client {
+    Client::log_in(proxy.address(), &[("user", "x"), ("application_name", name)]).unwrap()
+}
+
+/// Says goodbye as drivers do, and waits for the close that answers it.
+fn leave(mut client: Client) {
+    client.send(b'X', b"");
+    assert_eq!(read_reply(&mut client.stream), Reply::Closed);
+}
+
+fn wait_for_resets(proxy: &Proxy, count: usize) {
+    wait_for("resets", || (proxy.log().matches("how=\"reset\"").count() >= count).then_some(()));
+}
+
+/// The session ends, for this reason, and the next client has another one.
+#[track_caller]
+fn assert_not_reused(proxy: &Proxy, name: &str, process_id: u32, reason: &str) {
+    proxy.log_line(&["spare session ended", reason]);
+    assert_ne!(log_in(proxy, name).process_id(), process_id, "{reason}");
+    assert!(!proxy.log().contains("how=\"reset\""), "{reason}");
+}
+
+#[test]
+fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
+    let proxy = proxy("");
+    let parameters = [
+        ("user", "x"),
+        ("application_name", "first to last"),
+        ("TimeZone", "Asia/Tokyo"),
+        ("options", "-c work_mem=1234kB -c my.startup=mine"),
+    ];
+    let connect = || Client::log_in(proxy.address(), &parameters).unwrap();
+    let defaults = "select string_agg(name || '=' || setting, ' ' order by name) from pg_settings";
+    let mut one = connect();
+    let process_id = one.process_id();
+    let before = (one.settings.clone(), one.value(defaults));
+    for sql in [
+        "create temporary table t as select 'secret' as s",
+        "create function pg_temp.f() returns text language sql as $$select 'secret'$$",
+        "create sequence if not exists public.reused_sequence",
+        "select nextval('public.reused_sequence')",
+        "set TimeZone = 'Europe/Vienna'; set application_name = 'secret'; set work_mem = '2MB'; set search_path = pg_temp",
+        "set session characteristics as transaction read only",
+        "set my.secret = 'secret'; set my.startup = 'secret'",
+        "set client_encoding = 'LATIN1'",
+        "prepare p as select 'secret'",
+        "begin; declare c cursor with hold for select 'secret'; commit",
+        "select pg_advisory_lock(4711)",
+        "listen secret",
+        "set role rds_iam",
+        "select setseed(0.25)",
+    ] {
+        one.query(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    // An unnamed prepared statement, which DEALLOCATE ALL does not know.
+    one.send(b'P', b"\0select 'secret'\0\0\0");
+    one.send(b'S', b"");
+    one.read_rows().unwrap();
+    leave(one);
+    wait_for_resets(&proxy, 1);
+    let mut two = connect();
+    assert_eq!(two.process_id(), process_id);
+    proxy.log_line(&["session opened", "warm=true"]);
+    two.send(b'B', b"\0\0\0\0\0\0\0\0");
+    two.send(b'S', b"");
+    assert_eq!(two.read_rows().err().unwrap().message(), "unnamed prepared statement does not exist");
+    // The values that a session with this seed would give are known.
+    let mut other = log_in(&proxy, "seeded");
+    assert_ne!(two.value("select random()"), other.query("select setseed(0.25); select random()").unwrap()[1]);
+    assert_eq!((two.settings.clone(), two.value(defaults)), before);
+    for (sql, expected) in [
+        ("select current_user || ' ' || session_user", "jane_doe jane_doe"),
+        ("show role", "none"),
+        ("show TimeZone", "Asia/Tokyo"),
+        ("show work_mem", "1234kB"),
+        ("show my.startup", "mine"),
+        ("show client_encoding", &before.0["client_encoding"]),
+        ("show transaction_read_only", "off"),
+        // Its name is still known, its value is not.
+        ("select coalesce(current_setting('my.secret', true), '')", ""),
+        ("select count(*) from pg_prepared_statements", "0"),
+        ("select count(*) from pg_cursors", "0"),
+        ("select count(*) from pg_listening_channels()", "0"),
+        ("select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()", "0"),
+        ("select count(*) from pg_class where relnamespace = pg_my_temp_schema()", "0"),
+        ("select count(*) from pg_proc where pronamespace = pg_my_temp_schema()", "0"),
+    ] {
+        assert_eq!(two.value(sql), expected, "{sql}");
+    }
+    for (sql, sqlstate) in
+        [("select currval('public.reused_sequence')", "55000"), ("select lastval()", "55000"), ("select * from t", "42P01")]
+    {
+        assert_eq!(two.query(sql).err().unwrap().sqlstate(), sqlstate, "{sql}");
+    }
+    two.query("drop sequence public.reused_sequence").unwrap();
+}
+
+#[test]
+fn a_role_that_is_the_sessions_default_is_taken_again() {
+    let bed = Testbed::shared();
+    let roles = "create role reuse_default login in role rds_iam; create role reuse_other; grant reuse_other to reuse_default; \
+                 alter role reuse_default set role = 'reuse_other'";
+    bed.rds().administer("postgres", roles).unwrap();
+    let config = rds_config(&TARGET.replace("jane_doe", "reuse_default"));
+    let proxy = Proxy::with_config(&bed.aws(), &config);
+    let mut one = log_in(&proxy, "role");
+    assert_eq!(one.value("select current_user"), "reuse_other");
+    one.query("set role none").unwrap();
+    let process_id = one.process_id();
+    leave(one);
+    wait_for_resets(&proxy, 1);
+    let mut two = log_in(&proxy, "role");
+    assert_eq!((two.process_id(), two.value("select current_user")), (process_id, "reuse_other".to_string()));
+}
+
+#[test]
+fn a_session_with_unfinished_business_is_closed() {
+    for (name, begin, reason) in [
+        ("open transaction", "begin", "the client left in the middle of something"),
+        ("failed transaction", "begin; select 1/0", "the client left in the middle of something"),
+        ("copy in progress", "copy (select 1) to stdout; copy pg_temp.t from stdin", "the client left in the middle of something"),
+    ] {
+        let proxy = proxy("");
+        let mut client = log_in(&proxy, name);
+        client.query("create temporary table t (n int)").unwrap();
+        client.send_query(begin);
+        loop {
+            match read_reply(&mut client.stream) {
+                Reply::Message(b'Z' | b'G', _) => break,
+                Reply::Message(..) => {}
+                Reply::Closed => panic!("closed"),
+            }
+        }
+        let process_id = client.process_id();
+        // The server hears the goodbye: nothing of the session is kept.
+        client.send(b'X', b"");
+        while read_reply(&mut client.stream) != Reply::Closed {}
+        proxy.log_line(&["session ended", "ended_by="]);
+        assert_ne!(log_in(&proxy, name).process_id(), process_id, "{reason}");
+        assert!(!proxy.log().contains("how=\"reset\""), "{name}");
+    }
+}
+
+#[test]
+fn a_client_that_drops_leaves_nothing() {
+    let proxy = proxy("");
+    let client = log_in(&proxy, "dropped");
+    let process_id = client.process_id();
+    drop(client);
+    proxy.log_line(&["session ended"]);
+    assert_ne!(log_in(&proxy, "dropped").process_id(), process_id);
+    assert!(!proxy.log().contains("spare session"));
+}
+
+#[test]
+fn bytes_behind_the_goodbye_close_the_session() {
+    let proxy = proxy("");
+    let mut client = log_in(&proxy, "chatty");
+    let process_id = client.process_id();
+    let query = [&b"Q"[..], &packet(b"select 1\0")].concat();
+    client.stream.write_all(&[&b"X\0\0\0\x04"[..], &query].concat()).unwrap();
+    assert_eq!(read_reply(&mut client.stream), Reply::Closed);
+    drop(client);
+    assert_not_reused(&proxy, "chatty", process_id, "more than Terminate came from the client");
+}
+
+#[test]
+fn a_session_that_was_notified_is_closed() {
+    let proxy = proxy("");
+    let mut client = log_in(&proxy, "listener");
+    client.query("listen reuse_channel; notify reuse_channel").unwrap();
+    let process_id = client.process_id();
+    client.send(b'X', b"");
+    while read_reply(&mut client.stream) != Reply::Closed {}
+    proxy.log_line(&["session ended"]);
+    assert_ne!(log_in(&proxy, "listener").process_id(), process_id);
+    assert!(!proxy.log().contains("how=\"reset\""));
+}
+
+#[test]
+fn a_session_whose_reset_fails_is_closed() {
+    let proxy = proxy("");
+    let mut client = log_in(&proxy, "slow");
+    client.query("do $$begin for n in 1..1000 loop execute format('create temporary table t%s ()', n); end loop; end$$").unwrap();
+    // DISCARD ALL takes longer, for the tables that it has to drop.
+    client.query("set statement_timeout = '10ms'").unwrap();
+    let process_id = client.process_id();
+    leave(client);
+    assert_not_reused(&proxy, "slow", process_id, "the server refuses: canceling statement due to statement timeout");
+}
+
+#[test]
+fn where_languages_keep_something_for_a_session_none_is_used_again() {
+    let bed = Testbed::shared();
+    bed.rds().administer("postgres", "create database keepers").unwrap();
+    bed.rds().administer("keepers", "create language keeper handler plpgsql_call_handler").unwrap();
+    let proxy = Proxy::with_config(&bed.aws(), &rds_config(&TARGET.replace("\"postgres\"", "\"keepers\"")));
+    let client = log_in(&proxy, "keeper");
+    let process_id = client.process_id();
+    leave(client);
+    assert_not_reused(&proxy, "keeper", process_id, "there are procedural languages, dblink");
+}
+
+#[test]
+fn a_session_that_is_too_old_is_closed() {
+    let proxy = proxy("spare_max_age = \"1ms\"\n");
+    let mut client = log_in(&proxy, "aged");
+    client.query("select pg_sleep(0.01)").unwrap();
+    let process_id = client.process_id();
+    leave(client);
+    assert_not_reused(&proxy, "aged", process_id, "too old");
+}
+
+#[test]
+fn another_kind_of_client_gets_another_session() {
+    let proxy = proxy("");
+    let client = log_in(&proxy, "one kind");
+    let process_id = client.process_id();
+    leave(client);
+    wait_for_resets(&proxy, 1);
+    assert_ne!(log_in(&proxy, "another kind").process_id(), process_id);
+    assert_eq!(log_in(&proxy, "one kind").process_id(), process_id);
+}
+
+#[test]
+fn a_former_client_cannot_cancel_the_next_ones_query() {
+    let proxy = proxy("");
+    for version in [V3_0, V3_2] {
+        let connect = || Client::log_in_with(proxy.address(), version, &[("user", "x"), ("application_name", "heir")]).unwrap();
+        let one = connect();
+        let (process_id, old_key) = (one.process_id(), one.key.clone());
+        let resets = proxy.log().matches("how=\"reset\"").count();
+        leave(one);
+        wait_for_resets(&proxy, resets + 1);
+        let mut two = connect();
+        assert_eq!(two.process_id(), process_id);
+        assert_eq!(two.key.len(), old_key.len());
+        assert_ne!(two.key, old_key);
+        let mut observer = log_in(&proxy, "observer");
+        two.sleep_on_server(&mut observer);
+        let refused = || proxy.log().matches("cancel request with a key of no session").count();
+        let before = refused();
+        cancel(proxy.address(), &old_key);
+        wait_for("the refusal", || (refused() == before + 1).then_some(()));
+        let running = format!("select count(*) from pg_locks where pid = {process_id} and locktype = 'virtualxid'");
+        assert_eq!(observer.value(&running), "1", "nothing was cancelled");
+        cancel(proxy.address(), &two.key);
+        assert_eq!(two.read_rows().err().unwrap().sqlstate(), "57014");
+        leave(two);
+        wait_for_resets(&proxy, resets + 2);
+    }
+}
+
+#[test]
+fn a_cancel_request_of_a_client_that_leaves_meanwhile_does_not_hit_the_next_one() {
+    let proxy = proxy("");
+    let address = proxy.address();
+    let mut process_ids = BTreeSet::new();
+    for round in 0..60 {
+        let mut client = log_in(&proxy, "hasty");
+        process_ids.insert(client.process_id());
+        for _ in 0..3 {
+            let result = client.query("select pg_sleep(0.002)");
+            assert!(result.is_ok(), "cancelled in round {round}: {result:?}");
+        }
+        let key = client.key.clone();
+        let canceller = std::thread::spawn(move || cancel(address, &key));
+        if round % 3 > 0 {
+            // So that the request is on its way to the server, or has been there.
+            canceller.join().unwrap();
+            leave(client);
+        } else {
+            leave(client);
+            canceller.join().unwrap();
+        }
+    }
+    assert!(process_ids.len() < 45, "sessions are used again: {process_ids:?}");
+}
+
+#[test]
+fn a_cancel_request_that_is_held_up_on_its_way_closes_the_session() {
+    let bed = Testbed::shared();
+    let relay = Relay::to(bed.rds().port());
+    bed.rds().register_endpoint("localhost", relay.port);
+    let proxy = proxy(&format!("host = \"localhost\"\nport = {}\n", relay.port));
+    let address = proxy.address();
+    let client = log_in(&proxy, "held up");
+    let (process_id, key) = (client.process_id(), client.key.clone());
+    relay.hold();
+    let canceller = std::thread::spawn(move || cancel(address, &key));
+    wait_for("the request", || relay.is_holding_one().then_some(()));
+    leave(client);
+    proxy.log_line(&["spare session ended", "a cancel request was under way"]);
+    relay.release();
+    canceller.join().unwrap();
+    assert_not_reused(&proxy, "held up", process_id, "a cancel request was under way");
+}
+
+#[test]
+fn a_storm_of_clients_shares_no_session_and_no_secret() {
+    let proxy = proxy("warm_sessions = 2\n");
+    let address = proxy.address();
+    let clients: Vec<_> = (0..8)
+        .map(|number| {
+            std::thread::spawn(move || {
+                let mut process_ids = BTreeSet::new();
+                for round in 0..15 {
+                    let mut client = Client::log_in(address, &[("user", "x"), ("application_name", "stormy")]).unwrap();
+                    assert_eq!(client.value("select pg_backend_pid()"), client.process_id().to_string());
+                    process_ids.insert(client.process_id());
+                    client.query(&format!("create temporary table mine as select {number} as n")).expect("no table of others is there");
+                    client.query("set application_name = 'changed'").unwrap();
+                    assert_eq!(client.value("select n from mine"), number.to_string());
+                    if (number + round) % 4 == 0 {
+                        client.query("begin").unwrap();
+                    }
+                    client.send(b'X', b"");
+                    while read_reply(&mut client.stream) != Reply::Closed {}
+                }
+                process_ids.len()
+            })
+        })
+        .collect();
+    let sessions: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    assert!(proxy.log().matches("how=\"reset\"").count() > 20, "{sessions}");
+    let mut observer = log_in(&proxy, "observer");
+    let open = "select count(*) from pg_stat_activity where application_name = 'stormy'";
+    wait_for("ten spares at most", || (observer.value(open).parse::<u32>().unwrap() <= 10).then_some(()));
+}
+
+#[test]
+fn a_session_left_by_one_client_makes_room_for_another() {
+    let proxy = proxy("max_sessions = 1\n");
+    leave(log_in(&proxy, "tenant"));
+    wait_for_resets(&proxy, 1);
+    let other = wait_for("the place", || Client::log_in(proxy.address(), &[("user", "x"), ("application_name", "other tenant")]).ok());
+    proxy.log_line(&["spare session ended", "not needed"]);
+    let error = Client::log_in(proxy.address(), &[("user", "x")]).err().unwrap();
+    assert_eq!(error.sqlstate(), "53300");
+    leave(other);
+}
+
+#[test]
+fn a_stop_leaves_no_sessions_behind() {
+    let mut proxy = proxy("");
+    let name = "stopped heir";
+    leave(log_in(&proxy, name));
+    wait_for_resets(&proxy, 1);
+    let last = log_in(&proxy, name);
+    proxy.signal("-TERM");
+    proxy.log_line(&["stopping: waiting for sessions to end"]);
+    leave(last);
+    assert!(proxy.wait().success());
+    proxy.log_line(&["spare session ended", "not needed"]);
+    let other = self::proxy("");
+    let mut observer = log_in(&other, "observer");
+    let open = format!("select count(*) from pg_stat_activity where application_name = '{name}'");
+    wait_for("the end of the server's session", || (observer.value(&open) == "0").then_some(()));
+}

@@ -108,9 +108,12 @@ mod route;
 mod secret;
 mod server;
 mod session;
-pub mod splice;
+mod splice;
 mod telemetry;
 mod tls;
 mod upstream;
 mod verifier;
 pub mod wire;
+
+// For tests/fuzz.
+pub use splice::{Boundaries, Watch};

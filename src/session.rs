@@ -32,6 +32,7 @@ use crate::error::{Ending, Kind, Refusal};
 use crate::governor::Governor;
 use crate::places::{Place, Places, Taken};
 use crate::route::{Asked, route};
+use crate::tls::stream::TlsStream;
 use crate::upstream::Connection;
 use crate::upstream::log_in::LoggedIn;
 use crate::upstream::warm::Warm;
@@ -154,7 +155,7 @@ impl Login<'_> {
         stream: &mut ClientStream,
         security: &Security,
         startup: &StartupMessage,
-    ) -> Result<(Connection, Option<Registration>, Option<Box<Succession>>), Ending> {
+    ) -> Result<(TlsStream<TcpStream>, Option<Registration>, Option<Box<Succession>>), Ending> {
         let shared = self.shared;
         shared.places.take(&Place::Proxy, &mut self.places)?;
         shared.places.take(&Place::Listener(self.listener.address.to_string()), &mut self.places)?;
@@ -195,8 +196,10 @@ impl Login<'_> {
         });
         let client_key = registration.as_ref().map(|registration| &registration.client_key);
         welcome::welcome(stream, &agreement, &settings, client_key, &ready).await.map_err(|_| Ending::ClientGone)?;
-        let succession = heirs.map(|heirs| Box::new(Succession { heirs, settings, key, ready, db_user, since }));
-        Ok((connection, registration, succession))
+        let Connection { stream: upstream, address, certificate, server_name } = connection;
+        let succession =
+            heirs.map(|heirs| Box::new(Succession { heirs, address, certificate, server_name, settings, key, ready, db_user, since }));
+        Ok((upstream, registration, succession))
     }
 
     /// Until when the client must have sent its last login byte.

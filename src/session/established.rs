@@ -1,7 +1,9 @@
 //! Phase 9: a session whose login is done, and what becomes of the server's side once the client has left.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -12,18 +14,17 @@ use crate::client::stream::ClientStream;
 use crate::places::{Place, Taken};
 use crate::splice::{Boundaries, Clear, Outcome, Watch, splice};
 use crate::tls::stream::TlsStream;
+use crate::tls::upstream::Certificate;
 use crate::upstream::Connection;
 use crate::upstream::log_in::LoggedIn;
 use crate::upstream::warm::{Kind, Pool};
 use crate::wire::backend::{BackendKey, Raw};
 use crate::wire::settings::Settings;
 
-type Upstream = TlsStream<TcpStream>;
-
 /// A session whose login is done: all that is left is to move bytes.
 pub struct Established {
     pub(super) client: ClientStream,
-    pub(super) upstream: Connection,
+    pub(super) upstream: TlsStream<TcpStream>,
     pub(super) facts: Facts,
     pub(super) registration: Option<Registration>,
     pub(super) places: Taken,
@@ -34,6 +35,9 @@ pub struct Established {
 /// Where the server's side goes when the client leaves it idle, and what it needs to be a spare there.
 pub(super) struct Succession {
     pub heirs: Heirs,
+    pub address: SocketAddr,
+    pub certificate: Certificate,
+    pub server_name: ServerName<'static>,
     pub settings: Vec<Raw>,
     pub key: Option<BackendKey>,
     pub ready: Raw,
@@ -62,20 +66,22 @@ impl Established {
         if let Some(succession) = self.succession.take() {
             return Box::pin(self.run_and_hand_on(*succession)).await;
         }
-        let Self { client, upstream, facts, registration: _registration, places: _places, .. } = self;
-        let (outcome, _) = splice_any(client, upstream.stream, &mut ()).await;
-        facts.log_ended(&outcome);
+        let Self { client, mut upstream, facts, registration: _registration, places: _places, .. } = self;
+        facts.log_ended(&splice_client(client, &mut upstream, &mut ()).await);
     }
 
     async fn run_and_hand_on(self, succession: Succession) {
-        let Self { client, upstream: Connection { stream, address, certificate, server_name }, facts, registration, places, .. } = self;
-        let Succession { heirs: Heirs { pool, kind }, settings, key, ready, db_user, since } = succession;
+        let Self { client, upstream: mut stream, facts, registration, places, .. } = self;
+        let Succession { heirs: Heirs { pool, kind }, address, certificate, server_name, settings, key, ready, db_user, since } =
+            succession;
         let mut watch = Boundaries::new(Settings::at_login(&settings));
-        let (outcome, stream) = splice_any(client, stream, &mut watch).await;
+        let outcome = splice_client(client, &mut stream, &mut watch).await;
         facts.log_ended(&outcome);
         // The client's cancel key dies before anybody else can get the session.
         let quiet = registration.is_none_or(Registration::retire);
-        let Some(stream) = stream else { return };
+        if !outcome.is_open_upstream {
+            return;
+        }
         let place = Place::Target(facts.target);
         let session = LoggedIn { connection: Connection { stream, address, certificate, server_name }, settings, key, ready };
         let ready = |left| Ready { session, db_user, since, left };
@@ -87,7 +93,7 @@ impl Established {
     }
 }
 
-async fn splice_any(client: ClientStream, upstream: Upstream, watch: &mut impl Watch) -> (Outcome, Option<Upstream>) {
+async fn splice_client(client: ClientStream, upstream: &mut TlsStream<TcpStream>, watch: &mut impl Watch) -> Outcome {
     match client {
         ClientStream::Plain(tcp) => splice(&mut Clear::new(tcp), upstream, watch).await,
         ClientStream::Tls(mut tls) => splice(&mut *tls, upstream, watch).await,

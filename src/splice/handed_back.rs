@@ -1,10 +1,11 @@
 //! What a watch that hears a goodbye makes of a splice.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::{Clear, Side, Watch, splice};
+use super::{Clear, Leg, Side, Watch, splice};
 
 /// A client says goodbye with an exclamation mark.
 #[derive(Default)]
@@ -39,7 +40,9 @@ fn start(client_room: usize, server_room: usize) -> (Ends, Spliced) {
     let ((client, near_client), (server, near_server)) = (duplex(client_room), duplex(server_room));
     let task = tokio::spawn(async move {
         let mut watch = Exclamation::default();
-        let (outcome, upstream) = splice(&mut Clear::new(near_client), Clear::new(near_server), &mut watch).await;
+        let mut upstream = Clear::new(near_server);
+        let outcome = splice(&mut Clear::new(near_client), &mut upstream, &mut watch).await;
+        let upstream = outcome.is_open_upstream.then_some(upstream);
         (watch, outcome, upstream)
     });
     (Ends { client, server }, task)
@@ -55,8 +58,8 @@ async fn a_goodbye_gives_the_servers_stream_back_with_all_before_it_written() {
     let (watch, outcome, upstream) = task.await.unwrap();
     assert_eq!((outcome.sent, outcome.ended_by), (6, Side::Client));
     assert_eq!(watch.behind, b"!behind it");
-    let mut upstream = upstream.expect("the stream").io;
-    upstream.write_all(b" and after").await.unwrap();
+    let mut upstream = upstream.expect("the stream");
+    std::future::poll_fn(|cx| Poll::Ready(upstream.send(cx, b" and after"))).await.unwrap();
     drop(upstream);
     let mut all = String::new();
     server.read_to_string(&mut all).await.unwrap();

@@ -74,6 +74,9 @@ pub struct Outcome {
     pub ended_by: Side,
     /// What broke, where it did not end by a close.
     pub error: Option<io::Error>,
+    /// The client has said goodbye to a watch: the server's side is still open, with all written and nothing to be read at that
+    /// moment.
+    pub is_open_upstream: bool,
 }
 
 /// Splices until both directions have ended.
@@ -82,15 +85,15 @@ pub struct Outcome {
 /// delivered before the client's side is closed. End of file without `close_notify` counts as a close.
 ///
 /// Where `watch` hears the client say goodbye, what the server has said is delivered, the client's side is closed, and the
-/// server's connection is given back, with all written and nothing to be read at that moment.
-pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, mut upstream: U, watch: &mut W) -> (Outcome, Option<U>) {
+/// server's is left open.
+pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, watch: &mut W) -> Outcome {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut first: Option<(Side, Option<io::Error>)> = None;
     // Dropping the future in the middle loses at most what the kernel has not been given yet.
     poll_fn(|cx| {
         loop {
             // In turns, so that neither direction starves the other.
-            let moved_up = up.poll_step(cx, client, &mut upstream, |bytes| watch.from_client(bytes)).is_ready();
+            let moved_up = up.poll_step(cx, client, upstream, |bytes| watch.from_client(bytes)).is_ready();
             if up.has_ended() && first.is_none() {
                 // A refused write to the server is the server's end, even though the client's direction noticed it.
                 let side = if up.writer_failed { Side::Upstream } else { Side::Client };
@@ -100,7 +103,7 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, mut upstream: U, w
                 watch.from_server(bytes);
                 bytes.len()
             };
-            let moved_down = down.poll_step(cx, &mut upstream, client, pass).is_ready();
+            let moved_down = down.poll_step(cx, upstream, client, pass).is_ready();
             if down.has_ended() && first.is_none() {
                 let side = if down.writer_failed { Side::Client } else { Side::Upstream };
                 first = Some((side, down.error.take()));
@@ -116,18 +119,18 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, mut upstream: U, w
         }
     })
     .await;
-    let left = up.phase == Phase::Left && down.phase == Phase::Copying;
-    if left {
+    let is_open_upstream = up.phase == Phase::Left && down.phase == Phase::Copying;
+    if is_open_upstream {
         let _ = timeout(LINGER, poll_fn(|cx| client.poll_close(cx))).await;
     }
     if !down.writer_failed && !up.reader_failed && !up.reader_closed {
-        let _ = timeout(LINGER, discard(client, &mut upstream, watch)).await;
+        let _ = timeout(LINGER, discard(client, upstream, watch)).await;
     }
-    if !up.writer_failed && !left {
+    if !up.writer_failed && !is_open_upstream {
         let _ = timeout(LINGER, poll_fn(|cx| upstream.poll_close(cx))).await;
     }
     let (ended_by, error) = first.unwrap_or((Side::Upstream, None));
-    (Outcome { sent: up.bytes, received: down.bytes, ended_by, error }, left.then_some(upstream))
+    Outcome { sent: up.bytes, received: down.bytes, ended_by, error, is_open_upstream }
 }
 
 /// Receives until the client has closed, and sends nothing of it.

@@ -122,7 +122,7 @@ fn script() -> impl Strategy<Value = Script> {
 }
 
 /// Client and server talk at the same time; each must hear what the other has said, and nothing else.
-async fn play<C, S>(script: &Script, near: &mut impl Leg, upstream: impl Leg, client: C, server: S)
+async fn play<C, S>(script: &Script, near: &mut impl Leg, upstream: &mut impl Leg, client: C, server: S)
 where
     C: AsyncRead + AsyncWrite,
     S: AsyncRead + AsyncWrite,
@@ -143,7 +143,7 @@ where
         heard
     };
     let mut nobody = ();
-    let ((outcome, _), heard_by_client, heard_by_server) = tokio::join!(splice(near, upstream, &mut nobody), client, server);
+    let (outcome, heard_by_client, heard_by_server) = tokio::join!(splice(near, upstream, &mut nobody), client, server);
     assert!(heard_by_server == up, "the server hears what the client says");
     assert!(heard_by_client == down, "the client hears what the server says");
     assert_eq!((outcome.sent, outcome.received), (up.len() as u64, down.len() as u64));
@@ -167,7 +167,7 @@ proptest! {
             let near = Halting::new(near, &script.client_limits);
             let (mut upstream, server) = our_client(&configs(None), Halting::new(far, &script.upstream_limits), server).await;
             upstream.wear_out_after(3);
-            play(&script, &mut Clear::new(near), upstream, client, server).await;
+            play(&script, &mut Clear::new(near), &mut upstream, client, server).await;
         });
     }
 
@@ -178,8 +178,8 @@ proptest! {
             let near = Halting::new(near, &script.client_limits);
             let (mut near, client) = our_server(&configs(Some(SUITES[suites.0])), near, client).await;
             let far = Halting::new(far, &script.upstream_limits);
-            let (upstream, server) = our_client(&configs(Some(SUITES[suites.1])), far, server).await;
-            play(&script, &mut near, upstream, client, server).await;
+            let (mut upstream, server) = our_client(&configs(Some(SUITES[suites.1])), far, server).await;
+            play(&script, &mut near, &mut upstream, client, server).await;
         });
     }
 }
@@ -195,10 +195,10 @@ static SUITES: [SupportedCipherSuite; 4] = [
 #[tokio::test]
 async fn a_client_that_reads_slowly_holds_one_buffer_and_stops_the_server() {
     let ((client, near), (far, server)) = (duplex(1024), duplex(1024));
-    let (upstream, mut server) = our_client(&configs(None), far, server).await;
+    let (mut upstream, mut server) = our_client(&configs(None), far, server).await;
     let mut near = Clear::new(near);
     let mut nobody = ();
-    let session = splice(&mut near, upstream, &mut nobody);
+    let session = splice(&mut near, &mut upstream, &mut nobody);
     let flood = async {
         let mut written = 0;
         // Until nothing more is taken for as long as all tasks get a turn.

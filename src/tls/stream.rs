@@ -14,7 +14,8 @@ const READ: usize = 8 * 1024;
 /// An open TLS connection. Idle, it holds no buffer.
 pub struct TlsStream<T> {
     io: T,
-    pub(super) records: Records,
+    /// Boxed: a future has a copy of what it is given for each function that hands it on.
+    pub(super) records: Box<Records>,
     /// Received, not opened: less than a record, but for what a login left.
     received: Vec<u8>,
     /// Opened, not taken by a reader.
@@ -30,7 +31,7 @@ pub struct TlsStream<T> {
 impl<T> TlsStream<T> {
     pub(super) fn new(io: T, records: Records, received: Vec<u8>, plaintext: Vec<u8>) -> Self {
         let received = if received.is_empty() { Vec::new() } else { received };
-        Self { io, records, received, plaintext, taken: 0, sealed: Vec::new(), sent: 0, peer_closed: false, closing: false }
+        Self { io, records: records.into(), received, plaintext, taken: 0, sealed: Vec::new(), sent: 0, peer_closed: false, closing: false }
     }
 
     /// What is under it.

@@ -1,7 +1,7 @@
 use bytes::Bytes;
-use pg_iam_proxy::splice::{Boundaries, Watch};
 use pg_iam_proxy::wire::backend::Raw;
 use pg_iam_proxy::wire::settings::Settings;
+use pg_iam_proxy::{Boundaries, Watch};
 
 /// A session as it passes. Of each chunk the first byte says who sends it (the highest bit: the server) and how long it is.
 pub fn boundaries(data: &[u8]) {

@@ -7,12 +7,8 @@
 //! A [`Watch`] may look at the bytes; `boundaries` has the one that does, for sessions that may be used again.
 
 mod boundaries;
-#[cfg(test)]
-mod handed_back;
 mod leg;
 mod outlet;
-#[cfg(test)]
-mod tests;
 mod watch;
 
 use std::cell::RefCell;
@@ -237,3 +233,8 @@ impl Direction {
         })
     }
 }
+
+#[cfg(test)]
+mod handed_back;
+#[cfg(test)]
+mod tests;

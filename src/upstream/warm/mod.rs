@@ -16,8 +16,6 @@
 
 mod allot;
 mod pool;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -113,3 +111,6 @@ impl<L: LogIn> Warm<L> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

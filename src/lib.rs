@@ -88,6 +88,9 @@
 //!   server's own in 3.0; `cancel` says why, and what is different where sessions are used again.
 //! - The upstream leg always speaks protocol 3.0, whatever the client leg speaks: 3.2 differs in the length of cancel
 //!   keys only.
+//! - What AWS gives ends by the wall clock or by the monotonic one, whichever is first: the one goes on while a machine sleeps,
+//!   the other stays when the clock is set. Expiries are counted by the `Date` of the answer that tells them. Tokens are dated by
+//!   our clock alone, and when a server refuses a fresh one AWS is asked for the time.
 //! - Startup parameters are forwarded in the client's order. Each engine refuses some that others need;
 //!   `upstream::startup_parameters` has the lists.
 //! - When the server closes, the client's side is half-closed and read until its end, for five seconds: closing at once

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::{Connection, password, scram};
+use super::{Connection, password};
 use crate::error::{Kind, Refusal};
 use crate::secret::Secret;
 use crate::tls::stream::TlsStream;
 use crate::wire::backend::{Authentication, BackendKey, ErrorResponse, Message, Raw, parse, read_message};
 use crate::wire::frontend::{sasl_initial_response, sasl_response, startup_message};
-use crate::wire::{ReadError, Violation};
+use crate::wire::{ReadError, Violation, scram};
 
 /// For the whole login. A paused Aurora Serverless cluster takes up to half a minute to wake, and a busy Redshift as long.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -171,7 +171,7 @@ async fn exchange_scram(
     binding: Option<Vec<u8>>,
     password: &Secret,
 ) -> Result<(), LogInError> {
-    let mut exchange = scram::Exchange::begin(mechanisms, password, binding)
+    let mut exchange = scram::Exchange::begin(mechanisms, password.expose(), binding)
         .ok_or_else(|| LogInError::Unsupported(format!("SASL with {} only (authentication code 10)", mechanisms.join(", "))))?;
     send(stream, sasl_initial_response(exchange.mechanism, exchange.message()).expose()).await?;
     match next_sasl(stream).await? {

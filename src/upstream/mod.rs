@@ -9,7 +9,6 @@ pub mod log_in;
 mod password;
 pub mod query;
 pub mod reset;
-mod scram;
 pub mod startup_parameters;
 pub mod warm;
 

@@ -1,4 +1,4 @@
-//! Messages of the startup phase: bounded parsing and encoding, nothing else.
+//! Messages of the startup phase: bounded parsing and encoding, and what SCRAM answers to a server; nothing else.
 //!
 //! Every parser works on a slice whose length was checked before it was read; what it allocates is a small
 //! multiple of that slice. Nothing here knows a socket except the two exact reads, which take one message and
@@ -10,6 +10,7 @@ pub mod backend;
 pub mod frontend;
 pub mod password;
 pub mod proxy_header;
+pub mod scram;
 pub mod settings;
 pub mod startup;
 

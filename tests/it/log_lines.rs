@@ -3,7 +3,7 @@
 use testbed::Testbed;
 
 use crate::support::client::Client;
-use crate::support::proxy::{Proxy, command, config_file, rds_config, redshift_config};
+use crate::support::proxy::{Proxy, command, config_file, dsql_config, rds_config, redshift_config, serverless_config};
 
 #[test]
 fn a_session_is_one_line_at_its_login_and_one_at_its_end_as_text_and_as_json() {
@@ -55,6 +55,8 @@ fn no_secret_no_sql_and_no_startup_parameter_value_is_ever_logged() {
     for config in [
         rds_config(&format!("db_user = \"jane_doe\"\ndatabase = \"postgres\"\nendpoint_url = \"{}\"\n{role}", aws.endpoint_url())),
         redshift_config(&aws, &format!("db_user = \"ana\"\ndatabase = \"dev\"\n{role}")),
+        serverless_config(&aws, &format!("workgroup_name = \"myworkgroup\"\ndatabase = \"dev\"\n{role}")),
+        dsql_config(&format!("db_user = \"dsql_reader\"\nendpoint_url = \"{}\"\n{role}", aws.endpoint_url())),
     ] {
         let file = config_file(&config);
         let mut command = command();
@@ -69,6 +71,9 @@ fn no_secret_no_sql_and_no_startup_parameter_value_is_ever_logged() {
             ["X-Amz-Signature", "X-Amz-Security-Token", "DbPassword", "the text of a query", "payroll-export", aws.secret_access_key()]
         {
             assert!(!log.contains(secret), "{secret} in:\n{log}");
+        }
+        for secret in [bed.accounts().secrets(), bed.redshift().passwords()].concat() {
+            assert!(!log.contains(&secret), "{secret} in:\n{log}");
         }
         for request in aws.requests() {
             assert!(request.access_key_id.is_none_or(|id| !log.contains(&id)), "an access key id in:\n{log}");

@@ -4,6 +4,7 @@ mod backend_message;
 mod boundaries;
 mod password_message;
 mod proxy_header;
+mod scram;
 mod startup_packet;
 
 use std::pin::pin;
@@ -15,6 +16,7 @@ pub use backend_message::backend_message;
 pub use boundaries::boundaries;
 pub use password_message::password_message;
 pub use proxy_header::proxy_header;
+pub use scram::scram;
 pub use startup_packet::startup_packet;
 
 /// Polls a future that reads from memory, which is never pending.
@@ -49,6 +51,7 @@ mod tests {
             ("boundaries", super::boundaries),
             ("password_message", super::password_message),
             ("proxy_header", super::proxy_header),
+            ("scram", super::scram),
         ];
         for (name, target) in targets {
             let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);

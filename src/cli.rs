@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,6 +58,9 @@ struct Run {
     /// Least severe level that is logged
     #[arg(long, value_enum, env = "PG_IAM_PROXY_LOG_LEVEL")]
     log_level: Option<LogLevel>,
+    /// Address of /metrics, /livez and /readyz, over HTTP
+    #[arg(long, value_name = "ADDRESS", env = "PG_IAM_PROXY_ADMIN")]
+    admin: Option<SocketAddr>,
 }
 
 #[derive(Args)]
@@ -214,7 +218,7 @@ fn run(config: Config, arguments: &Run) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match serve(config) {
+    match serve(Config { admin: arguments.admin.or(config.admin), ..config }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&format!("{error:#}")),
     }
@@ -228,6 +232,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     // Whoever reads these may send a signal the next moment: the handlers are there.
+    if let Some(address) = server.admin_address() {
+        print_lines(&[format!("metrics and health\n  http://{address}/metrics")]);
+    }
     for (address, listener) in server.addresses() {
         print_lines(&connection_lines(&address, listener));
     }

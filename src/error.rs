@@ -203,6 +203,24 @@ pub enum Ending {
     StartupTimeout,
 }
 
+impl Ending {
+    /// SQLSTATE that the client was told, or would have been; `None` when nobody failed.
+    pub fn sqlstate(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.kind.sqlstate().into()),
+            Self::ServerError(response) => {
+                let sqlstate = response.sqlstate();
+                let is_one = sqlstate.len() == 5 && sqlstate.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+                Some(if is_one { String::from_utf8_lossy(sqlstate) } else { Kind::UpstreamViolation.sqlstate().into() })
+            }
+            // PostgreSQL's own code for it.
+            Self::TlsFailed(_) => Some(Kind::ProtocolViolation.sqlstate().into()),
+            Self::StartupTimeout => Some(Kind::StartupTimeout.sqlstate().into()),
+            Self::ClientGone => None,
+        }
+    }
+}
+
 impl From<Refusal> for Ending {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)

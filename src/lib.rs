@@ -41,6 +41,7 @@
 //! | `check` | Does every step of a login to each target work, and what is to be done where one does not? |
 //! | `config` | What may be configured? `raw` is the file as written, `check` holds the rules, `target_url` turns a URL into a file |
 //! | `server` | Who is accepted, and how does everything stop? |
+//! | `admin` | What do operators see of a running proxy, and how little can that cost? |
 //! | `session` | What happens to one connection, from top to bottom? |
 //! | `client` | What do clients say first, how do they prove who they are, and what are they told? |
 //! | `governor` | How fast may logins reach a server? |
@@ -56,11 +57,12 @@
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
 //! | `hash_password` | How does a password become a verifier? |
 //! | `policy` | What must AWS allow, and whom? |
+//! | `metrics` | What is counted? |
 //! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
 //!
 //! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, governor, places, splice} →
-//! {config, error, wire, tls, verifier, secret}`; and `cli → policy → {route, credentials, config}`, `cli → check → {route, credentials,
-//! upstream}`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
+//! {config, error, wire, tls, verifier, metrics, secret}`; and `cli → policy → {route, credentials, config}`, `cli → check → {route, credentials,
+//! upstream}`, `server → admin → metrics`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
 //!
 //! ## Invariants
 //!
@@ -96,6 +98,7 @@
 //! - When the server closes, the client's side is half-closed and read until its end, for five seconds: closing at once
 //!   with bytes unread would make the kernel throw away the server's last message.
 
+mod admin;
 mod cancel;
 mod check;
 pub mod cli;
@@ -105,6 +108,7 @@ mod credentials;
 mod error;
 mod governor;
 mod hash_password;
+mod metrics;
 mod places;
 mod policy;
 mod route;

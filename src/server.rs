@@ -4,6 +4,7 @@ mod socket;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::{Admin, Shown};
 use crate::cancel::Cancels;
 use crate::client::authenticate::Judge;
 use crate::client::penalty::Penalties;
 use crate::config::{Address, Config, Listener, Target, User};
+use crate::credentials::Broker;
 use crate::governor::Governor;
+use crate::metrics::Metrics;
 use crate::places::Places;
 use crate::secret::Secret;
 use crate::session::{self, Shared, Spares};
@@ -34,6 +38,7 @@ const CERTIFICATE_CHECK: Duration = Duration::from_secs(1);
 /// A proxy whose addresses are bound.
 pub struct Server {
     sockets: Vec<(Socket, Arc<Listener>)>,
+    admin: Option<Admin>,
     shared: Arc<Shared>,
 }
 
@@ -50,14 +55,15 @@ pub struct Controls {
 
 /// An address that cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {error}")]
+#[error("cannot listen on {address}{what}: {error}")]
 pub struct BindError {
     address: Address,
+    what: &'static str,
     error: io::Error,
 }
 
 impl Server {
-    /// Binds every listener, or none.
+    /// Binds every listener and the operators' address, or none.
     ///
     /// # Errors
     /// The first address that cannot be bound.
@@ -66,12 +72,21 @@ impl Server {
         let mut sockets = Vec::new();
         let mut targets: HashMap<String, Arc<Target>> = HashMap::new();
         for listener in config.listeners {
-            let socket = Socket::bind(&listener).await.map_err(|error| BindError { address: listener.address.clone(), error })?;
+            let socket = Socket::bind(&listener).await.map_err(|error| BindError { address: listener.address.clone(), what: "", error })?;
             targets.extend(listener.targets.iter().map(|target| (target.name.clone(), target.clone())));
             sockets.push((socket, Arc::new(listener)));
         }
+        let admin = match config.admin {
+            Some(address) => {
+                let failed = |error| BindError { address: Address::Tcp(address), what: " for metrics and health", error };
+                Some(Admin::bind(address).await.map_err(failed)?)
+            }
+            None => None,
+        };
+        let metrics = Arc::new(Metrics::new(targets.keys().map(String::as_str)));
         let shared = Shared {
-            broker: Arc::default(),
+            broker: Arc::new(Broker::new(metrics.clone())),
+            metrics,
             cancels: Arc::new(Cancels::new(config.cancel_key.as_ref())),
             limits: config.limits,
             warm: Spares::new(targets.values(), &places),
@@ -84,12 +99,17 @@ impl Server {
             cancel_penalties: Penalties::default(),
             stopping: controls.stop.clone(),
         };
-        Ok(Self { sockets, shared: Arc::new(shared) })
+        Ok(Self { sockets, admin, shared: Arc::new(shared) })
     }
 
     /// The addresses as bound, port 0 replaced by the one that was given, with what is behind them.
     pub fn addresses(&self) -> impl Iterator<Item = (Address, &Listener)> {
         self.sockets.iter().map(|(socket, listener)| (socket.address().unwrap_or_else(|| listener.address.clone()), &**listener))
+    }
+
+    /// The operators' address, likewise.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(Admin::address)
     }
 
     /// Serves until it is told to stop: then accepts no more, refuses logins under way, and waits for sessions to end,
@@ -111,6 +131,10 @@ impl Server {
                 // Dropping the socket closes it: whoever comes now is refused by the kernel.
                 stop.run_until_cancelled(accept(&socket, &listener, &shared, &sessions)).await;
             });
+        }
+        if let Some(admin) = self.admin {
+            // It ends with the runtime, after the last session.
+            tokio::spawn(admin.serve(Shown { metrics: self.shared.metrics.clone(), stopping: stop.clone() }));
         }
         accepting.close();
         accepting.wait().await;

@@ -30,6 +30,7 @@ use crate::config::{Limits, Listener, Target, User};
 use crate::credentials::Broker;
 use crate::error::{Ending, Kind, Refusal};
 use crate::governor::Governor;
+use crate::metrics::Metrics;
 use crate::places::{Place, Places, Taken};
 use crate::route::{Asked, route};
 use crate::tls::stream::TlsStream;
@@ -74,6 +75,8 @@ pub struct Shared {
     pub penalties: Penalties,
     /// Addresses that have sent cancel requests for sessions which are not known here.
     pub cancel_penalties: Penalties,
+    /// What operators count.
+    pub metrics: Arc<Metrics>,
     /// Cancelled when the proxy stops: logins under way are refused from then on.
     pub stopping: CancellationToken,
 }
@@ -88,7 +91,7 @@ pub enum Accepted {
 
 /// Serves a connection up to the end of its login. `None`: it was a cancel, or it is over.
 pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> Option<Established> {
-    let mut login = Login { shared, listener, facts: Facts::new(&accepted), places: Taken::default() };
+    let mut login = Login { shared, listener, facts: Facts::new(&accepted, shared.metrics.clone()), places: Taken::default() };
     let (mut stream, ending) = match login.negotiate(accepted).await {
         Ok(Negotiated { mut stream, wish: Ok(Wish::Cancel(request)), .. }) => {
             cancel_request::serve(shared, listener, &login.facts.client, &request).await;

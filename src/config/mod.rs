@@ -45,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the log is written, where flags and environment do not say.
     pub log: Log,
+    /// Where operators see metrics and health over HTTP, where flags and environment do not say.
+    pub admin: Option<SocketAddr>,
     /// Things that are ignored on purpose and worth a line at start.
     pub warnings: Vec<String>,
 }

@@ -39,6 +39,8 @@ pub(super) struct File {
     pub limits: Limits,
     #[serde(default)]
     pub log: Log,
+    #[serde(default)]
+    pub admin: Admin,
 }
 
 #[derive(Deserialize)]
@@ -136,6 +138,12 @@ pub(super) struct Limits {
 pub(super) struct Log {
     pub format: Option<LogFormat>,
     pub level: Option<LogLevel>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    pub http: Key<String>,
 }
 
 /// How log lines are written.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
 use crate::error::{Kind, Refusal};
+use crate::metrics::Counted;
 
 /// Keys hold names that clients choose. Above this many, those without a usable value are dropped.
 const SWEEP_ABOVE: usize = 1_000;
@@ -35,6 +36,11 @@ pub(super) trait Expires: Send + Sync + 'static {
 pub(super) trait Make<V>: Send + Sync + 'static {
     /// Makes one.
     fn make(&self) -> impl Future<Output = Result<V, Refusal>> + Send;
+
+    /// Held while a value serves on that cannot be replaced.
+    fn renewal_failing(&self) -> Option<Counted> {
+        None
+    }
 }
 
 pub(super) struct Cache<K, V>(Mutex<HashMap<K, Arc<Slot<V>>>>);
@@ -179,6 +185,7 @@ impl<V: Expires> Slot<V> {
 async fn keep_fresh<V: Expires>(name: String, slot: Weak<Slot<V>>, mut value: Arc<V>, maker: impl Make<V>) {
     let mut pause = FIRST_PAUSE;
     let mut wait = value.replace_at().left();
+    let mut failing = None;
     loop {
         tokio::time::sleep(wait).await;
         let Some(slot) = slot.upgrade() else { return };
@@ -186,15 +193,18 @@ async fn keep_fresh<V: Expires>(name: String, slot: Weak<Slot<V>>, mut value: Ar
             None => return,
             Some(Ok(made)) => {
                 pause = FIRST_PAUSE;
+                failing = None;
                 wait = made.replace_at().left();
                 value = made;
             }
             Some(Err(refusal)) => {
                 slot.tell(&name, &refusal);
-                wait = pause.mul_f64(jitter());
-                if wait >= value.use_until().left() {
+                let left = value.use_until().left();
+                if left.is_zero() {
                     return;
                 }
+                failing = failing.or_else(|| maker.renewal_failing());
+                wait = pause.mul_f64(jitter()).min(left);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }

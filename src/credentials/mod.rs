@@ -33,7 +33,8 @@ pub use identity::PERSON_TAG;
 pub use lookup::Lookup;
 
 use crate::config::{AwsIdentity, Endpoint, EndpointSource, Engine, Target};
-use crate::error::Refusal;
+use crate::error::{Kind, Refusal};
+use crate::metrics::{AwsFailure, Counted, Metrics};
 use crate::secret::Secret;
 
 /// A credential is not handed out in its last minute, or last quarter where that is less, so that it does not expire on its
@@ -146,11 +147,26 @@ impl fmt::Display for Key {
 /// Makes credentials of one key.
 struct Minter {
     identities: Arc<Identities>,
+    metrics: Arc<Metrics>,
     request: Request,
 }
 
 impl Make<Credential> for Minter {
     async fn make(&self) -> Result<Credential, Refusal> {
+        let target = &self.request.target.name;
+        self.made()
+            .await
+            .inspect(|credential| self.metrics.credential_made(target, credential.use_until.left()))
+            .inspect_err(|refusal| self.metrics.credential_failed(target, why(refusal)))
+    }
+
+    fn renewal_failing(&self) -> Option<Counted> {
+        Some(self.metrics.renewal_failing(&self.request.target.name))
+    }
+}
+
+impl Minter {
+    async fn made(&self) -> Result<Credential, Refusal> {
         let Request { target, aws, .. } = &self.request;
         let asker = self.identities.of(aws, &target.region).await?;
         let credential = match self.mint(&asker).await {
@@ -160,9 +176,7 @@ impl Make<Credential> for Minter {
         tracing::info!(target = target.name, db_user = credential.db_user, "got a credential");
         Ok(credential)
     }
-}
 
-impl Minter {
     async fn mint(&self, aws: &Aws) -> Result<Credential, Refusal> {
         let Request { target, db_user, endpoint, .. } = &self.request;
         match &target.engine {
@@ -193,11 +207,18 @@ impl Expires for Discovered {
 /// Finds the endpoint of one target.
 struct Finder {
     identities: Arc<Identities>,
+    metrics: Arc<Metrics>,
     target: Arc<Target>,
 }
 
 impl Make<Discovered> for Finder {
     async fn make(&self) -> Result<Discovered, Refusal> {
+        self.find().await.inspect_err(|refusal| self.metrics.discovery_failed(&self.target.name, why(refusal)))
+    }
+}
+
+impl Finder {
+    async fn find(&self) -> Result<Discovered, Refusal> {
         let Target { name, aws, region, endpoint, .. } = &*self.target;
         let endpoint = match endpoint {
             EndpointSource::Fixed(endpoint) => endpoint.clone(),
@@ -216,27 +237,41 @@ impl Make<Discovered> for Finder {
     }
 }
 
+fn why(refusal: &Refusal) -> AwsFailure {
+    if refusal.kind == Kind::CredentialsUnavailable { AwsFailure::Unavailable } else { AwsFailure::Denied }
+}
+
 /// Asks AWS, and remembers the answers.
 #[derive(Default)]
 pub struct Broker {
+    metrics: Arc<Metrics>,
     identities: Arc<Identities>,
     credentials: Cache<Key, Credential>,
     endpoints: Cache<String, Discovered>,
 }
 
 impl Broker {
+    /// One whose answers are counted there.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
     /// A credential for this login: from the cache while it can be used, else one call for all who wait.
     ///
     /// # Errors
     /// 28000, 57P03 or 58000 of the error table; the cause has what AWS said.
     pub async fn credential(&self, request: &Request) -> Result<Lease, Refusal> {
-        let key = request.key();
+        let (key, target) = (request.key(), &request.target.name);
         if let Some(credential) = self.credentials.usable(&key) {
+            self.metrics.credential_cached(target);
             return Ok(Lease { credential, cached: true });
         }
-        let minter = Minter { identities: self.identities.clone(), request: request.clone() };
+        let minter = Minter { identities: self.identities.clone(), metrics: self.metrics.clone(), request: request.clone() };
         // Boxed, as below: the SDK's futures are large, and most logins never run them.
         let (credential, cached) = Box::pin(self.credentials.get(key, minter)).await?;
+        if cached {
+            self.metrics.credential_cached(target);
+        }
         Ok(Lease { credential, cached })
     }
 
@@ -285,7 +320,7 @@ impl Broker {
         if let Some(discovered) = self.endpoints.usable(&target.name) {
             return Ok(discovered.endpoint.clone());
         }
-        let finder = Finder { identities: self.identities.clone(), target: target.clone() };
+        let finder = Finder { identities: self.identities.clone(), metrics: self.metrics.clone(), target: target.clone() };
         let (discovered, _) = Box::pin(self.endpoints.get(target.name.clone(), finder)).await?;
         Ok(discovered.endpoint.clone())
     }

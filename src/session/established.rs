@@ -66,12 +66,12 @@ impl Established {
         if let Some(succession) = self.succession.take() {
             return Box::pin(self.run_and_hand_on(*succession)).await;
         }
-        let Self { client, mut upstream, facts, registration: _registration, places: _places, .. } = self;
+        let Self { client, mut upstream, mut facts, registration: _registration, places: _places, .. } = self;
         facts.log_ended(&splice_client(client, &mut upstream, &mut ()).await);
     }
 
     async fn run_and_hand_on(self, succession: Succession) {
-        let Self { client, upstream: mut stream, facts, registration, places, .. } = self;
+        let Self { client, upstream: mut stream, mut facts, registration, places, .. } = self;
         let Succession { heirs: Heirs { pool, kind }, address, certificate, server_name, settings, key, ready, db_user, since } =
             succession;
         let mut watch = Boundaries::new(Settings::at_login(&settings));

@@ -1,13 +1,15 @@
-//! What the log says of a session: one line at its login, one at its end. No SQL, no startup parameter values, no secrets.
+//! What log and metrics say of a session: one line at its login, one at its end. No SQL, no startup parameter values, no secrets.
 //!
 //! Text that a peer had a hand in is recorded as a string, never with `%`: strings are quoted, so no peer can forge a line.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Accepted;
 use crate::client::stream::Peer;
 use crate::error::{Ending, Refusal};
+use crate::metrics::{Counted, Metrics};
 use crate::splice::Outcome;
 
 /// Known so far; empty until a phase has found it out.
@@ -24,6 +26,9 @@ pub(super) struct Facts {
     /// Phases 2 and 3.
     pub startup: Duration,
     pub progress: Progress,
+    metrics: Arc<Metrics>,
+    /// From the end of the login on.
+    open: Option<Counted>,
 }
 
 /// How far the way to the server has been gone, and the time taken by its phases.
@@ -39,7 +44,7 @@ pub(super) struct Progress {
 }
 
 impl Facts {
-    pub(super) fn new(accepted: &Accepted) -> Self {
+    pub(super) fn new(accepted: &Accepted, metrics: Arc<Metrics>) -> Self {
         let client = match accepted {
             Accepted::Tcp(_, address) => Peer::Network(*address),
             Accepted::Unix(_, uid) => Peer::Local(*uid),
@@ -56,6 +61,8 @@ impl Facts {
             target: String::new(),
             startup: Duration::ZERO,
             progress: Progress::default(),
+            metrics,
+            open: None,
         }
     }
 
@@ -65,8 +72,13 @@ impl Facts {
         client.ip().map_or_else(|| format!("{user}@local"), |address| format!("{user}@{address}"))
     }
 
-    pub(super) fn log_opened(&self) {
+    pub(super) fn log_opened(&mut self) {
         let Self { id, client, user, target, startup, progress, .. } = self;
+        let Progress { credentials, connect, log_in, .. } = *progress;
+        let phases = [("startup", *startup), ("credentials", credentials), ("connect", connect), ("login", log_in)];
+        // What was done before the client came is nothing that it waited for.
+        let phases = if progress.warm { &phases[..1] } else { &phases[..] };
+        self.open = Some(self.metrics.session_opened(target, phases));
         tracing::info!(
             session = id, %client, vpc_endpoint = self.vpc_endpoint, user, target, db_user = progress.db_user,
             upstream = progress.upstream.map(tracing::field::display),
@@ -79,8 +91,10 @@ impl Facts {
         );
     }
 
-    pub(super) fn log_ended(&self, outcome: &Outcome) {
+    pub(super) fn log_ended(&mut self, outcome: &Outcome) {
         let Self { id, client, user, target, progress, opened, .. } = self;
+        self.metrics.session_ended(target, outcome.sent, outcome.received);
+        self.open = None;
         tracing::info!(
             session = id, %client, user, target, db_user = progress.db_user,
             upstream = progress.upstream.map(tracing::field::display),
@@ -95,6 +109,9 @@ impl Facts {
 
     pub(super) fn log_failed(&self, ending: &Ending) {
         let Self { id, client, target, opened, .. } = self;
+        if let Some(sqlstate) = ending.sqlstate() {
+            self.metrics.login_failed(target, &sqlstate);
+        }
         let target = Some(target).filter(|name| !name.is_empty());
         match ending {
             Ending::Refused(refusal) => self.log_refused(target, refusal),

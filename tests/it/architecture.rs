@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each module may use. A module that is not here may not exist.
-const MAY_USE: [(&str, &[&str]); 22] = [
+const MAY_USE: [(&str, &[&str]); 24] = [
     ("main", &["cli"]),
     ("lib", &[]),
     ("cli", &["check", "config", "hash_password", "policy", "server", "telemetry"]),
@@ -12,16 +12,34 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("hash_password", &["secret", "verifier", "wire"]),
     ("policy", &["config", "credentials", "route"]),
     ("telemetry", &["config"]),
-    ("server", &["session", "cancel", "client", "config", "credentials", "governor", "places", "secret", "tls", "verifier"]),
+    (
+        "server",
+        &["admin", "session", "cancel", "client", "config", "credentials", "governor", "metrics", "places", "secret", "tls", "verifier"],
+    ),
+    ("admin", &["metrics"]),
     (
         "session",
-        &["cancel", "client", "config", "credentials", "error", "governor", "places", "route", "splice", "tls", "upstream", "wire"],
+        &[
+            "cancel",
+            "client",
+            "config",
+            "credentials",
+            "error",
+            "governor",
+            "metrics",
+            "places",
+            "route",
+            "splice",
+            "tls",
+            "upstream",
+            "wire",
+        ],
     ),
     ("client", &["config", "error", "secret", "tls", "verifier", "wire"]),
     ("places", &["config", "error"]),
     ("governor", &["config", "error"]),
     ("route", &["config", "error"]),
-    ("credentials", &["config", "error", "secret"]),
+    ("credentials", &["config", "error", "metrics", "secret"]),
     ("upstream", &["config", "error", "places", "secret", "tls", "wire"]),
     ("cancel", &["secret", "wire"]),
     ("splice", &["tls", "wire"]),
@@ -30,6 +48,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("error", &["wire"]),
     ("wire", &["secret"]),
     ("tls", &[]),
+    ("metrics", &[]),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

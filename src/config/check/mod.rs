@@ -13,6 +13,7 @@ mod user;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,8 +41,9 @@ pub(super) fn check(sources: &[Source], warnings: Vec<String>) -> Result<Config,
     let listeners = checker.listeners(&targets, &users);
     let cancel_key = checker.cancel_key();
     let (limits, log) = checker.limits_and_log();
+    let admin = checker.admin(&listeners);
     match checker.problems {
-        problems if problems.is_empty() => Ok(Config { listeners, users, cancel_key, limits, log, warnings }),
+        problems if problems.is_empty() => Ok(Config { listeners, users, cancel_key, limits, log, admin, warnings }),
         problems => Err(ConfigError(problems)),
     }
 }
@@ -165,6 +167,22 @@ impl Checker<'_> {
             log.level = log.level.or(source.file.log.level);
         }
         (limits, log)
+    }
+
+    fn admin(&mut self, listeners: &[Listener]) -> Option<SocketAddr> {
+        let mut admin = None;
+        for (index, source) in self.sources.iter().enumerate() {
+            self.source = index;
+            let Some(value) = &source.file.admin.http else { continue };
+            match value.as_ref().parse::<SocketAddr>() {
+                Ok(address) if address.port() != 0 && listeners.iter().any(|listener| listener.address == Address::Tcp(address)) => {
+                    self.value("admin.http", value, "a listener has it");
+                }
+                Ok(address) => admin = Some(address),
+                Err(_) => self.value("admin.http", value, "must be an IP address and a port, as in \"127.0.0.1:9439\""),
+            }
+        }
+        admin
     }
 
     fn required<'k, T>(&mut self, span: &Range<usize>, key: &str, value: Option<&'k Spanned<T>>, remedy: &str) -> Option<&'k Spanned<T>> {

@@ -1,0 +1,230 @@
+//! What operators count: sessions, logins, credentials. Others tell it what has happened; it knows none of them.
+//!
+//! Labels are names of targets, phases, outcomes and SQLSTATEs. A client can choose none of these, so it can neither put a name
+//! nor a secret in here, nor make series without end. Each call takes a short lock and never waits for a reader.
+
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Seconds. What is in the cache takes microseconds, a server that wakes up takes the longest that a login may.
+const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+const MADE: &str = "made";
+
+/// Every metric, in a registry of its own.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    sessions_open: Family<OfTarget, Gauge>,
+    sessions: Family<OfTarget, Counter>,
+    sent: Family<OfTarget, Counter>,
+    received: Family<OfTarget, Counter>,
+    login_duration: Family<InPhase, Histogram>,
+    login_failures: Family<Refused, Counter>,
+    credential_requests: Family<Asked, Counter>,
+    credentials_cached: Family<OfTarget, Counter>,
+    renewal_failing: Family<OfTarget, Gauge>,
+    usable_until: Family<OfTarget, Gauge>,
+    discovery_failures: Family<Asked, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTarget {
+    target: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InPhase {
+    target: String,
+    phase: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    target: String,
+    sqlstate: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    target: String,
+    outcome: &'static str,
+}
+
+/// Why AWS gave nothing.
+#[derive(Debug, Clone, Copy)]
+pub enum AwsFailure {
+    /// It says no, or there is nobody to ask as: this does not pass by itself.
+    Denied,
+    /// It throttles, fails, or cannot be reached.
+    Unavailable,
+}
+
+impl AwsFailure {
+    const ALL: [Self; 2] = [Self::Denied, Self::Unavailable];
+
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// One of those that a gauge counts, until it is dropped.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    fn by(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    /// With the series of these targets at 0, so that their first event is a change that can be seen.
+    pub fn new<'a>(targets: impl Iterator<Item = &'a str>) -> Self {
+        let metrics = Self::default();
+        for target in targets {
+            for counters in [&metrics.sessions, &metrics.sent, &metrics.received, &metrics.credentials_cached] {
+                drop(counters.get_or_create(&of(target)));
+            }
+            for gauges in [&metrics.sessions_open, &metrics.renewal_failing] {
+                drop(gauges.get_or_create(&of(target)));
+            }
+            for outcome in AwsFailure::ALL.map(AwsFailure::outcome) {
+                drop(metrics.credential_requests.get_or_create(&asked(target, outcome)));
+                drop(metrics.discovery_failures.get_or_create(&asked(target, outcome)));
+            }
+            drop(metrics.credential_requests.get_or_create(&asked(target, MADE)));
+        }
+        metrics
+    }
+
+    /// A login succeeded after these phases, which took so long; the session is open until the answer is dropped.
+    pub fn session_opened(&self, target: &str, phases: &[(&'static str, Duration)]) -> Counted {
+        self.sessions.get_or_create(&of(target)).inc();
+        for &(phase, duration) in phases {
+            self.login_duration.get_or_create(&InPhase { target: target.to_string(), phase }).observe(duration.as_secs_f64());
+        }
+        Counted::by(self.sessions_open.get_or_create_owned(&of(target)))
+    }
+
+    /// A session ended that has moved this many bytes from the client and to it.
+    pub fn session_ended(&self, target: &str, sent: u64, received: u64) {
+        self.sent.get_or_create(&of(target)).inc_by(sent);
+        self.received.get_or_create(&of(target)).inc_by(received);
+    }
+
+    /// A login failed; the target is empty where it was not known yet.
+    pub fn login_failed(&self, target: &str, sqlstate: &str) {
+        self.login_failures.get_or_create(&Refused { target: target.to_string(), sqlstate: sqlstate.to_string() }).inc();
+    }
+
+    /// A credential was made that can be used for so long.
+    pub fn credential_made(&self, target: &str, usable_for: Duration) {
+        self.credential_requests.get_or_create(&asked(target, MADE)).inc();
+        let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + usable_for;
+        self.usable_until.get_or_create(&of(target)).set(i64::try_from(until.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// A credential could not be made.
+    pub fn credential_failed(&self, target: &str, failure: AwsFailure) {
+        self.credential_requests.get_or_create(&asked(target, failure.outcome())).inc();
+    }
+
+    /// A login has a credential without a call of its own.
+    pub fn credential_cached(&self, target: &str) {
+        self.credentials_cached.get_or_create(&of(target)).inc();
+    }
+
+    /// A credential cannot be renewed and is served nevertheless, until the answer is dropped.
+    pub fn renewal_failing(&self, target: &str) -> Counted {
+        Counted::by(self.renewal_failing.get_or_create_owned(&of(target)))
+    }
+
+    /// An endpoint could not be found.
+    pub fn discovery_failed(&self, target: &str, failure: AwsFailure) {
+        self.discovery_failures.get_or_create(&asked(target, failure.outcome())).inc();
+    }
+
+    /// All of it, as [`Metrics::CONTENT_TYPE`].
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes everything");
+        text
+    }
+
+    /// <https://prometheus.io/docs/specs/om/open_metrics_spec/>
+    pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Registry::with_prefix("pg_iam_proxy"),
+            sessions_open: Family::default(),
+            sessions: Family::default(),
+            sent: Family::default(),
+            received: Family::default(),
+            login_duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            login_failures: Family::default(),
+            credential_requests: Family::default(),
+            credentials_cached: Family::default(),
+            renewal_failing: Family::default(),
+            usable_until: Family::default(),
+            discovery_failures: Family::default(),
+        };
+        metrics.registered()
+    }
+}
+
+impl Metrics {
+    fn registered(mut self) -> Self {
+        let registry = &mut self.registry;
+        registry.register("build", "Version of the program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("sessions_open", "Sessions whose login is done", self.sessions_open.clone());
+        registry.register("sessions", "Logins that succeeded", self.sessions.clone());
+        let help = "From clients to the server, counted when their session ends";
+        registry.register_with_unit("sent", help, Unit::Bytes, self.sent.clone());
+        let help = "From the server to clients, counted when their session ends";
+        registry.register_with_unit("received", help, Unit::Bytes, self.received.clone());
+        let help = "Time taken by each phase of the logins that succeeded";
+        registry.register_with_unit("login_duration", help, Unit::Seconds, self.login_duration.clone());
+        let help = "Logins that failed, by what the client was told; without a target where none was chosen yet";
+        registry.register("login_failures", help, self.login_failures.clone());
+        let help = "Credentials asked for, by logins and in the background";
+        registry.register("credential_requests", help, self.credential_requests.clone());
+        registry.register("credentials_cached", "Logins that were given a credential from the cache", self.credentials_cached.clone());
+        let help = "Credentials that are served from the cache while they cannot be renewed";
+        registry.register("credentials_renewal_failing", help, self.renewal_failing.clone());
+        let help = "Until when the credential can be used that was made last";
+        registry.register_with_unit("credentials_usable_until_timestamp", help, Unit::Seconds, self.usable_until.clone());
+        let help = "Endpoints that were asked for and not found";
+        registry.register("endpoint_discovery_failures", help, self.discovery_failures.clone());
+        self
+    }
+}
+
+fn of(target: &str) -> OfTarget {
+    OfTarget { target: target.to_string() }
+}
+
+fn asked(target: &str, outcome: &'static str) -> Asked {
+    Asked { target: target.to_string(), outcome }
+}

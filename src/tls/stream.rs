@@ -186,7 +186,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     /// Sends what was kept.
     ///
     /// # Errors
-    /// I/O errors; the peer asks for more answers than it may.
+    /// I/O errors; [`Fault::Exhausted`].
     pub fn poll_send_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while self.sent < self.sealed.len() {

@@ -72,8 +72,7 @@ where
 }
 
 /// Our client, and our server.
-pub(crate) async fn both_ours() -> (TlsStream<DuplexStream>, TlsStream<DuplexStream>) {
-    let configs = configs(None);
+pub(crate) async fn both_ours(configs: &Configs) -> (TlsStream<DuplexStream>, TlsStream<DuplexStream>) {
     let (near, far) = duplex(1 << 20);
     let connect = handshake::connect(configs.client.clone(), localhost(), near);
     let (client, server) = tokio::join!(connect, handshake::accept(configs.server.clone(), far));

@@ -233,7 +233,13 @@ impl Records {
                         self.owed = Some(asked);
                     }
                 }
-                Some(asked @ Asked::Renegotiation) => self.owed = Some(asked),
+                Some(Asked::Renegotiation) if self.declined == MAX_EMPTY => {
+                    return Err(Fault::Unexpected("too many attempts at renegotiation"));
+                }
+                Some(asked @ Asked::Renegotiation) => {
+                    self.declined += 1;
+                    self.owed = Some(asked);
+                }
                 None => {}
             },
             ALERT => match *payload {
@@ -277,17 +283,13 @@ impl Records {
     /// Appends the answer that TLS wants from us.
     ///
     /// # Errors
-    /// [`Fault`]: the peer asks for one too many.
+    /// [`Fault::Exhausted`].
     pub fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let mut slot = [0; MAX_CONTROL];
         let length = match self.owed.take() {
             None => return Ok(()),
             Some(Asked::KeyUpdate { .. }) => self.update_key(&mut slot)?,
-            Some(Asked::Renegotiation) if self.declined < MAX_EMPTY => {
-                self.declined += 1;
-                self.control(&mut slot, ALERT, &[WARNING, NO_RENEGOTIATION])?
-            }
-            Some(Asked::Renegotiation) => return Err(Fault::Unexpected("too many attempts at renegotiation")),
+            Some(Asked::Renegotiation) => self.control(&mut slot, ALERT, &[WARNING, NO_RENEGOTIATION])?,
         };
         out.extend_from_slice(&slot[..length]);
         Ok(())

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, PipeReader, Write};
 use std::process::{Child, Command, Stdio};
 
+use proptest::prelude::*;
 use rustls::crypto::aws_lc_rs;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
 use tokio::net::{TcpListener, TcpStream};
@@ -113,7 +114,7 @@ async fn an_end_without_close_notify_is_told_from_one_with_it() {
 
 #[tokio::test]
 async fn data_before_an_alert_is_good_and_the_alert_ends_the_connection() {
-    let (mut ours, mut theirs) = both_ours().await;
+    let (mut ours, mut theirs) = both_ours(&configs(None)).await;
     theirs.write_all(b"good").await.unwrap();
     let mut alert = Vec::new();
     theirs.records.seal_alert(Fault::Unexpected("a test"), &mut alert).unwrap();
@@ -126,7 +127,7 @@ async fn data_before_an_alert_is_good_and_the_alert_ends_the_connection() {
 
 /// What our client says to these raw bytes, and what our server then hears from it.
 async fn refusal(raw: &[u8]) -> (String, String) {
-    let (mut ours, mut theirs) = both_ours().await;
+    let (mut ours, mut theirs) = both_ours(&configs(None)).await;
     theirs.get_mut().write_all(raw).await.unwrap();
     let error = ours.read(&mut [0]).await.unwrap_err().to_string();
     (error, theirs.read(&mut [0]).await.unwrap_err().to_string())
@@ -134,7 +135,7 @@ async fn refusal(raw: &[u8]) -> (String, String) {
 
 /// What our client says to sealed records of this content.
 async fn refusal_of(content: u8, payloads: &[&[u8]]) -> String {
-    let (mut ours, mut theirs) = both_ours().await;
+    let (mut ours, mut theirs) = both_ours(&configs(None)).await;
     for payload in payloads {
         let mut slot = vec![0; payload.len() + 2 * MAX_CONTROL];
         slot[HEADER..HEADER + payload.len()].copy_from_slice(payload);
@@ -195,7 +196,7 @@ async fn messages_that_have_no_place_after_the_handshake_are_refused() {
 async fn session_tickets_are_skipped_wherever_records_cut_them() {
     let ticket = [&[4, 0, 0, 200][..], &[9; 200], &[4, 0, 0, 3, 1, 2, 3]].concat();
     for cut in [1, 2, 3, 4, 5, 100, 203, 204, 205, 206, 208] {
-        let (mut ours, mut theirs) = both_ours().await;
+        let (mut ours, mut theirs) = both_ours(&configs(None)).await;
         for payload in [&ticket[..cut], &ticket[cut..]] {
             let mut slot = [0; 512];
             slot[HEADER..HEADER + payload.len()].copy_from_slice(payload);
@@ -208,7 +209,7 @@ async fn session_tickets_are_skipped_wherever_records_cut_them() {
 
 #[tokio::test]
 async fn nothing_may_come_inside_a_handshake_message() {
-    let (mut ours, mut theirs) = both_ours().await;
+    let (mut ours, mut theirs) = both_ours(&configs(None)).await;
     let mut slot = [0; 128];
     slot[HEADER] = 4;
     let length = theirs.records.sealer.seal(HANDSHAKE, &mut slot, 1).unwrap();
@@ -222,7 +223,7 @@ async fn nothing_may_come_inside_a_handshake_message() {
 async fn a_flood_of_records_that_carry_nothing_is_refused_and_a_few_are_not() {
     let flood = "received too many records that carry nothing on a TLS connection";
     assert_eq!(refusal_of(APPLICATION_DATA, &[&[][..]; 33]).await, flood);
-    let (mut ours, mut theirs) = both_ours().await;
+    let (mut ours, mut theirs) = both_ours(&configs(None)).await;
     for _ in 0..3 {
         for _ in 0..30 {
             let mut slot = [0; 64];
@@ -235,7 +236,7 @@ async fn a_flood_of_records_that_carry_nothing_is_refused_and_a_few_are_not() {
 
 #[tokio::test]
 async fn padding_of_tls_1_3_is_taken_off() {
-    let (mut ours, mut theirs) = both_ours().await;
+    let (mut ours, mut theirs) = both_ours(&configs(None)).await;
     let mut slot = [0; 128];
     // Content type 23 inside, three bytes of padding behind it; `seal` appends a zero as the type, which is one more.
     slot[HEADER..HEADER + 8].copy_from_slice(&[b'd', b'a', b't', b'a', 23, 0, 0, 0]);
@@ -249,6 +250,66 @@ async fn padding_of_tls_1_3_is_taken_off() {
 #[tokio::test]
 async fn a_record_of_padding_alone_is_refused() {
     assert_eq!(refusal_of(0, &[&[0; 8]]).await, "received a record without a content type on a TLS connection");
+}
+
+#[tokio::test]
+async fn renegotiation_of_tls_1_2_is_declined_and_not_for_ever() {
+    let suite = aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    let (mut client, mut server) = both_ours(&configs(Some(suite))).await;
+    for _ in 0..32 {
+        let mut slot = [0; 64];
+        let before = client.layout().before;
+        // ClientHello.
+        slot[before] = 1;
+        let length = client.records.sealer.seal(HANDSHAKE, &mut slot, 4).unwrap();
+        client.get_mut().write_all(&slot[..length]).await.unwrap();
+        pass(&mut client, &mut server, b"goes on").await;
+        pass(&mut server, &mut client, b"behind a warning").await;
+    }
+    let mut slot = [0; 64];
+    // HelloRequest.
+    let length = server.records.sealer.seal(HANDSHAKE, &mut slot, 4).unwrap();
+    server.get_mut().write_all(&slot[..length]).await.unwrap();
+    pass(&mut server, &mut client, b"this one is the client's first").await;
+    let before = client.layout().before;
+    let mut slot = [0; 64];
+    slot[before] = 1;
+    let length = client.records.sealer.seal(HANDSHAKE, &mut slot, 4).unwrap();
+    client.get_mut().write_all(&slot[..length]).await.unwrap();
+    let error = server.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.to_string(), "received too many attempts at renegotiation on a TLS connection");
+}
+
+/// What a peer that has these bytes to send makes of our end: an error or an end, and never a panic.
+fn endure(send: impl AsyncFnOnce(&mut TlsStream<tokio::io::DuplexStream>)) {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+        let (mut ours, mut theirs) = both_ours(&configs(None)).await;
+        send(&mut theirs).await;
+        drop(theirs);
+        let mut got = Vec::new();
+        let _ = ours.read_to_end(&mut got).await;
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_bytes_make_us_panic(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
+        endure(async |theirs| theirs.get_mut().write_all(&bytes).await.unwrap());
+    }
+
+    #[test]
+    fn no_sealed_records_make_us_panic(records in prop::collection::vec((18..27_u8, prop::collection::vec(any::<u8>(), 0..300)), 0..12)) {
+        endure(async |theirs| {
+            for (content, payload) in records {
+                let mut slot = vec![0; payload.len() + MAX_CONTROL];
+                slot[HEADER..HEADER + payload.len()].copy_from_slice(&payload);
+                let length = theirs.records.sealer.seal(content, &mut slot, payload.len()).unwrap();
+                theirs.get_mut().write_all(&slot[..length]).await.unwrap();
+            }
+        });
+    }
 }
 
 /// An OpenSSL program that can be told to update keys: `K` asks for ours too, `k` does not.

@@ -35,7 +35,7 @@ pub fn run(certificate: &str, key: &str) -> Result<()> {
     let shared = Arc::new(Shared {
         config: leg::server_config(&std::fs::read(certificate)?, &std::fs::read(key)?)?,
         greeting: wire::greeting(),
-        row: wire::one_row(),
+        row: wire::answer("select 1"),
         piece: wire::rows(PIECE),
     });
     let (sender, accepted) = channel();
@@ -118,8 +118,8 @@ async fn answer(leg: &mut Leg, query: &[u8], inbox: &mut Vec<u8>, shared: &Share
             }
             leg.write(&wire::complete("COPY 1")).await
         }
-        Some((word, _)) if word.eq_ignore_ascii_case("select") => leg.write(&shared.row).await,
-        _ => leg.write(&wire::done(text)).await,
+        Some(("select", "1")) => leg.write(&shared.row).await,
+        _ => leg.write(&wire::answer(text)).await,
     }
 }
 

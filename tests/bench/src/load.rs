@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn an_answer_ends_with_ready_for_query_however_it_is_cut() {
-        let answer = wire::one_row();
+        let answer = wire::answer("select 1");
         for cut in 0..answer.len() {
             let mut tail = Tail::default();
             tail.push(&answer[..cut]);

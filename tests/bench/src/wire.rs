@@ -48,16 +48,23 @@ pub fn greeting() -> Vec<u8> {
     bytes
 }
 
-/// The answer to `select 1`, as PostgreSQL gives it.
-pub fn one_row() -> Vec<u8> {
-    let column = b"\0\x01?column?\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0";
-    [message(b'T', column), message(b'D', b"\0\x01\0\0\0\x011"), complete("SELECT 1")].concat()
-}
-
-/// The answer to any other statement.
-pub fn done(statement: &str) -> Vec<u8> {
-    let words: Vec<&str> = statement.trim_end_matches(';').split_whitespace().take(2).collect();
-    complete(&words.join(" ").to_uppercase())
+/// The answer to some statements: each `select` gives one row, as PostgreSQL gives it for `select 1`, or true where it asks
+/// what exists, as a proxy does that has reset a session; any other succeeds.
+pub fn answer(statements: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for statement in statements.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+        let words: Vec<String> = statement.split_whitespace().take(2).map(str::to_uppercase).collect();
+        if words[0] == "SELECT" {
+            let value = if statement.contains("EXISTS") { b't' } else { b'1' };
+            bytes.extend(message(b'T', b"\0\x01?column?\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"));
+            bytes.extend(message(b'D', &[0, 1, 0, 0, 0, 1, value]));
+            bytes.extend(message(b'C', b"SELECT 1\0"));
+        } else {
+            bytes.extend(message(b'C', format!("{}\0", words.join(" ")).as_bytes()));
+        }
+    }
+    bytes.extend(READY);
+    bytes
 }
 
 /// CommandComplete and ReadyForQuery.

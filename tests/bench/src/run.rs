@@ -39,7 +39,7 @@ pub struct Cost {
 }
 
 impl Run {
-    pub fn new(options: Options) -> Result<Run> {
+    pub fn new(mut options: Options) -> Result<Run> {
         let sessions = allow_open_files(MANY)?;
         let dir = tempfile::Builder::new().prefix("bench-").tempdir()?;
         // Peers that are not root look into it.
@@ -59,6 +59,14 @@ impl Run {
             key: write("server.key", &identity.key)?,
             sessions,
         };
+        for (index, subject) in options.subjects.iter_mut().enumerate() {
+            if let Subject::Ours { binary, .. } = subject {
+                // A build that goes on meanwhile must not change what is measured.
+                let copy = dir.path().join(format!("pg-iam-proxy-{index}"));
+                fs::copy(&binary, &copy)?;
+                *binary = copy;
+            }
+        }
         let path = |path: &PathBuf| path.to_str().map(str::to_owned).context("TMPDIR is not UTF-8");
         let mut backend = Part::start(&["backend", &path(&files.certificate)?, &path(&files.key)?])?;
         let ports = serde_json::from_str(&backend.line()?)?;

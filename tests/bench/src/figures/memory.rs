@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::load::Job;
 use crate::peers::{LegKind, Mode, Peer, Subject};
-use crate::process::{Part, Resident, pause, resident};
+use crate::process::{Part, Resident, cpu_seconds, pause, resident};
 use crate::results::Results;
 use crate::run::{MANY, Run, costed};
 
@@ -17,6 +17,9 @@ const BURST_PIECES: usize = 1;
 const BUSY: usize = 16;
 /// Threads go to sleep and allocators give back.
 const REST: Duration = Duration::from_millis(300);
+/// CPU seconds within a rest: a hundredth is what /proc can tell.
+const IDLE: f64 = 0.02;
+const MOST_WAIT: Duration = Duration::from_secs(20);
 
 /// A peer of its own for each leg: memory that was once used is seldom given back.
 pub fn measure(run: &mut Run, round: usize) {
@@ -95,11 +98,26 @@ fn beside(
     load.perform(&Job::Burst { pieces: BURST_PIECES, clients: 2 * OPENERS })?;
     add(&format!("memory_{MANY}_burst_kib"), (rss(peer) - first) / many as f64);
     load.perform(&Job::Close { sessions: many })?;
-    pause(REST);
+    wait_until_idle(peer);
     let after = busy(load)?;
     add("beside_0_cpu_us", f64::midpoint(before, after));
     add("beside_growth", among / f64::midpoint(before, after));
     Ok(())
+}
+
+/// Ten thousand sessions that end at once keep some peers busy for seconds.
+fn wait_until_idle(peer: &Peer) {
+    let cpu = || peer.id().map_or(0.0, cpu_seconds);
+    let deadline = Instant::now() + MOST_WAIT;
+    let mut before = cpu();
+    while Instant::now() < deadline {
+        pause(REST);
+        let now = cpu();
+        if now - before < IDLE {
+            return;
+        }
+        before = now;
+    }
 }
 
 fn rss(peer: &Peer) -> f64 {

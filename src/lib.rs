@@ -88,6 +88,9 @@
 //!
 //! - A client is told the server's real process id, since tools show it. Its cancel key is sealed in protocol 3.2 and the
 //!   server's own in 3.0; `cancel` says why, and what is different where sessions are used again.
+//! - rustls shakes hands, verifies and derives keys; records are opened and sealed by `tls::record`, from one buffer of the
+//!   thread into another. What that makes ours (key updates, alerts, `close_notify`) stands in its head and is tested against
+//!   rustls and OpenSSL.
 //! - The upstream leg always speaks protocol 3.0, whatever the client leg speaks: 3.2 differs in the length of cancel
 //!   keys only.
 //! - What AWS gives ends by the wall clock or by the monotonic one, whichever is first: the one goes on while a machine sleeps,

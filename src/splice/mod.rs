@@ -28,6 +28,8 @@ pub use watch::Watch;
 const RECEIVE: usize = 256 * 1024;
 /// The same, in records of the other side.
 const SEND: usize = RECEIVE + 4 * 1024;
+/// How often a busy session receives before it lets others on its thread have theirs: a millisecond's work.
+const TURNS: usize = 8;
 /// How long a client may take to close once the server is gone: closing at once, with bytes of the client
 /// unread, would make the kernel throw away the server's last message.
 const LINGER: Duration = Duration::from_secs(5);
@@ -87,7 +89,7 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, 
     let mut first: Option<(Side, Option<io::Error>)> = None;
     // Dropping the future in the middle loses at most what the kernel has not been given yet.
     poll_fn(|cx| {
-        loop {
+        for _ in 0..TURNS {
             // In turns, so that neither direction starves the other.
             let moved_up = up.poll_step(cx, client, upstream, |bytes| watch.from_client(bytes)).is_ready();
             if up.has_ended() && first.is_none() {
@@ -113,6 +115,8 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, 
                 return if left { Poll::Ready(()) } else { Poll::Pending };
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     })
     .await;
     let is_open_upstream = up.phase == Phase::Left && down.phase == Phase::Copying;

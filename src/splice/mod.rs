@@ -24,10 +24,10 @@ pub use leg::{Clear, Leg};
 use outlet::Outlet;
 pub use watch::Watch;
 
-/// Bytes received at a time.
-const RECEIVE: usize = 256 * 1024;
-/// The same, in records of the other side.
-const SEND: usize = RECEIVE + 4 * 1024;
+/// Sealed bytes received at a time: with what is opened of them they stay in a processor's own cache.
+const RECEIVE: usize = 64 * 1024;
+/// Bytes sent at a time, which is how many are received from a client in clear: those are sealed where they arrive.
+const SEND: usize = 260 * 1024;
 /// How often a busy session receives before it lets others on its thread have theirs: a millisecond's work.
 const TURNS: usize = 8;
 /// How long a client may take to close once the server is gone: closing at once, with bytes of the client

@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::tls::record::{Fault, Layout, MAX_PAYLOAD};
 use crate::tls::stream::{Sink, TlsStream};
+use crate::tls::unsent::Unsent;
 
 /// A connection that bytes are moved from and to.
 pub trait Leg {
@@ -86,14 +87,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
 /// A connection in clear.
 pub struct Clear<T> {
     pub(super) io: T,
-    kept: Vec<u8>,
-    sent: usize,
+    unsent: Unsent,
 }
 
 impl<T> Clear<T> {
     /// Nothing has been read ahead of it.
     pub fn new(io: T) -> Self {
-        Self { io, kept: Vec::new(), sent: 0 }
+        Self { io, unsent: Unsent::default() }
     }
 }
 
@@ -149,32 +149,12 @@ impl<T: Socket> Leg for Clear<T> {
         Ok(0)
     }
 
-    fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
-        if self.kept.is_empty() {
-            while !bytes.is_empty() {
-                match Pin::new(&mut self.io).poll_write(cx, bytes)? {
-                    Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(written) => bytes = &bytes[written..],
-                    Poll::Pending => break,
-                }
-            }
-        }
-        self.kept.extend_from_slice(bytes);
-        Ok(())
+    fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        self.unsent.send(&mut self.io, cx, bytes)
     }
 
     fn poll_send_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.kept.len() {
-            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.kept[self.sent..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.sent += written,
-            }
-        }
-        if self.sent > 0 {
-            self.kept = Vec::new();
-            self.sent = 0;
-        }
-        Poll::Ready(Ok(()))
+        self.unsent.poll_send(&mut self.io, cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,6 +14,7 @@ mod server_certificate;
 pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod unsent;
 pub mod upstream;
 
 pub use client_certificate::CertificateNames;

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::record::{Fault, Layout, MAX_CONTROL, MAX_PAYLOAD, MAX_RECORD, Opened, Records};
+use super::unsent::Unsent;
 
 /// Read at a time while a login is under way.
 const READ: usize = 8 * 1024;
@@ -21,9 +22,8 @@ pub struct TlsStream<T> {
     /// Opened, not taken by a reader.
     plaintext: Vec<u8>,
     taken: usize,
-    /// Sealed, not sent.
-    sealed: Vec<u8>,
-    sent: usize,
+    /// Sealed.
+    unsent: Unsent,
     peer_closed: bool,
     closing: bool,
 }
@@ -31,7 +31,7 @@ pub struct TlsStream<T> {
 impl<T> TlsStream<T> {
     pub(super) fn new(io: T, records: Records, received: Vec<u8>, plaintext: Vec<u8>) -> Self {
         let received = if received.is_empty() { Vec::new() } else { received };
-        Self { io, records: records.into(), received, plaintext, taken: 0, sealed: Vec::new(), sent: 0, peer_closed: false, closing: false }
+        Self { io, records: records.into(), received, plaintext, taken: 0, unsent: Unsent::default(), peer_closed: false, closing: false }
     }
 
     /// What is under it.
@@ -169,18 +169,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     ///
     /// # Errors
     /// I/O errors.
-    pub fn send(&mut self, cx: &mut Context<'_>, mut sealed: &[u8]) -> io::Result<()> {
-        if self.sealed.is_empty() {
-            while !sealed.is_empty() {
-                match Pin::new(&mut self.io).poll_write(cx, sealed)? {
-                    Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(written) => sealed = &sealed[written..],
-                    Poll::Pending => break,
-                }
-            }
-        }
-        self.sealed.extend_from_slice(sealed);
-        Ok(())
+    pub fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()> {
+        self.unsent.send(&mut self.io, cx, sealed)
     }
 
     /// Sends what was kept.
@@ -189,27 +179,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     /// I/O errors; [`Fault::Exhausted`].
     pub fn poll_send_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            while self.sent < self.sealed.len() {
-                match ready!(Pin::new(&mut self.io).poll_write(cx, &self.sealed[self.sent..]))? {
-                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    written => self.sent += written,
-                }
-            }
-            if self.sent > 0 {
-                self.sealed = Vec::new();
-                self.sent = 0;
-            }
+            ready!(self.unsent.poll_send(&mut self.io, cx))?;
             if !self.records.owes() || self.closing {
                 return Poll::Ready(Ok(()));
             }
-            self.records.answer(&mut self.sealed)?;
+            self.records.answer(self.unsent.bytes())?;
         }
     }
 
     /// Tells the peer, as far as the connection takes it now.
     fn fail(&mut self, cx: &mut Context<'_>, fault: Fault) -> io::Error {
         self.peer_closed = true;
-        if !self.closing && self.records.seal_alert(fault, &mut self.sealed).is_ok() {
+        if !self.closing && self.records.seal_alert(fault, self.unsent.bytes()).is_ok() {
             self.closing = true;
             let _ = self.poll_send_sealed(cx);
         }
@@ -319,7 +300,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
         ready!(this.poll_send_sealed(cx))?;
         if !this.closing {
             this.closing = true;
-            this.records.seal_close_notify(&mut this.sealed)?;
+            this.records.seal_close_notify(this.unsent.bytes())?;
             ready!(this.poll_send_sealed(cx))?;
         }
         Pin::new(&mut this.io).poll_shutdown(cx)

@@ -26,13 +26,5 @@ pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     let file = dir.join("haproxy.cfg");
     fs::write(&file, text)?;
     let process = Process::start(command(&program("haproxy"), dir)?.arg("-db").arg("-f").arg(file))?;
-    Ok(Peer {
-        process: Some(process),
-        plain,
-        tls: Some(tls),
-        handshake: Tls::Direct,
-        user: upstream.user.clone(),
-        password: upstream.password.clone(),
-        database: upstream.database.clone(),
-    })
+    Ok(Peer { process: Some(process), plain, tls: Some(tls), handshake: Tls::Direct, ..Peer::direct(upstream) })
 }

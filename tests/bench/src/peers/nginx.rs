@@ -32,13 +32,5 @@ pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     fs::write(&file, text)?;
     let process =
         Process::start(command(&program("nginx"), dir)?.arg("-p").arg(dir).arg("-c").arg(file).arg("-e").arg(dir.join("error.log")))?;
-    Ok(Peer {
-        process: Some(process),
-        plain,
-        tls: Some(tls),
-        handshake: Tls::Direct,
-        user: upstream.user.clone(),
-        password: upstream.password.clone(),
-        database: upstream.database.clone(),
-    })
+    Ok(Peer { process: Some(process), plain, tls: Some(tls), handshake: Tls::Direct, ..Peer::direct(upstream) })
 }

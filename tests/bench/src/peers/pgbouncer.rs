@@ -47,15 +47,7 @@ pub fn start(mode: Mode, dir: &Path, files: &Files, upstream: &Upstream) -> Resu
         command.uid(uid).gid(gid);
     }
     let process = Process::start(command.arg(file))?;
-    Ok(Peer {
-        process: Some(process),
-        plain: address,
-        tls: Some(address),
-        handshake: Tls::SslRequest,
-        user: upstream.user.clone(),
-        password: upstream.password.clone(),
-        database: upstream.database.clone(),
-    })
+    Ok(Peer { process: Some(process), plain: address, tls: Some(address), handshake: Tls::SslRequest, ..Peer::direct(upstream) })
 }
 
 fn nobody() -> Result<(u32, u32)> {

@@ -22,13 +22,5 @@ pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     fs::write(&file, text)?;
     let name = if Path::new("/usr/bin/stunnel4").exists() { "stunnel4" } else { "stunnel" };
     let process = Process::start(command(&program(name), dir)?.arg(file))?;
-    Ok(Peer {
-        process: Some(process),
-        plain,
-        tls: None,
-        handshake: Tls::None,
-        user: upstream.user.clone(),
-        password: upstream.password.clone(),
-        database: upstream.database.clone(),
-    })
+    Ok(Peer { process: Some(process), plain, tls: None, handshake: Tls::None, ..Peer::direct(upstream) })
 }

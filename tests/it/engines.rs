@@ -43,6 +43,17 @@ fn rds_tokens_are_signed_for_the_signing_host_when_it_is_not_the_dial_host() {
 }
 
 #[test]
+fn an_rds_proxy_is_verified_and_its_tokens_are_signed_under_its_own_name() {
+    let bed = Testbed::shared();
+    bed.rds().create_user("behind_a_proxy").unwrap();
+    let host = "myproxy.proxy-123456789012.us-west-2.rds.amazonaws.com";
+    let keys =
+        format!("db_user = \"behind_a_proxy\"\ndatabase = \"postgres\"\nsigning_host = \"{host}:5432\"\ntls_server_name = \"{host}\"");
+    let proxy = Proxy::with_config(&bed.aws(), &rds_config(&keys).replace("region = \"us-west-2\"\n", ""));
+    assert_eq!(user_of(&proxy), "behind_a_proxy");
+}
+
+#[test]
 fn rds_endpoints_are_discovered_for_an_instance_and_for_a_clusters_writer_and_reader() {
     let aws = Testbed::shared().aws();
     let endpoint = format!("endpoint_url = \"{}\"\ndb_user = \"jane_doe\"\ndatabase = \"postgres\"", aws.endpoint_url());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,6 +17,7 @@ use crate::hash_password;
 use crate::policy::{self, arn::is_account};
 use crate::server::{Controls, Server};
 use crate::telemetry;
+use crate::workers::Workers;
 
 /// sysexits: the command line is wrong.
 const EX_USAGE: u8 = 64;
@@ -198,7 +200,7 @@ fn chosen(config: &Config, urls: &[String], names: &[&String]) -> Result<Vec<Arc
     Ok(if urls.is_empty() && names.is_empty() { all } else { chosen }.into_values().collect())
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn walk(targets: &[Arc<Target>], config: &Config, client: &Client, json: bool) -> bool {
     check::check(targets, &config.users, client, json).await
 }
@@ -224,8 +226,9 @@ fn run(config: Config, arguments: &Run) -> ExitCode {
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn serve(config: Config) -> anyhow::Result<()> {
+    let workers = Workers::start().context("cannot start a thread for each processor")?;
     let controls = Controls::default();
     let server = Server::bind(config, &controls).await?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -255,7 +258,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     };
     tokio::select! {
-        () = server.run(controls.clone()) => Ok(()),
+        () = server.run(workers, controls.clone()) => Ok(()),
         () = signals => Ok(()),
     }
 }

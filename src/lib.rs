@@ -42,6 +42,7 @@
 //! | `config` | What may be configured? `raw` is the file as written, `check` holds the rules, `target_url` turns a URL into a file |
 //! | `server` | Who is accepted, and how does everything stop? |
 //! | `admin` | What do operators see of a running proxy, and how little can that cost? |
+//! | `workers` | Which thread serves a session? |
 //! | `session` | What happens to one connection, from top to bottom? |
 //! | `client` | What do clients say first, how do they prove who they are, and what are they told? |
 //! | `governor` | How fast may logins reach a server? |
@@ -62,7 +63,7 @@
 //!
 //! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, governor, places, splice} →
 //! {config, error, wire, tls, verifier, metrics, secret}`; and `cli → policy → {route, credentials, config}`, `cli → check → {route, credentials,
-//! upstream}`, `server → admin → metrics`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
+//! upstream}`, `server → {workers, admin → metrics}`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
 //!
 //! ## Invariants
 //!
@@ -88,6 +89,8 @@
 //!
 //! - A client is told the server's real process id, since tools show it. Its cancel key is sealed in protocol 3.2 and the
 //!   server's own in 3.0; `cancel` says why, and what is different where sessions are used again.
+//! - Each thread has a runtime of its own, and a session stays where it was seated at its accept (`workers`). A spare that another
+//!   thread watches changes over when it is handed out.
 //! - rustls shakes hands, verifies and derives keys; records are opened and sealed by `tls::record`, from one buffer of the
 //!   thread into another. What that makes ours (key updates, alerts, `close_notify`) stands in its head and is tested against
 //!   rustls and OpenSSL.
@@ -124,6 +127,7 @@ mod tls;
 mod upstream;
 mod verifier;
 pub mod wire;
+mod workers;
 
 // For tests/fuzz.
 pub use splice::{Boundaries, Watch};

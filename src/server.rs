@@ -26,6 +26,7 @@ use crate::secret::Secret;
 use crate::session::{self, Shared, Spares};
 use crate::tls::listener::ListenerTls;
 use crate::verifier::{ITERATIONS, Verifier};
+use crate::workers::Workers;
 use socket::Socket;
 
 /// How long sessions may go on once the proxy is asked to stop.
@@ -114,7 +115,8 @@ impl Server {
 
     /// Serves until it is told to stop: then accepts no more, refuses logins under way, and waits for sessions to end,
     /// for 10 s at most or until it is told to end now.
-    pub async fn run(self, controls: Controls) {
+    pub async fn run(self, workers: Workers, controls: Controls) {
+        let workers = Arc::new(workers);
         let sessions = TaskTracker::new();
         let accepting = TaskTracker::new();
         let certificates: Vec<_> = self.sockets.iter().filter_map(|(_, listener)| listener.tls.acceptor().cloned()).collect();
@@ -126,10 +128,10 @@ impl Server {
             });
         }
         for (socket, listener) in self.sockets {
-            let (shared, sessions, stop) = (self.shared.clone(), sessions.clone(), stop.clone());
+            let (shared, workers, sessions, stop) = (self.shared.clone(), workers.clone(), sessions.clone(), stop.clone());
             accepting.spawn(async move {
                 // Dropping the socket closes it: whoever comes now is refused by the kernel.
-                stop.run_until_cancelled(accept(&socket, &listener, &shared, &sessions)).await;
+                stop.run_until_cancelled(accept(&socket, &listener, &shared, &workers, &sessions)).await;
             });
         }
         if let Some(admin) = self.admin {
@@ -176,18 +178,28 @@ fn usual_iterations(users: &HashMap<String, Arc<User>>) -> NonZeroU32 {
     counts.into_iter().max_by_key(|&(iterations, users)| (users, iterations)).map_or(ITERATIONS, |(iterations, _)| iterations)
 }
 
-async fn accept(socket: &Socket, listener: &Arc<Listener>, shared: &Arc<Shared>, sessions: &TaskTracker) {
+async fn accept(socket: &Socket, listener: &Arc<Listener>, shared: &Arc<Shared>, workers: &Workers, sessions: &TaskTracker) {
     let mut exhausted = false;
     loop {
         match socket.accept().await {
             Ok(accepted) => {
                 exhausted = false;
                 let (listener, shared, tracker) = (listener.clone(), shared.clone(), sessions.clone());
-                sessions.spawn(async move {
+                let seat = workers.seat();
+                let runtime = seat.runtime.clone();
+                let session = async move {
+                    let accepted = if seat.elsewhere { accepted.adopt() } else { Ok(accepted) };
+                    let Ok(accepted) = accepted.inspect_err(|error| tracing::error!(%error, "cannot take a connection over")) else {
+                        return;
+                    };
                     if let Some(established) = session::open(&shared, &listener, accepted).await {
-                        tracker.spawn(established.run());
+                        tracker.spawn(async move {
+                            established.run().await;
+                            drop(seat);
+                        });
                     }
-                });
+                };
+                sessions.spawn_on(session, &runtime);
             }
             // The client gave up before it was accepted: accept(2) hands that over as an error.
             Err(error) if is_the_clients(&error) => {}

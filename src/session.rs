@@ -12,6 +12,7 @@ mod identify;
 mod reach;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +88,19 @@ pub enum Accepted {
     Tcp(TcpStream, std::net::SocketAddr),
     /// Through a unix socket, as this operating system user.
     Unix(UnixStream, u32),
+}
+
+impl Accepted {
+    /// Has what happens on it reported to this thread, where another one has accepted it.
+    ///
+    /// # Errors
+    /// The system does not watch it.
+    pub fn adopt(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(tcp, address) => Self::Tcp(TcpStream::from_std(tcp.into_std()?)?, address),
+            Self::Unix(unix, user) => Self::Unix(UnixStream::from_std(unix.into_std()?)?, user),
+        })
+    }
 }
 
 /// Serves a connection up to the end of its login. `None`: it was a cancel, or it is over.

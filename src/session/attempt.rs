@@ -1,5 +1,6 @@
 //! Phases 5 to 7: from a route to a session that is ready, for a client that waits or as a spare for the next one.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -135,6 +136,11 @@ impl warm::Session for Ready {
 
     fn since(&self) -> tokio::time::Instant {
         self.since
+    }
+
+    fn adopt(mut self) -> io::Result<Self> {
+        self.session.connection.stream = self.session.connection.stream.adopt()?;
+        Ok(self)
     }
 
     async fn reset(&mut self) -> Result<(), String> {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::record::{Fault, Layout, MAX_CONTROL, MAX_PAYLOAD, MAX_RECORD, Opened, Records};
 use super::unsent::Unsent;
@@ -69,6 +70,17 @@ impl<T> TlsStream<T> {
     /// As [`Records::replace_worn_key`].
     pub fn replace_worn_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
         self.records.replace_worn_key(slot)
+    }
+}
+
+impl TlsStream<TcpStream> {
+    /// Has what happens on it reported to this thread, where another one has opened it.
+    ///
+    /// # Errors
+    /// The system does not watch it.
+    pub fn adopt(self) -> io::Result<Self> {
+        let io = TcpStream::from_std(self.io.into_std()?)?;
+        Ok(Self { io, ..self })
     }
 }
 

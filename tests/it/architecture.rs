@@ -4,18 +4,33 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each module may use. A module that is not here may not exist.
-const MAY_USE: [(&str, &[&str]); 24] = [
+const MAY_USE: [(&str, &[&str]); 25] = [
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["check", "config", "hash_password", "policy", "server", "telemetry"]),
+    ("cli", &["check", "config", "hash_password", "policy", "server", "telemetry", "workers"]),
     ("check", &["config", "credentials", "error", "route", "tls", "upstream"]),
     ("hash_password", &["secret", "verifier", "wire"]),
     ("policy", &["config", "credentials", "route"]),
     ("telemetry", &["config"]),
     (
         "server",
-        &["admin", "session", "cancel", "client", "config", "credentials", "governor", "metrics", "places", "secret", "tls", "verifier"],
+        &[
+            "admin",
+            "session",
+            "cancel",
+            "client",
+            "config",
+            "credentials",
+            "governor",
+            "metrics",
+            "places",
+            "secret",
+            "tls",
+            "verifier",
+            "workers",
+        ],
     ),
+    ("workers", &[]),
     ("admin", &["metrics"]),
     (
         "session",

@@ -143,6 +143,23 @@ fn clients_over_tls_leave_their_sessions_too() {
 }
 
 #[test]
+fn the_next_client_may_be_served_by_another_thread() {
+    let proxy = proxy("");
+    let names: Vec<String> = (0..8).map(|index| format!("client {index}")).collect();
+    let mut clients: Vec<_> = names.iter().map(|name| log_in(&proxy, name)).collect();
+    let process_ids: Vec<_> = clients.iter().map(Client::process_id).collect();
+    // Threads have sessions in turn, and the other way round each of these comes to another one.
+    clients.drain(..).for_each(leave);
+    wait_for_resets(&proxy, names.len());
+    for (name, process_id) in names.iter().zip(process_ids).rev() {
+        let mut client = log_in(&proxy, name);
+        assert_eq!(client.process_id(), process_id, "{name}");
+        assert_eq!(client.value("select 1"), "1", "{name}");
+        clients.push(client);
+    }
+}
+
+#[test]
 fn a_role_that_is_the_sessions_default_is_taken_again() {
     let bed = Testbed::shared();
     let roles = "create role reuse_default login in role rds_iam; create role reuse_other; grant reuse_other to reuse_default; \

@@ -18,6 +18,7 @@ mod allot;
 mod pool;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ pub struct Kind {
 pub const REUSED: usize = 10;
 
 /// A session that can wait.
-pub trait Session: Send + 'static {
+pub trait Session: Sized + Send + 'static {
     /// Its stream.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
 
@@ -60,6 +61,12 @@ pub trait Session: Send + 'static {
 
     /// When it was logged in.
     fn since(&self) -> Instant;
+
+    /// Has what happens on it reported to this thread, where another one has watched it.
+    ///
+    /// # Errors
+    /// The system does not watch it.
+    fn adopt(self) -> io::Result<Self>;
 
     /// Makes it what it was then, after a client has left it; says why it cannot be.
     fn reset(&mut self) -> impl Future<Output = Result<(), String>> + Send;

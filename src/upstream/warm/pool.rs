@@ -3,9 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -43,7 +45,7 @@ pub struct Pool<L: LogIn> {
 
 struct State<L: LogIn> {
     /// Oldest first.
-    logins: VecDeque<Login<L>>,
+    logins: VecDeque<Arc<Login<L>>>,
     /// Oldest first.
     spares: Vec<Spare<L::Session>>,
     next_id: u64,
@@ -55,7 +57,9 @@ struct State<L: LogIn> {
 struct Login<L> {
     at: Instant,
     kind: Arc<Kind>,
-    again: Arc<L>,
+    again: L,
+    /// Of its thread, where the next one of its kind may come as well.
+    runtime: Handle,
 }
 
 /// A spare or the making of one. The session itself is with the task that watches it, which ends it when this is dropped.
@@ -69,6 +73,8 @@ struct Spare<S> {
 }
 
 struct Ready {
+    /// That watches it.
+    thread: ThreadId,
     address: SocketAddr,
     since: (Instant, SystemTime),
 }
@@ -100,14 +106,16 @@ impl<L: LogIn> Pool<L> {
     /// Dropping the future ends the spare.
     pub async fn take(&self, kind: &Kind) -> Option<(L::Session, Taken)> {
         loop {
-            let Spare { place, hand_over, ready, .. } = self.lock().take(kind)?;
-            if ready.is_some_and(|ready| machine_slept(ready.since)) {
+            let here = thread::current().id();
+            let (Spare { place, hand_over, .. }, ready) = self.lock().take(kind, here)?;
+            if machine_slept(ready.since) {
                 continue;
             }
             let (reply, session) = oneshot::channel();
             // No answer: it ended just now.
             if hand_over.send(reply).is_ok()
                 && let Ok(session) = session.await
+                && let Ok(session) = if ready.thread == here { Ok(session) } else { session.adopt() }
             {
                 return Some((session, place));
             }
@@ -118,7 +126,7 @@ impl<L: LogIn> Pool<L> {
     pub fn seen(&self, kind: Kind, again: L) -> Arc<Kind> {
         let mut state = self.lock();
         let kind = state.known(&kind).unwrap_or_else(|| kind.into());
-        state.logins.push_back(Login { at: Instant::now(), kind: kind.clone(), again: again.into() });
+        state.logins.push_back(Login { at: Instant::now(), kind: kind.clone(), again, runtime: Handle::current() }.into());
         if state.logins.len() > (4 * self.most()).max(8) {
             state.logins.pop_front();
         }
@@ -225,11 +233,12 @@ impl<L: LogIn> Pool<L> {
             state.logins.pop_front();
         }
         let mut kinds = state.kinds();
-        let claims: Vec<_> = kinds.iter().map(|(_, claim, _)| *claim).collect();
+        let claims: Vec<_> = kinds.iter().map(|(_, claim)| *claim).collect();
         let mut left = allot(&claims, self.most());
         // The newest stay.
         for index in (0..state.spares.len()).rev() {
-            let kind = kinds.iter().position(|(kind, ..)| Arc::ptr_eq(kind, &state.spares[index].kind)).filter(|&kind| left[kind] > 0);
+            let kind =
+                kinds.iter().position(|(login, _)| Arc::ptr_eq(&login.kind, &state.spares[index].kind)).filter(|&kind| left[kind] > 0);
             match kind {
                 Some(kind) => left[kind] -= 1,
                 None => drop(state.spares.remove(index)),
@@ -243,26 +252,27 @@ impl<L: LogIn> Pool<L> {
             None => (self.target.max_concurrent_logins / 4).max(1),
         };
         let shares = allot(&claims, self.target.warm_sessions);
-        for ((kind, _, again), share) in kinds.drain(..).zip(shares) {
-            for _ in state.held(&kind)..share {
+        for ((login, _), share) in kinds.drain(..).zip(shares) {
+            for _ in state.held(&login.kind)..share {
                 let mut place = Taken::default();
                 if making >= most || self.places.take(&Place::Target(self.target.name.clone()), &mut place).is_err() {
                     return;
                 }
                 making += 1;
-                self.begin(&mut state, kind.clone(), again.clone(), place);
+                self.begin(&mut state, login.clone(), place);
             }
         }
     }
 
-    fn begin(self: &Arc<Self>, state: &mut State<L>, kind: Arc<Kind>, again: Arc<L>, place: Taken) {
-        let (id, mut asked) = state.push(kind.clone(), place);
+    fn begin(self: &Arc<Self>, state: &mut State<L>, login: Arc<Login<L>>, place: Taken) {
+        let (id, mut asked) = state.push(login.kind.clone(), place);
+        let runtime = login.runtime.clone();
         let pool = self.clone();
-        self.tasks.spawn(async move {
+        let task = async move {
             let made = tokio::select! {
                 // Nobody asks for what is not ready: it is not wanted any more.
                 _ = &mut asked => return,
-                made = again.log_in() => made,
+                made = login.again.log_in() => made,
             };
             match made {
                 Ok(session) => {
@@ -270,9 +280,10 @@ impl<L: LogIn> Pool<L> {
                     pool.recovered();
                     pool.watch(id, session, asked).await;
                 }
-                Err(failure) => pool.failed(id, &kind, &failure),
+                Err(failure) => pool.failed(id, &login.kind, &failure),
             }
-        });
+        };
+        self.tasks.spawn_on(task, &runtime);
     }
 
     /// Holds a spare until it is asked for or ends.
@@ -320,7 +331,7 @@ impl<L: LogIn> Pool<L> {
     /// A spare may be asked for from now on, unless it is not wanted any more.
     fn enter(&self, id: u64, address: SocketAddr, how: &str) {
         if let Some(spare) = self.lock().spares.iter_mut().find(|spare| spare.id == id) {
-            spare.ready = Some(Ready { address, since: (Instant::now(), SystemTime::now()) });
+            spare.ready = Some(Ready { thread: thread::current().id(), address, since: (Instant::now(), SystemTime::now()) });
         }
         tracing::debug!(target = self.target.name, upstream = %address, how, "spare session ready");
     }
@@ -358,8 +369,8 @@ impl<L: LogIn> Pool<L> {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            let Some(again) = self.lock().one_that_has_spares() else { continue };
-            if let Some(addresses) = again.addresses().await {
+            let Some(login) = self.lock().one_that_has_spares() else { continue };
+            if let Some(addresses) = login.again.addresses().await {
                 self.lose(|spare| spare.ready.as_ref().is_some_and(|ready| !addresses.contains(&ready.address)));
             }
         }
@@ -387,9 +398,14 @@ impl<L: LogIn> Pool<L> {
 }
 
 impl<L: LogIn> State<L> {
-    fn take(&mut self, kind: &Kind) -> Option<Spare<L::Session>> {
-        let index = self.spares.iter().position(|spare| spare.ready.is_some() && *spare.kind == *kind)?;
-        Some(self.spares.remove(index))
+    /// One that this thread watches, if there is one.
+    fn take(&mut self, kind: &Kind, here: ThreadId) -> Option<(Spare<L::Session>, Ready)> {
+        let fit = self.spares.iter().enumerate().filter(|(_, spare)| *spare.kind == *kind);
+        let ready = fit.filter_map(|(index, spare)| Some((index, spare.ready.as_ref()?)));
+        let (index, _) = ready.min_by_key(|(_, ready)| ready.thread != here)?;
+        let mut spare = self.spares.remove(index);
+        let ready = spare.ready.take()?;
+        Some((spare, ready))
     }
 
     /// Kinds that are equal are one.
@@ -408,12 +424,12 @@ impl<L: LogIn> State<L> {
     }
 
     /// Kinds that have a claim, the one that logged in last first.
-    fn kinds(&self) -> Vec<(Arc<Kind>, Claim, Arc<L>)> {
-        let mut kinds: Vec<(Arc<Kind>, Claim, Arc<L>)> = Vec::new();
+    fn kinds(&self) -> Vec<(Arc<Login<L>>, Claim)> {
+        let mut kinds: Vec<(Arc<Login<L>>, Claim)> = Vec::new();
         let mut places = HashMap::new();
         for login in self.logins.iter().rev() {
             let place = *places.entry(Arc::as_ptr(&login.kind)).or_insert_with(|| {
-                kinds.push((login.kind.clone(), Claim { logins: 0, held: self.held(&login.kind) }, login.again.clone()));
+                kinds.push((login.clone(), Claim { logins: 0, held: self.held(&login.kind) }));
                 kinds.len() - 1
             });
             kinds[place].1.logins += 1;
@@ -425,7 +441,7 @@ impl<L: LogIn> State<L> {
         self.spares.iter().filter(|spare| Arc::ptr_eq(&spare.kind, kind)).count()
     }
 
-    fn one_that_has_spares(&self) -> Option<Arc<L>> {
-        self.logins.back().filter(|_| !self.spares.is_empty()).map(|login| login.again.clone())
+    fn one_that_has_spares(&self) -> Option<Arc<Login<L>>> {
+        self.logins.back().filter(|_| !self.spares.is_empty()).cloned()
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -44,6 +45,10 @@ impl Session for Logged {
 
     fn since(&self) -> Instant {
         self.since
+    }
+
+    fn adopt(self) -> io::Result<Self> {
+        Ok(self)
     }
 
     /// The server says whether it can be.

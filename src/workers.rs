@@ -1,0 +1,108 @@
+//! The threads that serve sessions, one for each processor.
+//!
+//! A session stays on its thread from its first byte to its last, with both its sockets: its bytes never wait for another
+//! thread to wake up, and never leave the processor's cache for another's. The price is that two busy sessions may share
+//! a thread while another has idle ones only; counting them evens that out.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, ThreadId};
+
+use tokio::runtime::{Builder, Handle};
+
+/// The threads, each with a runtime of its own.
+pub struct Workers(Vec<Worker>);
+
+struct Worker {
+    thread: ThreadId,
+    runtime: Handle,
+    sessions: Arc<AtomicUsize>,
+}
+
+/// A session's place on a worker; it is free again when it is dropped.
+pub struct Seat {
+    /// Where to spawn it.
+    pub runtime: Handle,
+    /// Whether that is another thread than the one that asked.
+    pub elsewhere: bool,
+    sessions: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// The calling thread, which must be about to run its runtime for good, and a new one for each processor more.
+    ///
+    /// # Errors
+    /// The system gives no more threads or files.
+    pub fn start() -> io::Result<Self> {
+        let mut workers = vec![Worker::new(thread::current().id(), Handle::current())];
+        for index in 1..thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let handle = runtime.handle().clone();
+            let name = format!("worker-{index}");
+            let thread = thread::Builder::new().name(name).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+            workers.push(Worker::new(thread.thread().id(), handle));
+        }
+        Ok(Self(workers))
+    }
+
+    /// A place where the fewest sessions are. The first worker, which accepts them, has the first: a lonely client's login changes
+    /// threads nowhere.
+    pub fn seat(&self) -> Seat {
+        let Worker { thread, runtime, sessions } =
+            self.0.iter().min_by_key(|worker| worker.sessions.load(Ordering::Relaxed)).expect("there is one at least");
+        sessions.fetch_add(1, Ordering::Relaxed);
+        Seat { runtime: runtime.clone(), elsewhere: *thread != thread::current().id(), sessions: sessions.clone() }
+    }
+}
+
+impl Worker {
+    fn new(thread: ThreadId, runtime: Handle) -> Self {
+        Self { thread, runtime, sessions: Arc::default() }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lonely_session_stays_on_the_thread_that_accepts_it() {
+        let workers = Workers::start().unwrap();
+        for _ in 0..3 {
+            let seat = workers.seat();
+            assert!(!seat.elsewhere);
+            let thread = seat.runtime.spawn(async { thread::current().id() }).await.unwrap();
+            assert_eq!(thread, thread::current().id());
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_are_spread_evenly_also_after_some_have_ended() {
+        let workers = Workers::start().unwrap();
+        let count = thread::available_parallelism().unwrap().get();
+        let mut seats: Vec<_> = (0..6 * count).map(|_| workers.seat()).collect();
+        // One after another, they are those of each worker in turn: all that the first one has go.
+        let mut index = 0;
+        seats.retain(|_| {
+            index += 1;
+            !(index - 1_usize).is_multiple_of(count)
+        });
+        seats.extend((0..6).map(|_| workers.seat()));
+        let mut threads: HashMap<_, usize> = HashMap::new();
+        for seat in &seats {
+            let thread = seat.runtime.spawn(async { thread::current().id() }).await.unwrap();
+            assert_eq!(thread != thread::current().id(), seat.elsewhere);
+            *threads.entry(thread).or_default() += 1;
+        }
+        assert_eq!((threads.len(), threads.values().all(|&sessions| sessions == 6)), (count, true));
+    }
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +22,8 @@ use crate::wire::frontend::TERMINATE;
 /// For how long a login speaks for spares of its kind. An Aurora cluster that pauses when nobody is connected does so after
 /// as long.
 const RECENT: Duration = Duration::from_mins(5);
+/// Pause before a spare is made: the client that took the last one has its first query answered by this thread meanwhile.
+pub(super) const CLIENTS_FIRST: Duration = Duration::from_millis(2);
 /// How often it is looked whether a server is still where its spares are: as long as Aurora's names may be remembered.
 const LOOK: Duration = Duration::from_secs(5);
 /// Pauses after failures.
@@ -269,10 +271,14 @@ impl<L: LogIn> Pool<L> {
         let runtime = login.runtime.clone();
         let pool = self.clone();
         let task = async move {
+            let attempt = async {
+                sleep(CLIENTS_FIRST).await;
+                login.again.log_in().await
+            };
             let made = tokio::select! {
                 // Nobody asks for what is not ready: it is not wanted any more.
                 _ = &mut asked => return,
-                made = login.again.log_in() => made,
+                made = attempt => made,
             };
             match made {
                 Ok(session) => {

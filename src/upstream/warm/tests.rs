@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep};
 
+use super::pool::CLIENTS_FIRST;
 use super::{Failure, Kind, LogIn, Pool, Session};
 use crate::config::{AwsIdentity, Config, load};
 use crate::places::{Place, Places, Taken};
@@ -129,8 +130,9 @@ fn pool(parameters: &str) -> (Arc<Pool<Server>>, Server, Arc<Places>) {
     (Pool::start(target, places.clone()), Server::new(), places)
 }
 
-/// Lets everything happen that needs no time to pass.
+/// Lets everything happen that needs no more time than clients are given before spares are made.
 async fn settle() {
+    sleep(CLIENTS_FIRST).await;
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -280,6 +282,7 @@ async fn a_login_that_differs_in_anything_gets_no_spare() {
 async fn a_spare_that_is_being_made_is_left_to_be_made() {
     let (pool, server, _) = pool("warm_sessions=1");
     pool.seen(kind("a"), server.clone());
+    sleep(CLIENTS_FIRST).await;
     while server.logins() == 0 {
         tokio::task::yield_now().await;
     }

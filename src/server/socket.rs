@@ -35,7 +35,14 @@ impl Drop for SocketFile {
 impl Socket {
     pub(super) async fn bind(listener: &Listener) -> io::Result<Self> {
         match &listener.address {
-            Address::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
+            Address::Tcp(address) => {
+                let socket = TcpListener::bind(address).await?;
+                // What is accepted inherits both. Neither is worth a login when the kernel refuses it.
+                let options = SockRef::from(&socket);
+                let _ = options.set_tcp_nodelay(true);
+                let _ = options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+                Ok(Self::Tcp(socket))
+            }
             Address::Unix(path) => {
                 remove_stale(path)?;
                 // Where nobody has to prove anything, only our own user may connect.
@@ -59,10 +66,6 @@ impl Socket {
         match self {
             Self::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                let options = SockRef::from(&stream);
-                // Neither option is worth a login when the kernel refuses it.
-                let _ = options.set_tcp_nodelay(true);
-                let _ = options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
                 Ok(Accepted::Tcp(stream, peer))
             }
             Self::Unix(socket, _) => {

@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::record::Records;
 use super::stream::TlsStream;
 
-/// Bytes asked for at a time. A whole flight of a PostgreSQL server has 2 to 5 KiB.
-const READ: u64 = 8 * 1024;
+/// Space for what is received at a time. A whole flight of a PostgreSQL server has 2 to 5 KiB.
+const READ: usize = 4 * 1024;
 /// Most bytes that may wait to be understood: rustls takes handshake messages of up to 64 KiB.
 const MAX_WAITING: usize = 96 * 1024;
 
@@ -61,7 +61,7 @@ where
         Err(error) => return Err((invalid(error), io)),
     };
     let mut driver = Driver::default();
-    if let Err(error) = driver.drive(&mut connection, process_server, &mut io).await {
+    if let Err(error) = driver.accept(&mut connection, &mut io).await {
         return Err((error, io));
     }
     let (certificate, alpn) = agreed(&connection);
@@ -112,7 +112,6 @@ fn process_server<'c, 'i>(
 
 /// What a handshake is waiting for.
 enum Next {
-    Send,
     Receive,
     Nothing,
 }
@@ -135,13 +134,11 @@ impl Driver {
     {
         loop {
             match self.step(connection, process) {
-                Ok(Next::Send) => {
-                    io.write_all(&self.output).await?;
-                    io.flush().await?;
-                    self.output.clear();
-                }
                 Ok(Next::Nothing) if !connection.is_handshaking() => return Ok(()),
-                Ok(Next::Receive | Next::Nothing) => self.receive(io).await?,
+                Ok(Next::Receive | Next::Nothing) => {
+                    self.send(io).await?;
+                    self.receive(io).await?;
+                }
                 Err(error) => {
                     // What was still to be sent, the alert that says why at its end. Asked once more than that, rustls would
                     // take the same bytes for new ones.
@@ -160,6 +157,15 @@ impl Driver {
         }
     }
 
+    /// As a server, whose last word a client of TLS 1.2 waits for.
+    async fn accept<T>(&mut self, connection: &mut UnbufferedServerConnection, io: &mut T) -> io::Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.drive(connection, process_server, io).await?;
+        self.send(io).await
+    }
+
     /// One step, without I/O.
     fn step<C, Data>(&mut self, connection: &mut C, process: Process<C, Data>) -> Result<Next, rustls::Error> {
         loop {
@@ -170,8 +176,9 @@ impl Driver {
                     None
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
+                    // Not yet: there may be more to say to what is received already.
                     data.done();
-                    Some(Next::Send)
+                    None
                 }
                 Ok(ConnectionState::BlockedHandshake) => Some(Next::Receive),
                 Ok(ConnectionState::WriteTraffic(_)) => Some(Next::Nothing),
@@ -196,18 +203,26 @@ impl Driver {
         }
     }
 
+    async fn send<T: AsyncWrite + Unpin>(&mut self, io: &mut T) -> io::Result<()> {
+        io.write_all(&self.output).await?;
+        self.output.clear();
+        io.flush().await
+    }
+
     async fn receive<T: AsyncRead + Unpin>(&mut self, io: &mut T) -> io::Result<()> {
         if self.input.len() > MAX_WAITING {
             return Err(invalid(rustls::Error::General("the peer's handshake is too long".to_string())));
         }
-        match io.take(READ).read_buf(&mut self.input).await? {
+        self.input.reserve(READ);
+        match io.read_buf(&mut self.input).await? {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof")),
             _ => Ok(()),
         }
     }
 
+    /// What is still to be said goes out with the first message, in one segment.
     fn into_stream<T>(self, io: T, records: Records) -> TlsStream<T> {
-        TlsStream::new(io, records, self.input, self.plaintext)
+        TlsStream::new(io, records, self.input, self.plaintext, self.output)
     }
 }
 

@@ -1,5 +1,6 @@
 //! An open TLS connection: a stream for the login's few messages, and the pieces of which the byte engine makes more.
 
+use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,6 +13,10 @@ use super::unsent::Unsent;
 
 /// Read at a time while a login is under way.
 const READ: usize = 8 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ + MAX_RECORD].into());
+}
 
 /// An open TLS connection. Idle, it holds no buffer.
 pub struct TlsStream<T> {
@@ -30,9 +35,10 @@ pub struct TlsStream<T> {
 }
 
 impl<T> TlsStream<T> {
-    pub(super) fn new(io: T, records: Records, received: Vec<u8>, plaintext: Vec<u8>) -> Self {
+    pub(super) fn new(io: T, records: Records, received: Vec<u8>, plaintext: Vec<u8>, unsent: Vec<u8>) -> Self {
         let received = if received.is_empty() { Vec::new() } else { received };
-        Self { io, records: records.into(), received, plaintext, taken: 0, unsent: Unsent::default(), peer_closed: false, closing: false }
+        let (records, unsent) = (records.into(), unsent.into());
+        Self { io, records, received, plaintext, taken: 0, unsent, peer_closed: false, closing: false }
     }
 
     /// What is under it.
@@ -273,9 +279,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
                 }
                 return Poll::Ready(Ok(()));
             }
-            let mut scratch = vec![0; READ + MAX_RECORD];
+            if !this.unsent.bytes().is_empty() {
+                // The peer may wait for it. An error shows itself below.
+                let _ = this.poll_send_sealed(cx);
+            }
             let mut sink = OnePayload::default();
-            let result = ready!(this.poll_receive(cx, &mut scratch, &mut sink));
+            let result = ready!(SCRATCH.with_borrow_mut(|scratch| this.poll_receive(cx, scratch, &mut sink)));
             if sink.length > 0 {
                 // Good, whatever came behind it.
                 sink.payload.truncate(sink.length);
@@ -290,7 +299,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_send_sealed(cx))?;
+        if this.unsent.bytes().len() > READ {
+            ready!(this.poll_send_sealed(cx))?;
+        }
         let Layout { before, after } = this.layout();
         let payload = bytes.len().min(MAX_PAYLOAD);
         let mut slot = vec![0; before + payload + after + MAX_CONTROL];

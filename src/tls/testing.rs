@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::handshake;
@@ -49,6 +49,13 @@ pub(crate) fn localhost() -> ServerName<'static> {
     "localhost".try_into().unwrap()
 }
 
+/// Our client, whose last word does not wait for a first message.
+async fn connect<T: AsyncRead + AsyncWrite + Unpin>(configs: &Configs, io: T) -> TlsStream<T> {
+    let mut stream = handshake::connect(configs.client.clone(), localhost(), io).await.unwrap().stream;
+    stream.flush().await.unwrap();
+    stream
+}
+
 /// Our client on `near`, rustls' server on `far`.
 pub(crate) async fn our_client<N, F>(configs: &Configs, near: N, far: F) -> (TlsStream<N>, tokio_rustls::server::TlsStream<F>)
 where
@@ -56,8 +63,8 @@ where
     F: AsyncRead + AsyncWrite + Unpin,
 {
     let acceptor = TlsAcceptor::from(configs.server.clone());
-    let (ours, theirs) = tokio::join!(handshake::connect(configs.client.clone(), localhost(), near), acceptor.accept(far));
-    (ours.unwrap().stream, theirs.unwrap())
+    let (ours, theirs) = tokio::join!(connect(configs, near), acceptor.accept(far));
+    (ours, theirs.unwrap())
 }
 
 /// Our server on `near`, rustls' client on `far`.
@@ -74,7 +81,6 @@ where
 /// Our client, and our server.
 pub(crate) async fn both_ours(configs: &Configs) -> (TlsStream<DuplexStream>, TlsStream<DuplexStream>) {
     let (near, far) = duplex(1 << 20);
-    let connect = handshake::connect(configs.client.clone(), localhost(), near);
-    let (client, server) = tokio::join!(connect, handshake::accept(configs.server.clone(), far));
-    (client.unwrap().stream, server.map_err(|(error, _)| error).unwrap().stream)
+    let (client, server) = tokio::join!(connect(configs, near), handshake::accept(configs.server.clone(), far));
+    (client, server.map_err(|(error, _)| error).unwrap().stream)
 }

@@ -19,13 +19,18 @@ impl Unsent {
     /// # Errors
     /// The connection is broken.
     pub fn send<T: AsyncWrite + Unpin>(&mut self, io: &mut T, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
-        if self.bytes.is_empty()
-            && let Poll::Ready(result) = poll_write(io, cx, &mut bytes)
-        {
-            return result;
+        if self.bytes.is_empty() {
+            if let Poll::Ready(result) = poll_write(io, cx, &mut bytes) {
+                return result;
+            }
+            self.bytes.extend_from_slice(bytes);
+            return Ok(());
         }
         self.bytes.extend_from_slice(bytes);
-        Ok(())
+        match self.poll_send(io, cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Sends what was kept.
@@ -44,6 +49,12 @@ impl Unsent {
     /// Where more is put behind what is kept.
     pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
+    }
+}
+
+impl From<Vec<u8>> for Unsent {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, sent: 0 }
     }
 }
 

@@ -173,18 +173,15 @@ enum Answer {
     Byte(u8),
 }
 
-/// Reads exactly one byte; what the server sends behind it before our `ClientHello` is not TLS.
+/// Uses exactly one byte; what the server sends behind it before our `ClientHello` is not TLS.
 async fn ask_for_tls(tcp: &mut TcpStream) -> io::Result<Answer> {
     tcp.write_all(&SSL_REQUEST).await?;
-    let answer = tcp.read_u8().await?;
-    if answer != b'S' {
-        return Ok(Answer::Byte(answer));
-    }
-    match tcp.try_read(&mut [0]) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Answer::Yes),
-        Err(error) => Err(error),
-        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(_) => Ok(Answer::YesAndMore),
+    let mut answer = [0; 2];
+    match (tcp.read(&mut answer).await?, answer[0]) {
+        (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
+        (1, b'S') => Ok(Answer::Yes),
+        (_, b'S') => Ok(Answer::YesAndMore),
+        (_, byte) => Ok(Answer::Byte(byte)),
     }
 }
 

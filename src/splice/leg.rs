@@ -88,12 +88,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
 pub struct Clear<T> {
     pub(super) io: T,
     unsent: Unsent,
+    /// More came the last time than one space has.
+    is_busy: bool,
 }
 
 impl<T> Clear<T> {
     /// Nothing has been read ahead of it.
     pub fn new(io: T) -> Self {
-        Self { io, unsent: Unsent::default() }
+        Self { io, unsent: Unsent::default(), is_busy: false }
     }
 }
 
@@ -120,20 +122,23 @@ impl Socket for UnixStream {
 
 impl<T: Socket> Leg for Clear<T> {
     fn poll_receive(&mut self, cx: &mut Context<'_>, _: &mut [u8], sink: &mut impl Sink) -> Poll<io::Result<bool>> {
+        if self.is_busy {
+            // Its end or error will be met again below.
+            if let Ok(received @ 1..) = self.io.try_read_vectored(&mut sink.spaces()) {
+                self.is_busy = received > MAX_PAYLOAD;
+                sink.filled_spaces(received)?;
+                return Poll::Ready(Ok(true));
+            }
+        }
         let Some(space) = sink.space(MAX_PAYLOAD) else { return Poll::Ready(Ok(true)) };
         let mut buffer = ReadBuf::new(&mut space[..MAX_PAYLOAD]);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
         let received = buffer.filled().len();
+        self.is_busy = received == MAX_PAYLOAD;
         if received == 0 {
             return Poll::Ready(Ok(false));
         }
         sink.filled(received)?;
-        if received == MAX_PAYLOAD {
-            // There is more, it seems. Its end or error will be met again.
-            if let Ok(received @ 1..) = self.io.try_read_vectored(&mut sink.spaces()) {
-                sink.filled_spaces(received)?;
-            }
-        }
         Poll::Ready(Ok(true))
     }
 

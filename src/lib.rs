@@ -61,9 +61,9 @@
 //! | `metrics` | What is counted? |
 //! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
 //!
-//! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, governor, places, splice} →
+//! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream, cancel, governor, places, workers, splice} →
 //! {config, error, wire, tls, verifier, metrics, secret}`; and `cli → policy → {route, credentials, config}`, `cli → check → {route, credentials,
-//! upstream}`, `server → {workers, admin → metrics}`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
+//! upstream}`, `server → admin → metrics`. The test `architecture` in `tests/it` reads the imports and fails on another edge.
 //!
 //! ## Invariants
 //!

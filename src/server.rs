@@ -23,10 +23,10 @@ use crate::governor::Governor;
 use crate::metrics::Metrics;
 use crate::places::Places;
 use crate::secret::Secret;
-use crate::session::{self, Shared, Spares};
+use crate::session::{self, Accepted, Shared, Spares};
 use crate::tls::listener::ListenerTls;
 use crate::verifier::{ITERATIONS, Verifier};
-use crate::workers::Workers;
+use crate::workers::{Seat, Workers};
 use socket::Socket;
 
 /// How long sessions may go on once the proxy is asked to stop.
@@ -184,22 +184,9 @@ async fn accept(socket: &Socket, listener: &Arc<Listener>, shared: &Arc<Shared>,
         match socket.accept().await {
             Ok(accepted) => {
                 exhausted = false;
-                let (listener, shared, tracker) = (listener.clone(), shared.clone(), sessions.clone());
                 let seat = workers.seat();
                 let runtime = seat.runtime.clone();
-                let session = async move {
-                    let accepted = if seat.elsewhere { accepted.adopt() } else { Ok(accepted) };
-                    let Ok(accepted) = accepted.inspect_err(|error| tracing::error!(%error, "cannot take a connection over")) else {
-                        return;
-                    };
-                    if let Some(established) = session::open(&shared, &listener, accepted).await {
-                        tracker.spawn(async move {
-                            established.run().await;
-                            drop(seat);
-                        });
-                    }
-                };
-                sessions.spawn_on(session, &runtime);
+                sessions.spawn_on(serve(accepted, seat, listener.clone(), shared.clone(), sessions.clone()), &runtime);
             }
             // The client gave up before it was accepted: accept(2) hands that over as an error.
             Err(error) if is_the_clients(&error) => {}
@@ -211,6 +198,18 @@ async fn accept(socket: &Socket, listener: &Arc<Listener>, shared: &Arc<Shared>,
                 tokio::time::sleep(OUT_OF_RESOURCES_PAUSE).await;
             }
         }
+    }
+}
+
+/// Serves a connection on the worker where it has its seat.
+async fn serve(accepted: Accepted, seat: Seat, listener: Arc<Listener>, shared: Arc<Shared>, sessions: TaskTracker) {
+    match if seat.elsewhere { accepted.adopt() } else { Ok(accepted) } {
+        Ok(accepted) => {
+            if let Some(established) = session::open(&shared, &listener, accepted).await {
+                sessions.spawn(established.run(seat));
+            }
+        }
+        Err(error) => tracing::error!(address = %listener.address, %error, "cannot take a connection over"),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::upstream::log_in::LoggedIn;
 use crate::upstream::warm::{Kind, Pool};
 use crate::wire::backend::{BackendKey, Raw};
 use crate::wire::settings::Settings;
+use crate::workers::Seat;
 
 /// A session whose login is done: all that is left is to move bytes.
 pub struct Established {
@@ -61,8 +62,8 @@ impl Heirs {
 }
 
 impl Established {
-    /// Moves bytes until both sides have ended.
-    pub async fn run(mut self) {
+    /// Moves bytes until both sides have ended, and keeps the seat until then.
+    pub async fn run(mut self, _seat: Seat) {
         if let Some(succession) = self.succession.take() {
             return Box::pin(self.run_and_hand_on(*succession)).await;
         }

@@ -48,6 +48,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
             "tls",
             "upstream",
             "wire",
+            "workers",
         ],
     ),
     ("client", &["config", "error", "secret", "tls", "verifier", "wire"]),

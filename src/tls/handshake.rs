@@ -110,12 +110,6 @@ fn process_server<'c, 'i>(
     connection.process_tls_records(input)
 }
 
-/// What a handshake is waiting for.
-enum Next {
-    Receive,
-    Nothing,
-}
-
 #[derive(Default)]
 struct Driver {
     /// Received and not consumed.
@@ -134,8 +128,8 @@ impl Driver {
     {
         loop {
             match self.step(connection, process) {
-                Ok(Next::Nothing) if !connection.is_handshaking() => return Ok(()),
-                Ok(Next::Receive | Next::Nothing) => {
+                Ok(()) if !connection.is_handshaking() => return Ok(()),
+                Ok(()) => {
                     self.send(io).await?;
                     self.receive(io).await?;
                 }
@@ -166,29 +160,28 @@ impl Driver {
         self.send(io).await
     }
 
-    /// One step, without I/O.
-    fn step<C, Data>(&mut self, connection: &mut C, process: Process<C, Data>) -> Result<Next, rustls::Error> {
+    /// Goes as far as what is received allows, without I/O.
+    fn step<C, Data>(&mut self, connection: &mut C, process: Process<C, Data>) -> Result<(), rustls::Error> {
         loop {
             let UnbufferedStatus { mut discard, state } = process(connection, &mut self.input);
-            let next = match state {
+            let is_done = match state {
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     encode(data, &mut self.output)?;
-                    None
+                    false
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     // Not yet: there may be more to say to what is received already.
                     data.done();
-                    None
+                    false
                 }
-                Ok(ConnectionState::BlockedHandshake) => Some(Next::Receive),
-                Ok(ConnectionState::WriteTraffic(_)) => Some(Next::Nothing),
+                Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => true,
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
                         self.plaintext.extend_from_slice(record.payload);
                     }
-                    None
+                    false
                 }
                 Ok(_) => return Err(rustls::Error::General("the peer closed in the handshake".to_string())),
                 Err(error) => {
@@ -197,8 +190,8 @@ impl Driver {
                 }
             };
             self.input.drain(..discard);
-            if let Some(next) = next {
-                return Ok(next);
+            if is_done {
+                return Ok(());
             }
         }
     }

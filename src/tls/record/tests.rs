@@ -256,28 +256,25 @@ async fn a_record_of_padding_alone_is_refused() {
 async fn renegotiation_of_tls_1_2_is_declined_and_not_for_ever() {
     let suite = aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
     let (mut client, mut server) = both_ours(&configs(Some(suite))).await;
+    let (hello_request, client_hello) = (0, 1);
     for _ in 0..32 {
-        let mut slot = [0; 64];
-        let before = client.layout().before;
-        // ClientHello.
-        slot[before] = 1;
-        let length = client.records.sealer.seal(HANDSHAKE, &mut slot, 4).unwrap();
-        client.get_mut().write_all(&slot[..length]).await.unwrap();
+        send_empty_message(&mut client, client_hello).await;
         pass(&mut client, &mut server, b"goes on").await;
         pass(&mut server, &mut client, b"behind a warning").await;
     }
-    let mut slot = [0; 64];
-    // HelloRequest.
-    let length = server.records.sealer.seal(HANDSHAKE, &mut slot, 4).unwrap();
-    server.get_mut().write_all(&slot[..length]).await.unwrap();
+    send_empty_message(&mut server, hello_request).await;
     pass(&mut server, &mut client, b"this one is the client's first").await;
-    let before = client.layout().before;
-    let mut slot = [0; 64];
-    slot[before] = 1;
-    let length = client.records.sealer.seal(HANDSHAKE, &mut slot, 4).unwrap();
-    client.get_mut().write_all(&slot[..length]).await.unwrap();
+    send_empty_message(&mut client, client_hello).await;
     let error = server.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.to_string(), "received too many attempts at renegotiation on a TLS connection");
+}
+
+/// Sends an empty handshake message of this type.
+async fn send_empty_message(stream: &mut TlsStream<tokio::io::DuplexStream>, kind: u8) {
+    let mut slot = [0; 64];
+    slot[stream.layout().before] = kind;
+    let length = stream.records.sealer.seal(HANDSHAKE, &mut slot, 4).unwrap();
+    stream.get_mut().write_all(&slot[..length]).await.unwrap();
 }
 
 /// What a peer that has these bytes to send makes of our end: an error or an end, and never a panic.

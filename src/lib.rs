@@ -69,8 +69,8 @@
 //!
 //! - **There is no unencrypted or unverified upstream.** `upstream::Connection` holds a TLS stream and no other; the
 //!   TCP stream lives inside `upstream::connect` and cannot leave it. No flag changes this.
-//! - **Nothing is read ahead.** Each message is read to its last byte and no further, one byte for the answer to
-//!   SSLRequest: so no byte that came in clear can be taken for one that came over TLS (CVE-2021-23214, CVE-2021-23222),
+//! - **Nothing is read ahead.** Each message is read to its last byte and no further, and the answer to
+//!   SSLRequest must come alone: so no byte that came in clear can be taken for one that came over TLS (CVE-2021-23214, CVE-2021-23222),
 //!   and the splice starts with nothing left over.
 //! - **Lengths are checked before they allocate.** The limits are PostgreSQL's and libpq's own and stand beside the parser.
 //! - **Only `client::reject` writes an ErrorResponse of ours.** A server's own passes through byte for byte.

@@ -15,6 +15,7 @@ use super::unsent::Unsent;
 const READ: usize = 8 * 1024;
 
 thread_local! {
+    /// For the login's reads, which keep what they leave; the byte engine brings a larger one.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ + MAX_RECORD].into());
 }
 
@@ -299,6 +300,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // What a handshake has left to be said goes out with the message.
         if this.unsent.bytes().len() > READ {
             ready!(this.poll_send_sealed(cx))?;
         }

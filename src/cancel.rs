@@ -1,20 +1,24 @@
 //! Which session a CancelRequest means, also when it belongs to another replica of this proxy.
 //!
-//! **Protocol 3.2** has room in the key: it carries, sealed (AES-256-GCM), the server's address, name, process id and key.
-//! Any replica with the same `cancel_key_file` opens it; nobody else can read it or make one.
+//! **Protocol 3.2** has room in the key: it carries, sealed (AES-256-GCM), the server's address,
+//! name, process id and key. Any replica with the same `cancel_key_file` opens it; nobody else can
+//! read it or make one.
 //!
-//! **Protocol 3.0** has four bytes, so the client is told the server's own key. A replica that does not know it may try it
-//! on the targets' servers, and each server decides, as it does for whoever reaches it directly. That tells the client
-//! nothing it would not have without the proxy (cancel keys are made for that and open nothing else), and to cancel
-//! another person's query one has to guess 32 bits, at a rate that the proxy limits by source. Replicas that shared a
-//! table, or a four-byte key with a replica's number in it, would leave fewer bits to guess.
+//! **Protocol 3.0** has four bytes, so the client is told the server's own key. A replica that does
+//! not know it may try it on the targets' servers, and each server decides, as it does for whoever
+//! reaches it directly. That tells the client nothing it would not have without the proxy (cancel
+//! keys are made for that and open nothing else), and to cancel another person's query one has to
+//! guess 32 bits, at a rate that the proxy limits by source. Replicas that shared a table, or a
+//! four-byte key with a replica's number in it, would leave fewer bits to guess.
 //!
-//! **Sessions that one client after another may have** (`reuse_sessions`) tell nobody the server's key, which would outlast
-//! the client: each client gets random bytes of its own, known to this process only and forgotten when it leaves. A
-//! request that is on its way to the server at that moment could still hit the next client, so that
-//! [`Registration::retire`] says whether there is one.
+//! **Sessions that one client after another may have** (`reuse_sessions`) tell nobody the server's
+//! key, which would outlast the client: each client gets random bytes of its own, known to this
+//! process only and forgotten when it leaves. A request that is on its way to the server at that
+//! moment could still hit the next client, so that [`Registration::retire`] says whether there is
+//! one.
 //!
-//! Process ids are the servers' own, which tools show. A registration ends with its session, by `Drop`.
+//! Process ids are the servers' own, which tools show. A registration ends with its session, by
+//! `Drop`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -34,7 +38,8 @@ const NONCE: usize = 12;
 /// Length of a random key in protocol 3.2, where the server's own have as many.
 const RANDOM_KEY: usize = 32;
 
-/// Where a session's cancel goes: the address that was connected, since a name may resolve to another server by now.
+/// Where a session's cancel goes: the address that was connected, since a name may resolve to
+/// another server by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     /// Name of the target, whose trust setup verifies the server.
@@ -91,8 +96,8 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// The server has acted, or has never got the request: whatever its session does next is not hit. Without this word, it may
-    /// be at any time.
+    /// The server has acted, or has never got the request: whatever its session does next is not
+    /// hit. Without this word, it may be at any time.
     pub fn finish(self) {
         if let Some(under_way) = self.under_way {
             under_way.fetch_sub(1, Ordering::AcqRel);
@@ -101,63 +106,138 @@ impl Forward {
 }
 
 impl Cancels {
-    /// `shared` is the key that replicas have in common; without one, keys are good for this process only.
+    /// `shared` is the key that replicas have in common; without one, keys are good for this
+    /// process only.
     pub fn new(shared: Option<&Secret>) -> Self {
         let mut key = [0; 32];
         match shared {
             // The file holds text of any length; the cipher wants 32 bytes.
-            Some(secret) => key.copy_from_slice(digest::digest(&digest::SHA256, secret.expose()).as_ref()),
+            Some(secret) => {
+                key.copy_from_slice(digest::digest(&digest::SHA256, secret.expose()).as_ref());
+            }
             None => rand::fill(&mut key).expect("the system's random generator works"),
         }
-        let seal = RandomizedNonceKey::new(&AES_256_GCM, &key).expect("32 bytes are an AES-256 key");
-        Self { seal, shared: shared.is_some(), sessions: Mutex::default() }
+        let seal =
+            RandomizedNonceKey::new(&AES_256_GCM, &key).expect("32 bytes are an AES-256 key");
+        Self {
+            seal,
+            shared: shared.is_some(),
+            sessions: Mutex::default(),
+        }
     }
 
     /// Makes the key that the client is told.
-    pub fn register(self: &Arc<Self>, destination: Destination, version: ProtocolVersion) -> Registration {
-        let sealed = (version >= ProtocolVersion::V3_2).then(|| self.seal(&destination)).flatten();
+    pub fn register(
+        self: &Arc<Self>,
+        destination: Destination,
+        version: ProtocolVersion,
+    ) -> Registration {
+        let sealed = (version >= ProtocolVersion::V3_2)
+            .then(|| self.seal(&destination))
+            .flatten();
         let secret_key = destination.key.secret_key.clone();
         let client_key = sealed.unwrap_or_else(|| destination.key.clone());
-        self.insert(&mut self.lock(), Entry { secret_key, destination, under_way: Arc::default() }, client_key)
+        self.insert(
+            &mut self.lock(),
+            Entry {
+                secret_key,
+                destination,
+                under_way: Arc::default(),
+            },
+            client_key,
+        )
     }
 
     /// Makes a key for a client that others may follow in its session.
-    pub fn register_for_one(self: &Arc<Self>, destination: Destination, version: ProtocolVersion) -> Registration {
+    pub fn register_for_one(
+        self: &Arc<Self>,
+        destination: Destination,
+        version: ProtocolVersion,
+    ) -> Registration {
         let process_id = destination.key.process_id;
         let mut sessions = self.lock();
-        let taken = |key: &Secret| sessions.get(&process_id).into_iter().flatten().any(|entry| same(&entry.secret_key, key));
+        let taken = |key: &Secret| {
+            sessions
+                .get(&process_id)
+                .into_iter()
+                .flatten()
+                .any(|entry| same(&entry.secret_key, key))
+        };
         let secret_key = loop {
-            let mut bytes = vec![0; if version >= ProtocolVersion::V3_2 { RANDOM_KEY } else { 4 }];
+            let mut bytes = vec![
+                0;
+                if version >= ProtocolVersion::V3_2 {
+                    RANDOM_KEY
+                } else {
+                    4
+                }
+            ];
             rand::fill(&mut bytes).expect("the system's random generator works");
             let key = Secret::new(bytes);
             if !taken(&key) {
                 break key;
             }
         };
-        let client_key = BackendKey { process_id, secret_key: secret_key.clone() };
-        self.insert(&mut sessions, Entry { secret_key, destination, under_way: Arc::default() }, client_key)
+        let client_key = BackendKey {
+            process_id,
+            secret_key: secret_key.clone(),
+        };
+        self.insert(
+            &mut sessions,
+            Entry {
+                secret_key,
+                destination,
+                under_way: Arc::default(),
+            },
+            client_key,
+        )
     }
 
-    fn insert(self: &Arc<Self>, sessions: &mut HashMap<u32, Vec<Entry>>, entry: Entry, client_key: BackendKey) -> Registration {
+    fn insert(
+        self: &Arc<Self>,
+        sessions: &mut HashMap<u32, Vec<Entry>>,
+        entry: Entry,
+        client_key: BackendKey,
+    ) -> Registration {
         let under_way = entry.under_way.clone();
-        sessions.entry(client_key.process_id).or_default().push(entry);
-        Registration { cancels: self.clone(), under_way, client_key }
+        sessions
+            .entry(client_key.process_id)
+            .or_default()
+            .push(entry);
+        Registration {
+            cancels: self.clone(),
+            under_way,
+            client_key,
+        }
     }
 
     /// Whom this request means.
     pub fn find(&self, request: &CancelRequest) -> Meant {
         if let Some(destination) = self.open(request) {
-            return Meant::Session(Forward { destination, under_way: None });
+            return Meant::Session(Forward {
+                destination,
+                under_way: None,
+            });
         }
         let sessions = self.lock();
-        let known = sessions.get(&request.process_id).into_iter().flatten().find(|known| same(&known.secret_key, &request.secret_key));
+        let known = sessions
+            .get(&request.process_id)
+            .into_iter()
+            .flatten()
+            .find(|known| same(&known.secret_key, &request.secret_key));
         match known {
             Some(entry) => {
                 entry.under_way.fetch_add(1, Ordering::AcqRel);
-                Meant::Session(Forward { destination: entry.destination.clone(), under_way: Some(entry.under_way.clone()) })
+                Meant::Session(Forward {
+                    destination: entry.destination.clone(),
+                    under_way: Some(entry.under_way.clone()),
+                })
             }
             None if self.shared && request.secret_key.expose().len() == 4 => {
-                Meant::Elsewhere(BackendKey { process_id: request.process_id, secret_key: request.secret_key.clone() })
+                Meant::Elsewhere(BackendKey {
+                    process_id: request.process_id,
+                    secret_key: request.secret_key.clone(),
+                })
             }
             None => Meant::Nobody,
         }
@@ -167,17 +247,30 @@ impl Cancels {
     fn seal(&self, destination: &Destination) -> Option<BackendKey> {
         let process_id = destination.key.process_id;
         let mut sealed = encode(destination)?;
-        let nonce = self.seal.seal_in_place_append_tag(associated(process_id), &mut sealed).ok()?;
+        let nonce = self
+            .seal
+            .seal_in_place_append_tag(associated(process_id), &mut sealed)
+            .ok()?;
         let bytes = [&[FORMAT], &nonce.as_ref()[..], &sealed].concat();
-        (bytes.len() <= MAX_CANCEL_KEY).then(|| BackendKey { process_id, secret_key: Secret::new(bytes) })
+        (bytes.len() <= MAX_CANCEL_KEY).then(|| BackendKey {
+            process_id,
+            secret_key: Secret::new(bytes),
+        })
     }
 
     fn open(&self, request: &CancelRequest) -> Option<Destination> {
-        let (&FORMAT, rest) = request.secret_key.expose().split_first()? else { return None };
+        let (&FORMAT, rest) = request.secret_key.expose().split_first()? else {
+            return None;
+        };
         let (nonce, sealed) = rest.split_at_checked(NONCE)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut sealed = sealed.to_vec();
-        decode(request.process_id, self.seal.open_in_place(nonce, associated(request.process_id), &mut sealed).ok()?)
+        decode(
+            request.process_id,
+            self.seal
+                .open_in_place(nonce, associated(request.process_id), &mut sealed)
+                .ok()?,
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Entry>>> {
@@ -218,7 +311,11 @@ fn encode(destination: &Destination) -> Option<Vec<u8>> {
         IpAddr::V6(ip) => [&[6], &ip.octets()[..]].concat(),
     };
     bytes.extend(destination.address.port().to_be_bytes());
-    for part in [destination.key.secret_key.expose(), destination.target.as_bytes(), destination.server_name.as_bytes()] {
+    for part in [
+        destination.key.secret_key.expose(),
+        destination.target.as_bytes(),
+        destination.server_name.as_bytes(),
+    ] {
         bytes.push(u8::try_from(part.len()).ok()?);
         bytes.extend(part);
     }
@@ -232,13 +329,20 @@ fn decode(process_id: u32, mut bytes: &[u8]) -> Option<Destination> {
         _ => IpAddr::from(<[u8; 16]>::try_from(take(rest, 16)?).ok()?),
     };
     let port = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
-    let mut text = || take(rest, 1).and_then(|length| take(rest, usize::from(length[0]))).map(<[u8]>::to_vec);
+    let mut text = || {
+        take(rest, 1)
+            .and_then(|length| take(rest, usize::from(length[0])))
+            .map(<[u8]>::to_vec)
+    };
     let (secret_key, target, server_name) = (text()?, text()?, text()?);
     Some(Destination {
         target: String::from_utf8(target).ok()?,
         address: SocketAddr::new(ip, port),
         server_name: String::from_utf8(server_name).ok()?,
-        key: BackendKey { process_id, secret_key: Secret::new(secret_key) },
+        key: BackendKey {
+            process_id,
+            secret_key: Secret::new(secret_key),
+        },
     })
 }
 
@@ -257,14 +361,27 @@ mod tests {
     use super::*;
 
     fn destination(address: &str) -> Destination {
-        let key = BackendKey { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) };
-        let (target, server_name) = ("warehouse".to_string(), "cluster.abc.us-west-2.redshift.amazonaws.com".to_string());
-        Destination { target, address: address.parse().unwrap(), server_name, key }
+        let key = BackendKey {
+            process_id: 7,
+            secret_key: Secret::new([1, 2, 3, 4]),
+        };
+        let (target, server_name) = (
+            "warehouse".to_string(),
+            "cluster.abc.us-west-2.redshift.amazonaws.com".to_string(),
+        );
+        Destination {
+            target,
+            address: address.parse().unwrap(),
+            server_name,
+            key,
+        }
     }
 
     /// The session that a request means, and nothing else.
     fn session(meant: Meant) -> Destination {
-        let Meant::Session(forward) = meant else { panic!("a session: {meant:?}") };
+        let Meant::Session(forward) = meant else {
+            panic!("a session: {meant:?}")
+        };
         forward.destination
     }
 
@@ -273,17 +390,27 @@ mod tests {
     }
 
     fn request(key: &BackendKey) -> CancelRequest {
-        CancelRequest { process_id: key.process_id, secret_key: key.secret_key.clone() }
+        CancelRequest {
+            process_id: key.process_id,
+            secret_key: key.secret_key.clone(),
+        }
     }
 
     #[test]
     fn a_sealed_key_is_understood_by_every_replica_with_the_same_file_and_by_no_other() {
         let file = Secret::new("0123456789abcdef0123456789abcdef");
-        let (one, two, stranger) = (Arc::new(Cancels::new(Some(&file))), Cancels::new(Some(&file)), Cancels::new(None));
+        let (one, two, stranger) = (
+            Arc::new(Cancels::new(Some(&file))),
+            Cancels::new(Some(&file)),
+            Cancels::new(None),
+        );
         for address in ["10.0.0.5:5439", "[2001:db8::1]:5432"] {
             let registration = one.register(destination(address), ProtocolVersion::V3_2);
             assert!(registration.client_key.secret_key.expose().len() <= 256);
-            assert_eq!(session(two.find(&request(&registration.client_key))), destination(address));
+            assert_eq!(
+                session(two.find(&request(&registration.client_key))),
+                destination(address)
+            );
             assert!(nobody(&stranger.find(&request(&registration.client_key))));
         }
     }
@@ -296,10 +423,16 @@ mod tests {
         for byte in 0..key.len() {
             let mut changed = key.to_vec();
             changed[byte] ^= 0x10;
-            let request = CancelRequest { process_id: 7, secret_key: Secret::new(changed) };
+            let request = CancelRequest {
+                process_id: 7,
+                secret_key: Secret::new(changed),
+            };
             assert!(nobody(&cancels.find(&request)), "byte {byte}");
         }
-        let request = CancelRequest { process_id: 8, secret_key: registration.client_key.secret_key.clone() };
+        let request = CancelRequest {
+            process_id: 8,
+            secret_key: registration.client_key.secret_key.clone(),
+        };
         assert!(nobody(&cancels.find(&request)));
     }
 
@@ -310,17 +443,31 @@ mod tests {
         let mut other = destination("10.0.0.2:5439");
         other.key.secret_key = Secret::new([9, 9, 9, 9]);
         let two = cancels.register(other.clone(), ProtocolVersion::V3_0);
-        assert_eq!(session(cancels.find(&request(&one.client_key))), destination("10.0.0.1:5439"));
+        assert_eq!(
+            session(cancels.find(&request(&one.client_key))),
+            destination("10.0.0.1:5439")
+        );
         assert_eq!(session(cancels.find(&request(&two.client_key))), other);
     }
 
     #[test]
     fn a_four_byte_key_unknown_here_may_be_another_replicas_where_there_is_one() {
-        let unknown = CancelRequest { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) };
+        let unknown = CancelRequest {
+            process_id: 7,
+            secret_key: Secret::new([1, 2, 3, 4]),
+        };
         assert!(nobody(&Cancels::new(None).find(&unknown)));
         let shared = Arc::new(Cancels::new(Some(&Secret::new([7; 32]))));
-        let Meant::Elsewhere(key) = shared.find(&unknown) else { panic!("another replica's") };
-        assert_eq!(key, BackendKey { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) });
+        let Meant::Elsewhere(key) = shared.find(&unknown) else {
+            panic!("another replica's")
+        };
+        assert_eq!(
+            key,
+            BackendKey {
+                process_id: 7,
+                secret_key: Secret::new([1, 2, 3, 4])
+            }
+        );
         let registration = shared.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
         assert_eq!(session(shared.find(&unknown)), destination("10.0.0.5:5439"));
         drop(registration);
@@ -333,13 +480,28 @@ mod tests {
         for (version, length) in [(ProtocolVersion::V3_0, 4), (ProtocolVersion::V3_2, 32)] {
             let first = cancels.register_for_one(destination("10.0.0.5:5439"), version);
             let key = first.client_key.clone();
-            assert_eq!((key.process_id, key.secret_key.expose().len()), (own.process_id, length));
-            assert_eq!(session(cancels.find(&request(&key))), destination("10.0.0.5:5439"));
-            assert!(nobody(&cancels.find(&request(&own))), "the server's own key is told nobody");
+            assert_eq!(
+                (key.process_id, key.secret_key.expose().len()),
+                (own.process_id, length)
+            );
+            assert_eq!(
+                session(cancels.find(&request(&key))),
+                destination("10.0.0.5:5439")
+            );
+            assert!(
+                nobody(&cancels.find(&request(&own))),
+                "the server's own key is told nobody"
+            );
             drop(first);
             let second = cancels.register_for_one(destination("10.0.0.5:5439"), version);
-            assert!(nobody(&cancels.find(&request(&key))), "it died with its client");
-            assert_eq!(session(cancels.find(&request(&second.client_key))), destination("10.0.0.5:5439"));
+            assert!(
+                nobody(&cancels.find(&request(&key))),
+                "it died with its client"
+            );
+            assert_eq!(
+                session(cancels.find(&request(&second.client_key))),
+                destination("10.0.0.5:5439")
+            );
         }
         assert!(cancels.lock().is_empty());
     }
@@ -347,11 +509,13 @@ mod tests {
     #[test]
     fn a_request_under_way_is_known_until_it_finish() {
         let cancels = Arc::new(Cancels::new(None));
-        let forward = |registration: &Registration| match cancels.find(&request(&registration.client_key)) {
-            Meant::Session(forward) => forward,
-            meant => panic!("a session: {meant:?}"),
-        };
-        let register = || cancels.register_for_one(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
+        let forward =
+            |registration: &Registration| match cancels.find(&request(&registration.client_key)) {
+                Meant::Session(forward) => forward,
+                meant => panic!("a session: {meant:?}"),
+            };
+        let register =
+            || cancels.register_for_one(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
         assert!(register().retire());
         let registration = register();
         forward(&registration).finish();

@@ -12,7 +12,9 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::check::{self, Client};
-use crate::config::{self, Address, Auth, Choice, Config, Engine, Listener, LogFormat, LogLevel, Target};
+use crate::config::{
+    self, Address, Auth, Choice, Config, Engine, Listener, LogFormat, LogLevel, Target,
+};
 use crate::hash_password;
 use crate::policy::{self, arn::is_account};
 use crate::server::{Controls, Server};
@@ -24,7 +26,8 @@ const EX_USAGE: u8 = 64;
 /// sysexits: the configuration is wrong.
 const EX_CONFIG: u8 = 78;
 
-/// Logs PostgreSQL clients in to Amazon Redshift, RDS/Aurora PostgreSQL and Aurora DSQL with short-lived IAM credentials.
+/// Logs PostgreSQL clients in to Amazon Redshift, RDS/Aurora PostgreSQL and Aurora DSQL with
+/// short-lived IAM credentials.
 #[derive(Parser)]
 #[command(name = "pg-iam-proxy", version, about)]
 struct Cli {
@@ -40,18 +43,25 @@ enum Command {
     Check(Check),
     /// Print the IAM policies that a configuration needs, as JSON
     Policy(Policy),
-    /// Read a password, from a prompt or standard input, and print the SCRAM-SHA-256 verifier to put in its place
+    /// Read a password, from a prompt or standard input, and print the SCRAM-SHA-256 verifier to
+    /// put in its place
     HashPassword,
 }
 
 #[derive(Args)]
 struct Run {
     /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE", env = "PG_IAM_PROXY_CONFIG", required_unless_present = "target_urls")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PG_IAM_PROXY_CONFIG",
+        required_unless_present = "target_urls"
+    )]
     config: Option<PathBuf>,
     /// Target URLs, each with a listener of its own: `redshift://user@cluster.region/database`,
-    /// `redshift-serverless://workgroup.region/database`, `rds://user@host:port/database`, `dsql://user@host/postgres`,
-    /// or the `jdbc:redshift:iam://` URL of a JDBC tool. Parameters are the keys of a target in the file, besides listen= and name=
+    /// `redshift-serverless://workgroup.region/database`, `rds://user@host:port/database`,
+    /// `dsql://user@host/postgres`, or the `jdbc:redshift:iam://` URL of a JDBC tool. Parameters
+    /// are the keys of a target in the file, besides listen= and name=
     #[arg(value_name = "TARGET-URL")]
     target_urls: Vec<String>,
     /// How log lines are written, on standard error
@@ -68,7 +78,12 @@ struct Run {
 #[derive(Args)]
 struct Check {
     /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE", env = "PG_IAM_PROXY_CONFIG", required_unless_present = "targets")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PG_IAM_PROXY_CONFIG",
+        required_unless_present = "targets"
+    )]
     config: Option<PathBuf>,
     /// Parse and validate only: ask neither AWS nor any server
     #[arg(long)]
@@ -76,10 +91,12 @@ struct Check {
     /// One JSON object instead of lines
     #[arg(long, conflicts_with = "offline")]
     json: bool,
-    /// The client's user name, for targets that leave the database user to the client; the operating system's when omitted
+    /// The client's user name, for targets that leave the database user to the client; the
+    /// operating system's when omitted
     #[arg(long)]
     user: Option<String>,
-    /// The client's database, for targets that leave it to the client; named like the user when omitted
+    /// The client's database, for targets that leave it to the client; named like the user when
+    /// omitted
     #[arg(long)]
     database: Option<String>,
     /// Names of targets, or target URLs as for `run`; every target of the file when omitted
@@ -107,14 +124,20 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Nothing is left to do when the terminal is gone.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(EX_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     match cli.command {
-        Command::Run(arguments) => match config::load(arguments.config.as_deref(), &arguments.target_urls) {
-            Ok(config) => run(config, &arguments),
-            Err(error) => bad_configuration(&error),
-        },
+        Command::Run(arguments) => {
+            match config::load(arguments.config.as_deref(), &arguments.target_urls) {
+                Ok(config) => run(config, &arguments),
+                Err(error) => bad_configuration(&error),
+            }
+        }
         Command::Check(arguments) => check(&arguments),
         Command::Policy(arguments) => match config::load(Some(&arguments.config), &[]) {
             Ok(config) => print_policy(&config, arguments),
@@ -151,7 +174,11 @@ async fn print_policy(config: &Config, arguments: Policy) -> ExitCode {
 }
 
 fn account(text: &str) -> Result<String, &'static str> {
-    if is_account(text) { Ok(text.to_string()) } else { Err("an account has twelve digits") }
+    if is_account(text) {
+        Ok(text.to_string())
+    } else {
+        Err("an account has twelve digits")
+    }
 }
 
 fn check(arguments: &Check) -> ExitCode {
@@ -170,34 +197,61 @@ fn check(arguments: &Check) -> ExitCode {
         Err(error) => return usage(&error),
     };
     if arguments.offline {
-        let what = arguments.config.as_ref().map_or("target URLs".to_string(), |file| file.display().to_string());
-        print_lines(&[format!("{what}: good, {} listener(s)", config.listeners.len())]);
+        let what = arguments
+            .config
+            .as_ref()
+            .map_or("target URLs".to_string(), |file| file.display().to_string());
+        print_lines(&[format!(
+            "{what}: good, {} listener(s)",
+            config.listeners.len()
+        )]);
         return ExitCode::SUCCESS;
     }
     for warning in &config.warnings {
         eprintln!("pg-iam-proxy: {warning}");
     }
-    let client = Client { user: arguments.user.clone(), database: arguments.database.clone() };
-    if walk(&targets, &config, &client, arguments.json) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let client = Client {
+        user: arguments.user.clone(),
+        database: arguments.database.clone(),
+    };
+    if walk(&targets, &config, &client, arguments.json) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Those named and those of URLs; all when there is neither.
 fn chosen(config: &Config, urls: &[String], names: &[&String]) -> Result<Vec<Arc<Target>>, String> {
     let targets = |listeners: &[Listener]| -> BTreeMap<String, Arc<Target>> {
-        listeners.iter().flat_map(|listener| &listener.targets).map(|target| (target.name.clone(), target.clone())).collect()
+        listeners
+            .iter()
+            .flat_map(|listener| &listener.targets)
+            .map(|target| (target.name.clone(), target.clone()))
+            .collect()
     };
     let all = targets(&config.listeners);
     // Each URL's listener comes behind those of the file.
     let mut chosen = targets(&config.listeners[config.listeners.len() - urls.len()..]);
     for &name in names {
         let Some(target) = all.get(name) else {
-            let nearest = all.keys().max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
-            let nearest = nearest.map(|nearest| format!("; did you mean \"{nearest}\"?")).unwrap_or_default();
+            let nearest = all.keys().max_by(|a, b| {
+                strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b))
+            });
+            let nearest = nearest
+                .map(|nearest| format!("; did you mean \"{nearest}\"?"))
+                .unwrap_or_default();
             return Err(format!("there is no target \"{name}\"{nearest}"));
         };
         chosen.insert(name.clone(), target.clone());
     }
-    Ok(if urls.is_empty() && names.is_empty() { all } else { chosen }.into_values().collect())
+    Ok(if urls.is_empty() && names.is_empty() {
+        all
+    } else {
+        chosen
+    }
+    .into_values()
+    .collect())
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -211,16 +265,26 @@ fn usage(error: &str) -> ExitCode {
 }
 
 fn run(config: Config, arguments: &Run) -> ExitCode {
-    // A session takes two file descriptors, and the usual soft limit is 1024. What cannot be had is met when it runs out.
+    // A session takes two file descriptors, and the usual soft limit is 1024. What cannot be had is
+    // met when it runs out.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     telemetry::start(
-        arguments.log_format.or(config.log.format).unwrap_or(LogFormat::Text),
-        arguments.log_level.or(config.log.level).unwrap_or(LogLevel::Info),
+        arguments
+            .log_format
+            .or(config.log.format)
+            .unwrap_or(LogFormat::Text),
+        arguments
+            .log_level
+            .or(config.log.level)
+            .unwrap_or(LogLevel::Info),
     );
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match serve(Config { admin: arguments.admin.or(config.admin), ..config }) {
+    match serve(Config {
+        admin: arguments.admin.or(config.admin),
+        ..config
+    }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&format!("{error:#}")),
     }
@@ -266,42 +330,63 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 /// A reader that has gone away must not end the proxy, as `println!` would.
 fn print_lines(lines: &[String]) {
     let mut stdout = std::io::stdout().lock();
-    let _ = lines.iter().try_for_each(|line| writeln!(stdout, "{line}")).and_then(|()| stdout.flush());
+    let _ = lines
+        .iter()
+        .try_for_each(|line| writeln!(stdout, "{line}"))
+        .and_then(|()| stdout.flush());
 }
 
 /// What a person pastes into psql and into a JDBC tool.
 fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
-    let (psql_options, jdbc_redshift, jdbc_postgresql) =
-        if listener.tls.is_required() { ("?sslmode=require", "ssl=true", "sslmode=require") } else { ("", "ssl=false", "sslmode=disable") };
+    let (psql_options, jdbc_redshift, jdbc_postgresql) = if listener.tls.is_required() {
+        ("?sslmode=require", "ssl=true", "sslmode=require")
+    } else {
+        ("", "ssl=false", "sslmode=disable")
+    };
     let everybody = listener.rules.iter().all(|rule| rule.auth == Auth::Trust);
     // The driver wants one, whatever it is.
     let password = if everybody { "none" } else { "PASSWORD" };
     let mut lines = Vec::new();
     for target in &listener.targets {
         let user = match &target.db_user {
-            // Whoever connects is let in under any name: then the one that the server will see is the best.
+            // Whoever connects is let in under any name: then the one that the server will see is
+            // the best.
             Choice::Fixed(user) if everybody => encoded(user),
             Choice::Fixed(_) | Choice::Client => "USER".to_string(),
         };
         let own_database = match &target.database {
             Choice::Fixed(database) => encoded(database),
-            Choice::Client => target.engine.only_database().unwrap_or("DATABASE").to_string(),
+            Choice::Client => target
+                .engine
+                .only_database()
+                .unwrap_or("DATABASE")
+                .to_string(),
         };
         let database = match (&listener.targets[..], &target.database) {
             ([_], _) => own_database,
             (_, Choice::Fixed(_)) => encoded(&target.name),
             (_, Choice::Client) => format!("{}%2F{own_database}", encoded(&target.name)),
         };
-        let redshift = format!("jdbc:redshift://{address}/{database}?UID={user}&PWD={password}&{jdbc_redshift}");
-        let postgresql = format!("jdbc:postgresql://{address}/{database}?user={user}&{jdbc_postgresql}");
+        let redshift = format!(
+            "jdbc:redshift://{address}/{database}?UID={user}&PWD={password}&{jdbc_redshift}"
+        );
+        let postgresql =
+            format!("jdbc:postgresql://{address}/{database}?user={user}&{jdbc_postgresql}");
         let jdbc = match target.engine {
             Engine::Redshift(_) | Engine::RedshiftServerless(_) => redshift,
             Engine::Rds(_) | Engine::Dsql(_) => postgresql,
         };
-        lines.push(format!("{} ({}, {}) on {address}", target.name, target.engine.name(), target.region));
+        lines.push(format!(
+            "{} ({}, {}) on {address}",
+            target.name,
+            target.engine.name(),
+            target.region
+        ));
         match address {
             Address::Tcp(_) => {
-                lines.push(format!("  psql  postgresql://{user}@{address}/{database}{psql_options}"));
+                lines.push(format!(
+                    "  psql  postgresql://{user}@{address}/{database}{psql_options}"
+                ));
                 lines.push(format!("  JDBC  {jdbc}"));
             }
             // The JDBC drivers cannot do unix sockets.
@@ -314,11 +399,23 @@ fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
 /// libpq finds a socket by its folder and the port in its name.
 fn unix_line(path: &Path, user: &str, database: &str) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let folder = encoded(&path.parent().unwrap_or(Path::new("/")).display().to_string());
-    let port = path.extension().and_then(|port| port.to_str()).unwrap_or("5432");
+    let folder = encoded(
+        &path
+            .parent()
+            .unwrap_or(Path::new("/"))
+            .display()
+            .to_string(),
+    );
+    let port = path
+        .extension()
+        .and_then(|port| port.to_str())
+        .unwrap_or("5432");
     format!("  psql  postgresql://{user}@/{database}?host={folder}&port={port}")
 }
 
 fn encoded(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string().replace("%2D", "-").replace("%5F", "_")
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+        .to_string()
+        .replace("%2D", "-")
+        .replace("%5F", "_")
 }

@@ -1,8 +1,9 @@
-//! Why a connection did not become a session: whom to blame, its SQLSTATE, its log level and what the client may read.
+//! Why a connection did not become a session: whom to blame, its SQLSTATE, its log level and what
+//! the client may read.
 //!
-//! Every refusal is one of [`Kind`]; the table of SQLSTATEs stands here and nowhere else. A refusal's
-//! `message` is for a client that may not have proved who it is: no ARN, no host, no AWS text. What
-//! helps the operator goes into `cause`, which only the log shows.
+//! Every refusal is one of [`Kind`]; the table of SQLSTATEs stands here and nowhere else. A
+//! refusal's `message` is for a client that may not have proved who it is: no ARN, no host, no AWS
+//! text. What helps the operator goes into `cause`, which only the log shows.
 
 use std::borrow::Cow;
 
@@ -31,9 +32,11 @@ pub enum Kind {
     UnsupportedVersion,
     /// No user name, or an identity that may not use this target or database user.
     InvalidAuthorization,
-    /// Unknown user, wrong password, or a user who has no password: one kind, so that nobody learns which.
+    /// Unknown user, wrong password, or a user who has no password: one kind, so that nobody learns
+    /// which.
     WrongPassword,
-    /// A SCRAM exchange that asks for what we do not do: an authorization identity, a mandatory extension.
+    /// A SCRAM exchange that asks for what we do not do: an authorization identity, a mandatory
+    /// extension.
     UnsupportedScram,
     /// No target fits the database name, or its server cannot have such a database.
     NoSuchTarget,
@@ -70,7 +73,9 @@ impl Kind {
     pub fn sqlstate(self) -> &'static str {
         match self {
             Self::ProtocolViolation | Self::UpstreamViolation => "08P01",
-            Self::UnsupportedVersion | Self::UnsupportedScram | Self::UnsupportedAuthentication => "0A000",
+            Self::UnsupportedVersion | Self::UnsupportedScram | Self::UnsupportedAuthentication => {
+                "0A000"
+            }
             Self::InvalidAuthorization | Self::CredentialsDenied => "28000",
             Self::WrongPassword => "28P01",
             Self::NoSuchTarget => "3D000",
@@ -97,7 +102,9 @@ impl Kind {
             | Self::NoSuchTarget
             | Self::TooManySessions
             | Self::StartupTimeout => Blame::Client,
-            Self::CredentialsUnavailable | Self::CredentialsDenied | Self::NoSuchCluster => Blame::Aws,
+            Self::CredentialsUnavailable | Self::CredentialsDenied | Self::NoSuchCluster => {
+                Blame::Aws
+            }
             Self::UpstreamUnreachable
             | Self::TooManyLogins
             | Self::UnsupportedAuthentication
@@ -150,7 +157,14 @@ pub enum Missing {
 impl Refusal {
     /// A refusal with neither hint nor cause.
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), detail: None, hint: None, cause: None, missing: None }
+        Self {
+            kind,
+            message: message.into(),
+            detail: None,
+            hint: None,
+            cause: None,
+            missing: None,
+        }
     }
 
     /// Adds a DETAIL for the client.
@@ -197,7 +211,8 @@ pub enum Ending {
     ServerError(ErrorResponse),
     /// The client left: a load balancer's probe, a person who gave up. Nobody is there to be told.
     ClientGone,
-    /// The TLS handshake with the client failed; there is nobody to be told in a protocol that it understands.
+    /// The TLS handshake with the client failed; there is nobody to be told in a protocol that it
+    /// understands.
     TlsFailed(String),
     /// The client said too little in the time it had to be answered in its own protocol.
     StartupTimeout,
@@ -210,8 +225,15 @@ impl Ending {
             Self::Refused(refusal) => Some(refusal.kind.sqlstate().into()),
             Self::ServerError(response) => {
                 let sqlstate = response.sqlstate();
-                let is_one = sqlstate.len() == 5 && sqlstate.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
-                Some(if is_one { String::from_utf8_lossy(sqlstate) } else { Kind::UpstreamViolation.sqlstate().into() })
+                let is_one = sqlstate.len() == 5
+                    && sqlstate
+                        .iter()
+                        .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+                Some(if is_one {
+                    String::from_utf8_lossy(sqlstate)
+                } else {
+                    Kind::UpstreamViolation.sqlstate().into()
+                })
             }
             // PostgreSQL's own code for it.
             Self::TlsFailed(_) => Some(Kind::ProtocolViolation.sqlstate().into()),

@@ -7,29 +7,41 @@ use aws_lc_rs::rand;
 use crate::secret::Secret;
 use crate::verifier::{ITERATIONS, SALT_LENGTH, ScramVerifier};
 
-/// What fits into a password message of PostgreSQL's longest length, 65 535, beside that length and the NUL.
+/// What fits into a password message of PostgreSQL's longest length, 65 535, beside that length and
+/// the NUL.
 const MAX_PASSWORD: usize = 65_530;
 
-/// Asks for a password, twice and unseen, where there is a terminal; else takes the first line of standard input.
+/// Asks for a password, twice and unseen, where there is a terminal; else takes the first line of
+/// standard input.
 ///
 /// # Errors
 /// There is no password, the two differ, or no client could send it.
 pub fn run() -> io::Result<String> {
     let stdin = io::stdin();
-    let password = if stdin.is_terminal() { ask()? } else { read_line(stdin.lock())? };
+    let password = if stdin.is_terminal() {
+        ask()?
+    } else {
+        read_line(stdin.lock())?
+    };
     verifier(&password)
 }
 
 fn ask() -> io::Result<Secret> {
     let first = Secret::new(rpassword::prompt_password("Password: ")?);
     let second = Secret::new(rpassword::prompt_password("Again: ")?);
-    if first == second { Ok(first) } else { Err(io::Error::other("the two passwords differ")) }
+    if first == second {
+        Ok(first)
+    } else {
+        Err(io::Error::other("the two passwords differ"))
+    }
 }
 
 fn read_line(input: impl BufRead) -> io::Result<Secret> {
     let mut line = Vec::new();
     // Room for one byte too many, and for the end of the line.
-    input.take(MAX_PASSWORD as u64 + 3).read_until(b'\n', &mut line)?;
+    input
+        .take(MAX_PASSWORD as u64 + 3)
+        .read_until(b'\n', &mut line)?;
     if line.pop_if(|last| *last == b'\n').is_some() {
         // A file from Windows.
         line.pop_if(|last| *last == b'\r');
@@ -40,16 +52,23 @@ fn read_line(input: impl BufRead) -> io::Result<Secret> {
 fn verifier(password: &Secret) -> io::Result<String> {
     let password = password.expose();
     if password.is_empty() {
-        return Err(io::Error::other("the password is empty: libpq takes an empty password for none"));
+        return Err(io::Error::other(
+            "the password is empty: libpq takes an empty password for none",
+        ));
     }
     if password.contains(&0) {
-        return Err(io::Error::other("the password has a NUL in it, which no client can send"));
+        return Err(io::Error::other(
+            "the password has a NUL in it, which no client can send",
+        ));
     }
     if password.len() > MAX_PASSWORD {
-        return Err(io::Error::other("the password is longer than a client can send"));
+        return Err(io::Error::other(
+            "the password is longer than a client can send",
+        ));
     }
     let mut salt = vec![0; SALT_LENGTH];
-    rand::fill(&mut salt).map_err(|_| io::Error::other("the system's random generator does not work"))?;
+    rand::fill(&mut salt)
+        .map_err(|_| io::Error::other("the system's random generator does not work"))?;
     Ok(ScramVerifier::from_password(password, ITERATIONS, salt).to_string())
 }
 
@@ -59,7 +78,9 @@ mod tests {
     use crate::verifier::Verifier;
 
     fn hashed(input: &[u8]) -> Result<ScramVerifier, String> {
-        let text = read_line(input).and_then(|password| verifier(&password)).map_err(|error| error.to_string())?;
+        let text = read_line(input)
+            .and_then(|password| verifier(&password))
+            .map_err(|error| error.to_string())?;
         match Verifier::parse(&text) {
             Ok(Verifier::Scram(verifier)) => Ok(verifier),
             other => panic!("{other:?}"),
@@ -68,23 +89,47 @@ mod tests {
 
     #[test]
     fn the_first_line_becomes_a_verifier() {
-        for input in [&b"pencil"[..], b"pencil\n", b"pencil\r\n", b"pencil\nmore\n"] {
+        for input in [
+            &b"pencil"[..],
+            b"pencil\n",
+            b"pencil\r\n",
+            b"pencil\nmore\n",
+        ] {
             let verifier = hashed(input).unwrap();
             assert!(verifier.matches(b"pencil"), "{input:?}");
             assert_eq!((verifier.iterations.get(), verifier.salt.len()), (4096, 16));
         }
-        assert!(hashed(b" pen cil \xff\r").unwrap().matches(b" pen cil \xff\r"));
-        assert_ne!(hashed(b"pencil").unwrap().salt, hashed(b"pencil").unwrap().salt);
+        assert!(
+            hashed(b" pen cil \xff\r")
+                .unwrap()
+                .matches(b" pen cil \xff\r")
+        );
+        assert_ne!(
+            hashed(b"pencil").unwrap().salt,
+            hashed(b"pencil").unwrap().salt
+        );
     }
 
     #[test]
     fn passwords_that_no_client_can_send_are_refused() {
         for input in [&b""[..], b"\n", b"\r\n"] {
-            assert_eq!(hashed(input).unwrap_err(), "the password is empty: libpq takes an empty password for none");
+            assert_eq!(
+                hashed(input).unwrap_err(),
+                "the password is empty: libpq takes an empty password for none"
+            );
         }
-        assert_eq!(hashed(b"a\0b").unwrap_err(), "the password has a NUL in it, which no client can send");
+        assert_eq!(
+            hashed(b"a\0b").unwrap_err(),
+            "the password has a NUL in it, which no client can send"
+        );
         assert!(hashed(&vec![b'x'; MAX_PASSWORD]).is_ok());
-        assert_eq!(hashed(&vec![b'x'; MAX_PASSWORD + 1]).unwrap_err(), "the password is longer than a client can send");
-        assert_eq!(hashed(&vec![b'x'; 100_000]).unwrap_err(), "the password is longer than a client can send");
+        assert_eq!(
+            hashed(&vec![b'x'; MAX_PASSWORD + 1]).unwrap_err(),
+            "the password is longer than a client can send"
+        );
+        assert_eq!(
+            hashed(&vec![b'x'; 100_000]).unwrap_err(),
+            "the password is longer than a client can send"
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! What operators count: sessions, logins, credentials. Others tell it what has happened; it knows none of them.
+//! What operators count: sessions, logins, credentials. Others tell it what has happened; it knows
+//! none of them.
 //!
-//! Labels are names of targets, phases, outcomes and SQLSTATEs. A client can choose none of these, so it can neither put a name
-//! nor a secret in here, nor make series without end. Each call takes a short lock and never waits for a reader.
+//! Labels are names of targets, phases, outcomes and SQLSTATEs. A client can choose none of these,
+//! so it can neither put a name nor a secret in here, nor make series without end. Each call takes
+//! a short lock and never waits for a reader.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,8 +16,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Seconds. What is in the cache takes microseconds, a server that wakes up takes the longest that a login may.
-const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Seconds. What is in the cache takes microseconds, a server that wakes up takes the longest that
+/// a login may.
+const BUCKETS: [f64; 13] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 
 const MADE: &str = "made";
 
@@ -97,30 +102,54 @@ impl Drop for Counted {
 }
 
 impl Metrics {
-    /// With the series of these targets at 0, so that their first event is a change that can be seen.
+    /// With the series of these targets at 0, so that their first event is a change that can be
+    /// seen.
     pub fn new<'a>(targets: impl Iterator<Item = &'a str>) -> Self {
         let metrics = Self::default();
         for target in targets {
-            for counters in [&metrics.sessions, &metrics.sent, &metrics.received, &metrics.credentials_cached] {
+            for counters in [
+                &metrics.sessions,
+                &metrics.sent,
+                &metrics.received,
+                &metrics.credentials_cached,
+            ] {
                 drop(counters.get_or_create(&of(target)));
             }
             for gauges in [&metrics.sessions_open, &metrics.renewal_failing] {
                 drop(gauges.get_or_create(&of(target)));
             }
             for outcome in AwsFailure::ALL.map(AwsFailure::outcome) {
-                drop(metrics.credential_requests.get_or_create(&asked(target, outcome)));
-                drop(metrics.discovery_failures.get_or_create(&asked(target, outcome)));
+                drop(
+                    metrics
+                        .credential_requests
+                        .get_or_create(&asked(target, outcome)),
+                );
+                drop(
+                    metrics
+                        .discovery_failures
+                        .get_or_create(&asked(target, outcome)),
+                );
             }
-            drop(metrics.credential_requests.get_or_create(&asked(target, MADE)));
+            drop(
+                metrics
+                    .credential_requests
+                    .get_or_create(&asked(target, MADE)),
+            );
         }
         metrics
     }
 
-    /// A login succeeded after these phases, which took so long; the session is open until the answer is dropped.
+    /// A login succeeded after these phases, which took so long; the session is open until the
+    /// answer is dropped.
     pub fn session_opened(&self, target: &str, phases: &[(&'static str, Duration)]) -> Counted {
         self.sessions.get_or_create(&of(target)).inc();
         for &(phase, duration) in phases {
-            self.login_duration.get_or_create(&InPhase { target: target.to_string(), phase }).observe(duration.as_secs_f64());
+            self.login_duration
+                .get_or_create(&InPhase {
+                    target: target.to_string(),
+                    phase,
+                })
+                .observe(duration.as_secs_f64());
         }
         Counted::by(self.sessions_open.get_or_create_owned(&of(target)))
     }
@@ -133,19 +162,33 @@ impl Metrics {
 
     /// A login failed; the target is empty where it was not known yet.
     pub fn login_failed(&self, target: &str, sqlstate: &str) {
-        self.login_failures.get_or_create(&Refused { target: target.to_string(), sqlstate: sqlstate.to_string() }).inc();
+        self.login_failures
+            .get_or_create(&Refused {
+                target: target.to_string(),
+                sqlstate: sqlstate.to_string(),
+            })
+            .inc();
     }
 
     /// A credential was made that can be used for so long.
     pub fn credential_made(&self, target: &str, usable_for: Duration) {
-        self.credential_requests.get_or_create(&asked(target, MADE)).inc();
-        let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + usable_for;
-        self.usable_until.get_or_create(&of(target)).set(i64::try_from(until.as_secs()).unwrap_or(i64::MAX));
+        self.credential_requests
+            .get_or_create(&asked(target, MADE))
+            .inc();
+        let until = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            + usable_for;
+        self.usable_until
+            .get_or_create(&of(target))
+            .set(i64::try_from(until.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// A credential could not be made.
     pub fn credential_failed(&self, target: &str, failure: AwsFailure) {
-        self.credential_requests.get_or_create(&asked(target, failure.outcome())).inc();
+        self.credential_requests
+            .get_or_create(&asked(target, failure.outcome()))
+            .inc();
     }
 
     /// A login has a credential without a call of its own.
@@ -160,7 +203,9 @@ impl Metrics {
 
     /// An endpoint could not be found.
     pub fn discovery_failed(&self, target: &str, failure: AwsFailure) {
-        self.discovery_failures.get_or_create(&asked(target, failure.outcome())).inc();
+        self.discovery_failures
+            .get_or_create(&asked(target, failure.outcome()))
+            .inc();
     }
 
     /// All of it, as [`Metrics::CONTENT_TYPE`].
@@ -197,34 +242,73 @@ impl Default for Metrics {
 impl Metrics {
     fn registered(mut self) -> Self {
         let registry = &mut self.registry;
-        registry.register("build", "Version of the program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        registry.register("sessions_open", "Sessions whose login is done", self.sessions_open.clone());
+        registry.register(
+            "build",
+            "Version of the program",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "sessions_open",
+            "Sessions whose login is done",
+            self.sessions_open.clone(),
+        );
         registry.register("sessions", "Logins that succeeded", self.sessions.clone());
         let help = "From clients to the server, counted when their session ends";
         registry.register_with_unit("sent", help, Unit::Bytes, self.sent.clone());
         let help = "From the server to clients, counted when their session ends";
         registry.register_with_unit("received", help, Unit::Bytes, self.received.clone());
         let help = "Time taken by each phase of the logins that succeeded";
-        registry.register_with_unit("login_duration", help, Unit::Seconds, self.login_duration.clone());
+        registry.register_with_unit(
+            "login_duration",
+            help,
+            Unit::Seconds,
+            self.login_duration.clone(),
+        );
         let help = "Logins that failed, by what the client was told; without a target where none was chosen yet";
         registry.register("login_failures", help, self.login_failures.clone());
         let help = "Credentials asked for, by logins and in the background";
-        registry.register("credential_requests", help, self.credential_requests.clone());
-        registry.register("credentials_cached", "Logins that were given a credential from the cache", self.credentials_cached.clone());
+        registry.register(
+            "credential_requests",
+            help,
+            self.credential_requests.clone(),
+        );
+        registry.register(
+            "credentials_cached",
+            "Logins that were given a credential from the cache",
+            self.credentials_cached.clone(),
+        );
         let help = "Credentials that are served from the cache while they cannot be renewed";
-        registry.register("credentials_renewal_failing", help, self.renewal_failing.clone());
+        registry.register(
+            "credentials_renewal_failing",
+            help,
+            self.renewal_failing.clone(),
+        );
         let help = "Until when the credential can be used that was made last";
-        registry.register_with_unit("credentials_usable_until_timestamp", help, Unit::Seconds, self.usable_until.clone());
+        registry.register_with_unit(
+            "credentials_usable_until_timestamp",
+            help,
+            Unit::Seconds,
+            self.usable_until.clone(),
+        );
         let help = "Endpoints that were asked for and not found";
-        registry.register("endpoint_discovery_failures", help, self.discovery_failures.clone());
+        registry.register(
+            "endpoint_discovery_failures",
+            help,
+            self.discovery_failures.clone(),
+        );
         self
     }
 }
 
 fn of(target: &str) -> OfTarget {
-    OfTarget { target: target.to_string() }
+    OfTarget {
+        target: target.to_string(),
+    }
 }
 
 fn asked(target: &str, outcome: &'static str) -> Asked {
-    Asked { target: target.to_string(), outcome }
+    Asked {
+        target: target.to_string(),
+        outcome,
+    }
 }

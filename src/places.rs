@@ -52,17 +52,29 @@ impl Places {
     /// Every limit of the configuration.
     pub fn new(config: &Config) -> Self {
         let mut places = Self(HashMap::new());
-        places.limit(Place::Proxy, "limits.max_sessions".to_string(), Some(config.limits.max_sessions));
+        places.limit(
+            Place::Proxy,
+            "limits.max_sessions".to_string(),
+            Some(config.limits.max_sessions),
+        );
         for listener in &config.listeners {
             let address = listener.address.to_string();
-            places.limit(Place::Listener(address.clone()), format!("max_sessions of listener {address}"), listener.max_sessions);
+            places.limit(
+                Place::Listener(address.clone()),
+                format!("max_sessions of listener {address}"),
+                listener.max_sessions,
+            );
             for target in &listener.targets {
                 let key = format!("target.{}.max_sessions", target.name);
                 places.limit(Place::Target(target.name.clone()), key, target.max_sessions);
             }
         }
         for (name, user) in &config.users {
-            places.limit(Place::User(name.clone()), format!("user.{name}.max_sessions"), user.max_sessions);
+            places.limit(
+                Place::User(name.clone()),
+                format!("user.{name}.max_sessions"),
+                user.max_sessions,
+            );
         }
         places
     }
@@ -72,9 +84,12 @@ impl Places {
     /// # Errors
     /// 53300 with the limit in DETAIL.
     pub fn take(&self, place: &Place, taken: &mut Taken) -> Result<(), Refusal> {
-        let Some(limit) = self.0.get(place) else { return Ok(()) };
+        let Some(limit) = self.0.get(place) else {
+            return Ok(());
+        };
         let permit = limit.free.clone().try_acquire_owned().map_err(|_| {
-            Refusal::new(Kind::TooManySessions, "sorry, too many clients already").detail(format!("{} = {}", limit.key, limit.sessions))
+            Refusal::new(Kind::TooManySessions, "sorry, too many clients already")
+                .detail(format!("{} = {}", limit.key, limit.sessions))
         })?;
         taken.0.push((place.clone(), permit));
         Ok(())
@@ -82,7 +97,11 @@ impl Places {
 
     fn limit(&mut self, place: Place, key: String, sessions: Option<usize>) {
         if let Some(sessions) = sessions {
-            self.0.entry(place).or_insert_with(|| Limit { key, sessions, free: Arc::new(Semaphore::new(sessions)) });
+            self.0.entry(place).or_insert_with(|| Limit {
+                key,
+                sessions,
+                free: Arc::new(Semaphore::new(sessions)),
+            });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The one type that holds a secret.
 //!
-//! Passwords, authentication tokens and cancel keys are printed as `…` by `Debug`, have no `Display`
-//! and are wiped from memory when dropped.
+//! Passwords, authentication tokens and cancel keys are printed as `…` by `Debug`, have no
+//! `Display` and are wiped from memory when dropped.
 
 use std::fmt;
 

@@ -31,9 +31,11 @@ use socket::Socket;
 
 /// How long sessions may go on once the proxy is asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Pause after the process has run out of something: a session's end frees it, a busy loop does not.
+/// Pause after the process has run out of something: a session's end frees it, a busy loop does
+/// not.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(100);
-/// How often certificate files are looked at. Watching them would miss the swapped links of Kubernetes secrets.
+/// How often certificate files are looked at. Watching them would miss the swapped links of
+/// Kubernetes secrets.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(1);
 
 /// A proxy whose addresses are bound.
@@ -73,13 +75,26 @@ impl Server {
         let mut sockets = Vec::new();
         let mut targets: HashMap<String, Arc<Target>> = HashMap::new();
         for listener in config.listeners {
-            let socket = Socket::bind(&listener).await.map_err(|error| BindError { address: listener.address.clone(), what: "", error })?;
-            targets.extend(listener.targets.iter().map(|target| (target.name.clone(), target.clone())));
+            let socket = Socket::bind(&listener).await.map_err(|error| BindError {
+                address: listener.address.clone(),
+                what: "",
+                error,
+            })?;
+            targets.extend(
+                listener
+                    .targets
+                    .iter()
+                    .map(|target| (target.name.clone(), target.clone())),
+            );
             sockets.push((socket, Arc::new(listener)));
         }
         let admin = match config.admin {
             Some(address) => {
-                let failed = |error| BindError { address: Address::Tcp(address), what: " for metrics and health", error };
+                let failed = |error| BindError {
+                    address: Address::Tcp(address),
+                    what: " for metrics and health",
+                    error,
+                };
                 Some(Admin::bind(address).await.map_err(failed)?)
             }
             None => None,
@@ -92,7 +107,10 @@ impl Server {
             limits: config.limits,
             warm: Spares::new(targets.values(), &places),
             places,
-            judge: Judge::new(mock_secret(config.cancel_key.as_ref()), usual_iterations(&config.users)),
+            judge: Judge::new(
+                mock_secret(config.cancel_key.as_ref()),
+                usual_iterations(&config.users),
+            ),
             users: config.users,
             governor: Governor::new(targets.values()).into(),
             targets,
@@ -100,12 +118,21 @@ impl Server {
             cancel_penalties: Penalties::default(),
             stopping: controls.stop.clone(),
         };
-        Ok(Self { sockets, admin, shared: Arc::new(shared) })
+        Ok(Self {
+            sockets,
+            admin,
+            shared: Arc::new(shared),
+        })
     }
 
     /// The addresses as bound, port 0 replaced by the one that was given, with what is behind them.
     pub fn addresses(&self) -> impl Iterator<Item = (Address, &Listener)> {
-        self.sockets.iter().map(|(socket, listener)| (socket.address().unwrap_or_else(|| listener.address.clone()), &**listener))
+        self.sockets.iter().map(|(socket, listener)| {
+            (
+                socket.address().unwrap_or_else(|| listener.address.clone()),
+                &**listener,
+            )
+        })
     }
 
     /// The operators' address, likewise.
@@ -113,36 +140,53 @@ impl Server {
         self.admin.as_ref().and_then(Admin::address)
     }
 
-    /// Serves until it is told to stop: then accepts no more, refuses logins under way, and waits for sessions to end,
-    /// for 10 s at most or until it is told to end now.
+    /// Serves until it is told to stop: then accepts no more, refuses logins under way, and waits
+    /// for sessions to end, for 10 s at most or until it is told to end now.
     pub async fn run(self, workers: Workers, controls: Controls) {
         let workers = Arc::new(workers);
         let sessions = TaskTracker::new();
         let accepting = TaskTracker::new();
-        let certificates: Vec<_> = self.sockets.iter().filter_map(|(_, listener)| listener.tls.acceptor().cloned()).collect();
+        let certificates: Vec<_> = self
+            .sockets
+            .iter()
+            .filter_map(|(_, listener)| listener.tls.acceptor().cloned())
+            .collect();
         let stop = &controls.stop;
         if !certificates.is_empty() {
             let (stop, reload) = (stop.clone(), controls.reload.clone());
             accepting.spawn(async move {
-                stop.run_until_cancelled(keep_current(&certificates, &reload)).await;
+                stop.run_until_cancelled(keep_current(&certificates, &reload))
+                    .await;
             });
         }
         for (socket, listener) in self.sockets {
-            let (shared, workers, sessions, stop) = (self.shared.clone(), workers.clone(), sessions.clone(), stop.clone());
+            let (shared, workers, sessions, stop) = (
+                self.shared.clone(),
+                workers.clone(),
+                sessions.clone(),
+                stop.clone(),
+            );
             accepting.spawn(async move {
                 // Dropping the socket closes it: whoever comes now is refused by the kernel.
-                stop.run_until_cancelled(accept(&socket, &listener, &shared, &workers, &sessions)).await;
+                stop.run_until_cancelled(accept(&socket, &listener, &shared, &workers, &sessions))
+                    .await;
             });
         }
         if let Some(admin) = self.admin {
             // It ends with the runtime, after the last session.
-            tokio::spawn(admin.serve(Shown { metrics: self.shared.metrics.clone(), stopping: stop.clone() }));
+            tokio::spawn(admin.serve(Shown {
+                metrics: self.shared.metrics.clone(),
+                stopping: stop.clone(),
+            }));
         }
         accepting.close();
         accepting.wait().await;
         sessions.close();
         if !sessions.is_empty() {
-            tracing::info!(sessions = sessions.len(), "stopping: waiting for sessions to end (a second signal ends them now)");
+            tracing::info!(
+                sessions = sessions.len(),
+                "stopping: waiting for sessions to end (a second signal ends them now)"
+            );
         }
         let ends = async {
             // Logins under way are refused, so nobody will want a spare.
@@ -150,14 +194,18 @@ impl Server {
             // What the last clients have left.
             self.shared.warm.close().await;
         };
-        let drained = controls.now.run_until_cancelled(tokio::time::timeout(DRAIN, ends)).await;
+        let drained = controls
+            .now
+            .run_until_cancelled(tokio::time::timeout(DRAIN, ends))
+            .await;
         if !matches!(drained, Some(Ok(()))) {
             tracing::info!(sessions = sessions.len(), "stopped with sessions open");
         }
     }
 }
 
-/// Made-up salts are the same on all replicas that share a key, so that they tell nothing of who exists.
+/// Made-up salts are the same on all replicas that share a key, so that they tell nothing of who
+/// exists.
 fn mock_secret(shared: Option<&Secret>) -> Secret {
     if let Some(key) = shared {
         return Secret::new([b"made-up salts", key.expose()].concat());
@@ -175,10 +223,19 @@ fn usual_iterations(users: &HashMap<String, Arc<User>>) -> NonZeroU32 {
             *counts.entry(verifier.iterations).or_default() += 1;
         }
     }
-    counts.into_iter().max_by_key(|&(iterations, users)| (users, iterations)).map_or(ITERATIONS, |(iterations, _)| iterations)
+    counts
+        .into_iter()
+        .max_by_key(|&(iterations, users)| (users, iterations))
+        .map_or(ITERATIONS, |(iterations, _)| iterations)
 }
 
-async fn accept(socket: &Socket, listener: &Arc<Listener>, shared: &Arc<Shared>, workers: &Workers, sessions: &TaskTracker) {
+async fn accept(
+    socket: &Socket,
+    listener: &Arc<Listener>,
+    shared: &Arc<Shared>,
+    workers: &Workers,
+    sessions: &TaskTracker,
+) {
     let mut exhausted = false;
     loop {
         match socket.accept().await {
@@ -186,7 +243,16 @@ async fn accept(socket: &Socket, listener: &Arc<Listener>, shared: &Arc<Shared>,
                 exhausted = false;
                 let seat = workers.seat();
                 let runtime = seat.runtime.clone();
-                sessions.spawn_on(serve(accepted, seat, listener.clone(), shared.clone(), sessions.clone()), &runtime);
+                sessions.spawn_on(
+                    serve(
+                        accepted,
+                        seat,
+                        listener.clone(),
+                        shared.clone(),
+                        sessions.clone(),
+                    ),
+                    &runtime,
+                );
             }
             // The client gave up before it was accepted: accept(2) hands that over as an error.
             Err(error) if is_the_clients(&error) => {}
@@ -202,27 +268,45 @@ async fn accept(socket: &Socket, listener: &Arc<Listener>, shared: &Arc<Shared>,
 }
 
 /// Serves a connection on the worker where it has its seat.
-async fn serve(accepted: Accepted, seat: Seat, listener: Arc<Listener>, shared: Arc<Shared>, sessions: TaskTracker) {
-    match if seat.elsewhere { accepted.adopt() } else { Ok(accepted) } {
+async fn serve(
+    accepted: Accepted,
+    seat: Seat,
+    listener: Arc<Listener>,
+    shared: Arc<Shared>,
+    sessions: TaskTracker,
+) {
+    match if seat.elsewhere {
+        accepted.adopt()
+    } else {
+        Ok(accepted)
+    } {
         Ok(accepted) => {
             if let Some(established) = session::open(&shared, &listener, accepted).await {
                 sessions.spawn(established.run(seat));
             }
         }
-        Err(error) => tracing::error!(address = %listener.address, %error, "cannot take a connection over"),
+        Err(error) => {
+            tracing::error!(address = %listener.address, %error, "cannot take a connection over");
+        }
     }
 }
 
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
 }
 
-/// Takes new certificates into use when their files change. What cannot be used is reported once, and the old stays.
+/// Takes new certificates into use when their files change. What cannot be used is reported once,
+/// and the old stays.
 async fn keep_current(certificates: &[Arc<ListenerTls>], reload: &Notify) {
     let mut reported = vec![None; certificates.len()];
     loop {
-        let asked = tokio::time::timeout(CERTIFICATE_CHECK, reload.notified()).await.is_ok();
+        let asked = tokio::time::timeout(CERTIFICATE_CHECK, reload.notified())
+            .await
+            .is_ok();
         for (tls, reported) in certificates.iter().zip(&mut reported) {
             let file = tls.certificate_file().display();
             match tls.reload(asked) {

@@ -1,8 +1,9 @@
 //! One connection from top to bottom: the only file that sees both legs.
 //!
-//! negotiate → authenticate → route → credentials → connect upstream → log in → welcome → splice. Each phase consumes what
-//! the one before gave; the three that reach the server may have been done before, for a client like this one (`reach`). The
-//! splice runs as a task of its own, so that the login's state does not live as long as the session.
+//! negotiate → authenticate → route → credentials → connect upstream → log in → welcome → splice.
+//! Each phase consumes what the one before gave; the three that reach the server may have been done
+//! before, for a client like this one (`reach`). The splice runs as a task of its own, so that the
+//! login's state does not live as long as the session.
 
 mod attempt;
 mod cancel_request;
@@ -105,26 +106,48 @@ impl Accepted {
 
 /// Serves a connection up to the end of its login. `None`: it was a cancel, or it is over.
 pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> Option<Established> {
-    let mut login = Login { shared, listener, facts: Facts::new(&accepted, shared.metrics.clone()), places: Taken::default() };
+    let mut login = Login {
+        shared,
+        listener,
+        facts: Facts::new(&accepted, shared.metrics.clone()),
+        places: Taken::default(),
+    };
     let (mut stream, ending) = match login.negotiate(accepted).await {
-        Ok(Negotiated { mut stream, wish: Ok(Wish::Cancel(request)), .. }) => {
+        Ok(Negotiated {
+            mut stream,
+            wish: Ok(Wish::Cancel(request)),
+            ..
+        }) => {
             cancel_request::serve(shared, listener, &login.facts.client, &request).await;
-            // The close, which is the only answer, says that the server has acted. Without TLS's close_notify libpq takes it
-            // for a failure.
+            // The close, which is the only answer, says that the server has acted. Without TLS's
+            // close_notify libpq takes it for a failure.
             let _ = tokio::time::timeout(GOODBYE, stream.shutdown()).await;
             return None;
         }
-        Ok(Negotiated { mut stream, security, wish: Ok(Wish::Session(startup)) }) => {
-            match login.serve(&mut stream, &security, &startup).await {
-                Ok((upstream, registration, succession)) => {
-                    login.facts.log_opened();
-                    let Login { facts, places, .. } = login;
-                    return Some(Established { client: stream, upstream, facts, registration, places, succession });
-                }
-                Err(ending) => (stream, ending),
+        Ok(Negotiated {
+            mut stream,
+            security,
+            wish: Ok(Wish::Session(startup)),
+        }) => match login.serve(&mut stream, &security, &startup).await {
+            Ok((upstream, registration, succession)) => {
+                login.facts.log_opened();
+                let Login { facts, places, .. } = login;
+                return Some(Established {
+                    client: stream,
+                    upstream,
+                    facts,
+                    registration,
+                    places,
+                    succession,
+                });
             }
-        }
-        Ok(Negotiated { stream, wish: Err(ending), .. }) => (stream, ending),
+            Err(ending) => (stream, ending),
+        },
+        Ok(Negotiated {
+            stream,
+            wish: Err(ending),
+            ..
+        }) => (stream, ending),
         Err(ending) => {
             login.facts.log_failed(&ending);
             return None;
@@ -132,7 +155,13 @@ pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> O
     };
     login.facts.log_failed(&ending);
     match ending {
-        Ending::Refused(refusal) => reject::send(&mut stream, &reject::error_response(&refusal, &login.facts.id)).await,
+        Ending::Refused(refusal) => {
+            reject::send(
+                &mut stream,
+                &reject::error_response(&refusal, &login.facts.id),
+            )
+            .await;
+        }
         Ending::ServerError(response) => reject::send(&mut stream, &response).await,
         Ending::ClientGone | Ending::StartupTimeout | Ending::TlsFailed(_) => {}
     }
@@ -154,7 +183,12 @@ impl Login<'_> {
             match accepted {
                 Accepted::Unix(unix, _) => negotiate::unix(unix).await,
                 Accepted::Tcp(mut tcp, peer) => {
-                    if self.listener.proxy_protocol_from.iter().any(|network| network.contains(&peer.ip().to_canonical())) {
+                    if self
+                        .listener
+                        .proxy_protocol_from
+                        .iter()
+                        .any(|network| network.contains(&peer.ip().to_canonical()))
+                    {
                         let header = proxy_header::read(&mut tcp).await?;
                         self.facts.client = Peer::Network(header.source.unwrap_or(peer));
                         self.facts.vpc_endpoint = header.vpc_endpoint;
@@ -163,7 +197,9 @@ impl Login<'_> {
                 }
             }
         };
-        timeout_at(deadline, negotiation).await.unwrap_or(Err(Ending::StartupTimeout))
+        timeout_at(deadline, negotiation)
+            .await
+            .unwrap_or(Err(Ending::StartupTimeout))
     }
 
     /// Phases 3 to 7, and the client's welcome.
@@ -172,50 +208,125 @@ impl Login<'_> {
         stream: &mut ClientStream,
         security: &Security,
         startup: &StartupMessage,
-    ) -> Result<(TlsStream<TcpStream>, Option<Registration>, Option<Box<Succession>>), Ending> {
+    ) -> Result<
+        (
+            TlsStream<TcpStream>,
+            Option<Registration>,
+            Option<Box<Succession>>,
+        ),
+        Ending,
+    > {
         let shared = self.shared;
         shared.places.take(&Place::Proxy, &mut self.places)?;
-        shared.places.take(&Place::Listener(self.listener.address.to_string()), &mut self.places)?;
+        shared.places.take(
+            &Place::Listener(self.listener.address.to_string()),
+            &mut self.places,
+        )?;
         let user = utf8("user name", startup.parameter("user"))?.unwrap_or_default();
         let settings = shared.users.get(user).map(|user| &**user);
         self.facts.user = user.to_string();
-        timeout_at(self.deadline(), self.identify(stream, security, user, settings))
-            .await
-            .unwrap_or_else(|_| Err(Refusal::new(Kind::StartupTimeout, "canceling authentication due to timeout").into()))?;
+        timeout_at(
+            self.deadline(),
+            self.identify(stream, security, user, settings),
+        )
+        .await
+        .unwrap_or_else(|_| {
+            Err(Refusal::new(
+                Kind::StartupTimeout,
+                "canceling authentication due to timeout",
+            )
+            .into())
+        })?;
         self.facts.startup = self.facts.opened.elapsed();
         let database = utf8("database name", startup.parameter("database"))?;
-        let route = route(self.listener, &Asked { user, settings, database, server_name: security.server_name.as_deref() })?;
+        let route = route(
+            self.listener,
+            &Asked {
+                user,
+                settings,
+                database,
+                server_name: security.server_name.as_deref(),
+            },
+        )?;
         self.facts.target.clone_from(&route.target.name);
-        shared.places.take(&Place::User(user.to_string()), &mut self.places)?;
+        shared
+            .places
+            .take(&Place::User(user.to_string()), &mut self.places)?;
         let attempt = Attempt {
             broker: shared.broker.clone(),
             governor: shared.governor.clone(),
-            person: route.target.application_name_suffix.then(|| self.facts.person()),
+            person: route
+                .target
+                .application_name_suffix
+                .then(|| self.facts.person()),
             startup: startup.parameters.clone(),
             route,
         };
         // Given up as soon as the client leaves or the proxy stops.
-        let (Ready { session, db_user, since, .. }, heirs) = tokio::select! {
+        let (
+            Ready {
+                session,
+                db_user,
+                since,
+                ..
+            },
+            heirs,
+        ) = tokio::select! {
             result = self.reach(&attempt) => result?,
             () = stream.gone() => return Err(Ending::ClientGone),
             () = shared.stopping.cancelled() => return Err(Refusal::new(Kind::ShuttingDown, "the proxy is shutting down").into()),
         };
-        let LoggedIn { connection, settings, key, ready } = session;
+        let LoggedIn {
+            connection,
+            settings,
+            key,
+            ready,
+        } = session;
         let agreement = version::agree(startup);
         let heirs = heirs.filter(|_| ready.body == "I");
         let registration = key.clone().map(|key| {
-            let (target, server_name) = (attempt.route.target.name.clone(), connection.server_name.to_str().into_owned());
-            let destination = Destination { target, address: connection.address, server_name, key };
+            let (target, server_name) = (
+                attempt.route.target.name.clone(),
+                connection.server_name.to_str().into_owned(),
+            );
+            let destination = Destination {
+                target,
+                address: connection.address,
+                server_name,
+                key,
+            };
             match &heirs {
-                Some(_) => shared.cancels.register_for_one(destination, agreement.version),
+                Some(_) => shared
+                    .cancels
+                    .register_for_one(destination, agreement.version),
                 None => shared.cancels.register(destination, agreement.version),
             }
         });
-        let client_key = registration.as_ref().map(|registration| &registration.client_key);
-        welcome::welcome(stream, &agreement, &settings, client_key, &ready).await.map_err(|_| Ending::ClientGone)?;
-        let Connection { stream: upstream, address, certificate, server_name } = connection;
-        let succession =
-            heirs.map(|heirs| Box::new(Succession { heirs, address, certificate, server_name, settings, key, ready, db_user, since }));
+        let client_key = registration
+            .as_ref()
+            .map(|registration| &registration.client_key);
+        welcome::welcome(stream, &agreement, &settings, client_key, &ready)
+            .await
+            .map_err(|_| Ending::ClientGone)?;
+        let Connection {
+            stream: upstream,
+            address,
+            certificate,
+            server_name,
+        } = connection;
+        let succession = heirs.map(|heirs| {
+            Box::new(Succession {
+                heirs,
+                address,
+                certificate,
+                server_name,
+                settings,
+                key,
+                ready,
+                db_user,
+                since,
+            })
+        });
         Ok((upstream, registration, succession))
     }
 
@@ -230,5 +341,10 @@ fn utf8<'a>(what: &str, value: Option<&'a bytes::Bytes>) -> Result<Option<&'a st
     value
         .map(|value| std::str::from_utf8(value))
         .transpose()
-        .map_err(|_| Refusal::new(Kind::InvalidAuthorization, format!("{what} is not valid UTF-8")))
+        .map_err(|_| {
+            Refusal::new(
+                Kind::InvalidAuthorization,
+                format!("{what} is not valid UTF-8"),
+            )
+        })
 }

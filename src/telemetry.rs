@@ -18,13 +18,23 @@ pub fn start(format: LogFormat, level: LogLevel) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // Other crates never get below WARN: the AWS SDK writes requests and answers, passwords included, at its lower levels.
-    let filter = Targets::new().with_target("pg_iam_proxy", level).with_default(level.min(LevelFilter::WARN));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
+    // Other crates never get below WARN: the AWS SDK writes requests and answers, passwords
+    // included, at its lower levels.
+    let filter = Targets::new()
+        .with_target("pg_iam_proxy", level)
+        .with_default(level.min(LevelFilter::WARN));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .log_internal_errors(false);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
-    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "bug: a task panicked")));
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .init();
+    std::panic::set_hook(Box::new(
+        |panic| tracing::error!(%panic, "bug: a task panicked"),
+    ));
 }

@@ -1,8 +1,8 @@
 //! What is stored instead of a password, in the two forms of PostgreSQL's `pg_authid`.
 //!
-//! `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` serves SCRAM and cleartext logins, `md5<32 digits>` serves
-//! MD5 and cleartext ones. Who reads a SCRAM verifier still has to guess the password; who reads an MD5 one can log in
-//! with it. Neither is printed by `Debug`.
+//! `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` serves SCRAM and cleartext logins,
+//! `md5<32 digits>` serves MD5 and cleartext ones. Who reads a SCRAM verifier still has to guess
+//! the password; who reads an MD5 one can log in with it. Neither is printed by `Debug`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,8 +20,9 @@ pub const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero"
 /// PostgreSQL's length of a salt in bytes (`SCRAM_DEFAULT_SALT_LEN`).
 pub const SALT_LENGTH: usize = 16;
 
-/// Most iterations of a verifier: a cleartext login computes them here, and these take a processor a third of a second.
-/// OWASP asks for 600 000; libpq and JDBC clients of today refuse more than 100 000 in a SCRAM login.
+/// Most iterations of a verifier: a cleartext login computes them here, and these take a processor
+/// a third of a second. OWASP asks for 600 000; libpq and JDBC clients of today refuse more than
+/// 100 000 in a SCRAM login.
 const MAX_ITERATIONS: u32 = 1_000_000;
 /// Longest salt of a verifier, SHA-256's block length.
 const MAX_SALT: usize = 64;
@@ -48,7 +49,9 @@ impl Verifier {
         } else if let Some(digits) = text.strip_prefix("md5") {
             Md5Verifier::parse(digits).map(Self::Md5)
         } else {
-            Err("is not a verifier: plain passwords are not accepted; write what `pg-iam-proxy hash-password` prints")
+            Err(
+                "is not a verifier: plain passwords are not accepted; write what `pg-iam-proxy hash-password` prints",
+            )
         }
     }
 }
@@ -68,34 +71,66 @@ impl ScramVerifier {
     /// Computes the keys, which takes the time that the iterations take.
     pub fn from_password(password: &[u8], iterations: NonZeroU32, salt: Vec<u8>) -> Self {
         let mut salted = [0; KEY_LENGTH];
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, &normalised(password), &mut salted);
+        pbkdf2::derive(
+            pbkdf2::PBKDF2_HMAC_SHA256,
+            iterations,
+            &salt,
+            &normalised(password),
+            &mut salted,
+        );
         let salted = Secret::new(salted);
         let client_key = hmac_sha256(&salted, b"Client Key");
         let stored_key = Secret::new(digest::digest(&digest::SHA256, client_key.as_ref()).as_ref());
         let server_key = Secret::new(hmac_sha256(&salted, b"Server Key").as_ref());
-        Self { iterations, salt, stored_key, server_key }
+        Self {
+            iterations,
+            salt,
+            stored_key,
+            server_key,
+        }
     }
 
     /// One that no password matches, for a user who has none.
     pub fn of_nobody(iterations: NonZeroU32, salt: Vec<u8>) -> Self {
         let key = Secret::new([0; KEY_LENGTH]);
-        Self { iterations, salt, stored_key: key.clone(), server_key: key }
+        Self {
+            iterations,
+            salt,
+            stored_key: key.clone(),
+            server_key: key,
+        }
     }
 
     /// Whether this is the password. Takes the time that the iterations take, whatever the answer.
     pub fn matches(&self, password: &[u8]) -> bool {
-        // The key by which a SCRAM login is judged: a verifier put together from two passwords cannot accept both.
-        same(self.stored_key.expose(), Self::from_password(password, self.iterations, self.salt.clone()).stored_key.expose())
+        // The key by which a SCRAM login is judged: a verifier put together from two passwords
+        // cannot accept both.
+        same(
+            self.stored_key.expose(),
+            Self::from_password(password, self.iterations, self.salt.clone())
+                .stored_key
+                .expose(),
+        )
     }
 
-    /// Whether the proof was made with this verifier's password, for this exchange: RFC 5802 §3, `ClientProof`.
+    /// Whether the proof was made with this verifier's password, for this exchange: RFC 5802 §3,
+    /// `ClientProof`.
     pub fn proves(&self, proof: &[u8], exchange: &[u8]) -> bool {
         let signature = hmac_sha256(&self.stored_key, exchange);
         if proof.len() != signature.as_ref().len() {
             return false;
         }
-        let client_key = Secret::new(proof.iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect::<Vec<_>>());
-        same(self.stored_key.expose(), digest::digest(&digest::SHA256, client_key.expose()).as_ref())
+        let client_key = Secret::new(
+            proof
+                .iter()
+                .zip(signature.as_ref())
+                .map(|(a, b)| a ^ b)
+                .collect::<Vec<_>>(),
+        );
+        same(
+            self.stored_key.expose(),
+            digest::digest(&digest::SHA256, client_key.expose()).as_ref(),
+        )
     }
 
     /// What tells the client that we know its verifier: RFC 5802 §3, `ServerSignature`.
@@ -105,8 +140,10 @@ impl ScramVerifier {
 
     fn parse(fields: &str) -> Result<Self, &'static str> {
         let form = "a SCRAM verifier has the form SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>, the last three in base64";
-        let ((iterations, salt), (stored_key, server_key)) =
-            fields.split_once('$').and_then(|(head, keys)| Some((head.split_once(':')?, keys.split_once(':')?))).ok_or(form)?;
+        let ((iterations, salt), (stored_key, server_key)) = fields
+            .split_once('$')
+            .and_then(|(head, keys)| Some((head.split_once(':')?, keys.split_once(':')?)))
+            .ok_or(form)?;
         // `parse` would take a sign.
         if iterations.is_empty() || !iterations.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(form);
@@ -125,16 +162,29 @@ impl ScramVerifier {
             Ok(_) => Err("the keys of a SCRAM verifier have 32 bytes each"),
             Err(_) => Err(form),
         };
-        Ok(Self { iterations, salt, stored_key: key(stored_key)?, server_key: key(server_key)? })
+        Ok(Self {
+            iterations,
+            salt,
+            stored_key: key(stored_key)?,
+            server_key: key(server_key)?,
+        })
     }
 }
 
 /// As it is written in a file.
 impl fmt::Display for ScramVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [salt, stored_key, server_key] =
-            [&self.salt[..], self.stored_key.expose(), self.server_key.expose()].map(|bytes| STANDARD.encode(bytes));
-        write!(f, "SCRAM-SHA-256${}:{salt}${stored_key}:{server_key}", self.iterations)
+        let [salt, stored_key, server_key] = [
+            &self.salt[..],
+            self.stored_key.expose(),
+            self.server_key.expose(),
+        ]
+        .map(|bytes| STANDARD.encode(bytes));
+        write!(
+            f,
+            "SCRAM-SHA-256${}:{salt}${stored_key}:{server_key}",
+            self.iterations
+        )
     }
 }
 
@@ -150,27 +200,43 @@ impl Md5Verifier {
 
     /// Whether this is the user's password.
     pub fn matches(&self, user: &str, password: &[u8]) -> bool {
-        same(self.0.expose(), Self::from_password(user, password).0.expose())
+        same(
+            self.0.expose(),
+            Self::from_password(user, password).0.expose(),
+        )
     }
 
     /// Whether this answers an `AuthenticationMD5Password` with this salt.
     pub fn answers(&self, salt: [u8; 4], answer: &[u8]) -> bool {
-        same(format!("md5{}", md5_digits(&[self.0.expose(), &salt])).as_bytes(), answer)
+        same(
+            format!("md5{}", md5_digits(&[self.0.expose(), &salt])).as_bytes(),
+            answer,
+        )
     }
 
     fn parse(digits: &str) -> Result<Self, &'static str> {
         // Lower case, as PostgreSQL writes them: the digits are what is hashed with the salt.
-        if digits.len() == 32 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        if digits.len() == 32
+            && digits
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        {
             Ok(Self(Secret::new(digits)))
         } else {
-            Err("an MD5 verifier is `md5` and 32 lower-case hexadecimal digits; `pg-iam-proxy hash-password` makes a better one")
+            Err(
+                "an MD5 verifier is `md5` and 32 lower-case hexadecimal digits; `pg-iam-proxy hash-password` makes a better one",
+            )
         }
     }
 }
 
-/// `SASLprep` where the password has one, else its bytes as they are: clients do the same, since the encoding is unknown.
+/// `SASLprep` where the password has one, else its bytes as they are: clients do the same, since
+/// the encoding is unknown.
 fn normalised(password: &[u8]) -> Cow<'_, [u8]> {
-    match std::str::from_utf8(password).ok().and_then(|text| stringprep::saslprep(text).ok()) {
+    match std::str::from_utf8(password)
+        .ok()
+        .and_then(|text| stringprep::saslprep(text).ok())
+    {
         Some(Cow::Owned(text)) if !text.is_empty() => Cow::Owned(text.into_bytes()),
         _ => Cow::Borrowed(password),
     }
@@ -185,7 +251,10 @@ fn md5_digits(parts: &[&[u8]]) -> String {
     for part in parts {
         md5.update(part);
     }
-    md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    md5.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn same(a: &[u8], b: &[u8]) -> bool {
@@ -222,7 +291,10 @@ mod tests {
         for wrong in [&b"pencil2"[..], b"Pencil", b"", b"pencil\xff"] {
             assert!(!verifier.matches(wrong), "{wrong:?}");
         }
-        assert_eq!(ScramVerifier::from_password(b"pencil", ITERATIONS, verifier.salt.clone()).to_string(), PENCIL);
+        assert_eq!(
+            ScramVerifier::from_password(b"pencil", ITERATIONS, verifier.salt.clone()).to_string(),
+            PENCIL
+        );
     }
 
     /// Each made by PostgreSQL 15.
@@ -270,37 +342,73 @@ mod tests {
     fn what_is_no_verifier_is_refused_with_what_to_write_instead() {
         let refusal = |text: &str| Verifier::parse(text).expect_err("it is refused");
         let plain = "is not a verifier: plain passwords are not accepted; write what `pg-iam-proxy hash-password` prints";
-        for text in ["", "pencil", "scram-sha-256$4096:aa$bb:cc", "MD5e4f70fb0b8f2745aa7a69557c80cbd0c"] {
+        for text in [
+            "",
+            "pencil",
+            "scram-sha-256$4096:aa$bb:cc",
+            "MD5e4f70fb0b8f2745aa7a69557c80cbd0c",
+        ] {
             assert_eq!(refusal(text), plain, "{text}");
         }
         let md5 = "an MD5 verifier is `md5` and 32 lower-case hexadecimal digits; `pg-iam-proxy hash-password` makes a better one";
-        for text in ["md5", "md5e4f7", "md5E4F70FB0B8F2745AA7A69557C80CBD0C", "md5e4f70fb0b8f2745aa7a69557c80cbd0cc"] {
+        for text in [
+            "md5",
+            "md5e4f7",
+            "md5E4F70FB0B8F2745AA7A69557C80CBD0C",
+            "md5e4f70fb0b8f2745aa7a69557c80cbd0cc",
+        ] {
             assert_eq!(refusal(text), md5, "{text}");
         }
         let form = "a SCRAM verifier has the form SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>, the last three in base64";
-        for text in
-            ["", "4096", "4096:c2FsdA==", "4096:c2FsdA==$", "+4096:c2FsdA==$a:b", ":c2FsdA==$a:b", "4096:?$a:b", "4096:c2FsdA==$?:b"]
-        {
+        for text in [
+            "",
+            "4096",
+            "4096:c2FsdA==",
+            "4096:c2FsdA==$",
+            "+4096:c2FsdA==$a:b",
+            ":c2FsdA==$a:b",
+            "4096:?$a:b",
+            "4096:c2FsdA==$?:b",
+        ] {
             assert_eq!(refusal(&format!("SCRAM-SHA-256${text}")), form, "{text}");
         }
         for count in ["0", "1000001", "4294967296"] {
-            assert_eq!(refusal(&PENCIL.replace("4096", count)), "a SCRAM verifier has 1 to 1000000 iterations", "{count}");
+            assert_eq!(
+                refusal(&PENCIL.replace("4096", count)),
+                "a SCRAM verifier has 1 to 1000000 iterations",
+                "{count}"
+            );
         }
         for salt in [String::new(), STANDARD.encode([0; 65])] {
-            assert_eq!(refusal(&PENCIL.replace("PlgQOD9gi62hACYn+ytEzw==", &salt)), "the salt of a SCRAM verifier has 1 to 64 bytes");
+            assert_eq!(
+                refusal(&PENCIL.replace("PlgQOD9gi62hACYn+ytEzw==", &salt)),
+                "the salt of a SCRAM verifier has 1 to 64 bytes"
+            );
         }
-        assert_eq!(refusal("SCRAM-SHA-256$4096:c2FsdA==$c2FsdA==:c2FsdA=="), "the keys of a SCRAM verifier have 32 bytes each");
+        assert_eq!(
+            refusal("SCRAM-SHA-256$4096:c2FsdA==$c2FsdA==:c2FsdA=="),
+            "the keys of a SCRAM verifier have 32 bytes each"
+        );
     }
 
     #[test]
     fn debug_output_shows_no_key() {
-        let text = format!("{:?} {:?}", Verifier::parse(PENCIL).unwrap(), Verifier::parse(PENCIL_MD5).unwrap());
-        assert!(text.contains("stored_key: …, server_key: …") && text.contains("Md5Verifier(…)"), "{text}");
+        let text = format!(
+            "{:?} {:?}",
+            Verifier::parse(PENCIL).unwrap(),
+            Verifier::parse(PENCIL_MD5).unwrap()
+        );
+        assert!(
+            text.contains("stored_key: …, server_key: …") && text.contains("Md5Verifier(…)"),
+            "{text}"
+        );
     }
 
     #[test]
     fn nobodys_verifier_matches_nothing() {
         let nobody = ScramVerifier::of_nobody(ITERATIONS, vec![0; SALT_LENGTH]);
-        assert!(!nobody.matches(b"") && !nobody.matches(b"pencil") && !nobody.proves(&[0; 32], b""));
+        assert!(
+            !nobody.matches(b"") && !nobody.matches(b"pencil") && !nobody.proves(&[0; 32], b"")
+        );
     }
 }

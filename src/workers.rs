@@ -1,8 +1,9 @@
 //! The threads that serve sessions, one for each processor.
 //!
-//! A session stays on its thread from its first byte to its last, with both its sockets: its bytes never wait for another
-//! thread to wake up, and never leave the processor's cache for another's. The price is that two busy sessions may share
-//! a thread while another has idle ones only; counting them evens that out.
+//! A session stays on its thread from its first byte to its last, with both its sockets: its bytes
+//! never wait for another thread to wake up, and never leave the processor's cache for another's.
+//! The price is that two busy sessions may share a thread while another has idle ones only;
+//! counting them evens that out.
 
 use std::io;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ pub struct Seat {
 }
 
 impl Workers {
-    /// The calling thread, which must be about to run its runtime for good, and a new one for each processor more.
+    /// The calling thread, which must be about to run its runtime for good, and a new one for each
+    /// processor more.
     ///
     /// # Errors
     /// The system gives no more threads or files.
@@ -40,25 +42,42 @@ impl Workers {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let handle = runtime.handle().clone();
             let name = format!("worker-{index}");
-            let thread = thread::Builder::new().name(name).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+            let thread = thread::Builder::new()
+                .name(name)
+                .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
             workers.push(Worker::new(thread.thread().id(), handle));
         }
         Ok(Self(workers))
     }
 
-    /// A place where the fewest sessions are. The first worker, which accepts them, has the first: a lonely client's login changes
-    /// threads nowhere.
+    /// A place where the fewest sessions are. The first worker, which accepts them, has the first:
+    /// a lonely client's login changes threads nowhere.
     pub fn seat(&self) -> Seat {
-        let Worker { thread, runtime, sessions } =
-            self.0.iter().min_by_key(|worker| worker.sessions.load(Ordering::Relaxed)).expect("there is one at least");
+        let Worker {
+            thread,
+            runtime,
+            sessions,
+        } = self
+            .0
+            .iter()
+            .min_by_key(|worker| worker.sessions.load(Ordering::Relaxed))
+            .expect("there is one at least");
         sessions.fetch_add(1, Ordering::Relaxed);
-        Seat { runtime: runtime.clone(), elsewhere: *thread != thread::current().id(), sessions: sessions.clone() }
+        Seat {
+            runtime: runtime.clone(),
+            elsewhere: *thread != thread::current().id(),
+            sessions: sessions.clone(),
+        }
     }
 }
 
 impl Worker {
     fn new(thread: ThreadId, runtime: Handle) -> Self {
-        Self { thread, runtime, sessions: Arc::default() }
+        Self {
+            thread,
+            runtime,
+            sessions: Arc::default(),
+        }
     }
 }
 
@@ -80,7 +99,11 @@ mod tests {
         for _ in 0..3 {
             let seat = workers.seat();
             assert!(!seat.elsewhere);
-            let thread = seat.runtime.spawn(async { thread::current().id() }).await.unwrap();
+            let thread = seat
+                .runtime
+                .spawn(async { thread::current().id() })
+                .await
+                .unwrap();
             assert_eq!(thread, thread::current().id());
         }
     }
@@ -99,10 +122,20 @@ mod tests {
         seats.extend((0..6).map(|_| workers.seat()));
         let mut threads: HashMap<_, usize> = HashMap::new();
         for seat in &seats {
-            let thread = seat.runtime.spawn(async { thread::current().id() }).await.unwrap();
+            let thread = seat
+                .runtime
+                .spawn(async { thread::current().id() })
+                .await
+                .unwrap();
             assert_eq!(thread != thread::current().id(), seat.elsewhere);
             *threads.entry(thread).or_default() += 1;
         }
-        assert_eq!((threads.len(), threads.values().all(|&sessions| sessions == 6)), (count, true));
+        assert_eq!(
+            (
+                threads.len(),
+                threads.values().all(|&sessions| sessions == 6)
+            ),
+            (count, true)
+        );
     }
 }

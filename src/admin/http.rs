@@ -18,23 +18,44 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers one request: with more of them a client could keep its place.
 pub(super) async fn serve(stream: TcpStream, shown: &Shown) {
-    let service = service_fn(async |request: Request<_>| Ok::<_, Infallible>(answer(request.method(), request.uri().path(), shown)));
+    let service = service_fn(async |request: Request<_>| {
+        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), shown))
+    });
     // A client that breaks off has nobody to be told.
-    let _ = http1::Builder::new().keep_alive(false).max_buf_size(LONGEST_HEAD).serve_connection(TokioIo::new(stream), service).await;
+    let _ = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(LONGEST_HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 /// hyper leaves out the body where the method is HEAD.
 fn answer(method: &Method, path: &str, shown: &Shown) -> Response<String> {
     let (status, (name, value), body) = match path {
-        "/metrics" | "/livez" | "/readyz" if method != Method::GET && method != Method::HEAD => {
-            (StatusCode::METHOD_NOT_ALLOWED, (ALLOW, "GET, HEAD"), String::new())
+        "/metrics" | "/livez" | "/readyz" if method != Method::GET && method != Method::HEAD => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            (ALLOW, "GET, HEAD"),
+            String::new(),
+        ),
+        "/metrics" => (
+            StatusCode::OK,
+            (CONTENT_TYPE, Metrics::CONTENT_TYPE),
+            shown.metrics.text(),
+        ),
+        "/readyz" if shown.stopping.is_cancelled() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
         }
-        "/metrics" => (StatusCode::OK, (CONTENT_TYPE, Metrics::CONTENT_TYPE), shown.metrics.text()),
-        "/readyz" if shown.stopping.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
         "/livez" | "/readyz" => text(StatusCode::OK, "ok\n"),
-        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /metrics, /livez and /readyz\n",
+        ),
     };
-    Response::builder().status(status).header(name, value).body(body).expect("these are a status and a header")
+    Response::builder()
+        .status(status)
+        .header(name, value)
+        .body(body)
+        .expect("these are a status and a header")
 }
 
 fn text(status: StatusCode, body: &str) -> (StatusCode, (HeaderName, &'static str), String) {

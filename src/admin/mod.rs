@@ -1,7 +1,8 @@
-//! The operators' own address: metrics and health, over HTTP, to whoever reaches it. It shows nothing that must be kept.
+//! The operators' own address: metrics and health, over HTTP, to whoever reaches it. It shows
+//! nothing that must be kept.
 //!
-//! Its clients cannot take anything from sessions: few are served at a time, each for a short time, and the rest wait in the
-//! kernel's queue.
+//! Its clients cannot take anything from sessions: few are served at a time, each for a short time,
+//! and the rest wait in the kernel's queue.
 
 mod http;
 

@@ -1,11 +1,15 @@
-//! What differs between engines in what is said of a login: whose name, which resources, and why a fresh password is refused.
+//! What differs between engines in what is said of a login: whose name, which resources, and why a
+//! fresh password is refused.
 
 use std::borrow::Cow;
 
 use rustls::pki_types::ServerName;
 
 use super::explain::{Attempt, SET_THE_CLOCK, clock, quoted, region_of_server, wrong_region};
-use crate::config::{ClusterName, Discovery, Endpoint, EndpointSource, Engine, Rds, Redshift, RedshiftApi, region_of_host};
+use crate::config::{
+    ClusterName, Discovery, Endpoint, EndpointSource, Engine, Rds, Redshift, RedshiftApi,
+    region_of_host,
+};
 
 /// The server's own name, whatever is dialled to get there.
 pub fn own_host(attempt: Attempt<'_>) -> Option<Cow<'_, str>> {
@@ -24,7 +28,9 @@ pub fn own_host(attempt: Attempt<'_>) -> Option<Cow<'_, str>> {
 /// The endpoint that a token of RDS is signed for.
 fn signed_for(attempt: Attempt<'_>) -> Option<&Endpoint> {
     match &attempt.route.target.engine {
-        Engine::Rds(Rds { signing_endpoint: Some(endpoint) }) => Some(endpoint),
+        Engine::Rds(Rds {
+            signing_endpoint: Some(endpoint),
+        }) => Some(endpoint),
         _ => dialled(attempt),
     }
 }
@@ -41,17 +47,33 @@ fn dialled<'a>(attempt: Attempt<'a>) -> Option<&'a Endpoint> {
 pub fn minted(attempt: Attempt<'_>, db_user: &str) -> String {
     let target = &attempt.route.target;
     match &target.engine {
-        Engine::Redshift(Redshift { api: RedshiftApi::GetClusterCredentials { .. }, .. }) => {
+        Engine::Redshift(Redshift {
+            api: RedshiftApi::GetClusterCredentials { .. },
+            ..
+        }) => {
             format!("{db_user}, by redshift:GetClusterCredentials")
         }
-        Engine::Redshift(Redshift { api: RedshiftApi::GetClusterCredentialsWithIam, .. }) => {
+        Engine::Redshift(Redshift {
+            api: RedshiftApi::GetClusterCredentialsWithIam,
+            ..
+        }) => {
             format!("{db_user}, by redshift:GetClusterCredentialsWithIAM")
         }
-        Engine::RedshiftServerless(_) => format!("{db_user}, by redshift-serverless:GetCredentials"),
-        Engine::Dsql(dsql) => format!("{db_user}, token signed for {} in {}", dsql.name, target.region),
+        Engine::RedshiftServerless(_) => {
+            format!("{db_user}, by redshift-serverless:GetCredentials")
+        }
+        Engine::Dsql(dsql) => format!(
+            "{db_user}, token signed for {} in {}",
+            dsql.name, target.region
+        ),
         Engine::Rds(_) => {
-            let signed_for = signed_for(attempt).map(ToString::to_string).unwrap_or_default();
-            format!("{db_user}, token signed for {signed_for} in {}", target.region)
+            let signed_for = signed_for(attempt)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            format!(
+                "{db_user}, token signed for {signed_for} in {}",
+                target.region
+            )
         }
     }
 }
@@ -61,9 +83,15 @@ pub fn resources(attempt: Attempt<'_>, action: &str) -> Vec<String> {
     let route = attempt.route;
     if let EndpointSource::Discover { what, .. } = &route.target.endpoint {
         let discovered = match (action, what) {
-            ("redshift:DescribeClusters", Discovery::RedshiftCluster(name)) => Some(("redshift", format!("cluster:{name}"))),
-            ("rds:DescribeDBInstances", Discovery::RdsInstance(name)) => Some(("rds", format!("db:{name}"))),
-            ("rds:DescribeDBClusters", Discovery::RdsCluster { identifier, .. }) => Some(("rds", format!("cluster:{identifier}"))),
+            ("redshift:DescribeClusters", Discovery::RedshiftCluster(name)) => {
+                Some(("redshift", format!("cluster:{name}")))
+            }
+            ("rds:DescribeDBInstances", Discovery::RdsInstance(name)) => {
+                Some(("rds", format!("db:{name}")))
+            }
+            ("rds:DescribeDBClusters", Discovery::RdsCluster { identifier, .. }) => {
+                Some(("rds", format!("cluster:{identifier}")))
+            }
             _ => None,
         };
         if let Some((service, resource)) = discovered {
@@ -73,8 +101,14 @@ pub fn resources(attempt: Attempt<'_>, action: &str) -> Vec<String> {
     match &route.target.engine {
         Engine::Redshift(redshift) => {
             let cluster = match &redshift.cluster {
-                ClusterName::Identifier(identifier) | ClusterName::CustomDomain { identifier: Some(identifier), .. } => identifier,
-                ClusterName::CustomDomain { identifier: None, .. } => "*",
+                ClusterName::Identifier(identifier)
+                | ClusterName::CustomDomain {
+                    identifier: Some(identifier),
+                    ..
+                } => identifier,
+                ClusterName::CustomDomain {
+                    identifier: None, ..
+                } => "*",
             };
             let user = format!("dbuser:{cluster}/{}", route.db_user);
             let database = format!("dbname:{cluster}/{}", route.database);
@@ -82,17 +116,27 @@ pub fn resources(attempt: Attempt<'_>, action: &str) -> Vec<String> {
                 "redshift:GetClusterCredentials" => vec![user, database],
                 "redshift:GetClusterCredentialsWithIAM" => vec![database],
                 "redshift:CreateClusterUser" => vec![user],
-                "redshift:JoinGroup" => route.db_groups.iter().map(|group| format!("dbgroup:{cluster}/{group}")).collect(),
+                "redshift:JoinGroup" => route
+                    .db_groups
+                    .iter()
+                    .map(|group| format!("dbgroup:{cluster}/{group}"))
+                    .collect(),
                 _ => return vec!["*".to_string()],
             };
-            resources.into_iter().map(|resource| attempt.arn("redshift", &resource)).collect()
+            resources
+                .into_iter()
+                .map(|resource| attempt.arn("redshift", &resource))
+                .collect()
         }
         // Their resources go by an id that is not in the configuration.
         Engine::RedshiftServerless(_) if action.starts_with("redshift-serverless:") => {
             vec![attempt.arn("redshift-serverless", "workgroup/*")]
         }
         Engine::Dsql(dsql) if action.starts_with("dsql:") => {
-            let cluster = dsql.name.split_once(".dsql.").map_or("*", |(identifier, _)| identifier);
+            let cluster = dsql
+                .name
+                .split_once(".dsql.")
+                .map_or("*", |(identifier, _)| identifier);
             vec![attempt.arn("dsql", &format!("cluster/{cluster}"))]
         }
         Engine::RedshiftServerless(_) | Engine::Dsql(_) => vec!["*".to_string()],
@@ -109,8 +153,16 @@ pub fn password_refused(attempt: Attempt<'_>, sqlstate: &[u8]) -> (String, Strin
     let route = attempt.route;
     let user = quoted(&route.db_user);
     match &route.target.engine {
-        Engine::Redshift(Redshift { api: RedshiftApi::GetClusterCredentials { auto_create: false, .. }, .. }) => (
-            format!("auto_create is false and user {user} does not exist: AWS gives passwords for such users, too"),
+        Engine::Redshift(Redshift {
+            api:
+                RedshiftApi::GetClusterCredentials {
+                    auto_create: false, ..
+                },
+            ..
+        }) => (
+            format!(
+                "auto_create is false and user {user} does not exist: AWS gives passwords for such users, too"
+            ),
             format!(
                 "CREATE USER {user} PASSWORD DISABLE; or set auto_create = true and allow redshift:CreateClusterUser on {}",
                 resources(attempt, "redshift:CreateClusterUser").join(" and ")
@@ -118,11 +170,15 @@ pub fn password_refused(attempt: Attempt<'_>, sqlstate: &[u8]) -> (String, Strin
         ),
         Engine::Redshift(_) | Engine::RedshiftServerless(_) => (
             "the cluster refuses a password that AWS made for it a moment ago".to_string(),
-            "see whether host is this cluster's own; SELECT * FROM sys_connection_log says why".to_string(),
+            "see whether host is this cluster's own; SELECT * FROM sys_connection_log says why"
+                .to_string(),
         ),
-        // A user with rds_iam is never asked for a password that could be wrong: 28P01 is for all others.
+        // A user with rds_iam is never asked for a password that could be wrong: 28P01 is for all
+        // others.
         Engine::Rds(_) if sqlstate == b"28P01" => (
-            format!("user {user} does not exist, or does not have rds_iam: the server asked for a password and not for a token"),
+            format!(
+                "user {user} does not exist, or does not have rds_iam: the server asked for a password and not for a token"
+            ),
             format!(
                 "GRANT rds_iam TO {user}; before it CREATE USER {user}; where the user is missing; and see that IAM database \
                  authentication is enabled"
@@ -139,7 +195,10 @@ fn seen_from_here(attempt: Attempt<'_>) -> Option<(String, String)> {
         return Some(wrong_region(&host, &region, &attempt.route.target.region));
     }
     let clock = attempt.caller.and_then(clock)?;
-    Some((format!("{clock}, and a token is good for 15 minutes from the time it is signed"), SET_THE_CLOCK.to_string()))
+    Some((
+        format!("{clock}, and a token is good for 15 minutes from the time it is signed"),
+        SET_THE_CLOCK.to_string(),
+    ))
 }
 
 fn dsql_token_refused(attempt: Attempt<'_>) -> (String, String) {
@@ -168,7 +227,10 @@ fn token_refused(attempt: Attempt<'_>) -> (String, String) {
             "set signing_host to the name and port that RDS gives the endpoint".to_string(),
         ),
         _ => (
-            format!("RDS does not say why; most often {} may not use rds-db:connect", attempt.caller_arn()),
+            format!(
+                "RDS does not say why; most often {} may not use rds-db:connect",
+                attempt.caller_arn()
+            ),
             format!(
                 "allow rds-db:connect on {} to {} (the * may be narrowed to the resource id, db-… or cluster-…)",
                 resources(attempt, "rds-db:connect").join(" and "),

@@ -24,7 +24,8 @@ pub struct Attempt<'a> {
 impl Attempt<'_> {
     /// Who asks AWS.
     pub fn caller_arn(&self) -> &str {
-        self.caller.map_or("the proxy's AWS identity", |caller| &caller.arn)
+        self.caller
+            .map_or("the proxy's AWS identity", |caller| &caller.arn)
     }
 
     /// An ARN in the target's region; the account is `*` where it is not known.
@@ -114,7 +115,11 @@ pub fn call(refusal: &Refusal, attempt: Attempt<'_>) -> Failure {
     let (explanation, remedy) = match (refusal.missing.as_deref(), refusal.kind) {
         (Some(Missing::Action(action)), _) => (
             format!("{} may not use {action}", attempt.caller_arn()),
-            format!("allow {action} on {} to {}", engine::resources(attempt, action).join(" and "), attempt.caller_arn()),
+            format!(
+                "allow {action} on {} to {}",
+                engine::resources(attempt, action).join(" and "),
+                attempt.caller_arn()
+            ),
         ),
         (_, Kind::NoSuchCluster) => match region_of_server(attempt) {
             Some((host, region)) => wrong_region(&host, &region, &target.region),
@@ -139,7 +144,11 @@ pub fn call(refusal: &Refusal, attempt: Attempt<'_>) -> Failure {
         ),
         _ => (cause(refusal), "correct what AWS names".to_string()),
     };
-    Failure { error: refusal.message.to_string(), explanation, remedy }
+    Failure {
+        error: refusal.message.to_string(),
+        explanation,
+        remedy,
+    }
 }
 
 /// The server's own host name, and its region, where calls and tokens are signed for another.
@@ -151,12 +160,19 @@ pub fn region_of_server(attempt: Attempt<'_>) -> Option<(String, String)> {
 
 /// What to say of it.
 pub fn wrong_region(host: &str, of_host: &str, signed: &str) -> (String, String) {
-    (format!("{host} is in {of_host}, but we sign for {signed}"), format!("set region = \"{of_host}\""))
+    (
+        format!("{host} is in {of_host}, but we sign for {signed}"),
+        format!("set region = \"{of_host}\""),
+    )
 }
 
 /// There is no verified connection.
 pub fn connect(error: &ConnectError, attempt: Attempt<'_>) -> Failure {
-    let explained = |explanation: String, remedy: String| Failure { error: error.to_string(), explanation, remedy };
+    let explained = |explanation: String, remedy: String| Failure {
+        error: error.to_string(),
+        explanation,
+        remedy,
+    };
     match error {
         ConnectError::Resolve { host, .. } => explained(
             format!("the DNS of this machine has no address for {host}"),
@@ -221,12 +237,18 @@ fn tls(failure: &TlsFailure, attempt: Attempt<'_>) -> Failure {
             "see whether host and port are the server's own, and what stands between (load balancer, tunnel, pooler)".to_string(),
         ),
     };
-    Failure { error: failure.public_text().to_string(), explanation, remedy }
+    Failure {
+        error: failure.public_text().to_string(),
+        explanation,
+        remedy,
+    }
 }
 
 /// The server does not let us in.
 pub fn log_in(error: &LogInError, attempt: Attempt<'_>) -> Failure {
-    let Route { db_user, database, .. } = attempt.route;
+    let Route {
+        db_user, database, ..
+    } = attempt.route;
     let (text, explanation, remedy) = match error {
         LogInError::PasswordRefused(response) => {
             let (explanation, remedy) = engine::password_refused(attempt, response.sqlstate());
@@ -258,7 +280,11 @@ pub fn log_in(error: &LogInError, attempt: Attempt<'_>) -> Failure {
             "try again, since a paused cluster takes a while to wake up; then see the server's own log".to_string(),
         ),
     };
-    Failure { error: text, explanation, remedy }
+    Failure {
+        error: text,
+        explanation,
+        remedy,
+    }
 }
 
 /// The login worked, the query did not.
@@ -266,7 +292,9 @@ pub fn query(error: &QueryError) -> Failure {
     Failure {
         error: error.to_string(),
         explanation: "the login was good, but the server does not answer SELECT 1".to_string(),
-        remedy: "see the server's own log, and its workload management where queries wait in queues".to_string(),
+        remedy:
+            "see the server's own log, and its workload management where queries wait in queues"
+                .to_string(),
     }
 }
 

@@ -1,7 +1,8 @@
-//! `check`: does every step of a login to each target work, and what is to be done about the first that does not?
+//! `check`: does every step of a login to each target work, and what is to be done about the first
+//! that does not?
 //!
-//! `steps` walks, with the code that serves sessions; `explain` finds the words, `engine` those that differ between engines;
-//! `render` shows lines or JSON.
+//! `steps` walks, with the code that serves sessions; `explain` finds the words, `engine` those
+//! that differ between engines; `render` shows lines or JSON.
 
 mod engine;
 mod explain;
@@ -29,14 +30,32 @@ pub struct Client {
 }
 
 /// Walks one target after the other and shows it. Whether all is well.
-pub async fn check(targets: &[Arc<Target>], users: &HashMap<String, Arc<User>>, client: &Client, json: bool) -> bool {
+pub async fn check(
+    targets: &[Arc<Target>],
+    users: &HashMap<String, Arc<User>>,
+    client: &Client,
+    json: bool,
+) -> bool {
     let broker = Broker::default();
     let screen = Screen::new(json);
-    let mut report = Report { ok: true, targets: Vec::new() };
+    let mut report = Report {
+        ok: true,
+        targets: Vec::new(),
+    };
     for target in targets {
         screen.target(target);
-        let steps = Walk { target, users, client, broker: &broker, screen: &screen }.run().await;
-        let ok = steps.iter().all(|step| matches!(step.status, Status::Ok | Status::Unknown));
+        let steps = Walk {
+            target,
+            users,
+            client,
+            broker: &broker,
+            screen: &screen,
+        }
+        .run()
+        .await;
+        let ok = steps
+            .iter()
+            .all(|step| matches!(step.status, Status::Ok | Status::Unknown));
         report.ok &= ok;
         report.targets.push(TargetReport {
             target: target.name.clone(),
@@ -94,8 +113,17 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 9] =
-        [Self::Route, Self::Identity, Self::Endpoint, Self::Mint, Self::Dns, Self::Tcp, Self::Tls, Self::Login, Self::Select];
+    const ALL: [Self; 9] = [
+        Self::Route,
+        Self::Identity,
+        Self::Endpoint,
+        Self::Mint,
+        Self::Dns,
+        Self::Tcp,
+        Self::Tls,
+        Self::Login,
+        Self::Select,
+    ];
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -14,12 +14,20 @@ pub struct Screen {
 
 impl Screen {
     pub fn new(json: bool) -> Self {
-        Self { json, watched: !json && stdout().is_terminal() }
+        Self {
+            json,
+            watched: !json && stdout().is_terminal(),
+        }
     }
 
     pub fn target(&self, target: &Target) {
         if !self.json {
-            write(&format!("{} ({}, {})\n", target.name, target.engine.name(), target.region));
+            write(&format!(
+                "{} ({}, {})\n",
+                target.name,
+                target.engine.name(),
+                target.region
+            ));
         }
     }
 
@@ -41,10 +49,16 @@ impl Screen {
 
     pub fn end(&self, report: &Report) {
         if self.json {
-            write(&format!("{}\n", serde_json::to_string_pretty(report).expect("texts and numbers are JSON")));
+            write(&format!(
+                "{}\n",
+                serde_json::to_string_pretty(report).expect("texts and numbers are JSON")
+            ));
         } else {
             let good = report.targets.iter().filter(|target| target.ok).count();
-            write(&format!("{good} of {} targets good\n", report.targets.len()));
+            write(&format!(
+                "{good} of {} targets good\n",
+                report.targets.len()
+            ));
         }
     }
 }
@@ -56,7 +70,10 @@ fn lines(report: &StepReport) -> String {
         Status::Failed => "FAILED",
         Status::NotTried => "not tried",
     };
-    let time = report.ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
+    let time = report
+        .ms
+        .map(|ms| format!("{ms:.1} ms"))
+        .unwrap_or_default();
     let text = report.text.as_deref().unwrap_or_default();
     let line = format!("  {:<9} {status:<9} {time:>10}  {text}", name(report.step));
     let mut lines = format!("{}\n", line.trim_end());
@@ -85,5 +102,7 @@ fn name(step: Step) -> &'static str {
 /// A reader that has gone away must not end the check, whose result is the exit code.
 fn write(text: &str) {
     let mut stdout = stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let _ = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
 }

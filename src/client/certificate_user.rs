@@ -3,13 +3,16 @@
 use crate::config::{CertificateMapping, NamePattern};
 use crate::tls::CertificateNames;
 
-/// Whether a certificate with these names may log in as `user`: without a map, when one of its names is the user's; with a
-/// map, when a line of it takes one of its names to the user's.
+/// Whether a certificate with these names may log in as `user`: without a map, when one of its
+/// names is the user's; with a map, when a line of it takes one of its names to the user's.
 pub fn may_be(names: &CertificateNames, user: &str, map: &[CertificateMapping]) -> bool {
     if map.is_empty() {
         return names.iter().any(|name| name == user);
     }
-    names.iter().any(|name| map.iter().any(|mapping| mapped(mapping, name).is_some_and(|mapped| mapped == user)))
+    names.iter().any(|name| {
+        map.iter()
+            .any(|mapping| mapped(mapping, name).is_some_and(|mapped| mapped == user))
+    })
 }
 
 fn mapped(mapping: &CertificateMapping, name: &str) -> Option<String> {
@@ -28,12 +31,19 @@ mod tests {
     use super::*;
 
     fn names(common_name: &str, alternative: &str) -> CertificateNames {
-        CertificateNames { common_name: Some(common_name.to_string()), alternative_names: vec![alternative.to_string()] }
+        CertificateNames {
+            common_name: Some(common_name.to_string()),
+            alternative_names: vec![alternative.to_string()],
+        }
     }
 
     fn expression(text: &str, user: &str) -> CertificateMapping {
-        let certificate = NamePattern::Expression(regex_lite::Regex::new(&format!("^(?:{text})$")).unwrap());
-        CertificateMapping { certificate, user: user.to_string() }
+        let certificate =
+            NamePattern::Expression(regex_lite::Regex::new(&format!("^(?:{text})$")).unwrap());
+        CertificateMapping {
+            certificate,
+            user: user.to_string(),
+        }
     }
 
     #[test]
@@ -47,11 +57,20 @@ mod tests {
 
     #[test]
     fn with_a_map_only_its_lines_count() {
-        let exact = CertificateMapping { certificate: NamePattern::Exact("tableau.example.com".into()), user: "tableau".into() };
+        let exact = CertificateMapping {
+            certificate: NamePattern::Exact("tableau.example.com".into()),
+            user: "tableau".into(),
+        };
         let map = [exact, expression(r"(.*)@example\.com", r"\1")];
         assert!(may_be(&names("x", "tableau.example.com"), "tableau", &map));
         assert!(may_be(&names("x", "ana@example.com"), "ana", &map));
-        assert!(!may_be(&names("ana", "x"), "ana", &map), "the bare name is in no line");
-        assert!(!may_be(&names("x", "ana@example.com.evil.example"), "ana", &map), "expressions match whole names");
+        assert!(
+            !may_be(&names("ana", "x"), "ana", &map),
+            "the bare name is in no line"
+        );
+        assert!(
+            !may_be(&names("x", "ana@example.com.evil.example"), "ana", &map),
+            "expressions match whole names"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The client's leg, where we speak as the server.
 //!
-//! Architecture invariant: nothing here knows the upstream leg, and only [`reject`] writes an `ErrorResponse` of ours.
+//! Architecture invariant: nothing here knows the upstream leg, and only [`reject`] writes an
+//! `ErrorResponse` of ours.
 
 pub mod authenticate;
 pub mod certificate_user;

@@ -1,8 +1,10 @@
-//! From an accepted connection to what the client wants: a session, or a cancel; in clear or over TLS.
+//! From an accepted connection to what the client wants: a session, or a cancel; in clear or over
+//! TLS.
 //!
-//! The plain socket is consumed by the answer to an encryption request. Every read up to there is exact, so no byte that
-//! came in clear is left over for the encrypted connection (CVE-2021-23214), and a `ClientHello` that a client has sent
-//! behind its SSLRequest without waiting is still in the kernel.
+//! The plain socket is consumed by the answer to an encryption request. Every read up to there is
+//! exact, so no byte that came in clear is left over for the encrypted connection (CVE-2021-23214),
+//! and a `ClientHello` that a client has sent behind its SSLRequest without waiting is still in the
+//! kernel.
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
@@ -42,7 +44,8 @@ pub struct Negotiated {
 /// The connection cannot even be answered any more.
 pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Ending> {
     let mut first = [0];
-    let direct = tcp.peek(&mut first).await.map_err(|_| Ending::ClientGone)? == 1 && first[0] == TLS_HANDSHAKE;
+    let direct = tcp.peek(&mut first).await.map_err(|_| Ending::ClientGone)? == 1
+        && first[0] == TLS_HANDSHAKE;
     if let (true, Some(acceptor)) = (direct, tls.acceptor()) {
         return encrypted(tcp, acceptor, true).await;
     }
@@ -58,7 +61,9 @@ pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Endi
                         return encrypted(tcp, acceptor, false).await;
                     }
                     None => {
-                        if let Err(ending) = decline(&mut tcp, "received unencrypted data after SSL request").await {
+                        if let Err(ending) =
+                            decline(&mut tcp, "received unencrypted data after SSL request").await
+                        {
                             break Err(ending);
                         }
                     }
@@ -66,22 +71,35 @@ pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Endi
             }
             Ok(Packet::GssEncRequest) if !gss_asked => {
                 gss_asked = true;
-                if let Err(ending) = decline(&mut tcp, "received unencrypted data after GSSAPI encryption request").await {
+                if let Err(ending) = decline(
+                    &mut tcp,
+                    "received unencrypted data after GSSAPI encryption request",
+                )
+                .await
+                {
                     break Err(ending);
                 }
             }
             Ok(Packet::Startup(_)) if tls.is_required() => {
-                break Err(Refusal::new(Kind::InvalidAuthorization, "this address takes encrypted connections only")
-                    .hint("sslmode=require")
-                    .into());
+                break Err(Refusal::new(
+                    Kind::InvalidAuthorization,
+                    "this address takes encrypted connections only",
+                )
+                .hint("sslmode=require")
+                .into());
             }
             other => break wish(other.map_err(Ending::from)),
         }
     };
-    Ok(Negotiated { stream: ClientStream::Plain(tcp), security: Security::default(), wish })
+    Ok(Negotiated {
+        stream: ClientStream::Plain(tcp),
+        security: Security::default(),
+        wish,
+    })
 }
 
-/// Reads the packet that decides from a client on a unix socket, where encryption would protect nothing.
+/// Reads the packet that decides from a client on a unix socket, where encryption would protect
+/// nothing.
 ///
 /// # Errors
 /// As [`tcp`].
@@ -100,43 +118,81 @@ pub async fn unix(mut unix: UnixStream) -> Result<Negotiated, Ending> {
             other => break wish(other.map_err(Ending::from)),
         }
     };
-    Ok(Negotiated { stream: ClientStream::Unix(unix), security: Security::default(), wish })
+    Ok(Negotiated {
+        stream: ClientStream::Unix(unix),
+        security: Security::default(),
+        wish,
+    })
 }
 
-async fn encrypted(tcp: TcpStream, acceptor: &ListenerTls, direct: bool) -> Result<Negotiated, Ending> {
-    let secured = acceptor.accept(tcp).await.map_err(|error| Ending::TlsFailed(error.to_string()))?;
+async fn encrypted(
+    tcp: TcpStream,
+    acceptor: &ListenerTls,
+    direct: bool,
+) -> Result<Negotiated, Ending> {
+    let secured = acceptor
+        .accept(tcp)
+        .await
+        .map_err(|error| Ending::TlsFailed(error.to_string()))?;
     if direct && !secured.spoke_postgresql {
-        // Without the name, a browser could be made to speak to this port: PostgreSQL 17 refuses it too.
-        return Err(Ending::TlsFailed("direct TLS without ALPN protocol postgresql".to_string()));
+        // Without the name, a browser could be made to speak to this port: PostgreSQL 17 refuses it
+        // too.
+        return Err(Ending::TlsFailed(
+            "direct TLS without ALPN protocol postgresql".to_string(),
+        ));
     }
-    let Secured { mut stream, server_name, binding, certificate, .. } = secured;
+    let Secured {
+        mut stream,
+        server_name,
+        binding,
+        certificate,
+        ..
+    } = secured;
     let mut packet = read_packet(&mut stream).await;
     if direct && matches!(packet, Ok(Packet::SslRequest)) {
-        stream.write_all(b"N").await.map_err(|_| Ending::ClientGone)?;
+        stream
+            .write_all(b"N")
+            .await
+            .map_err(|_| Ending::ClientGone)?;
         stream.flush().await.map_err(|_| Ending::ClientGone)?;
         packet = read_packet(&mut stream).await;
     }
-    let security = Security { tls: true, server_name, binding, certificate };
-    Ok(Negotiated { stream: ClientStream::Tls(Box::new(stream)), security, wish: wish(packet.map_err(Ending::from)) })
+    let security = Security {
+        tls: true,
+        server_name,
+        binding,
+        certificate,
+    };
+    Ok(Negotiated {
+        stream: ClientStream::Tls(Box::new(stream)),
+        security,
+        wish: wish(packet.map_err(Ending::from)),
+    })
 }
 
 fn wish(packet: Result<Packet, Ending>) -> Result<Wish, Ending> {
     match packet? {
         Packet::SslRequest => Err(refuse("received a second SSLRequest")),
-        Packet::GssEncRequest => Err(refuse("received a GSSENCRequest that cannot be granted any more")),
+        Packet::GssEncRequest => Err(refuse(
+            "received a GSSENCRequest that cannot be granted any more",
+        )),
         Packet::Cancel(request) => Ok(Wish::Cancel(request)),
         Packet::Startup(startup) => {
             version::check(&startup)?;
             if startup.parameter("user").is_none_or(bytes::Bytes::is_empty) {
-                return Err(Refusal::new(Kind::InvalidAuthorization, "no PostgreSQL user name specified in startup packet").into());
+                return Err(Refusal::new(
+                    Kind::InvalidAuthorization,
+                    "no PostgreSQL user name specified in startup packet",
+                )
+                .into());
             }
             Ok(Wish::Session(startup))
         }
     }
 }
 
-/// Says "no" to an encryption request, unless the client went on without waiting for the answer: then its bytes would be
-/// read another way than it meant them.
+/// Says "no" to an encryption request, unless the client went on without waiting for the answer:
+/// then its bytes would be read another way than it meant them.
 async fn decline(stream: &mut TcpStream, stuffed: &'static str) -> Result<(), Ending> {
     let waiting = std::future::poll_fn(|cx| {
         let mut byte = [0];

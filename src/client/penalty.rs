@@ -48,16 +48,26 @@ impl Penalties {
         if table.len() >= MAX_NETWORKS && !table.contains_key(&network) {
             table.retain(|_, failures| failures.is_remembered(now));
             if table.len() >= MAX_NETWORKS {
-                // An attack from everywhere. What counts least is who has failed least, and longest ago.
-                let least = table.iter().min_by_key(|(_, failures)| (failures.count, failures.last)).map(|(network, _)| *network);
+                // An attack from everywhere. What counts least is who has failed least, and longest
+                // ago.
+                let least = table
+                    .iter()
+                    .min_by_key(|(_, failures)| (failures.count, failures.last))
+                    .map(|(network, _)| *network);
                 least.and_then(|network| table.remove(&network));
             }
         }
-        let failures = table.entry(network).or_insert(Failures { count: 0, last: now });
+        let failures = table.entry(network).or_insert(Failures {
+            count: 0,
+            last: now,
+        });
         if !failures.is_remembered(now) {
             failures.count = 0;
         }
-        *failures = Failures { count: failures.count.saturating_add(1), last: now };
+        *failures = Failures {
+            count: failures.count.saturating_add(1),
+            last: now,
+        };
         failures.count
     }
 }
@@ -85,14 +95,22 @@ mod tests {
     }
 
     fn delays(penalties: &Penalties, from: &str, now: Instant, times: usize) -> Vec<u128> {
-        (0..times).map(|_| penalties.failed(address(from), now).as_millis()).collect()
+        (0..times)
+            .map(|_| penalties.failed(address(from), now).as_millis())
+            .collect()
     }
 
     #[test]
     fn the_delay_doubles_after_a_few_failures_up_to_five_seconds() {
         let (penalties, now) = (Penalties::default(), Instant::now());
-        assert_eq!(delays(&penalties, "192.0.2.1", now, 10), [0, 0, 0, 250, 500, 1000, 2000, 4000, 5000, 5000]);
-        assert_eq!(delays(&penalties, "192.0.2.1", now, 1000).last(), Some(&5000));
+        assert_eq!(
+            delays(&penalties, "192.0.2.1", now, 10),
+            [0, 0, 0, 250, 500, 1000, 2000, 4000, 5000, 5000]
+        );
+        assert_eq!(
+            delays(&penalties, "192.0.2.1", now, 1000).last(),
+            Some(&5000)
+        );
         assert_eq!(delays(&penalties, "192.0.2.2", now, 1), [0]);
     }
 
@@ -102,7 +120,10 @@ mod tests {
         delays(&penalties, "192.0.2.1", start, 9);
         let almost = start + Duration::from_secs(59);
         assert_eq!(delays(&penalties, "192.0.2.1", almost, 1), [5000]);
-        assert_eq!(delays(&penalties, "192.0.2.1", almost + MEMORY, 4), [0, 0, 0, 250]);
+        assert_eq!(
+            delays(&penalties, "192.0.2.1", almost + MEMORY, 4),
+            [0, 0, 0, 250]
+        );
     }
 
     #[test]

@@ -11,18 +11,34 @@ use crate::wire::backend::ErrorResponse;
 /// How long a refused client may take to read its message and close.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Our refusal as the protocol's message. DETAIL has the session id by which the log can be searched.
+/// Our refusal as the protocol's message. DETAIL has the session id by which the log can be
+/// searched.
 pub fn error_response(refusal: &Refusal, session: &str) -> ErrorResponse {
-    let own = refusal.detail.as_deref().map(|detail| format!("{detail}; ")).unwrap_or_default();
+    let own = refusal
+        .detail
+        .as_deref()
+        .map(|detail| format!("{detail}; "))
+        .unwrap_or_default();
     let detail = format!("{own}pg-iam-proxy session {session}");
-    let fixed = [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', refusal.kind.sqlstate()), (b'M', &refusal.message), (b'D', &detail)];
-    ErrorResponse::from_fields(fixed.into_iter().chain(refusal.hint.as_deref().map(|hint| (b'H', hint))))
+    let fixed = [
+        (b'S', "FATAL"),
+        (b'V', "FATAL"),
+        (b'C', refusal.kind.sqlstate()),
+        (b'M', &refusal.message),
+        (b'D', &detail),
+    ];
+    ErrorResponse::from_fields(
+        fixed
+            .into_iter()
+            .chain(refusal.hint.as_deref().map(|hint| (b'H', hint))),
+    )
 }
 
 /// Sends the message and closes so that it arrives.
 ///
-/// Closing while bytes of the client are unread makes the kernel send RST, and RST makes the client's kernel
-/// forget what it had received: so the rest is read and thrown away, for a short time.
+/// Closing while bytes of the client are unread makes the kernel send RST, and RST makes the
+/// client's kernel forget what it had received: so the rest is read and thrown away, for a short
+/// time.
 pub async fn send<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &ErrorResponse) {
     let mut out = BytesMut::new();
     error.encode(&mut out);

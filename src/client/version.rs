@@ -33,17 +33,28 @@ pub fn check(startup: &StartupMessage) -> Result<(), Refusal> {
 
 /// Agrees as PostgreSQL 18 does: the lower of the client's version and 3.2.
 pub fn agree(startup: &StartupMessage) -> Agreement {
-    let unknown_options: Vec<Bytes> =
-        startup.parameters.iter().map(|(name, _)| name).filter(|name| is_protocol_option(name)).cloned().collect();
+    let unknown_options: Vec<Bytes> = startup
+        .parameters
+        .iter()
+        .map(|(name, _)| name)
+        .filter(|name| is_protocol_option(name))
+        .cloned()
+        .collect();
     let has_news = startup.version > ProtocolVersion::V3_2 || !unknown_options.is_empty();
-    Agreement { version: startup.version.min(ProtocolVersion::V3_2), unknown_options, announced: has_news && !is_redshift_driver(startup) }
+    Agreement {
+        version: startup.version.min(ProtocolVersion::V3_2),
+        unknown_options,
+        announced: has_news && !is_redshift_driver(startup),
+    }
 }
 
-/// The Redshift JDBC driver takes a `NegotiateProtocolVersion` for a protocol error, and goes on uncompressed
-/// when its `_pq_.compression` is met with silence:
+/// The Redshift JDBC driver takes a `NegotiateProtocolVersion` for a protocol error, and goes on
+/// uncompressed when its `_pq_.compression` is met with silence:
 /// <https://github.com/aws/amazon-redshift-jdbc-driver>, `ConnectionFactoryImpl`.
 fn is_redshift_driver(startup: &StartupMessage) -> bool {
-    startup.parameter("driver_version").is_some_and(|version| version.starts_with(b"Redshift "))
+    startup
+        .parameter("driver_version")
+        .is_some_and(|version| version.starts_with(b"Redshift "))
         || startup.parameter("_pq_.compression").is_some()
 }
 
@@ -52,8 +63,14 @@ mod tests {
     use super::*;
 
     fn startup(minor: u16, parameters: &[(&'static str, &'static str)]) -> StartupMessage {
-        let parameters = parameters.iter().map(|&(name, value)| (Bytes::from(name), Bytes::from(value))).collect();
-        StartupMessage { version: ProtocolVersion { major: 3, minor }, parameters }
+        let parameters = parameters
+            .iter()
+            .map(|&(name, value)| (Bytes::from(name), Bytes::from(value)))
+            .collect();
+        StartupMessage {
+            version: ProtocolVersion { major: 3, minor },
+            parameters,
+        }
     }
 
     #[test]
@@ -61,18 +78,33 @@ mod tests {
         assert!(!agree(&startup(0, &[])).announced);
         assert!(!agree(&startup(2, &[])).announced);
         let newer = agree(&startup(9999, &[]));
-        assert_eq!((newer.version, newer.announced), (ProtocolVersion::V3_2, true));
+        assert_eq!(
+            (newer.version, newer.announced),
+            (ProtocolVersion::V3_2, true)
+        );
     }
 
     #[test]
     fn unknown_protocol_options_are_listed() {
         let agreement = agree(&startup(0, &[("_pq_.x", "1"), ("application_name", "a")]));
-        assert_eq!((agreement.announced, agreement.unknown_options), (true, vec![Bytes::from("_pq_.x")]));
+        assert_eq!(
+            (agreement.announced, agreement.unknown_options),
+            (true, vec![Bytes::from("_pq_.x")])
+        );
     }
 
     #[test]
     fn redshift_drivers_are_met_with_silence() {
         assert!(!agree(&startup(0, &[("_pq_.compression", "lz4")])).announced);
-        assert!(!agree(&startup(0, &[("driver_version", "Redshift JDBC Driver 2.1"), ("_pq_.new", "")])).announced);
+        assert!(
+            !agree(&startup(
+                0,
+                &[
+                    ("driver_version", "Redshift JDBC Driver 2.1"),
+                    ("_pq_.new", "")
+                ]
+            ))
+            .announced
+        );
     }
 }

@@ -4,7 +4,9 @@ use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::version::Agreement;
-use crate::wire::backend::{BackendKey, Raw, encode_authentication_ok, encode_negotiate_protocol_version};
+use crate::wire::backend::{
+    BackendKey, Raw, encode_authentication_ok, encode_negotiate_protocol_version,
+};
 
 /// Tells the client that it is in: what the server said, with the cancel key that is ours.
 ///

@@ -1,8 +1,8 @@
 //! The configuration: `raw` is the file as written, the types here are what the program uses.
 //!
-//! Below this module no option is left that must be set, no number is out of its range, and every CA file
-//! has been read. Target URLs are turned into the same TOML that a file would hold ([`target_url`]), so
-//! both ways are checked by the same code.
+//! Below this module no option is left that must be set, no number is out of its range, and every
+//! CA file has been read. Target URLs are turned into the same TOML that a file would hold
+//! ([`target_url`]), so both ways are checked by the same code.
 
 mod check;
 mod problem;
@@ -310,7 +310,12 @@ pub enum EngineName {
 
 impl EngineName {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Redshift, Self::RedshiftServerless, Self::Rds, Self::Dsql];
+    pub const ALL: [Self; 4] = [
+        Self::Redshift,
+        Self::RedshiftServerless,
+        Self::Rds,
+        Self::Dsql,
+    ];
 
     /// Value of the key `engine`.
     pub fn as_str(self) -> &'static str {
@@ -401,7 +406,8 @@ pub struct Rds {
 /// What is particular to Aurora DSQL.
 #[derive(Debug)]
 pub struct Dsql {
-    /// The cluster's own name: said in the TLS handshake, which is how it is found, and signed for in tokens.
+    /// The cluster's own name: said in the TLS handshake, which is how it is found, and signed for
+    /// in tokens.
     pub name: String,
 }
 
@@ -505,7 +511,8 @@ pub struct Log {
     pub level: Option<LogLevel>,
 }
 
-/// Reads and checks a configuration file and target URLs; every URL is a target with a listener of its own.
+/// Reads and checks a configuration file and target URLs; every URL is a target with a listener of
+/// its own.
 ///
 /// # Errors
 /// All problems at once, each with its file and line (or its URL), and what to write instead.

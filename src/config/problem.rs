@@ -17,7 +17,10 @@ pub struct ConfigError(pub Vec<Problem>);
 
 impl ConfigError {
     pub(super) fn one(place: impl Into<String>, text: impl Into<String>) -> Self {
-        Self(vec![Problem { place: place.into(), text: text.into() }])
+        Self(vec![Problem {
+            place: place.into(),
+            text: text.into(),
+        }])
     }
 }
 

@@ -170,7 +170,8 @@ pub enum LogLevel {
 impl Source {
     pub(super) fn file(path: &Path) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::one(&name, format!("cannot read it: {error}")))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::one(&name, format!("cannot read it: {error}")))?;
         Self::parse(Label::File(name), text)
     }
 
@@ -211,13 +212,19 @@ impl Label {
     }
 }
 
-/// Serde's "unknown field `x`, expected one of `a`, `b`" becomes one suggestion instead of a list of all.
+/// Serde's "unknown field `x`, expected one of `a`, `b`" becomes one suggestion instead of a list
+/// of all.
 fn with_nearest_name(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let (Some(unknown), true) = (quoted.next(), message.starts_with("unknown field")) else {
-        return message.replace("unknown variant", "unknown value").trim_end().to_string();
+        return message
+            .replace("unknown variant", "unknown value")
+            .trim_end()
+            .to_string();
     };
-    match quoted.max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b))) {
+    match quoted.max_by(|a, b| {
+        strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b))
+    }) {
         Some(nearest) => format!("unknown key `{unknown}`: did you mean `{nearest}`?"),
         None => format!("unknown key `{unknown}`"),
     }

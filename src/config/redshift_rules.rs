@@ -1,6 +1,7 @@
 //! What the Redshift credential APIs accept, checked before they are asked.
 //!
-//! Source: <https://docs.aws.amazon.com/redshift/latest/APIReference/API_GetClusterCredentials.html>.
+//! Source:
+//! <https://docs.aws.amazon.com/redshift/latest/APIReference/API_GetClusterCredentials.html>.
 
 use std::ops::RangeInclusive;
 
@@ -9,7 +10,8 @@ pub(super) const DURATION_SECONDS: RangeInclusive<i64> = 900..=3600;
 /// What AWS takes when `DurationSeconds` is not given.
 pub(super) const DEFAULT_DURATION_SECONDS: i64 = 900;
 
-/// Words that Redshift reserves: <https://docs.aws.amazon.com/redshift/latest/dg/r_pg_keywords.html>.
+/// Words that Redshift reserves:
+/// <https://docs.aws.amazon.com/redshift/latest/dg/r_pg_keywords.html>.
 const RESERVED_WORDS: &str = "aes128 aes256 all allowoverwrite analyse analyze and any array as asc authorization az64 backup between \
     binary blanksasnull both bytedict bzip2 case cast check collate column constraint create credentials cross current_date current_time \
     current_timestamp current_user current_user_id default deferrable deflate defrag delta delta32k desc disable distinct do else \
@@ -30,7 +32,10 @@ pub fn check_db_user(name: &str) -> Result<(), &'static str> {
     if name.eq_ignore_ascii_case("public") {
         return Err("must not be PUBLIC");
     }
-    if RESERVED_WORDS.split_ascii_whitespace().any(|word| name.eq_ignore_ascii_case(word)) {
+    if RESERVED_WORDS
+        .split_ascii_whitespace()
+        .any(|word| name.eq_ignore_ascii_case(word))
+    {
         return Err("must not be a word that Redshift reserves");
     }
     Ok(())
@@ -42,7 +47,10 @@ pub fn check_db_user(name: &str) -> Result<(), &'static str> {
 /// The rule that it breaks.
 pub fn check_database(name: &str) -> Result<(), &'static str> {
     check_name(name)?;
-    if RESERVED_WORDS.split_ascii_whitespace().any(|word| name.eq_ignore_ascii_case(word)) {
+    if RESERVED_WORDS
+        .split_ascii_whitespace()
+        .any(|word| name.eq_ignore_ascii_case(word))
+    {
         return Err("must not be a word that Redshift reserves");
     }
     Ok(())
@@ -69,7 +77,13 @@ pub(super) fn check_cluster_identifier(name: &str) -> Result<(), &'static str> {
 /// Checks a `workgroupName`.
 pub(super) fn check_workgroup_name(name: &str) -> Result<(), &'static str> {
     match name.len() {
-        3..=64 if name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') => Ok(()),
+        3..=64
+            if name
+                .bytes()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') =>
+        {
+            Ok(())
+        }
         3..=64 => Err("may have lower-case letters, digits and hyphens only"),
         _ => Err("must have 3 to 64 characters"),
     }
@@ -84,11 +98,18 @@ fn check_name(name: &str) -> Result<(), &'static str> {
 }
 
 fn check_length(name: &str) -> Result<(), &'static str> {
-    if (1..=64).contains(&name.len()) { Ok(()) } else { Err("must have 1 to 64 characters") }
+    if (1..=64).contains(&name.len()) {
+        Ok(())
+    } else {
+        Err("must have 1 to 64 characters")
+    }
 }
 
 fn check_alphabet(name: &str) -> Result<(), &'static str> {
-    if name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_+.@-".contains(&c)) {
+    if name
+        .bytes()
+        .all(|c| c.is_ascii_alphanumeric() || b"_+.@-".contains(&c))
+    {
         Ok(())
     } else {
         Err("may have letters, digits and _ + . @ - only")
@@ -105,11 +126,20 @@ mod tests {
             assert_eq!(check_db_user(good), Ok(()), "{good}");
         }
         assert_eq!(check_db_user(""), Err("must have 1 to 64 characters"));
-        assert_eq!(check_db_user(&"x".repeat(65)), Err("must have 1 to 64 characters"));
+        assert_eq!(
+            check_db_user(&"x".repeat(65)),
+            Err("must have 1 to 64 characters")
+        );
         assert_eq!(check_db_user("1ana"), Err("must begin with a letter"));
-        assert_eq!(check_db_user("ana:b"), Err("may have letters, digits and _ + . @ - only"));
+        assert_eq!(
+            check_db_user("ana:b"),
+            Err("may have letters, digits and _ + . @ - only")
+        );
         assert_eq!(check_db_user("Public"), Err("must not be PUBLIC"));
-        assert_eq!(check_db_user("Select"), Err("must not be a word that Redshift reserves"));
+        assert_eq!(
+            check_db_user("Select"),
+            Err("must not be a word that Redshift reserves")
+        );
     }
 
     #[test]
@@ -117,15 +147,30 @@ mod tests {
         for good in ["dev", "my-workgroup-2", &"x".repeat(64)] {
             assert_eq!(check_workgroup_name(good), Ok(()), "{good}");
         }
-        assert_eq!(check_workgroup_name("wg"), Err("must have 3 to 64 characters"));
-        assert_eq!(check_workgroup_name(&"x".repeat(65)), Err("must have 3 to 64 characters"));
-        assert_eq!(check_workgroup_name("Dev"), Err("may have lower-case letters, digits and hyphens only"));
+        assert_eq!(
+            check_workgroup_name("wg"),
+            Err("must have 3 to 64 characters")
+        );
+        assert_eq!(
+            check_workgroup_name(&"x".repeat(65)),
+            Err("must have 3 to 64 characters")
+        );
+        assert_eq!(
+            check_workgroup_name("Dev"),
+            Err("may have lower-case letters, digits and hyphens only")
+        );
     }
 
     #[test]
     fn groups_are_lower_case_and_may_begin_with_a_digit() {
         assert_eq!(check_db_group("1bi"), Ok(()));
-        assert_eq!(check_db_group("BI"), Err("must be in lower case: the API knows no other groups"));
-        assert_eq!(check_db_group("b/i"), Err("may have letters, digits and _ + . @ - only"));
+        assert_eq!(
+            check_db_group("BI"),
+            Err("must be in lower case: the API knows no other groups")
+        );
+        assert_eq!(
+            check_db_group("b/i"),
+            Err("may have letters, digits and _ + . @ - only")
+        );
     }
 }

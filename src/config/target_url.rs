@@ -1,9 +1,10 @@
 //! Target URLs for the command line: each becomes the TOML that a file would hold.
 //!
-//! `redshift://user@cluster.region/database?key=value`, `redshift-serverless://workgroup.region/database`,
-//! `rds://user@host:port/database`, `dsql://user@host/postgres`, and the IAM URL of the Amazon Redshift JDBC driver, as
-//! people paste it from their tools. Keys are those of `[target]`, besides `listen` (the listener's address) and `name` (the target's). The JDBC form knows the driver's
-//! property names too.
+//! `redshift://user@cluster.region/database?key=value`,
+//! `redshift-serverless://workgroup.region/database`, `rds://user@host:port/database`,
+//! `dsql://user@host/postgres`, and the IAM URL of the Amazon Redshift JDBC driver, as people paste
+//! it from their tools. Keys are those of `[target]`, besides `listen` (the listener's address) and
+//! `name` (the target's). The JDBC form knows the driver's property names too.
 
 use url::Url;
 
@@ -13,15 +14,24 @@ use super::raw::Source;
 const SERVERLESS: &str = "redshift-serverless";
 
 /// One source for one URL, and a line for each thing in it that is ignored.
-pub(super) fn to_source(text: &str, earlier: &[Source]) -> Result<(Source, Vec<String>), ConfigError> {
+pub(super) fn to_source(
+    text: &str,
+    earlier: &[Source],
+) -> Result<(Source, Vec<String>), ConfigError> {
     let place = format!("target URL {}", without_parameters(text));
     let mut ignored = Vec::new();
-    let parsed = match text.get(..19).filter(|prefix| prefix.eq_ignore_ascii_case("jdbc:redshift:iam:/")) {
+    let parsed = match text
+        .get(..19)
+        .filter(|prefix| prefix.eq_ignore_ascii_case("jdbc:redshift:iam:/"))
+    {
         Some(_) => from_jdbc(text, &mut ignored),
         None => from_url(text),
     };
     let parsed = parsed.map_err(|problem| ConfigError::one(&place, problem))?;
-    let ignored = ignored.into_iter().map(|property| format!("{place}: {property}")).collect();
+    let ignored = ignored
+        .into_iter()
+        .map(|property| format!("{place}: {property}"))
+        .collect();
     Ok((Source::url(place, parsed.into_toml(earlier))?, ignored))
 }
 
@@ -35,10 +45,19 @@ struct TargetUrl {
 
 impl TargetUrl {
     fn into_toml(self, earlier: &[Source]) -> String {
-        let address = self.listen.unwrap_or_else(|| free_address(self.default_port, earlier));
-        let taken = |name: &String| earlier.iter().any(|source| source.file.target.contains_key(name));
+        let address = self
+            .listen
+            .unwrap_or_else(|| free_address(self.default_port, earlier));
+        let taken = |name: &String| {
+            earlier
+                .iter()
+                .any(|source| source.file.target.contains_key(name))
+        };
         let numbered = (2..).map(|number: u32| format!("{}-{number}", self.name));
-        let name = std::iter::once(self.name.clone()).chain(numbered).find(|name| !taken(name)).unwrap_or_default();
+        let name = std::iter::once(self.name.clone())
+            .chain(numbered)
+            .find(|name| !taken(name))
+            .unwrap_or_default();
         let mut listener = toml::Table::new();
         listener.insert("address".into(), address.into());
         listener.insert("targets".into(), vec![name.clone()].into());
@@ -60,18 +79,31 @@ fn from_url(text: &str) -> Result<TargetUrl, String> {
         SERVERLESS => (SERVERLESS, 5439, "workgroup_name"),
         "rds" => ("rds", 5432, "instance_identifier"),
         "dsql" => ("dsql", 5432, "cluster_identifier"),
-        other => return Err(format!("unknown scheme {other}: must be redshift, redshift-serverless, rds, dsql or jdbc:redshift:iam")),
+        other => {
+            return Err(format!(
+                "unknown scheme {other}: must be redshift, redshift-serverless, rds, dsql or jdbc:redshift:iam"
+            ));
+        }
     };
     if url.password().is_some() {
         return Err("delete the password: the proxy gets a temporary one from AWS".to_string());
     }
-    let mut parsed = TargetUrl { name: String::new(), listen: None, default_port, target: toml::Table::new() };
+    let mut parsed = TargetUrl {
+        name: String::new(),
+        listen: None,
+        default_port,
+        target: toml::Table::new(),
+    };
     parsed.target.insert("engine".into(), engine.into());
     if !url.username().is_empty() {
-        parsed.target.insert("db_user".into(), decoded(url.username()).into());
+        parsed
+            .target
+            .insert("db_user".into(), decoded(url.username()).into());
     }
     if let Some(database) = url.path().strip_prefix('/').filter(|path| !path.is_empty()) {
-        parsed.target.insert("database".into(), decoded(database).into());
+        parsed
+            .target
+            .insert("database".into(), decoded(database).into());
     }
     if let Some(port) = url.port() {
         parsed.target.insert("port".into(), i64::from(port).into());
@@ -89,13 +121,19 @@ fn from_url(text: &str) -> Result<TargetUrl, String> {
     Ok(parsed)
 }
 
-/// `jdbc:redshift:iam://cluster:region/database` or `jdbc:redshift:iam://host:port/database`, properties behind `?` or `;`.
+/// `jdbc:redshift:iam://cluster:region/database` or `jdbc:redshift:iam://host:port/database`,
+/// properties behind `?` or `;`.
 fn from_jdbc(text: &str, ignored: &mut Vec<String>) -> Result<TargetUrl, String> {
     let form = "write jdbc:redshift:iam://cluster:region/database?DbUser=name";
     let rest = text[18..].strip_prefix("//").ok_or(form)?;
     let (address, properties) = rest.split_once(['?', ';']).unwrap_or((rest, ""));
     let (authority, database) = address.split_once('/').unwrap_or((address, ""));
-    let mut parsed = TargetUrl { name: String::new(), listen: None, default_port: 5439, target: toml::Table::new() };
+    let mut parsed = TargetUrl {
+        name: String::new(),
+        listen: None,
+        default_port: 5439,
+        target: toml::Table::new(),
+    };
     parsed.target.insert("engine".into(), "redshift".into());
     match authority.split_once(':') {
         Some((host, port)) if port.bytes().all(|c| c.is_ascii_digit()) && !port.is_empty() => {
@@ -103,17 +141,24 @@ fn from_jdbc(text: &str, ignored: &mut Vec<String>) -> Result<TargetUrl, String>
             parsed.host(host, "cluster_identifier");
         }
         Some((cluster, region)) => {
-            parsed.target.insert("cluster_identifier".into(), cluster.into());
+            parsed
+                .target
+                .insert("cluster_identifier".into(), cluster.into());
             parsed.target.insert("region".into(), region.into());
             parsed.name = cluster.to_string();
         }
         None => parsed.host(authority, "cluster_identifier"),
     }
     if !database.is_empty() {
-        parsed.target.insert("database".into(), decoded(database).into());
+        parsed
+            .target
+            .insert("database".into(), decoded(database).into());
     }
     let mut lower_case_groups = false;
-    for property in properties.split(['&', ';']).filter(|property| !property.is_empty()) {
+    for property in properties
+        .split(['&', ';'])
+        .filter(|property| !property.is_empty())
+    {
         let (name, value) = property.split_once('=').unwrap_or((property, ""));
         let value = decoded(value);
         match name.to_ascii_lowercase().as_str() {
@@ -121,13 +166,23 @@ fn from_jdbc(text: &str, ignored: &mut Vec<String>) -> Result<TargetUrl, String>
             name => parsed.jdbc_property(name, &value, ignored)?,
         }
     }
-    if let Some(toml::Value::Array(groups)) = parsed.target.get_mut("db_groups").filter(|_| lower_case_groups) {
+    if let Some(toml::Value::Array(groups)) = parsed
+        .target
+        .get_mut("db_groups")
+        .filter(|_| lower_case_groups)
+    {
         for group in groups {
             *group = group.as_str().unwrap_or_default().to_lowercase().into();
         }
     }
-    let host = parsed.target.get("host").and_then(toml::Value::as_str).unwrap_or_default();
-    if host.contains(".redshift-serverless.") || parsed.target["engine"].as_str() == Some(SERVERLESS) {
+    let host = parsed
+        .target
+        .get("host")
+        .and_then(toml::Value::as_str)
+        .unwrap_or_default();
+    if host.contains(".redshift-serverless.")
+        || parsed.target["engine"].as_str() == Some(SERVERLESS)
+    {
         parsed.become_serverless(ignored);
     }
     Ok(parsed)
@@ -144,7 +199,8 @@ impl TargetUrl {
                 self.target.insert("region".into(), region.into());
             }
             _ => {
-                self.target.insert("host".into(), host.trim_matches(['[', ']']).into());
+                self.target
+                    .insert("host".into(), host.trim_matches(['[', ']']).into());
             }
         }
     }
@@ -162,7 +218,12 @@ impl TargetUrl {
         }
     }
 
-    fn jdbc_property(&mut self, name: &str, value: &str, ignored: &mut Vec<String>) -> Result<(), String> {
+    fn jdbc_property(
+        &mut self,
+        name: &str,
+        value: &str,
+        ignored: &mut Vec<String>,
+    ) -> Result<(), String> {
         let key = match name {
             "listen" => {
                 self.listen = Some(value.to_string());
@@ -174,7 +235,8 @@ impl TargetUrl {
             }
             "groupfederation" => {
                 if is_true(value) {
-                    self.target.insert("api".into(), "get-cluster-credentials-with-iam".into());
+                    self.target
+                        .insert("api".into(), "get-cluster-credentials-with-iam".into());
                 }
                 return Ok(());
             }
@@ -203,7 +265,8 @@ impl TargetUrl {
             "plugin_name" => {
                 return Err("delete plugin_name: log in with `aws sso login` or a profile and name it with Profile=".to_string());
             }
-            // The driver's own names have no underscore, ours that a tool could not know do: ca_file, tls_server_name.
+            // The driver's own names have no underscore, ours that a tool could not know do:
+            // ca_file, tls_server_name.
             own if own.contains('_') => own,
             other => {
                 ignored.push(format!("{other} is the JDBC driver's own and is ignored"));
@@ -215,20 +278,32 @@ impl TargetUrl {
     }
 }
 
-/// The TOML value that a key's text means; a text that does not fit is left to be refused with the key's type.
+/// The TOML value that a key's text means; a text that does not fit is left to be refused with the
+/// key's type.
 fn typed(key: &str, value: &str) -> toml::Value {
     match key {
-        "auto_create" | "application_name_suffix" | "reuse_sessions" => match value.to_ascii_lowercase().as_str() {
-            "true" | "1" => true.into(),
-            "false" | "0" => false.into(),
-            _ => value.into(),
-        },
-        "port" | "duration_seconds" | "max_sessions" | "max_logins_per_second" | "max_concurrent_logins" | "warm_sessions" => {
-            value.parse::<i64>().map_or_else(|_| value.into(), Into::into)
+        "auto_create" | "application_name_suffix" | "reuse_sessions" => {
+            match value.to_ascii_lowercase().as_str() {
+                "true" | "1" => true.into(),
+                "false" | "0" => false.into(),
+                _ => value.into(),
+            }
         }
-        "db_groups" | "ignore_startup_parameters" => {
-            value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(toml::Value::from).collect::<Vec<_>>().into()
-        }
+        "port"
+        | "duration_seconds"
+        | "max_sessions"
+        | "max_logins_per_second"
+        | "max_concurrent_logins"
+        | "warm_sessions" => value
+            .parse::<i64>()
+            .map_or_else(|_| value.into(), Into::into),
+        "db_groups" | "ignore_startup_parameters" => value
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(toml::Value::from)
+            .collect::<Vec<_>>()
+            .into(),
         _ => value.into(),
     }
 }
@@ -238,7 +313,9 @@ fn is_true(value: &str) -> bool {
 }
 
 fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 /// The engine's own port on loopback, or the first one above it that no earlier URL took.
@@ -247,16 +324,28 @@ fn free_address(default_port: u16, earlier: &[Source]) -> String {
         earlier
             .iter()
             .flat_map(|source| &source.file.listener)
-            .any(|listener| listener.as_ref().address.as_ref().is_some_and(|taken| taken.as_ref() == address))
+            .any(|listener| {
+                listener
+                    .as_ref()
+                    .address
+                    .as_ref()
+                    .is_some_and(|taken| taken.as_ref() == address)
+            })
     };
-    (default_port..=u16::MAX).map(|port| format!("127.0.0.1:{port}")).find(|address| !taken(address)).unwrap_or_default()
+    (default_port..=u16::MAX)
+        .map(|port| format!("127.0.0.1:{port}"))
+        .find(|address| !taken(address))
+        .unwrap_or_default()
 }
 
 /// Parameters and user information may hold what does not belong into a message.
 fn without_parameters(text: &str) -> String {
     let end = text.find(['?', ';']).unwrap_or(text.len());
     match text[..end].split_once("//") {
-        Some((scheme, rest)) => format!("{scheme}//{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)),
+        Some((scheme, rest)) => format!(
+            "{scheme}//{}",
+            rest.rsplit_once('@').map_or(rest, |(_, host)| host)
+        ),
         None => text[..end].to_string(),
     }
 }

@@ -1,7 +1,7 @@
 //! A file of users and password verifiers in the format of pgbouncer's `userlist.txt`.
 //!
-//! Each line is `"name" "verifier"`; a quote in either is doubled, a line that begins with `;` is a comment.
-//! Source: <https://www.pgbouncer.org/config.html#authentication-file-format>.
+//! Each line is `"name" "verifier"`; a quote in either is doubled, a line that begins with `;` is a
+//! comment. Source: <https://www.pgbouncer.org/config.html#authentication-file-format>.
 
 use std::path::Path;
 
@@ -23,11 +23,15 @@ fn parse(text: &str) -> Result<Vec<(String, Verifier)>, String> {
         if line.is_empty() || line.starts_with(';') {
             continue;
         }
-        let fields = quoted(line).and_then(|(name, rest)| Some((name, quoted(rest.trim_start())?.0)));
+        let fields =
+            quoted(line).and_then(|(name, rest)| Some((name, quoted(rest.trim_start())?.0)));
         let Some((name, password)) = fields else {
-            return Err(format!("line {number}: must be \"name\" \"verifier\", both in double quotes"));
+            return Err(format!(
+                "line {number}: must be \"name\" \"verifier\", both in double quotes"
+            ));
         };
-        let verifier = Verifier::parse(&password).map_err(|rule| format!("line {number}: {rule}"))?;
+        let verifier =
+            Verifier::parse(&password).map_err(|rule| format!("line {number}: {rule}"))?;
         users.push((name, verifier));
     }
     Ok(users)
@@ -57,15 +61,26 @@ mod tests {
     #[test]
     fn lines_are_read_as_pgbouncer_reads_them() {
         let md5 = "md5d41d8cd98f00b204e9800998ecf8427e";
-        let text = format!("; a comment\n\n\"ana\" \"{md5}\"\n  \"o\"\"brien\"  \"{md5}\" trailing\n");
-        let names: Vec<String> = parse(&text).unwrap().into_iter().map(|(name, _)| name).collect();
+        let text =
+            format!("; a comment\n\n\"ana\" \"{md5}\"\n  \"o\"\"brien\"  \"{md5}\" trailing\n");
+        let names: Vec<String> = parse(&text)
+            .unwrap()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
         assert_eq!(names, ["ana", "o\"brien"]);
     }
 
     #[test]
     fn mistakes_are_named_by_line_and_never_shown() {
-        assert_eq!(parse("\"ana\" x").unwrap_err(), "line 1: must be \"name\" \"verifier\", both in double quotes");
+        assert_eq!(
+            parse("\"ana\" x").unwrap_err(),
+            "line 1: must be \"name\" \"verifier\", both in double quotes"
+        );
         let plain = parse("; one\n\"ana\" \"hunter2\"").unwrap_err();
-        assert!(plain.starts_with("line 2: ") && !plain.contains("hunter2"), "{plain}");
+        assert!(
+            plain.starts_with("line 2: ") && !plain.contains("hunter2"),
+            "{plain}"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! One value a key, made once for all who wait for it, and made again before anybody has to.
 //!
-//! A login with a usable value takes two short locks and never waits. Without one, the first login makes it while the others
-//! of its key wait; when it fails, they share its failure, and so do those that come in the next moments. A value that has
-//! been used is replaced in the background some time before its end; while that fails, the old one goes on serving.
+//! A login with a usable value takes two short locks and never waits. Without one, the first login
+//! makes it while the others of its key wait; when it fails, they share its failure, and so do
+//! those that come in the next moments. A value that has been used is replaced in the background
+//! some time before its end; while that fails, the old one goes on serving.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -69,7 +70,15 @@ impl<K, V> Default for Cache<K, V> {
 
 impl<V> Default for Slot<V> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { value: None, used: false, failure: None, told: false }), making: tokio::sync::Mutex::default() }
+        Self {
+            state: Mutex::new(State {
+                value: None,
+                used: false,
+                failure: None,
+                told: false,
+            }),
+            making: tokio::sync::Mutex::default(),
+        }
     }
 }
 
@@ -100,11 +109,20 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
             Ok(value) => {
                 let value = slot.keep(&name, value);
                 lock(&slot.state).used = true;
-                tokio::spawn(keep_fresh(name, Arc::downgrade(&slot), value.clone(), maker));
+                tokio::spawn(keep_fresh(
+                    name,
+                    Arc::downgrade(&slot),
+                    value.clone(),
+                    maker,
+                ));
                 Ok((value, false))
             }
             Err(refusal) => {
-                let life = if refusal.kind == Kind::CredentialsUnavailable { OUTAGE_LIFE } else { DENIAL_LIFE };
+                let life = if refusal.kind == Kind::CredentialsUnavailable {
+                    OUTAGE_LIFE
+                } else {
+                    DENIAL_LIFE
+                };
                 lock(&slot.state).failure = Some((Instant::now() + life, refusal.clone()));
                 Err(refusal)
             }
@@ -114,7 +132,9 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
     /// Forgets this value, unless another has taken its place.
     pub(super) fn forget(&self, key: &K, value: &Arc<V>) {
         if let Some(slot) = lock(&self.0).get(key) {
-            lock(&slot.state).value.take_if(|held| Arc::ptr_eq(held, value));
+            lock(&slot.state)
+                .value
+                .take_if(|held| Arc::ptr_eq(held, value));
         }
     }
 
@@ -137,18 +157,30 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
 impl<V: Expires> Slot<V> {
     fn usable(&self) -> Option<Arc<V>> {
         let mut state = lock(&self.state);
-        let value = state.value.clone().filter(|value| !value.use_until().has_come())?;
+        let value = state
+            .value
+            .clone()
+            .filter(|value| !value.use_until().has_come())?;
         state.used = true;
         Some(value)
     }
 
     fn failure(&self) -> Option<Refusal> {
-        lock(&self.state).failure.as_ref().filter(|(until, _)| Instant::now() < *until).map(|(_, refusal)| refusal.clone())
+        lock(&self.state)
+            .failure
+            .as_ref()
+            .filter(|(until, _)| Instant::now() < *until)
+            .map(|(_, refusal)| refusal.clone())
     }
 
     fn keep(&self, name: &str, value: V) -> Arc<V> {
         let value = Arc::new(value);
-        let state = State { value: Some(value.clone()), used: false, failure: None, told: false };
+        let state = State {
+            value: Some(value.clone()),
+            used: false,
+            failure: None,
+            told: false,
+        };
         if std::mem::replace(&mut *lock(&self.state), state).told {
             tracing::info!(credential = name, "AWS answers again");
         }
@@ -159,17 +191,33 @@ impl<V: Expires> Slot<V> {
     fn tell(&self, name: &str, refusal: &Refusal) {
         if !std::mem::replace(&mut lock(&self.state).told, true) {
             let cause = refusal.cause.as_deref();
-            tracing::warn!(credential = name, refusal = &*refusal.message, cause, "cannot be renewed; what is at hand serves on");
+            tracing::warn!(
+                credential = name,
+                refusal = &*refusal.message,
+                cause,
+                "cannot be renewed; what is at hand serves on"
+            );
         }
     }
 
-    /// Makes a value in the place of this one; `None` when it was not used, or is not in its place any more.
-    async fn replace(&self, name: &str, value: &Arc<V>, maker: &impl Make<V>) -> Option<Result<Arc<V>, Refusal>> {
+    /// Makes a value in the place of this one; `None` when it was not used, or is not in its place
+    /// any more.
+    async fn replace(
+        &self,
+        name: &str,
+        value: &Arc<V>,
+        maker: &impl Make<V>,
+    ) -> Option<Result<Arc<V>, Refusal>> {
         // Nobody makes two at a time; and somebody may have made one while this waited.
         let _making = self.making.lock().await;
         {
             let state = lock(&self.state);
-            if !state.used || state.value.as_ref().is_none_or(|held| !Arc::ptr_eq(held, value)) {
+            if !state.used
+                || state
+                    .value
+                    .as_ref()
+                    .is_none_or(|held| !Arc::ptr_eq(held, value))
+            {
                 return None;
             }
         }
@@ -177,12 +225,21 @@ impl<V: Expires> Slot<V> {
     }
 
     fn is_worth_keeping(&self) -> bool {
-        lock(&self.state).value.as_ref().is_some_and(|value| !value.use_until().has_come())
+        lock(&self.state)
+            .value
+            .as_ref()
+            .is_some_and(|value| !value.use_until().has_come())
     }
 }
 
-/// Replaces a value before its end, and the one after, for as long as each is used; ends with the first that is not.
-async fn keep_fresh<V: Expires>(name: String, slot: Weak<Slot<V>>, mut value: Arc<V>, maker: impl Make<V>) {
+/// Replaces a value before its end, and the one after, for as long as each is used; ends with the
+/// first that is not.
+async fn keep_fresh<V: Expires>(
+    name: String,
+    slot: Weak<Slot<V>>,
+    mut value: Arc<V>,
+    maker: impl Make<V>,
+) {
     let mut pause = FIRST_PAUSE;
     let mut wait = value.replace_at().left();
     let mut failing = None;
@@ -257,7 +314,12 @@ mod tests {
 
     impl Counter {
         fn living(life: Duration) -> Self {
-            Self { calls: Arc::default(), failure: Arc::default(), life, replaced_after: life / 2 }
+            Self {
+                calls: Arc::default(),
+                failure: Arc::default(),
+                life,
+                replaced_after: life / 2,
+            }
         }
 
         fn calls(&self) -> usize {
@@ -280,13 +342,21 @@ mod tests {
             tokio::task::yield_now().await;
             match *lock(&self.failure) {
                 Some((kind, from)) if number >= from => Err(Refusal::new(kind, "no")),
-                _ => Ok(Value { number, use_until: Deadline::after(self.life), replace_at: Deadline::after(self.replaced_after) }),
+                _ => Ok(Value {
+                    number,
+                    use_until: Deadline::after(self.life),
+                    replace_at: Deadline::after(self.replaced_after),
+                }),
             }
         }
     }
 
     async fn number(cache: &Cache<String, Value>, counter: &Counter) -> Result<usize, Kind> {
-        cache.get("key".to_string(), counter.clone()).await.map(|(value, _)| value.number).map_err(|refusal| refusal.kind)
+        cache
+            .get("key".to_string(), counter.clone())
+            .await
+            .map(|(value, _)| value.number)
+            .map_err(|refusal| refusal.kind)
     }
 
     async fn wait_until(mut condition: impl FnMut() -> bool) {
@@ -297,7 +367,10 @@ mod tests {
         }
     }
 
-    fn a_thousand_at_once(cache: &Arc<Cache<String, Value>>, counter: &Counter) -> Vec<tokio::task::JoinHandle<Result<usize, Kind>>> {
+    fn a_thousand_at_once(
+        cache: &Arc<Cache<String, Value>>,
+        counter: &Counter,
+    ) -> Vec<tokio::task::JoinHandle<Result<usize, Kind>>> {
         let login = |_| {
             let (cache, counter) = (cache.clone(), counter.clone());
             tokio::spawn(async move { number(&cache, &counter).await })
@@ -307,7 +380,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_thousand_first_logins_make_one_call() {
-        let (cache, counter) = (Arc::new(Cache::default()), Counter::living(Duration::from_mins(15)));
+        let (cache, counter) = (
+            Arc::new(Cache::default()),
+            Counter::living(Duration::from_mins(15)),
+        );
         for login in a_thousand_at_once(&cache, &counter) {
             assert_eq!(login.await.unwrap(), Ok(1));
         }
@@ -316,7 +392,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_thousand_logins_that_fail_together_make_one_call_and_those_just_after_none() {
-        let (cache, counter) = (Arc::new(Cache::default()), Counter::living(Duration::from_mins(15)));
+        let (cache, counter) = (
+            Arc::new(Cache::default()),
+            Counter::living(Duration::from_mins(15)),
+        );
         counter.fail(Kind::CredentialsDenied);
         for login in a_thousand_at_once(&cache, &counter) {
             assert_eq!(login.await.unwrap(), Err(Kind::CredentialsDenied));
@@ -337,28 +416,53 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(counter.calls() >= 4, "{} values", counter.calls());
-        // Logins stop: the value at hand is replaced once more at most. Asking `is_worth_keeping` is no use of it.
+        // Logins stop: the value at hand is replaced once more at most. Asking `is_worth_keeping`
+        // is no use of it.
         let at_the_stop = counter.calls();
         let slot = cache.slot("key".to_string());
         wait_until(|| !slot.is_worth_keeping()).await;
-        assert!(counter.calls() <= at_the_stop + 1, "{} after {at_the_stop}", counter.calls());
+        assert!(
+            counter.calls() <= at_the_stop + 1,
+            "{} after {at_the_stop}",
+            counter.calls()
+        );
     }
 
     #[tokio::test]
     async fn a_failing_aws_changes_nothing_while_a_value_lives_and_is_asked_ever_more_seldom() {
-        let (cache, counter) = (Cache::default(), Counter { replaced_after: Duration::ZERO, ..Counter::living(Duration::from_secs(20)) });
+        let (cache, counter) = (
+            Cache::default(),
+            Counter {
+                replaced_after: Duration::ZERO,
+                ..Counter::living(Duration::from_secs(20))
+            },
+        );
         counter.fail_after_first(Kind::CredentialsUnavailable);
         let started = Instant::now();
         assert_eq!(number(&cache, &counter).await, Ok(1));
-        // Attempts at once, a second later, and two after that; the pauses may be a quarter shorter.
+        // Attempts at once, a second later, and two after that; the pauses may be a quarter
+        // shorter.
         wait_until(|| {
-            assert_eq!(cache.usable(&"key".to_string()).map(|value| value.number), Some(1), "the old one serves on");
+            assert_eq!(
+                cache.usable(&"key".to_string()).map(|value| value.number),
+                Some(1),
+                "the old one serves on"
+            );
             counter.calls() >= 4
         })
         .await;
-        assert!(started.elapsed() >= (FIRST_PAUSE * 3).mul_f64(0.75), "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() >= (FIRST_PAUSE * 3).mul_f64(0.75),
+            "{:?}",
+            started.elapsed()
+        );
         counter.fail(None);
-        wait_until(|| cache.usable(&"key".to_string()).is_some_and(|value| value.number == 5)).await;
+        wait_until(|| {
+            cache
+                .usable(&"key".to_string())
+                .is_some_and(|value| value.number == 5)
+        })
+        .await;
     }
 
     #[tokio::test]

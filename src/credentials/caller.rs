@@ -12,7 +12,8 @@ pub struct Caller {
     pub arn: String,
     /// `Account`
     pub account: String,
-    /// Seconds by which this machine's clock is ahead of AWS's. The SDK signs its calls by AWS's clock, so they succeed.
+    /// Seconds by which this machine's clock is ahead of AWS's. The SDK signs its calls by AWS's
+    /// clock, so they succeed.
     pub clock_ahead: Option<i64>,
 }
 
@@ -25,10 +26,20 @@ pub async fn caller(aws: &Aws, identity: &AwsIdentity) -> Result<Caller, Refusal
     let _turn = aws.turn().await;
     let config = with_endpoint(aws.config.clone(), identity.sts_endpoint_url.as_ref());
     let clock = aws.clock();
-    let call = aws_sdk_sts::Client::new(&config).get_caller_identity().customize().interceptor(clock.clone());
-    let answer = call.send().await.map_err(|error| failure::call_failed(ACTION, &error))?;
+    let call = aws_sdk_sts::Client::new(&config)
+        .get_caller_identity()
+        .customize()
+        .interceptor(clock.clone());
+    let answer = call
+        .send()
+        .await
+        .map_err(|error| failure::call_failed(ACTION, &error))?;
     match (answer.arn, answer.account) {
-        (Some(arn), Some(account)) => Ok(Caller { arn, account, clock_ahead: clock.ahead() }),
+        (Some(arn), Some(account)) => Ok(Caller {
+            arn,
+            account,
+            clock_ahead: clock.ahead(),
+        }),
         _ => Err(failure::incomplete_answer(ACTION)),
     }
 }

@@ -1,7 +1,7 @@
 //! What time is it at AWS?
 //!
-//! The SDK signs its calls by AWS's clock where ours is off. Tokens are signed without a call, by our clock, and expiries are
-//! told by AWS's.
+//! The SDK signs its calls by AWS's clock where ours is off. Tokens are signed without a call, by
+//! our clock, and expiries are told by AWS's.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,8 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::Format;
 
-/// Seconds by which clocks may differ without a word: `Date` has whole ones, and answers take their time.
+/// Seconds by which clocks may differ without a word: `Date` has whole ones, and answers take their
+/// time.
 pub const TOLERANCE: u64 = 10;
 /// From how many on it is worth a warning: far below the 5 minutes that AWS forgives.
 const WARN_FROM: u64 = 60;
@@ -24,7 +25,12 @@ const ASK_EVERY: Duration = Duration::from_mins(1);
 /// In words, how far our clock is off.
 pub fn in_words(ahead: i64) -> Option<String> {
     let words = if ahead > 0 { "ahead of" } else { "behind" };
-    (ahead.unsigned_abs() >= TOLERANCE).then(|| format!("this machine's clock is {} s {words} AWS's", ahead.unsigned_abs()))
+    (ahead.unsigned_abs() >= TOLERANCE).then(|| {
+        format!(
+            "this machine's clock is {} s {words} AWS's",
+            ahead.unsigned_abs()
+        )
+    })
 }
 
 /// What is known of our clock; said in the log when it goes wrong and when it is right again.
@@ -42,7 +48,11 @@ impl Watch {
     pub fn may_ask(&self) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let may = known.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY);
-        known.asked = if may { Some(Instant::now()) } else { known.asked };
+        known.asked = if may {
+            Some(Instant::now())
+        } else {
+            known.asked
+        };
         may
     }
 
@@ -54,9 +64,14 @@ impl Watch {
         };
         match words {
             Some(words) if !was_off => {
-                tracing::warn!(clock_ahead_s = ahead, "{words}; servers refuse authentication tokens whose time is wrong");
+                tracing::warn!(
+                    clock_ahead_s = ahead,
+                    "{words}; servers refuse authentication tokens whose time is wrong"
+                );
             }
-            None if was_off => tracing::info!(clock_ahead_s = ahead, "this machine's clock is right again"),
+            None if was_off => {
+                tracing::info!(clock_ahead_s = ahead, "this machine's clock is right again");
+            }
             _ => {}
         }
     }
@@ -72,7 +87,10 @@ pub struct Clock {
 impl Clock {
     /// For one call.
     pub fn new(watch: &Arc<Watch>) -> Self {
-        Self { watch: watch.clone(), ahead: Arc::default() }
+        Self {
+            watch: watch.clone(),
+            ahead: Arc::default(),
+        }
     }
 
     /// Seconds by which our clock is ahead of AWS's, once there was an answer.
@@ -83,10 +101,18 @@ impl Clock {
     /// How long it is until a time that AWS has told; zero when that has been.
     pub fn left_until(&self, told: SystemTime) -> Duration {
         let now = SystemTime::now();
-        let by = self.ahead().filter(|ahead| ahead.unsigned_abs() >= TOLERANCE).unwrap_or_default();
+        let by = self
+            .ahead()
+            .filter(|ahead| ahead.unsigned_abs() >= TOLERANCE)
+            .unwrap_or_default();
         let step = Duration::from_secs(by.unsigned_abs());
-        let at_aws = if by > 0 { now.checked_sub(step) } else { now.checked_add(step) };
-        told.duration_since(at_aws.unwrap_or(now)).unwrap_or_default()
+        let at_aws = if by > 0 {
+            now.checked_sub(step)
+        } else {
+            now.checked_add(step)
+        };
+        told.duration_since(at_aws.unwrap_or(now))
+            .unwrap_or_default()
     }
 }
 
@@ -101,7 +127,11 @@ impl Intercept for Clock {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date").and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+        let date = context
+            .response()
+            .headers()
+            .get("date")
+            .and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
         if let Some(date) = date {
             let ahead = DateTime::from(SystemTime::now()).secs() - date.secs();
             if self.ahead.set(ahead).is_ok() {
@@ -128,9 +158,18 @@ mod tests {
         let hour = Duration::from_hours(1);
         let now = SystemTime::now();
         // A few seconds are not told from none.
-        for (ahead, at_aws) in [(-3600, now + hour), (-9, now), (0, now), (9, now), (3600, now - hour)] {
+        for (ahead, at_aws) in [
+            (-3600, now + hour),
+            (-9, now),
+            (0, now),
+            (9, now),
+            (3600, now - hour),
+        ] {
             let left = clock(ahead).left_until(at_aws + life);
-            assert!(left + Duration::from_secs(5) > life && left <= life, "{ahead}: {left:?}");
+            assert!(
+                left + Duration::from_secs(5) > life && left <= life,
+                "{ahead}: {left:?}"
+            );
         }
         assert_eq!(clock(0).left_until(SystemTime::UNIX_EPOCH), Duration::ZERO);
     }
@@ -139,8 +178,14 @@ mod tests {
     fn a_clock_is_off_from_ten_seconds_on() {
         assert_eq!(in_words(9), None);
         assert_eq!(in_words(-9), None);
-        assert_eq!(in_words(10).unwrap(), "this machine's clock is 10 s ahead of AWS's");
-        assert_eq!(in_words(-3600).unwrap(), "this machine's clock is 3600 s behind AWS's");
+        assert_eq!(
+            in_words(10).unwrap(),
+            "this machine's clock is 10 s ahead of AWS's"
+        );
+        assert_eq!(
+            in_words(-3600).unwrap(),
+            "this machine's clock is 3600 s behind AWS's"
+        );
     }
 
     #[test]

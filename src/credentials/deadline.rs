@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// What would be good for longer is asked for again: an expiry may be any time that a peer can write.
+/// What would be good for longer is asked for again: an expiry may be any time that a peer can
+/// write.
 const LONGEST: Duration = Duration::from_hours(7 * 24);
 
 /// A moment by two clocks; it has come as soon as either says so.
 ///
-/// The wall clock goes on while a machine sleeps, and the monotonic one stays when the other is set back.
+/// The wall clock goes on while a machine sleeps, and the monotonic one stays when the other is set
+/// back.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     wall: SystemTime,
@@ -18,12 +20,18 @@ impl Deadline {
     /// The moment in so much time from now; a week at most.
     pub fn after(life: Duration) -> Self {
         let life = life.min(LONGEST);
-        Self { wall: SystemTime::now() + life, monotonic: Instant::now() + life }
+        Self {
+            wall: SystemTime::now() + life,
+            monotonic: Instant::now() + life,
+        }
     }
 
     /// How long it is until then; zero when it has come.
     pub fn left(self) -> Duration {
-        let by_wall = self.wall.duration_since(SystemTime::now()).unwrap_or_default();
+        let by_wall = self
+            .wall
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
         by_wall.min(self.monotonic.saturating_duration_since(Instant::now()))
     }
 
@@ -43,12 +51,35 @@ mod tests {
     fn whichever_clock_is_first_counts() {
         let life = Duration::from_mins(15);
         let deadline = Deadline::after(life);
-        assert!(!deadline.has_come() && deadline.left() <= life && deadline.left() + Duration::from_mins(1) > life);
+        assert!(
+            !deadline.has_come()
+                && deadline.left() <= life
+                && deadline.left() + Duration::from_mins(1) > life
+        );
         // An hour asleep: to the monotonic clock nothing has happened.
-        assert!(Deadline { wall: deadline.wall - HOUR, ..deadline }.has_come());
+        assert!(
+            Deadline {
+                wall: deadline.wall - HOUR,
+                ..deadline
+            }
+            .has_come()
+        );
         // An hour set back, before which an hour was lived.
-        assert!(Deadline { wall: deadline.wall + HOUR, monotonic: Instant::now() }.has_come());
-        assert!(Deadline { wall: deadline.wall + HOUR, ..deadline }.left() <= life);
+        assert!(
+            Deadline {
+                wall: deadline.wall + HOUR,
+                monotonic: Instant::now()
+            }
+            .has_come()
+        );
+        assert!(
+            Deadline {
+                wall: deadline.wall + HOUR,
+                ..deadline
+            }
+            .left()
+                <= life
+        );
     }
 
     #[test]

@@ -8,7 +8,8 @@ use crate::error::Refusal;
 /// Finds the endpoint; `port` wins over the answer's.
 ///
 /// # Errors
-/// The call failed, nothing was found, or what was found has no endpoint yet (it is still being created).
+/// The call failed, nothing was found, or what was found has no endpoint yet (it is still being
+/// created).
 pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<Endpoint, Refusal> {
     let _turn = aws.turn().await;
     let (action, host, found_port) = match what {
@@ -20,8 +21,15 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
                 .send()
                 .await
                 .map_err(|error| failure::call_failed(ACTION, &error))?;
-            let endpoint = answer.clusters.unwrap_or_default().into_iter().next().and_then(|cluster| cluster.endpoint);
-            let endpoint = endpoint.map(|endpoint| (endpoint.address, endpoint.port)).unwrap_or_default();
+            let endpoint = answer
+                .clusters
+                .unwrap_or_default()
+                .into_iter()
+                .next()
+                .and_then(|cluster| cluster.endpoint);
+            let endpoint = endpoint
+                .map(|endpoint| (endpoint.address, endpoint.port))
+                .unwrap_or_default();
             (ACTION, endpoint.0, endpoint.1)
         }
         Discovery::RedshiftWorkgroup(name) => {
@@ -33,7 +41,9 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
                 .await
                 .map_err(|error| failure::call_failed(ACTION, &error))?;
             let endpoint = answer.workgroup.and_then(|workgroup| workgroup.endpoint);
-            let endpoint = endpoint.map(|endpoint| (endpoint.address, endpoint.port)).unwrap_or_default();
+            let endpoint = endpoint
+                .map(|endpoint| (endpoint.address, endpoint.port))
+                .unwrap_or_default();
             (ACTION, endpoint.0, endpoint.1)
         }
         Discovery::RdsInstance(identifier) => {
@@ -44,8 +54,15 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
                 .send()
                 .await
                 .map_err(|error| failure::call_failed(ACTION, &error))?;
-            let endpoint = answer.db_instances.unwrap_or_default().into_iter().next().and_then(|instance| instance.endpoint);
-            let endpoint = endpoint.map(|endpoint| (endpoint.address, endpoint.port)).unwrap_or_default();
+            let endpoint = answer
+                .db_instances
+                .unwrap_or_default()
+                .into_iter()
+                .next()
+                .and_then(|instance| instance.endpoint);
+            let endpoint = endpoint
+                .map(|endpoint| (endpoint.address, endpoint.port))
+                .unwrap_or_default();
             (ACTION, endpoint.0, endpoint.1)
         }
         Discovery::RdsCluster { identifier, role } => {
@@ -64,7 +81,11 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
             (ACTION, host, found_port)
         }
     };
-    let port = port.or_else(|| found_port.and_then(|port| u16::try_from(port).ok()).filter(|&port| port > 0));
+    let port = port.or_else(|| {
+        found_port
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|&port| port > 0)
+    });
     match (host, port) {
         (Some(host), Some(port)) => Ok(Endpoint { host, port }),
         _ => Err(failure::no_endpoint(action)),

@@ -1,12 +1,15 @@
 //! Aurora DSQL authentication tokens: signed here, no call to AWS.
 //!
-//! With `aws-sigv4`, which every service client brings along, and not with `aws-sdk-dsql`: its generator is these few lines
-//! too, and behind it is a whole service client to build (4 s of CPU without optimisation, 48 s with) for nothing else.
+//! With `aws-sigv4`, which every service client brings along, and not with `aws-sdk-dsql`: its
+//! generator is these few lines too, and behind it is a whole service client to build (4 s of CPU
+//! without optimisation, 48 s with) for nothing else.
 
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
+use aws_sigv4::http_request::{
+    SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign,
+};
 use aws_sigv4::sign::v4::SigningParams;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::identity::Identity;
@@ -19,12 +22,14 @@ use super::rds::ESCAPED;
 use crate::error::Refusal;
 use crate::secret::Secret;
 
-/// AWS would take up to a week. A token that is stolen is good for this long, and a new one costs no call.
+/// AWS would take up to a week. A token that is stolen is good for this long, and a new one costs
+/// no call.
 const TOKEN_LIFE: Duration = Duration::from_mins(15);
 /// The one user whose tokens are for another action.
 const ADMIN: &str = "admin";
 
-/// Signs a token for the cluster that calls itself `name`. It has no user in it: the cluster knows which IAM roles may be which.
+/// Signs a token for the cluster that calls itself `name`. It has no user in it: the cluster knows
+/// which IAM roles may be which.
 ///
 /// It lives for 15 minutes, or as long as the credentials that sign it where that is shorter.
 ///
@@ -33,23 +38,55 @@ const ADMIN: &str = "admin";
 pub fn mint(aws: &Aws, name: &str, db_user: &str) -> Result<Credential, Refusal> {
     let (credentials, life) = aws.signer(TOKEN_LIFE)?;
     let region = aws.config.region().map(AsRef::as_ref).unwrap_or_default();
-    let token = token(credentials, region, name, action(db_user), SystemTime::now()).map_err(|error| failure::cannot_sign(&*error))?;
-    Ok(Credential::new(db_user.to_string(), Secret::new(token), life))
+    let token = token(
+        credentials,
+        region,
+        name,
+        action(db_user),
+        SystemTime::now(),
+    )
+    .map_err(|error| failure::cannot_sign(&*error))?;
+    Ok(Credential::new(
+        db_user.to_string(),
+        Secret::new(token),
+        life,
+    ))
 }
 
 fn action(db_user: &str) -> &'static str {
-    if db_user == ADMIN { "DbConnectAdmin" } else { "DbConnect" }
+    if db_user == ADMIN {
+        "DbConnectAdmin"
+    } else {
+        "DbConnect"
+    }
 }
 
 /// A presigned GET without its scheme.
-fn token(credentials: Credentials, region: &str, name: &str, action: &str, signed_at: SystemTime) -> Result<String, BoxError> {
+fn token(
+    credentials: Credentials,
+    region: &str,
+    name: &str,
+    action: &str,
+    signed_at: SystemTime,
+) -> Result<String, BoxError> {
     let mut settings = SigningSettings::default();
     settings.expires_in = Some(TOKEN_LIFE);
     settings.signature_location = SignatureLocation::QueryParams;
     let identity = Identity::from(credentials);
-    let params = SigningParams::builder().identity(&identity).region(region).name("dsql").time(signed_at).settings(settings).build()?;
+    let params = SigningParams::builder()
+        .identity(&identity)
+        .region(region)
+        .name("dsql")
+        .time(signed_at)
+        .settings(settings)
+        .build()?;
     let mut token = format!("{name}/?Action={action}");
-    let request = SignableRequest::new("GET", format!("https://{token}"), std::iter::empty(), SignableBody::empty())?;
+    let request = SignableRequest::new(
+        "GET",
+        format!("https://{token}"),
+        std::iter::empty(),
+        SignableBody::empty(),
+    )?;
     let (instructions, _) = sign(request, &params.into())?.into_parts();
     for (name, value) in instructions.params() {
         token += &format!("&{name}={}", utf8_percent_encode(value, ESCAPED));
@@ -63,19 +100,41 @@ mod tests {
 
     /// What botocore 1.44.5 makes of the same key, time and name; the parameters' order is free.
     const BOTOCORE: [(&str, &str); 2] = [
-        ("an_app_user", "DbConnect 90dc6246a2acc52fa98090873e828b5decdc928d376c0586a63818415b88017f"),
-        ("admin", "DbConnectAdmin e6f63e4e5fe2b17f304f57ef8b39990c4cdb843b148ce03cae406a60b6e79689"),
+        (
+            "an_app_user",
+            "DbConnect 90dc6246a2acc52fa98090873e828b5decdc928d376c0586a63818415b88017f",
+        ),
+        (
+            "admin",
+            "DbConnectAdmin e6f63e4e5fe2b17f304f57ef8b39990c4cdb843b148ce03cae406a60b6e79689",
+        ),
     ];
 
     #[test]
     fn tokens_are_those_of_botocore() {
-        let credentials =
-            Credentials::new("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", Some("a+b/c==".to_string()), None, "test");
+        let credentials = Credentials::new(
+            "AKIDEXAMPLE",
+            "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+            Some("a+b/c==".to_string()),
+            None,
+            "test",
+        );
         let name = "foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws";
         let signed_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_233_906);
         for (db_user, expected) in BOTOCORE {
-            let token = token(credentials.clone(), "us-east-1", name, action(db_user), signed_at).unwrap();
-            let parameters = token.strip_prefix(name).unwrap().strip_prefix("/?").unwrap();
+            let token = token(
+                credentials.clone(),
+                "us-east-1",
+                name,
+                action(db_user),
+                signed_at,
+            )
+            .unwrap();
+            let parameters = token
+                .strip_prefix(name)
+                .unwrap()
+                .strip_prefix("/?")
+                .unwrap();
             let mut found: Vec<_> = parameters.split('&').collect();
             found.sort_unstable();
             let (action, signature) = expected.split_once(' ').unwrap();

@@ -1,7 +1,9 @@
-//! AWS identities: the default chain, profiles and assumed roles, whose credentials are cached as database credentials are.
+//! AWS identities: the default chain, profiles and assumed roles, whose credentials are cached as
+//! database credentials are.
 //!
-//! The SDK caches credentials inside service clients only, by the wall clock, and waits for a slow source while those at hand
-//! are still valid: its cache is off, and each identity's credentials are made once, here.
+//! The SDK caches credentials inside service clients only, by the wall clock, and waits for a slow
+//! source while those at hand are still valid: its cache is off, and each identity's credentials
+//! are made once, here.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,11 +33,13 @@ use crate::error::{Missing, Refusal};
 /// One attempt at a call, and all attempts together: a login waits for them.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// For finding AWS credentials: SSO, `credential_process` and the metadata service may each take seconds.
+/// For finding AWS credentials: SSO, `credential_process` and the metadata service may each take
+/// seconds.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Credentials are renewed this long before they expire, or half of their life where that is less.
 const RENEW_AHEAD: Duration = Duration::from_mins(5);
-/// How long credentials without an expiry are believed, so that rotated keys are noticed. As in the SDK.
+/// How long credentials without an expiry are believed, so that rotated keys are noticed. As in the
+/// SDK.
 const UNDATED_LIFE: Duration = Duration::from_mins(15);
 /// `RoleSessionName` in CloudTrail.
 const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
@@ -48,7 +52,8 @@ const CALLS_AT_A_TIME: usize = 8;
 #[derive(Debug)]
 pub struct Aws {
     key: Key,
-    /// Configuration for service clients: region, endpoint, timeouts, and credentials that are valid now.
+    /// Configuration for service clients: region, endpoint, timeouts, and credentials that are
+    /// valid now.
     pub config: SdkConfig,
     credentials: Arc<Held>,
     calls: Arc<Semaphore>,
@@ -67,12 +72,16 @@ impl Aws {
         Clock::new(&self.watch)
     }
 
-    /// Credentials to sign a token with that shall live for so long, and how long it will: not longer than they do.
+    /// Credentials to sign a token with that shall live for so long, and how long it will: not
+    /// longer than they do.
     ///
     /// # Errors
     /// They have expired, and their source has no newer ones.
     pub fn signer(&self, life: Duration) -> Result<(Credentials, Duration), Refusal> {
-        let life = self.credentials.end.map_or(life, |end| end.left().min(life));
+        let life = self
+            .credentials
+            .end
+            .map_or(life, |end| end.left().min(life));
         if life.is_zero() {
             return Err(failure::identity_expired());
         }
@@ -130,7 +139,14 @@ struct Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.identity.role, &self.identity.profile) {
-            (Some(Role { arn, person: Some(person), .. }), _) => write!(f, "{arn} for {person:?}"),
+            (
+                Some(Role {
+                    arn,
+                    person: Some(person),
+                    ..
+                }),
+                _,
+            ) => write!(f, "{arn} for {person:?}"),
             (Some(role), _) => write!(f, "{}", role.arn),
             (None, Some(profile)) => write!(f, "AWS profile {profile:?}"),
             (None, None) => write!(f, "AWS credentials"),
@@ -157,36 +173,70 @@ impl Identities {
     ///
     /// # Errors
     /// There are none, or their source fails.
-    pub async fn of(self: &Arc<Self>, identity: &AwsIdentity, region: &str) -> Result<Aws, Refusal> {
-        let key = Key { identity: identity.clone(), region: region.to_string() };
-        let source = Key { identity: AwsIdentity { role: None, ..identity.clone() }, region: region.to_string() };
+    pub async fn of(
+        self: &Arc<Self>,
+        identity: &AwsIdentity,
+        region: &str,
+    ) -> Result<Aws, Refusal> {
+        let key = Key {
+            identity: identity.clone(),
+            region: region.to_string(),
+        };
+        let source = Key {
+            identity: AwsIdentity {
+                role: None,
+                ..identity.clone()
+            },
+            region: region.to_string(),
+        };
         let chain = self.chain(&source).await;
         let credentials = match (&identity.role, self.credentials.usable(&key)) {
             (_, Some(credentials)) => credentials,
             (None, None) => self.source(source, &chain).await?,
             (Some(role), None) => {
-                let assumer = Assumer { identities: self.clone(), chain: chain.clone(), source, role: role.clone() };
-                Box::pin(self.credentials.get(key.clone(), assumer)).await?.0
+                let assumer = Assumer {
+                    identities: self.clone(),
+                    chain: chain.clone(),
+                    source,
+                    role: role.clone(),
+                };
+                Box::pin(self.credentials.get(key.clone(), assumer))
+                    .await?
+                    .0
             }
         };
         let provider = SharedCredentialsProvider::new(credentials.credentials.clone());
         let config = with_endpoint(chain.config.clone(), identity.endpoint_url.as_ref());
         let config = config.into_builder().credentials_provider(provider).build();
-        Ok(Aws { key, config, credentials, calls: self.calls(identity, region), watch: self.watch.clone() })
+        Ok(Aws {
+            key,
+            config,
+            credentials,
+            calls: self.calls(identity, region),
+            watch: self.watch.clone(),
+        })
     }
 
-    /// What to ask with once more when a call as `refused` was refused: other credentials, where the reason is those, and
-    /// their source has others by now.
+    /// What to ask with once more when a call as `refused` was refused: other credentials, where
+    /// the reason is those, and their source has others by now.
     ///
     /// # Errors
     /// The refusal, where there is no reason to ask again.
-    pub async fn instead_of(self: &Arc<Self>, refused: &Aws, refusal: Refusal) -> Result<Aws, Refusal> {
+    pub async fn instead_of(
+        self: &Arc<Self>,
+        refused: &Aws,
+        refusal: Refusal,
+    ) -> Result<Aws, Refusal> {
         if refusal.missing.as_deref() != Some(&Missing::ValidCredentials) {
             return Err(refusal);
         }
         self.credentials.forget(&refused.key, &refused.credentials);
         let renewed = self.of(&refused.key.identity, &refused.key.region).await?;
-        if renewed.credentials.is_as(&refused.credentials) { Err(refusal) } else { Ok(renewed) }
+        if renewed.credentials.is_as(&refused.credentials) {
+            Err(refusal)
+        } else {
+            Ok(renewed)
+        }
     }
 
     /// What is known of our clock.
@@ -195,20 +245,30 @@ impl Identities {
     }
 
     async fn chain(&self, source: &Key) -> Arc<Chain> {
-        let cell = lock(&self.chains).entry(source.clone()).or_default().clone();
-        cell.get_or_init(|| async { Arc::new(Chain::new(source.clone()).await) }).await.clone()
+        let cell = lock(&self.chains)
+            .entry(source.clone())
+            .or_default()
+            .clone();
+        cell.get_or_init(|| async { Arc::new(Chain::new(source.clone()).await) })
+            .await
+            .clone()
     }
 
     async fn source(&self, source: Key, chain: &Arc<Chain>) -> Result<Arc<Held>, Refusal> {
         match self.credentials.usable(&source) {
             Some(credentials) => Ok(credentials),
-            None => Ok(Box::pin(self.credentials.get(source, chain.clone())).await?.0),
+            None => Ok(Box::pin(self.credentials.get(source, chain.clone()))
+                .await?
+                .0),
         }
     }
 
     fn calls(&self, identity: &AwsIdentity, region: &str) -> Arc<Semaphore> {
         let endpoint = (identity.endpoint_url.clone(), region.to_string());
-        lock(&self.calls).entry(endpoint).or_insert_with(|| Arc::new(Semaphore::new(CALLS_AT_A_TIME))).clone()
+        lock(&self.calls)
+            .entry(endpoint)
+            .or_insert_with(|| Arc::new(Semaphore::new(CALLS_AT_A_TIME)))
+            .clone()
     }
 }
 
@@ -222,7 +282,8 @@ struct Chain {
     identity: AwsIdentity,
     /// Shared by all calls, and so are its connections.
     config: SdkConfig,
-    /// The SDK reads files and environment once in a provider's life: each but the first look has a new one.
+    /// The SDK reads files and environment once in a provider's life: each but the first look has a
+    /// new one.
     first: Mutex<Option<SharedCredentialsProvider>>,
     has_given: AtomicBool,
 }
@@ -231,17 +292,28 @@ impl Chain {
     async fn new(Key { identity, region }: Key) -> Self {
         let config = load(&identity, Region::new(region)).await;
         let first = Mutex::new(config.credentials_provider());
-        Self { identity, config, first, has_given: AtomicBool::new(false) }
+        Self {
+            identity,
+            config,
+            first,
+            has_given: AtomicBool::new(false),
+        }
     }
 
     async fn look(&self) -> Result<Credentials, Refusal> {
         let first = lock(&self.first).take();
         let provider = match (first, self.config.region()) {
-            (None, Some(region)) => load(&self.identity, region.clone()).await.credentials_provider(),
+            (None, Some(region)) => load(&self.identity, region.clone())
+                .await
+                .credentials_provider(),
             (first, _) => first,
         };
-        let provider = provider.expect("the chain is a provider, whether it finds credentials or not");
-        provider.provide_credentials().await.map_err(|error| failure::no_identity(&error))
+        let provider =
+            provider.expect("the chain is a provider, whether it finds credentials or not");
+        provider
+            .provide_credentials()
+            .await
+            .map_err(|error| failure::no_identity(&error))
     }
 }
 
@@ -250,33 +322,47 @@ impl Make<Held> for Arc<Chain> {
         let credentials = match tokio::time::timeout(IDENTITY_TIMEOUT, self.look()).await {
             Ok(Ok(credentials)) => credentials,
             // A place that had some does not answer, or they are being replaced there.
-            Ok(Err(refusal)) if self.has_given.load(Relaxed) => return Err(failure::identity_gone(refusal)),
+            Ok(Err(refusal)) if self.has_given.load(Relaxed) => {
+                return Err(failure::identity_gone(refusal));
+            }
             Ok(Err(refusal)) => return Err(refusal),
             Err(_) => return Err(failure::identity_timed_out()),
         };
         self.has_given.store(true, Relaxed);
-        let left = credentials.expiry().map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or_default());
+        let left = credentials
+            .expiry()
+            .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or_default());
         Ok(Held::new(credentials, left))
     }
 }
 
 async fn load(identity: &AwsIdentity, region: Region) -> SdkConfig {
-    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT).build();
+    let timeouts = TimeoutConfig::builder()
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(OPERATION_TIMEOUT)
+        .build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(region.clone())
         .identity_cache(IdentityCache::no_cache())
         .retry_config(RetryConfig::standard())
         .timeout_config(timeouts);
     if let Some(name) = &identity.profile {
-        // Not the default chain with a profile name: there, keys in the environment would win over the target's own setting.
+        // Not the default chain with a profile name: there, keys in the environment would win over
+        // the target's own setting.
         let context = ProviderConfig::without_region().with_region(Some(region));
         loader = loader.profile_name(name);
-        loader = loader.credentials_provider(ProfileFileCredentialsProvider::builder().profile_name(name).configure(&context).build());
+        loader = loader.credentials_provider(
+            ProfileFileCredentialsProvider::builder()
+                .profile_name(name)
+                .configure(&context)
+                .build(),
+        );
     }
     loader.load().await
 }
 
-/// The endpoint, marked as set in code: else one in the environment (`AWS_ENDPOINT_URL`) would win over it.
+/// The endpoint, marked as set in code: else one in the environment (`AWS_ENDPOINT_URL`) would win
+/// over it.
 pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
     match url {
         Some(url) => {
@@ -288,7 +374,8 @@ pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
     }
 }
 
-/// Assumes a role with the credentials of a chain. Not the SDK's own provider: that one cannot say who the source identity is.
+/// Assumes a role with the credentials of a chain. Not the SDK's own provider: that one cannot say
+/// who the source identity is.
 struct Assumer {
     identities: Arc<Identities>,
     chain: Arc<Chain>,
@@ -298,12 +385,22 @@ struct Assumer {
 
 impl Make<Held> for Assumer {
     async fn make(&self) -> Result<Held, Refusal> {
-        let source = self.identities.source(self.source.clone(), &self.chain).await?;
+        let source = self
+            .identities
+            .source(self.source.clone(), &self.chain)
+            .await?;
         match self.assume(&source).await {
             Err(refusal) if refusal.missing.as_deref() == Some(&Missing::ValidCredentials) => {
                 self.identities.credentials.forget(&self.source, &source);
-                let renewed = self.identities.source(self.source.clone(), &self.chain).await?;
-                if renewed.is_as(&source) { Err(refusal) } else { self.assume(&renewed).await }
+                let renewed = self
+                    .identities
+                    .source(self.source.clone(), &self.chain)
+                    .await?;
+                if renewed.is_as(&source) {
+                    Err(refusal)
+                } else {
+                    self.assume(&renewed).await
+                }
             }
             result => result,
         }
@@ -313,33 +410,80 @@ impl Make<Held> for Assumer {
 impl Assumer {
     async fn assume(&self, source: &Held) -> Result<Held, Refusal> {
         const ACTION: &str = "sts:AssumeRole";
-        let Role { arn, external_id, session_name, person } = &self.role;
-        let AwsIdentity { endpoint_url, sts_endpoint_url, .. } = &self.chain.identity;
-        let config = with_endpoint(self.chain.config.clone(), sts_endpoint_url.as_ref().or(endpoint_url.as_ref()));
-        let config = aws_sdk_sts::config::Builder::from(&config).credentials_provider(source.credentials.clone()).build();
+        let Role {
+            arn,
+            external_id,
+            session_name,
+            person,
+        } = &self.role;
+        let AwsIdentity {
+            endpoint_url,
+            sts_endpoint_url,
+            ..
+        } = &self.chain.identity;
+        let config = with_endpoint(
+            self.chain.config.clone(),
+            sts_endpoint_url.as_ref().or(endpoint_url.as_ref()),
+        );
+        let config = aws_sdk_sts::config::Builder::from(&config)
+            .credentials_provider(source.credentials.clone())
+            .build();
         let mut call = aws_sdk_sts::Client::from_conf(config)
             .assume_role()
             .role_arn(arn)
             .set_external_id(external_id.clone())
-            .role_session_name(session_name.as_deref().map_or(ROLE_SESSION_NAME.to_string(), acceptable));
+            .role_session_name(
+                session_name
+                    .as_deref()
+                    .map_or(ROLE_SESSION_NAME.to_string(), acceptable),
+            );
         if let Some(person) = person {
             // For CloudTrail: who it is stays with the session, whatever roles are assumed from it.
-            let tag = Tag::builder().key(PERSON_TAG).value(acceptable(person)).build().map_err(|error| failure::cannot_sign(&error))?;
+            let tag = Tag::builder()
+                .key(PERSON_TAG)
+                .value(acceptable(person))
+                .build()
+                .map_err(|error| failure::cannot_sign(&error))?;
             call = call.source_identity(acceptable(person)).tags(tag);
         }
         let clock = Clock::new(&self.identities.watch);
-        let answer = call.customize().interceptor(clock.clone()).send().await.map_err(|error| failure::call_failed(ACTION, &error))?;
-        let credentials = answer.credentials.ok_or_else(|| failure::incomplete_answer(ACTION))?;
-        let expires = SystemTime::try_from(credentials.expiration).map_err(|_| failure::incomplete_answer(ACTION))?;
-        let (id, secret, token) = (credentials.access_key_id, credentials.secret_access_key, credentials.session_token);
+        let answer = call
+            .customize()
+            .interceptor(clock.clone())
+            .send()
+            .await
+            .map_err(|error| failure::call_failed(ACTION, &error))?;
+        let credentials = answer
+            .credentials
+            .ok_or_else(|| failure::incomplete_answer(ACTION))?;
+        let expires = SystemTime::try_from(credentials.expiration)
+            .map_err(|_| failure::incomplete_answer(ACTION))?;
+        let (id, secret, token) = (
+            credentials.access_key_id,
+            credentials.secret_access_key,
+            credentials.session_token,
+        );
         let left = clock.left_until(expires);
-        Ok(Held::new(Credentials::new(id, secret, Some(token), None, "pg-iam-proxy AssumeRole"), Some(left)))
+        Ok(Held::new(
+            Credentials::new(id, secret, Some(token), None, "pg-iam-proxy AssumeRole"),
+            Some(left),
+        ))
     }
 }
 
 /// STS takes letters, digits and `_=,.@+-` in the names of sessions and people, 2 to 64 of them.
 fn acceptable(name: &str) -> String {
-    let kept = |c: char| if c.is_ascii_alphanumeric() || "_=,.@+-".contains(c) { c } else { '-' };
+    let kept = |c: char| {
+        if c.is_ascii_alphanumeric() || "_=,.@+-".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
     let name: String = name.chars().map(kept).take(64).collect();
-    if name.len() < 2 { format!("{name}--") } else { name }
+    if name.len() < 2 {
+        format!("{name}--")
+    } else {
+        name
+    }
 }

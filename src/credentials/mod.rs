@@ -1,7 +1,8 @@
-//! The broker: temporary database credentials and discovered endpoints, cached for as long as they live.
+//! The broker: temporary database credentials and discovered endpoints, cached for as long as they
+//! live.
 //!
-//! Architecture invariant: only this folder names `aws_*`. Everything is made at the first login that needs it, so
-//! a target whose AWS identity is broken fails its own logins and nothing else.
+//! Architecture invariant: only this folder names `aws_*`. Everything is made at the first login
+//! that needs it, so a target whose AWS identity is broken fails its own logins and nothing else.
 
 mod cache;
 mod caller;
@@ -37,12 +38,14 @@ use crate::error::{Kind, Refusal};
 use crate::metrics::{AwsFailure, Counted, Metrics};
 use crate::secret::Secret;
 
-/// A credential is not handed out in its last minute, or last quarter where that is less, so that it does not expire on its
-/// way to the server. The same for every engine: all of them look at it at the login only.
+/// A credential is not handed out in its last minute, or last quarter where that is less, so that
+/// it does not expire on its way to the server. The same for every engine: all of them look at it
+/// at the login only.
 const MARGIN: Duration = Duration::from_mins(1);
 /// Which part of its life a credential that is in use serves before it is replaced.
 const RENEW_AFTER: f64 = 0.7;
-/// How often a discovered endpoint in use is looked up again. It hardly ever changes, and a failed connection forgets it.
+/// How often a discovered endpoint in use is looked up again. It hardly ever changes, and a failed
+/// connection forgets it.
 const ENDPOINT_CHECK: Duration = Duration::from_mins(5);
 /// How long it is believed when it cannot be looked up.
 const ENDPOINT_LIFE: Duration = Duration::from_hours(24);
@@ -109,8 +112,9 @@ pub struct Request {
     pub endpoint: Endpoint,
 }
 
-/// Cache key: everything that changes the answer. A target fixes region, call, auto-create and duration. The identity is in
-/// it with the person's name where that travels to AWS, so that nobody logs in with what was made in another's name.
+/// Cache key: everything that changes the answer. A target fixes region, call, auto-create and
+/// duration. The identity is in it with the person's name where that travels to AWS, so that nobody
+/// logs in with what was made in another's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     target: String,
@@ -156,7 +160,10 @@ impl Make<Credential> for Minter {
         let target = &self.request.target.name;
         self.made()
             .await
-            .inspect(|credential| self.metrics.credential_made(target, credential.use_until.left()))
+            .inspect(|credential| {
+                self.metrics
+                    .credential_made(target, credential.use_until.left());
+            })
             .inspect_err(|refusal| self.metrics.credential_failed(target, why(refusal)))
     }
 
@@ -170,19 +177,40 @@ impl Minter {
         let Request { target, aws, .. } = &self.request;
         let asker = self.identities.of(aws, &target.region).await?;
         let credential = match self.mint(&asker).await {
-            Err(refusal) => self.mint(&self.identities.instead_of(&asker, refusal).await?).await?,
+            Err(refusal) => {
+                self.mint(&self.identities.instead_of(&asker, refusal).await?)
+                    .await?
+            }
             Ok(credential) => credential,
         };
-        tracing::info!(target = target.name, db_user = credential.db_user, "got a credential");
+        tracing::info!(
+            target = target.name,
+            db_user = credential.db_user,
+            "got a credential"
+        );
         Ok(credential)
     }
 
     async fn mint(&self, aws: &Aws) -> Result<Credential, Refusal> {
-        let Request { target, db_user, endpoint, .. } = &self.request;
+        let Request {
+            target,
+            db_user,
+            endpoint,
+            ..
+        } = &self.request;
         match &target.engine {
             Engine::Redshift(redshift) => redshift::mint(aws, redshift, &self.request).await,
-            Engine::RedshiftServerless(serverless) => redshift_serverless::mint(aws, serverless, &self.request).await,
-            Engine::Rds(rds) => rds::mint(aws, rds.signing_endpoint.as_ref().unwrap_or(endpoint), db_user).await,
+            Engine::RedshiftServerless(serverless) => {
+                redshift_serverless::mint(aws, serverless, &self.request).await
+            }
+            Engine::Rds(rds) => {
+                rds::mint(
+                    aws,
+                    rds.signing_endpoint.as_ref().unwrap_or(endpoint),
+                    db_user,
+                )
+                .await
+            }
             Engine::Dsql(dsql) => dsql::mint(aws, &dsql.name, db_user),
         }
     }
@@ -213,19 +241,35 @@ struct Finder {
 
 impl Make<Discovered> for Finder {
     async fn make(&self) -> Result<Discovered, Refusal> {
-        self.find().await.inspect_err(|refusal| self.metrics.discovery_failed(&self.target.name, why(refusal)))
+        self.find().await.inspect_err(|refusal| {
+            self.metrics
+                .discovery_failed(&self.target.name, why(refusal));
+        })
     }
 }
 
 impl Finder {
     async fn find(&self) -> Result<Discovered, Refusal> {
-        let Target { name, aws, region, endpoint, .. } = &*self.target;
+        let Target {
+            name,
+            aws,
+            region,
+            endpoint,
+            ..
+        } = &*self.target;
         let endpoint = match endpoint {
             EndpointSource::Fixed(endpoint) => endpoint.clone(),
             EndpointSource::Discover { what, port } => {
                 let asker = self.identities.of(aws, region).await?;
                 let endpoint = match discovery::discover(&asker, what, *port).await {
-                    Err(refusal) => discovery::discover(&self.identities.instead_of(&asker, refusal).await?, what, *port).await?,
+                    Err(refusal) => {
+                        discovery::discover(
+                            &self.identities.instead_of(&asker, refusal).await?,
+                            what,
+                            *port,
+                        )
+                        .await?
+                    }
                     Ok(endpoint) => endpoint,
                 };
                 tracing::info!(target = name, upstream = %endpoint, "found the endpoint");
@@ -233,12 +277,20 @@ impl Finder {
             }
         };
         let replace_at = Deadline::after(ENDPOINT_CHECK.mul_f64(cache::jitter()));
-        Ok(Discovered { endpoint, use_until: Deadline::after(ENDPOINT_LIFE), replace_at })
+        Ok(Discovered {
+            endpoint,
+            use_until: Deadline::after(ENDPOINT_LIFE),
+            replace_at,
+        })
     }
 }
 
 fn why(refusal: &Refusal) -> AwsFailure {
-    if refusal.kind == Kind::CredentialsUnavailable { AwsFailure::Unavailable } else { AwsFailure::Denied }
+    if refusal.kind == Kind::CredentialsUnavailable {
+        AwsFailure::Unavailable
+    } else {
+        AwsFailure::Denied
+    }
 }
 
 /// Asks AWS, and remembers the answers.
@@ -253,10 +305,14 @@ pub struct Broker {
 impl Broker {
     /// One whose answers are counted there.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, ..Self::default() }
+        Self {
+            metrics,
+            ..Self::default()
+        }
     }
 
-    /// A credential for this login: from the cache while it can be used, else one call for all who wait.
+    /// A credential for this login: from the cache while it can be used, else one call for all who
+    /// wait.
     ///
     /// # Errors
     /// 28000, 57P03 or 58000 of the error table; the cause has what AWS said.
@@ -264,9 +320,16 @@ impl Broker {
         let (key, target) = (request.key(), &request.target.name);
         if let Some(credential) = self.credentials.usable(&key) {
             self.metrics.credential_cached(target);
-            return Ok(Lease { credential, cached: true });
+            return Ok(Lease {
+                credential,
+                cached: true,
+            });
         }
-        let minter = Minter { identities: self.identities.clone(), metrics: self.metrics.clone(), request: request.clone() };
+        let minter = Minter {
+            identities: self.identities.clone(),
+            metrics: self.metrics.clone(),
+            request: request.clone(),
+        };
         // Boxed, as below: the SDK's futures are large, and most logins never run them.
         let (credential, cached) = Box::pin(self.credentials.get(key, minter)).await?;
         if cached {
@@ -279,20 +342,28 @@ impl Broker {
     ///
     /// # Errors
     /// There are no AWS credentials. The inner one: there are, but STS did not say.
-    pub async fn caller(&self, identity: &AwsIdentity, region: &str) -> Result<Result<Caller, Refusal>, Refusal> {
+    pub async fn caller(
+        &self,
+        identity: &AwsIdentity,
+        region: &str,
+    ) -> Result<Result<Caller, Refusal>, Refusal> {
         let aws = self.identities.of(identity, region).await?;
         Ok(caller::caller(&aws, identity).await)
     }
 
-    /// A server has refused a fresh credential. Where it was a token: that is signed here, and if our clock is the reason, or
-    /// AWS credentials that are good no more, nobody else says so.
+    /// A server has refused a fresh credential. Where it was a token: that is signed here, and if
+    /// our clock is the reason, or AWS credentials that are good no more, nobody else says so.
     pub fn refused_fresh(&self, request: &Request) {
         match request.target.engine {
             Engine::Redshift(_) | Engine::RedshiftServerless(_) => return,
             Engine::Rds(_) | Engine::Dsql(_) => {}
         }
         if self.identities.watch().may_ask() {
-            let (identities, identity, region) = (self.identities.clone(), request.aws.clone(), request.target.region.clone());
+            let (identities, identity, region) = (
+                self.identities.clone(),
+                request.aws.clone(),
+                request.target.region.clone(),
+            );
             // Nobody waits for it: the watch says what it sees.
             tokio::spawn(async move {
                 let asker = identities.of(&identity, &region).await?;
@@ -320,7 +391,11 @@ impl Broker {
         if let Some(discovered) = self.endpoints.usable(&target.name) {
             return Ok(discovered.endpoint.clone());
         }
-        let finder = Finder { identities: self.identities.clone(), metrics: self.metrics.clone(), target: target.clone() };
+        let finder = Finder {
+            identities: self.identities.clone(),
+            metrics: self.metrics.clone(),
+            target: target.clone(),
+        };
         let (discovered, _) = Box::pin(self.endpoints.get(target.name.clone(), finder)).await?;
         Ok(discovered.endpoint.clone())
     }

@@ -17,9 +17,14 @@ use crate::secret::Secret;
 /// A server takes no token older than this.
 const TOKEN_LIFE: Duration = Duration::from_mins(15);
 /// RFC 3986 unreserved characters stay.
-pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
-/// Signs a token for a database user of the server that calls itself `endpoint`: for a login through RDS Proxy, the proxy.
+/// Signs a token for a database user of the server that calls itself `endpoint`: for a login
+/// through RDS Proxy, the proxy.
 ///
 /// It lives for 15 minutes, or as long as the credentials that sign it where that is shorter.
 ///
@@ -28,22 +33,39 @@ pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.'
 pub async fn mint(aws: &Aws, endpoint: &Endpoint, db_user: &str) -> Result<Credential, Refusal> {
     let (credentials, life) = aws.signer(TOKEN_LIFE)?;
     let token = token(&aws.config, credentials, endpoint, db_user).await?;
-    Ok(Credential::new(db_user.to_string(), Secret::new(token), life))
+    Ok(Credential::new(
+        db_user.to_string(),
+        Secret::new(token),
+        life,
+    ))
 }
 
-async fn token(config: &SdkConfig, credentials: Credentials, endpoint: &Endpoint, db_user: &str) -> Result<String, Refusal> {
+async fn token(
+    config: &SdkConfig,
+    credentials: Credentials,
+    endpoint: &Endpoint,
+    db_user: &str,
+) -> Result<String, Refusal> {
     let signer = Config::builder()
         .hostname(&endpoint.host)
         .port(u64::from(endpoint.port))
-        // The generator pastes it into a URL as it is: a space would make it panic, `a+b` would be signed as `a b`,
-        // and `x&Action=…` would add a parameter.
+        // The generator pastes it into a URL as it is: a space would make it panic, `a+b` would be
+        // signed as `a b`, and `x&Action=…` would add a parameter.
         .username(utf8_percent_encode(db_user, ESCAPED).to_string())
         // Without a region it would sign for us-east-1.
-        .region(config.region().cloned().unwrap_or(Region::from_static("unset")))
+        .region(
+            config
+                .region()
+                .cloned()
+                .unwrap_or(Region::from_static("unset")),
+        )
         .credentials(credentials)
         .build()
         .map_err(|error| failure::cannot_sign(&*error))?;
-    let token = AuthTokenGenerator::new(signer).auth_token(config).await.map_err(|error| failure::cannot_sign(&*error))?;
+    let token = AuthTokenGenerator::new(signer)
+        .auth_token(config)
+        .await
+        .map_err(|error| failure::cannot_sign(&*error))?;
     Ok(token.as_str().to_string())
 }
 
@@ -60,13 +82,26 @@ mod tests {
     async fn a_token_for_rds_proxy_is_signed_for_the_proxys_own_name() {
         let accounts = Accounts::default();
         let key = accounts.add_user("ana");
-        let config = aws_config::defaults(BehaviorVersion::latest()).region("eu-central-1").no_credentials().load().await;
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .region("eu-central-1")
+            .no_credentials()
+            .load()
+            .await;
         let credentials = Credentials::new(key.id, key.secret, None, None, "test");
-        let endpoint = Endpoint { host: "myproxy.proxy-abcdefghijkl.eu-central-1.rds.amazonaws.com".to_string(), port: 5432 };
+        let endpoint = Endpoint {
+            host: "myproxy.proxy-abcdefghijkl.eu-central-1.rds.amazonaws.com".to_string(),
+            port: 5432,
+        };
         let token = token(&config, credentials, &endpoint, "a+b").await.unwrap();
         let (host, query) = token.split_once("/?").unwrap();
         assert_eq!(host, endpoint.to_string());
-        let presigned = Presigned { host, query, region: "eu-central-1", service: "rds-db", max_life: TOKEN_LIFE };
+        let presigned = Presigned {
+            host,
+            query,
+            region: "eu-central-1",
+            service: "rds-db",
+            max_life: TOKEN_LIFE,
+        };
         let (_, parameters) = verify_presigned(&presigned, &accounts, SystemTime::now()).unwrap();
         assert_eq!(parameters["DBUser"], "a+b");
     }

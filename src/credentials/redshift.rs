@@ -13,17 +13,24 @@ use crate::config::{ClusterName, Redshift, RedshiftApi};
 use crate::error::{Kind, Refusal};
 use crate::secret::Secret;
 
-/// One credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept as it is.
+/// One credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept as
+/// it is.
 ///
-/// Where AWS refuses a custom domain name, the cluster's own identifier is tried, as Amazon's drivers do: the name may not
-/// be associated with the cluster yet, or any more.
+/// Where AWS refuses a custom domain name, the cluster's own identifier is tried, as Amazon's
+/// drivers do: the name may not be associated with the cluster yet, or any more.
 ///
 /// # Errors
 /// The call failed, or its answer lacks a member.
-pub async fn mint(aws: &Aws, redshift: &Redshift, request: &Request) -> Result<Credential, Refusal> {
+pub async fn mint(
+    aws: &Aws,
+    redshift: &Redshift,
+    request: &Request,
+) -> Result<Credential, Refusal> {
     let _turn = aws.turn().await;
     let (domain, known) = match &redshift.cluster {
-        ClusterName::Identifier(identifier) => return call(aws, redshift, request, Some(identifier.clone()), None).await,
+        ClusterName::Identifier(identifier) => {
+            return call(aws, redshift, request, Some(identifier.clone()), None).await;
+        }
         ClusterName::CustomDomain { domain, identifier } => (domain, identifier),
     };
     let refusal = match call(aws, redshift, request, None, Some(domain.clone())).await {
@@ -66,8 +73,11 @@ async fn identifier_behind(client: &Client, domain: &str) -> Result<String, Refu
         .await
         .map_err(|error| failure::call_failed(ACTION, &error))?;
     let associations = answer.associations.unwrap_or_default().into_iter();
-    let mut certificates = associations.flat_map(|association| association.certificate_associations.unwrap_or_default());
-    certificates.find_map(|certificate| certificate.cluster_identifier).ok_or_else(|| failure::incomplete_answer(ACTION))
+    let mut certificates = associations
+        .flat_map(|association| association.certificate_associations.unwrap_or_default());
+    certificates
+        .find_map(|certificate| certificate.cluster_identifier)
+        .ok_or_else(|| failure::incomplete_answer(ACTION))
 }
 
 async fn call(
@@ -95,7 +105,13 @@ async fn call(
                 .send()
                 .await
                 .map_err(|error| failure::call_failed(ACTION, &error))?;
-            credential(ACTION, &clock, answer.db_user, answer.db_password, answer.expiration)
+            credential(
+                ACTION,
+                &clock,
+                answer.db_user,
+                answer.db_password,
+                answer.expiration,
+            )
         }
         RedshiftApi::GetClusterCredentialsWithIam => {
             const ACTION: &str = "redshift:GetClusterCredentialsWithIAM";
@@ -110,7 +126,13 @@ async fn call(
                 .send()
                 .await
                 .map_err(|error| failure::call_failed(ACTION, &error))?;
-            credential(ACTION, &clock, answer.db_user, answer.db_password, answer.expiration)
+            credential(
+                ACTION,
+                &clock,
+                answer.db_user,
+                answer.db_password,
+                answer.expiration,
+            )
         }
     }
 }
@@ -122,8 +144,16 @@ fn credential(
     password: Option<String>,
     expiration: Option<DateTime>,
 ) -> Result<Credential, Refusal> {
-    match (db_user, password, expiration.and_then(|time| SystemTime::try_from(time).ok())) {
-        (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(db_user, Secret::new(password), clock.left_until(expires))),
+    match (
+        db_user,
+        password,
+        expiration.and_then(|time| SystemTime::try_from(time).ok()),
+    ) {
+        (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(
+            db_user,
+            Secret::new(password),
+            clock.left_until(expires),
+        )),
         _ => Err(failure::incomplete_answer(action)),
     }
 }

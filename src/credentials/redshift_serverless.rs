@@ -11,11 +11,16 @@ use crate::config::{RedshiftServerless, WorkgroupName};
 use crate::error::Refusal;
 use crate::secret::Secret;
 
-/// One call, one credential. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS identity, and is kept as it is.
+/// One call, one credential. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS identity,
+/// and is kept as it is.
 ///
 /// # Errors
 /// The call failed, or its answer lacks a member.
-pub async fn mint(aws: &Aws, serverless: &RedshiftServerless, request: &Request) -> Result<Credential, Refusal> {
+pub async fn mint(
+    aws: &Aws,
+    serverless: &RedshiftServerless,
+    request: &Request,
+) -> Result<Credential, Refusal> {
     const ACTION: &str = "redshift-serverless:GetCredentials";
     let _turn = aws.turn().await;
     let (name, domain) = match &serverless.workgroup {
@@ -34,9 +39,15 @@ pub async fn mint(aws: &Aws, serverless: &RedshiftServerless, request: &Request)
         .send()
         .await
         .map_err(|error| failure::call_failed(ACTION, &error))?;
-    let expires = answer.expiration.and_then(|time| SystemTime::try_from(time).ok());
+    let expires = answer
+        .expiration
+        .and_then(|time| SystemTime::try_from(time).ok());
     match (answer.db_user, answer.db_password, expires) {
-        (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(db_user, Secret::new(password), clock.left_until(expires))),
+        (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(
+            db_user,
+            Secret::new(password),
+            clock.left_until(expires),
+        )),
         _ => Err(failure::incomplete_answer(ACTION)),
     }
 }

@@ -25,24 +25,44 @@ pub fn uses(config: &Config) -> Vec<Use<'_>> {
     for listener in &config.listeners {
         for (name, settings) in clients(listener, config) {
             for target in &listener.targets {
-                if settings.and_then(|user| user.targets.as_ref()).is_some_and(|targets| !targets.contains(&target.name)) {
+                if settings
+                    .and_then(|user| user.targets.as_ref())
+                    .is_some_and(|targets| !targets.contains(&target.name))
+                {
                     continue;
                 }
-                let asked = Asked { user: name.unwrap_or_default(), settings, database: None, server_name: None };
-                let db_user = match (settings.and_then(|user| user.db_user.as_ref()), &target.db_user) {
+                let asked = Asked {
+                    user: name.unwrap_or_default(),
+                    settings,
+                    database: None,
+                    server_name: None,
+                };
+                let db_user = match (
+                    settings.and_then(|user| user.db_user.as_ref()),
+                    &target.db_user,
+                ) {
                     (Some(db_user), _) | (None, Choice::Fixed(db_user)) => Name::Exactly(db_user),
                     (None, Choice::Client) => name.map_or(Name::Any, Name::Exactly),
                 };
                 let db_groups = settings.and_then(|user| user.db_groups.as_deref());
-                uses.push(Use { target, role: identity(target, &asked).role, db_user, db_groups });
+                uses.push(Use {
+                    target,
+                    role: identity(target, &asked).role,
+                    db_user,
+                    db_groups,
+                });
             }
         }
     }
     uses
 }
 
-/// Names that the listener may let in, with what the configuration says of them. The name `None` is anybody else.
-fn clients<'a>(listener: &'a Listener, config: &'a Config) -> BTreeMap<Option<&'a str>, Option<&'a User>> {
+/// Names that the listener may let in, with what the configuration says of them. The name `None` is
+/// anybody else.
+fn clients<'a>(
+    listener: &'a Listener,
+    config: &'a Config,
+) -> BTreeMap<Option<&'a str>, Option<&'a User>> {
     let settings = |name: &str| config.users.get(name).map(AsRef::as_ref);
     let mut clients = BTreeMap::new();
     // The first rule that fits decides; those after it are not for these.
@@ -52,7 +72,11 @@ fn clients<'a>(listener: &'a Listener, config: &'a Config) -> BTreeMap<Option<&'
             Some(names) => names.iter().map(String::as_str).collect(),
             None => config.users.keys().map(String::as_str).collect(),
         };
-        let named: Vec<_> = named.into_iter().filter(|name| !decided.contains(name)).map(|name| (name, settings(name))).collect();
+        let named: Vec<_> = named
+            .into_iter()
+            .filter(|name| !decided.contains(name))
+            .map(|name| (name, settings(name)))
+            .collect();
         if rule.from == Location::Anywhere {
             decided.extend(named.iter().map(|(name, _)| *name));
         }
@@ -60,7 +84,9 @@ fn clients<'a>(listener: &'a Listener, config: &'a Config) -> BTreeMap<Option<&'
             Auth::Reject => {}
             // Nobody proves a password that is not stored.
             Auth::ScramSha256 | Auth::Md5 | Auth::Password => {
-                let known = named.into_iter().filter(|(_, user)| user.is_some_and(|user| user.verifier.is_some()));
+                let known = named
+                    .into_iter()
+                    .filter(|(_, user)| user.is_some_and(|user| user.verifier.is_some()));
                 clients.extend(known.map(|(name, user)| (Some(name), user)));
             }
             Auth::Trust | Auth::Cert | Auth::Peer => {

@@ -1,8 +1,14 @@
-//! ARNs: in which partition, of which account, and how a name is written that IAM must take literally.
+//! ARNs: in which partition, of which account, and how a name is written that IAM must take
+//! literally.
 
 /// Regions that are not in `aws`, by how they begin.
-const PARTITIONS: [(&str, &str); 5] =
-    [("cn-", "aws-cn"), ("us-gov-", "aws-us-gov"), ("us-isob-", "aws-iso-b"), ("us-iso-", "aws-iso"), ("eusc-", "aws-eusc")];
+const PARTITIONS: [(&str, &str); 5] = [
+    ("cn-", "aws-cn"),
+    ("us-gov-", "aws-us-gov"),
+    ("us-isob-", "aws-iso-b"),
+    ("us-iso-", "aws-iso"),
+    ("eusc-", "aws-eusc"),
+];
 
 /// A name in an ARN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +20,8 @@ pub enum Name<'a> {
 }
 
 impl std::fmt::Display for Name<'_> {
-    /// In a resource `*` and `?` are wildcards and `$` begins a variable; as variables they are themselves.
+    /// In a resource `*` and `?` are wildcards and `$` begins a variable; as variables they are
+    /// themselves.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Any => f.write_str("*"),
@@ -28,7 +35,10 @@ impl std::fmt::Display for Name<'_> {
 
 /// Partition of a region.
 pub fn partition(region: &str) -> &'static str {
-    PARTITIONS.iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("aws", |(_, partition)| partition)
+    PARTITIONS
+        .iter()
+        .find(|(prefix, _)| region.starts_with(prefix))
+        .map_or("aws", |(_, partition)| partition)
 }
 
 /// Partition of an ARN.
@@ -52,8 +62,25 @@ mod tests {
 
     #[test]
     fn the_region_tells_the_partition() {
-        let regions = ["us-west-2", "cn-north-1", "us-gov-west-1", "us-iso-east-1", "us-isob-east-1", "eusc-de-east-1"];
-        assert_eq!(regions.map(partition), ["aws", "aws-cn", "aws-us-gov", "aws-iso", "aws-iso-b", "aws-eusc"]);
+        let regions = [
+            "us-west-2",
+            "cn-north-1",
+            "us-gov-west-1",
+            "us-iso-east-1",
+            "us-isob-east-1",
+            "eusc-de-east-1",
+        ];
+        assert_eq!(
+            regions.map(partition),
+            [
+                "aws",
+                "aws-cn",
+                "aws-us-gov",
+                "aws-iso",
+                "aws-iso-b",
+                "aws-eusc"
+            ]
+        );
     }
 
     #[test]
@@ -64,7 +91,10 @@ mod tests {
 
     #[test]
     fn accounts_have_twelve_digits() {
-        assert_eq!(account_of("arn:aws:iam::123456789012:role/reports"), Some("123456789012"));
+        assert_eq!(
+            account_of("arn:aws:iam::123456789012:role/reports"),
+            Some("123456789012")
+        );
         assert_eq!(account_of("arn:aws:iam::1234:role/reports"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! What the configuration does not say and AWS knows: account numbers, and what ARNs call the servers.
+//! What the configuration does not say and AWS knows: account numbers, and what ARNs call the
+//! servers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,41 +25,73 @@ impl Facts {
         let lookup = Lookup::default();
         let mut asked = BTreeSet::new();
         for target in super::targets(config) {
-            let own = AwsIdentity { role: None, ..target.aws.clone() };
+            let own = AwsIdentity {
+                role: None,
+                ..target.aws.clone()
+            };
             if self.account.is_none() && asked.insert(own.profile.clone()) {
                 match lookup.account(&own, &target.region).await {
                     Ok(account) => _ = self.accounts.insert(own.profile.clone(), account),
-                    Err(refusal) => notes.add(format!("the account is not known: {}", refusal.message)),
+                    Err(refusal) => {
+                        notes.add(format!("the account is not known: {}", refusal.message));
+                    }
                 }
             }
             if self.server(target).is_some() {
                 continue;
             }
-            // A role of our own account is not needed to look, and may not exist before its policy does.
-            let role_account = target.aws.role.as_ref().and_then(|role| account_of(&role.arn));
-            let identity =
-                if role_account.is_some() && role_account == self.account_of_profile(own.profile.as_ref()) { &own } else { &target.aws };
+            // A role of our own account is not needed to look, and may not exist before its policy
+            // does.
+            let role_account = target
+                .aws
+                .role
+                .as_ref()
+                .and_then(|role| account_of(&role.arn));
+            let identity = if role_account.is_some()
+                && role_account == self.account_of_profile(own.profile.as_ref())
+            {
+                &own
+            } else {
+                &target.aws
+            };
             match lookup.server_id(target, identity).await {
                 Ok(id) => _ = self.servers.insert(target.name.clone(), id),
-                Err(refusal) => notes.add(format!("{}: the server's id is not known: {}", target.name, refusal.message)),
+                Err(refusal) => notes.add(format!(
+                    "{}: the server's id is not known: {}",
+                    target.name, refusal.message
+                )),
             }
         }
     }
 
     /// Account of the proxy's own identity.
     pub fn account_of_profile(&self, profile: Option<&String>) -> Option<&str> {
-        self.account.as_ref().or_else(|| self.accounts.get(&profile.cloned())).map(String::as_str)
+        self.account
+            .as_ref()
+            .or_else(|| self.accounts.get(&profile.cloned()))
+            .map(String::as_str)
     }
 
     /// What ARNs call the server.
     pub fn server<'a>(&'a self, target: &'a Target) -> Option<&'a str> {
         match &target.engine {
             Engine::Redshift(redshift) => match &redshift.cluster {
-                ClusterName::Identifier(identifier) | ClusterName::CustomDomain { identifier: Some(identifier), .. } => Some(identifier),
-                ClusterName::CustomDomain { identifier: None, .. } => self.servers.get(&target.name).map(String::as_str),
+                ClusterName::Identifier(identifier)
+                | ClusterName::CustomDomain {
+                    identifier: Some(identifier),
+                    ..
+                } => Some(identifier),
+                ClusterName::CustomDomain {
+                    identifier: None, ..
+                } => self.servers.get(&target.name).map(String::as_str),
             },
-            Engine::Dsql(dsql) => dsql.name.split_once(".dsql.").map(|(identifier, _)| identifier),
-            Engine::RedshiftServerless(_) | Engine::Rds(_) => self.servers.get(&target.name).map(String::as_str),
+            Engine::Dsql(dsql) => dsql
+                .name
+                .split_once(".dsql.")
+                .map(|(identifier, _)| identifier),
+            Engine::RedshiftServerless(_) | Engine::Rds(_) => {
+                self.servers.get(&target.name).map(String::as_str)
+            }
         }
     }
 }

@@ -6,7 +6,10 @@ use super::Notes;
 use super::access::Use;
 use super::arn::{Name, account_of, partition};
 use super::facts::Facts;
-use crate::config::{Choice, ClusterName, Config, Discovery, EndpointSource, Engine, Redshift, RedshiftApi, Role, Target};
+use crate::config::{
+    Choice, ClusterName, Config, Discovery, EndpointSource, Engine, Redshift, RedshiftApi, Role,
+    Target,
+};
 
 /// The one user of DSQL that has an action of its own.
 const DSQL_ADMIN: &str = "admin";
@@ -57,14 +60,18 @@ pub struct Assumed {
 pub struct Plan {
     pub grants: BTreeMap<Holder, Grants>,
     pub roles: BTreeMap<String, Assumed>,
-    /// Account of the proxy's own identity where nobody says: that of the roles, when they are of one account.
+    /// Account of the proxy's own identity where nobody says: that of the roles, when they are of
+    /// one account.
     pub assumed_account: Option<String>,
 }
 
 impl Plan {
     /// Adds up the permissions of every login that may come, and of finding the servers.
     pub fn of(config: &Config, uses: &[Use<'_>], facts: &Facts, notes: &mut Notes) -> Self {
-        let plan = Self { assumed_account: assumed_account(config, uses), ..Self::default() };
+        let plan = Self {
+            assumed_account: assumed_account(config, uses),
+            ..Self::default()
+        };
         let mut planner = Planner { plan, facts, notes };
         for one in uses {
             planner.login(one);
@@ -122,7 +129,10 @@ impl Planner<'_> {
         };
         let database = self.arn(holder, target, "redshift", "dbname", database);
         match &redshift.api {
-            RedshiftApi::GetClusterCredentials { auto_create, db_groups } => {
+            RedshiftApi::GetClusterCredentials {
+                auto_create,
+                db_groups,
+            } => {
                 let user = self.arn(holder, target, "redshift", "dbuser", one.db_user);
                 self.grant(holder, Permission::RedshiftCredentials, user.clone());
                 self.grant(holder, Permission::RedshiftCredentials, database);
@@ -130,33 +140,50 @@ impl Planner<'_> {
                     self.grant(holder, Permission::RedshiftCreateUser, user);
                 }
                 for group in one.db_groups.unwrap_or(db_groups) {
-                    let group = self.arn(holder, target, "redshift", "dbgroup", Name::Exactly(group));
+                    let group =
+                        self.arn(holder, target, "redshift", "dbgroup", Name::Exactly(group));
                     self.grant(holder, Permission::RedshiftJoinGroup, group);
                 }
             }
-            RedshiftApi::GetClusterCredentialsWithIam => self.grant(holder, Permission::RedshiftCredentialsWithIam, database),
+            RedshiftApi::GetClusterCredentialsWithIam => {
+                self.grant(holder, Permission::RedshiftCredentialsWithIam, database);
+            }
         }
     }
 
     /// An endpoint is asked for with the target's identity, whoever logs in.
     fn endpoint(&mut self, target: &Target) {
-        if let Engine::Redshift(Redshift { cluster: ClusterName::CustomDomain { identifier: None, .. }, .. }) = &target.engine {
+        if let Engine::Redshift(Redshift {
+            cluster: ClusterName::CustomDomain {
+                identifier: None, ..
+            },
+            ..
+        }) = &target.engine
+        {
             // For the cluster's identifier, when AWS refuses the domain name.
             let holder = self.holder(target, target.aws.role.as_ref());
             self.grant(&holder, Permission::RedshiftDomains, "*".to_string());
         }
-        let EndpointSource::Discover { what, .. } = &target.endpoint else { return };
+        let EndpointSource::Discover { what, .. } = &target.endpoint else {
+            return;
+        };
         let holder = self.holder(target, target.aws.role.as_ref());
         let (permission, resource) = match what {
-            // The call knows no resources: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonredshift.html
+            // The call knows no resources:
+            // https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonredshift.html
             Discovery::RedshiftCluster(_) => (Permission::RedshiftEndpoints, "*".to_string()),
-            Discovery::RedshiftWorkgroup(_) => {
-                (Permission::ServerlessEndpoints, self.server_arn(&holder, target, "redshift-serverless", "workgroup"))
-            }
-            Discovery::RdsInstance(identifier) => (Permission::RdsInstanceEndpoints, self.rds_arn(&holder, target, "db", identifier)),
-            Discovery::RdsCluster { identifier, .. } => {
-                (Permission::RdsClusterEndpoints, self.rds_arn(&holder, target, "cluster", identifier))
-            }
+            Discovery::RedshiftWorkgroup(_) => (
+                Permission::ServerlessEndpoints,
+                self.server_arn(&holder, target, "redshift-serverless", "workgroup"),
+            ),
+            Discovery::RdsInstance(identifier) => (
+                Permission::RdsInstanceEndpoints,
+                self.rds_arn(&holder, target, "db", identifier),
+            ),
+            Discovery::RdsCluster { identifier, .. } => (
+                Permission::RdsClusterEndpoints,
+                self.rds_arn(&holder, target, "cluster", identifier),
+            ),
         };
         self.grant(&holder, permission, resource);
     }
@@ -177,22 +204,49 @@ impl Planner<'_> {
     }
 
     fn grant(&mut self, holder: &Holder, permission: Permission, resource: String) {
-        self.plan.grants.entry(holder.clone()).or_default().entry(permission).or_default().insert(resource);
+        self.plan
+            .grants
+            .entry(holder.clone())
+            .or_default()
+            .entry(permission)
+            .or_default()
+            .insert(resource);
     }
 
-    fn arn(&mut self, holder: &Holder, target: &Target, service: &str, kind: &str, name: Name<'_>) -> String {
+    fn arn(
+        &mut self,
+        holder: &Holder,
+        target: &Target,
+        service: &str,
+        kind: &str,
+        name: Name<'_>,
+    ) -> String {
         let server = self.server(target, &format!("{kind}:*"));
-        format!("{}{kind}:{server}/{name}", self.arn_of(holder, target, service))
+        format!(
+            "{}{kind}:{server}/{name}",
+            self.arn_of(holder, target, service)
+        )
     }
 
     /// Where the server itself is the resource.
-    fn server_arn(&mut self, holder: &Holder, target: &Target, service: &str, kind: &str) -> String {
+    fn server_arn(
+        &mut self,
+        holder: &Holder,
+        target: &Target,
+        service: &str,
+        kind: &str,
+    ) -> String {
         let server = self.server(target, &format!("{kind}/*"));
         format!("{}{kind}/{server}", self.arn_of(holder, target, service))
     }
 
     fn arn_of(&mut self, holder: &Holder, target: &Target, service: &str) -> String {
-        format!("arn:{}:{service}:{}:{}:", partition(&target.region), target.region, self.account(holder, target))
+        format!(
+            "arn:{}:{service}:{}:{}:",
+            partition(&target.region),
+            target.region,
+            self.account(holder, target)
+        )
     }
 
     /// What ARNs call the server, or a wildcard.
@@ -214,7 +268,13 @@ impl Planner<'_> {
         "*".to_string()
     }
 
-    fn rds_arn(&mut self, holder: &Holder, target: &Target, kind: &str, identifier: &str) -> String {
+    fn rds_arn(
+        &mut self,
+        holder: &Holder,
+        target: &Target,
+        kind: &str,
+        identifier: &str,
+    ) -> String {
         format!("{}{kind}:{identifier}", self.arn_of(holder, target, "rds"))
     }
 
@@ -242,7 +302,9 @@ impl Planner<'_> {
 /// Whether the database user is the AWS identity itself.
 fn names_itself(engine: &Engine) -> bool {
     match engine {
-        Engine::Redshift(redshift) => matches!(redshift.api, RedshiftApi::GetClusterCredentialsWithIam),
+        Engine::Redshift(redshift) => {
+            matches!(redshift.api, RedshiftApi::GetClusterCredentialsWithIam)
+        }
         Engine::RedshiftServerless(_) => true,
         Engine::Rds(_) | Engine::Dsql(_) => false,
     }
@@ -250,12 +312,17 @@ fn names_itself(engine: &Engine) -> bool {
 
 /// What to say where the account was assumed.
 pub fn same_account(account: &str) -> String {
-    format!("the proxy is taken to be in account {account}, as its roles are: --account says otherwise")
+    format!(
+        "the proxy is taken to be in account {account}, as its roles are: --account says otherwise"
+    )
 }
 
 fn assumed_account(config: &Config, uses: &[Use<'_>]) -> Option<String> {
     let of_targets = super::targets(config).filter_map(|target| target.aws.role.as_ref());
-    let roles = uses.iter().filter_map(|one| one.role.as_ref()).chain(of_targets);
+    let roles = uses
+        .iter()
+        .filter_map(|one| one.role.as_ref())
+        .chain(of_targets);
     let accounts: BTreeSet<&str> = roles.filter_map(|role| account_of(&role.arn)).collect();
     match accounts.into_iter().collect::<Vec<_>>()[..] {
         [only] => Some(only.to_string()),

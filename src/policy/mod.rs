@@ -1,7 +1,7 @@
 //! `pg-iam-proxy policy`: what AWS must allow for exactly this configuration, and nothing besides.
 //!
-//! `access` finds who may log in to what, `facts` holds what only AWS knows, `grants` adds up permissions by their owner,
-//! `fit` keeps each policy within IAM's limit, `document` is the JSON.
+//! `access` finds who may log in to what, `facts` holds what only AWS knows, `grants` adds up
+//! permissions by their owner, `fit` keeps each policy within IAM's limit, `document` is the JSON.
 
 mod access;
 pub mod arn;
@@ -26,15 +26,22 @@ pub struct Answer {
     pub notes: Vec<String>,
 }
 
-/// Writes the policies down. AWS is asked where `discover` says so, and a failure costs precision only.
+/// Writes the policies down. AWS is asked where `discover` says so, and a failure costs precision
+/// only.
 pub async fn policy(config: &Config, account: Option<String>, discover: bool) -> Answer {
     let mut notes = Notes::default();
-    let mut facts = Facts { account, ..Facts::default() };
+    let mut facts = Facts {
+        account,
+        ..Facts::default()
+    };
     if discover {
         facts.discover(config, &mut notes).await;
     }
     let printed = print(config, &facts, &mut notes);
-    Answer { json: serde_json::to_string_pretty(&printed).expect("it has text and lists only"), notes: notes.0 }
+    Answer {
+        json: serde_json::to_string_pretty(&printed).expect("it has text and lists only"),
+        notes: notes.0,
+    }
 }
 
 fn print(config: &Config, facts: &Facts, notes: &mut Notes) -> Printed {
@@ -57,8 +64,12 @@ fn print(config: &Config, facts: &Facts, notes: &mut Notes) -> Printed {
 
 /// Every target once, by name.
 fn targets(config: &Config) -> impl Iterator<Item = &Target> {
-    let by_name: BTreeMap<&str, &Target> =
-        config.listeners.iter().flat_map(|listener| &listener.targets).map(|target| (&*target.name, &**target)).collect();
+    let by_name: BTreeMap<&str, &Target> = config
+        .listeners
+        .iter()
+        .flat_map(|listener| &listener.targets)
+        .map(|target| (&*target.name, &**target))
+        .collect();
     by_name.into_values()
 }
 

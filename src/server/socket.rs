@@ -37,7 +37,8 @@ impl Socket {
         match &listener.address {
             Address::Tcp(address) => {
                 let socket = TcpListener::bind(address).await?;
-                // What is accepted inherits both. Neither is worth a login when the kernel refuses it.
+                // What is accepted inherits both. Neither is worth a login when the kernel refuses
+                // it.
                 let options = SockRef::from(&socket);
                 let _ = options.set_tcp_nodelay(true);
                 let _ = options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
@@ -77,8 +78,8 @@ impl Socket {
     }
 }
 
-/// Binds in a folder that nobody else can enter and moves the socket to its place: so there is no moment in which the umask
-/// decides who may connect.
+/// Binds in a folder that nobody else can enter and moves the socket to its place: so there is no
+/// moment in which the umask decides who may connect.
 fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let mut folder = path.as_os_str().to_owned();
     folder.push(".new");
@@ -86,7 +87,9 @@ fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
     DirBuilder::new().mode(0o700).create(&folder)?;
     let bound = folder.join("s");
     let socket = UnixListener::bind(&bound)
-        .and_then(|socket| fs::set_permissions(&bound, Permissions::from_mode(mode)).map(|()| socket))
+        .and_then(|socket| {
+            fs::set_permissions(&bound, Permissions::from_mode(mode)).map(|()| socket)
+        })
         .and_then(|socket| fs::rename(&bound, path).map(|()| socket));
     fs::remove_dir_all(&folder)?;
     socket

@@ -1,4 +1,5 @@
-//! Phases 5 to 7: from a route to a session that is ready, for a client that waits or as a spare for the next one.
+//! Phases 5 to 7: from a route to a session that is ready, for a client that waits or as a spare
+//! for the next one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -46,30 +47,78 @@ pub struct Ready {
 impl Attempt {
     /// What the server and AWS can tell it from others by.
     pub(super) fn kind(&self) -> warm::Kind {
-        let Route { target, aws, db_user, db_groups, database } = &self.route;
-        let parameters = forward(target, &self.startup, db_user, database, self.person.as_deref()).parameters;
-        warm::Kind { aws: aws.clone(), db_user: db_user.clone(), db_groups: db_groups.clone(), parameters }
+        let Route {
+            target,
+            aws,
+            db_user,
+            db_groups,
+            database,
+        } = &self.route;
+        let parameters = forward(
+            target,
+            &self.startup,
+            db_user,
+            database,
+            self.person.as_deref(),
+        )
+        .parameters;
+        warm::Kind {
+            aws: aws.clone(),
+            db_user: db_user.clone(),
+            db_groups: db_groups.clone(),
+            parameters,
+        }
     }
 
-    /// Logs in. A credential from the cache that the server refuses is replaced once by a fresh one.
+    /// Logs in. A credential from the cache that the server refuses is replaced once by a fresh
+    /// one.
     ///
     /// `id` is the client's session, for the log.
-    pub(super) async fn log_in(&self, progress: &mut Progress, id: Option<&str>) -> Result<Ready, Ending> {
+    pub(super) async fn log_in(
+        &self,
+        progress: &mut Progress,
+        id: Option<&str>,
+    ) -> Result<Ready, Ending> {
         let session = self.log_in_once_or_twice(progress, id).await?;
-        Ok(Ready { session, db_user: progress.db_user.clone(), since: tokio::time::Instant::now(), left: None })
+        Ok(Ready {
+            session,
+            db_user: progress.db_user.clone(),
+            since: tokio::time::Instant::now(),
+            left: None,
+        })
     }
 
-    async fn log_in_once_or_twice(&self, progress: &mut Progress, id: Option<&str>) -> Result<LoggedIn, Ending> {
+    async fn log_in_once_or_twice(
+        &self,
+        progress: &mut Progress,
+        id: Option<&str>,
+    ) -> Result<LoggedIn, Ending> {
         let broker = &self.broker;
         let started = Instant::now();
         let endpoint = broker.endpoint(&self.route.target).await?;
-        let Route { target, aws, db_user, db_groups, database } = self.route.clone();
-        let request = Request { target, aws, db_user, db_groups, database, endpoint };
+        let Route {
+            target,
+            aws,
+            db_user,
+            db_groups,
+            database,
+        } = self.route.clone();
+        let request = Request {
+            target,
+            aws,
+            db_user,
+            db_groups,
+            database,
+            endpoint,
+        };
         let lease = broker.credential(&request).await?;
         progress.credentials = started.elapsed();
         match self.with(&request, &lease, progress, id).await {
             Err(Failed::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
-                tracing::debug!(session = id, "the server refuses a cached credential; trying a fresh one");
+                tracing::debug!(
+                    session = id,
+                    "the server refuses a cached credential; trying a fresh one"
+                );
                 broker.forget_credential(&request, &lease.credential);
                 let fresh = broker.credential(&request).await?;
                 let result = self.with(&request, &fresh, progress, id).await;
@@ -83,25 +132,55 @@ impl Attempt {
         }
     }
 
-    async fn with(&self, request: &Request, lease: &Lease, progress: &mut Progress, id: Option<&str>) -> Result<LoggedIn, Failed> {
-        let Request { target, endpoint, database, .. } = request;
+    async fn with(
+        &self,
+        request: &Request,
+        lease: &Lease,
+        progress: &mut Progress,
+        id: Option<&str>,
+    ) -> Result<LoggedIn, Failed> {
+        let Request {
+            target,
+            endpoint,
+            database,
+            ..
+        } = request;
         let credential = &lease.credential;
         progress.db_user.clone_from(&credential.db_user);
         let _leave = self.governor.admit(target).await?;
         let started = Instant::now();
-        let connection = connect(endpoint, server_name(target, &endpoint.host)?, &target.tls).await.map_err(|error| {
-            self.broker.forget_endpoint(target);
-            Failed::Connect(error.into())
-        })?;
+        let connection = connect(endpoint, server_name(target, &endpoint.host)?, &target.tls)
+            .await
+            .map_err(|error| {
+                self.broker.forget_endpoint(target);
+                Failed::Connect(error.into())
+            })?;
         progress.upstream = Some(connection.address);
         progress.connect = started.elapsed();
         let started = Instant::now();
-        let forwarded = forward(target, &self.startup, &credential.db_user, database, self.person.as_deref());
+        let forwarded = forward(
+            target,
+            &self.startup,
+            &credential.db_user,
+            database,
+            self.person.as_deref(),
+        );
         if !forwarded.dropped.is_empty() {
-            let names = forwarded.dropped.iter().map(|name| String::from_utf8_lossy(name)).collect::<Vec<_>>().join(", ");
+            let names = forwarded
+                .dropped
+                .iter()
+                .map(|name| String::from_utf8_lossy(name))
+                .collect::<Vec<_>>()
+                .join(", ");
             tracing::debug!(session = id, names, "startup parameters not forwarded");
         }
-        let logged_in = log_in(connection, &forwarded.parameters, &credential.db_user, &credential.password).await?;
+        let logged_in = log_in(
+            connection,
+            &forwarded.parameters,
+            &credential.db_user,
+            &credential.password,
+        )
+        .await?;
         progress.log_in = started.elapsed();
         Ok(logged_in)
     }
@@ -111,7 +190,9 @@ impl warm::LogIn for Attempt {
     type Session = Ready;
 
     async fn log_in(&self) -> Result<Ready, Failure> {
-        self.log_in(&mut Progress::default(), None).await.map_err(|ending| failure(&ending))
+        self.log_in(&mut Progress::default(), None)
+            .await
+            .map_err(|ending| failure(&ending))
     }
 
     async fn addresses(&self) -> Option<Vec<SocketAddr>> {
@@ -145,15 +226,20 @@ impl warm::Session for Ready {
 
     async fn reset(&mut self) -> Result<(), String> {
         match self.left.take() {
-            Some(mut settings) => reset(&mut self.session.connection.stream, &mut settings).await.map_err(|error| error.to_string()),
+            Some(mut settings) => reset(&mut self.session.connection.stream, &mut settings)
+                .await
+                .map_err(|error| error.to_string()),
             None => Ok(()),
         }
     }
 }
 
-/// Aurora's reader and custom endpoints: each answer is one of several servers, and the others are as good.
+/// Aurora's reader and custom endpoints: each answer is one of several servers, and the others are
+/// as good.
 fn names_many(endpoint: &Endpoint) -> bool {
-    [".cluster-ro-", ".cluster-custom-"].iter().any(|label| endpoint.host.contains(label))
+    [".cluster-ro-", ".cluster-custom-"]
+        .iter()
+        .any(|label| endpoint.host.contains(label))
 }
 
 /// Whether logins of this kind are refused, as opposed to not possible just now.
@@ -161,7 +247,10 @@ pub(super) fn is_refusal(ending: &Ending) -> bool {
     match ending {
         Ending::ServerError(_) => true,
         Ending::Refused(refusal) => {
-            matches!(refusal.kind, Kind::CredentialsDenied | Kind::TemporaryPasswordRefused | Kind::NoSuchCluster)
+            matches!(
+                refusal.kind,
+                Kind::CredentialsDenied | Kind::TemporaryPasswordRefused | Kind::NoSuchCluster
+            )
         }
         Ending::ClientGone | Ending::TlsFailed(_) | Ending::StartupTimeout => false,
     }
@@ -174,9 +263,14 @@ fn failure(ending: &Ending) -> Failure {
             Some(cause) => format!("{}: {cause}", refusal.message),
             None => refusal.message.to_string(),
         },
-        Ending::ClientGone | Ending::TlsFailed(_) | Ending::StartupTimeout => "the client left".to_string(),
+        Ending::ClientGone | Ending::TlsFailed(_) | Ending::StartupTimeout => {
+            "the client left".to_string()
+        }
     };
-    Failure { refused: is_refusal(ending), text }
+    Failure {
+        refused: is_refusal(ending),
+        text,
+    }
 }
 
 /// One attempt at the server failed.
@@ -216,7 +310,10 @@ fn refused_twice(failed: Failed) -> Ending {
     match failed {
         Failed::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
             Kind::TemporaryPasswordRefused,
-            format!("the database server refused the temporary password twice: {}", response.message()),
+            format!(
+                "the database server refused the temporary password twice: {}",
+                response.message()
+            ),
         )
         .into(),
         other => other.into(),

@@ -1,4 +1,5 @@
-//! What becomes of a CancelRequest: to the session's own server, or to those that may know it. Never answered.
+//! What becomes of a CancelRequest: to the session's own server, or to those that may know it.
+//! Never answered.
 
 use std::sync::Arc;
 
@@ -20,25 +21,45 @@ static UNDER_WAY: Semaphore = Semaphore::const_new(64);
 const MOST_ADDRESSES: usize = 8;
 
 /// Takes a request to the server or servers that it may be for, and returns when they have acted.
-pub(super) async fn serve(shared: &Shared, listener: &Listener, client: &Peer, request: &CancelRequest) {
+pub(super) async fn serve(
+    shared: &Shared,
+    listener: &Listener,
+    client: &Peer,
+    request: &CancelRequest,
+) {
     let pid = request.process_id;
     match shared.cancels.find(request) {
         Meant::Session(forward) => to_session(shared, client, forward).await,
         Meant::Elsewhere(key)
-            if client.ip().is_none_or(|address| shared.cancel_penalties.failed(address, std::time::Instant::now()).is_zero()) =>
+            if client.ip().is_none_or(|address| {
+                shared
+                    .cancel_penalties
+                    .failed(address, std::time::Instant::now())
+                    .is_zero()
+            }) =>
         {
             for target in &listener.targets {
                 to_servers(shared, client, target, &key).await;
             }
         }
-        Meant::Elsewhere(_) => tracing::info!(%client, pid, "cancel request not tried elsewhere: too many from this address"),
+        Meant::Elsewhere(_) => {
+            tracing::info!(%client, pid, "cancel request not tried elsewhere: too many from this address");
+        }
         Meant::Nobody => tracing::info!(%client, pid, "cancel request with a key of no session"),
     }
 }
 
 async fn to_session(shared: &Shared, client: &Peer, forward: Forward) {
-    let Destination { target, address, server_name, key } = &forward.destination;
-    let (Some(target), Ok(server_name)) = (shared.targets.get(target), ServerName::try_from(server_name.clone())) else {
+    let Destination {
+        target,
+        address,
+        server_name,
+        key,
+    } = &forward.destination;
+    let (Some(target), Ok(server_name)) = (
+        shared.targets.get(target),
+        ServerName::try_from(server_name.clone()),
+    ) else {
         tracing::info!(%client, pid = key.process_id, target, "cancel request for a target that is not configured here");
         return;
     };
@@ -47,17 +68,31 @@ async fn to_session(shared: &Shared, client: &Peer, forward: Forward) {
     }
 }
 
-/// The key is one of another replica's sessions, or of none. Every server of the target that could have given it is asked.
+/// The key is one of another replica's sessions, or of none. Every server of the target that could
+/// have given it is asked.
 async fn to_servers(shared: &Shared, client: &Peer, target: &Arc<Target>, key: &BackendKey) {
-    let Ok(endpoint) = shared.broker.endpoint(target).await else { return };
-    let (Ok(name), Ok(addresses)) = (server_name(target, &endpoint.host), resolve(&endpoint).await) else { return };
+    let Ok(endpoint) = shared.broker.endpoint(target).await else {
+        return;
+    };
+    let (Ok(name), Ok(addresses)) = (
+        server_name(target, &endpoint.host),
+        resolve(&endpoint).await,
+    ) else {
+        return;
+    };
     for address in addresses.into_iter().take(MOST_ADDRESSES) {
         send(client, target, address, name.clone(), key).await;
     }
 }
 
 /// Whether the server will not act on it any more.
-async fn send(client: &Peer, target: &Target, upstream: std::net::SocketAddr, server_name: ServerName<'static>, key: &BackendKey) -> bool {
+async fn send(
+    client: &Peer,
+    target: &Target,
+    upstream: std::net::SocketAddr,
+    server_name: ServerName<'static>,
+    key: &BackendKey,
+) -> bool {
     let _permit = UNDER_WAY.acquire().await;
     let pid = key.process_id;
     match upstream::cancel::send(upstream, server_name, &target.tls, key).await {

@@ -1,4 +1,5 @@
-//! Phase 9: a session whose login is done, and what becomes of the server's side once the client has left.
+//! Phase 9: a session whose login is done, and what becomes of the server's side once the client
+//! has left.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +34,8 @@ pub struct Established {
     pub(super) succession: Option<Box<Succession>>,
 }
 
-/// Where the server's side goes when the client leaves it idle, and what it needs to be a spare there.
+/// Where the server's side goes when the client leaves it idle, and what it needs to be a spare
+/// there.
 pub(super) struct Succession {
     pub heirs: Heirs,
     pub address: SocketAddr,
@@ -56,8 +58,14 @@ impl Heirs {
     /// `None` where sessions of this kind are for one client only.
     pub(super) fn of(pool: &Arc<Pool<Attempt>>, kind: Arc<Kind>) -> Option<Self> {
         // What a WAL sender does is not under DISCARD ALL's rule.
-        let replicates = kind.parameters.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"replication"));
-        (pool.reuses() && !replicates).then(|| Self { pool: pool.clone(), kind })
+        let replicates = kind
+            .parameters
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case(b"replication"));
+        (pool.reuses() && !replicates).then(|| Self {
+            pool: pool.clone(),
+            kind,
+        })
     }
 }
 
@@ -67,14 +75,37 @@ impl Established {
         if let Some(succession) = self.succession.take() {
             return Box::pin(self.run_and_hand_on(*succession)).await;
         }
-        let Self { client, mut upstream, mut facts, registration: _registration, places: _places, .. } = self;
+        let Self {
+            client,
+            mut upstream,
+            mut facts,
+            registration: _registration,
+            places: _places,
+            ..
+        } = self;
         facts.log_ended(&splice_client(client, &mut upstream, &mut ()).await);
     }
 
     async fn run_and_hand_on(self, succession: Succession) {
-        let Self { client, upstream: mut stream, mut facts, registration, places, .. } = self;
-        let Succession { heirs: Heirs { pool, kind }, address, certificate, server_name, settings, key, ready, db_user, since } =
-            succession;
+        let Self {
+            client,
+            upstream: mut stream,
+            mut facts,
+            registration,
+            places,
+            ..
+        } = self;
+        let Succession {
+            heirs: Heirs { pool, kind },
+            address,
+            certificate,
+            server_name,
+            settings,
+            key,
+            ready,
+            db_user,
+            since,
+        } = succession;
         let mut watch = Boundaries::new(Settings::at_login(&settings));
         let outcome = splice_client(client, &mut stream, &mut watch).await;
         facts.log_ended(&outcome);
@@ -84,17 +115,39 @@ impl Established {
             return;
         }
         let place = Place::Target(facts.target);
-        let session = LoggedIn { connection: Connection { stream, address, certificate, server_name }, settings, key, ready };
-        let ready = |left| Ready { session, db_user, since, left };
+        let session = LoggedIn {
+            connection: Connection {
+                stream,
+                address,
+                certificate,
+                server_name,
+            },
+            settings,
+            key,
+            ready,
+        };
+        let ready = |left| Ready {
+            session,
+            db_user,
+            since,
+            left,
+        };
         match watch.into_settings() {
             Ok(left) if quiet => pool.offer(&kind, ready(Some(left)), places.only(&place)),
-            Ok(_) => pool.end(ready(None), "a cancel request was under way").await,
+            Ok(_) => {
+                pool.end(ready(None), "a cancel request was under way")
+                    .await;
+            }
             Err(reason) => pool.end(ready(None), reason).await,
         }
     }
 }
 
-async fn splice_client(client: ClientStream, upstream: &mut TlsStream<TcpStream>, watch: &mut impl Watch) -> Outcome {
+async fn splice_client(
+    client: ClientStream,
+    upstream: &mut TlsStream<TcpStream>,
+    watch: &mut impl Watch,
+) -> Outcome {
     match client {
         ClientStream::Plain(tcp) => splice(&mut Clear::new(tcp), upstream, watch).await,
         ClientStream::Tls(mut tls) => splice(&mut *tls, upstream, watch).await,

@@ -1,6 +1,8 @@
-//! What log and metrics say of a session: one line at its login, one at its end. No SQL, no startup parameter values, no secrets.
+//! What log and metrics say of a session: one line at its login, one at its end. No SQL, no startup
+//! parameter values, no secrets.
 //!
-//! Text that a peer had a hand in is recorded as a string, never with `%`: strings are quoted, so no peer can forge a line.
+//! Text that a peer had a hand in is recorded as a string, never with `%`: strings are quoted, so
+//! no peer can forge a line.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,15 +71,40 @@ impl Facts {
     /// Who it is and where, for the server's own views.
     pub(super) fn person(&self) -> String {
         let Self { user, client, .. } = self;
-        client.ip().map_or_else(|| format!("{user}@local"), |address| format!("{user}@{address}"))
+        client.ip().map_or_else(
+            || format!("{user}@local"),
+            |address| format!("{user}@{address}"),
+        )
     }
 
     pub(super) fn log_opened(&mut self) {
-        let Self { id, client, user, target, startup, progress, .. } = self;
-        let Progress { credentials, connect, log_in, .. } = *progress;
-        let phases = [("startup", *startup), ("credentials", credentials), ("connect", connect), ("login", log_in)];
+        let Self {
+            id,
+            client,
+            user,
+            target,
+            startup,
+            progress,
+            ..
+        } = self;
+        let Progress {
+            credentials,
+            connect,
+            log_in,
+            ..
+        } = *progress;
+        let phases = [
+            ("startup", *startup),
+            ("credentials", credentials),
+            ("connect", connect),
+            ("login", log_in),
+        ];
         // What was done before the client came is nothing that it waited for.
-        let phases = if progress.warm { &phases[..1] } else { &phases[..] };
+        let phases = if progress.warm {
+            &phases[..1]
+        } else {
+            &phases[..]
+        };
         self.open = Some(self.metrics.session_opened(target, phases));
         tracing::info!(
             session = id, %client, vpc_endpoint = self.vpc_endpoint, user, target, db_user = progress.db_user,
@@ -92,8 +119,17 @@ impl Facts {
     }
 
     pub(super) fn log_ended(&mut self, outcome: &Outcome) {
-        let Self { id, client, user, target, progress, opened, .. } = self;
-        self.metrics.session_ended(target, outcome.sent, outcome.received);
+        let Self {
+            id,
+            client,
+            user,
+            target,
+            progress,
+            opened,
+            ..
+        } = self;
+        self.metrics
+            .session_ended(target, outcome.sent, outcome.received);
         self.open = None;
         tracing::info!(
             session = id, %client, user, target, db_user = progress.db_user,
@@ -108,7 +144,13 @@ impl Facts {
     }
 
     pub(super) fn log_failed(&self, ending: &Ending) {
-        let Self { id, client, target, opened, .. } = self;
+        let Self {
+            id,
+            client,
+            target,
+            opened,
+            ..
+        } = self;
         if let Some(sqlstate) = ending.sqlstate() {
             self.metrics.login_failed(target, &sqlstate);
         }
@@ -122,8 +164,12 @@ impl Facts {
                 error = response.message(),
                 "login refused by the server"
             ),
-            Ending::TlsFailed(error) => tracing::info!(session = id, %client, error, "TLS handshake with the client failed"),
-            Ending::ClientGone => tracing::debug!(session = id, %client, target, "client left before its login was done"),
+            Ending::TlsFailed(error) => {
+                tracing::info!(session = id, %client, error, "TLS handshake with the client failed");
+            }
+            Ending::ClientGone => {
+                tracing::debug!(session = id, %client, target, "client left before its login was done");
+            }
             Ending::StartupTimeout => {
                 tracing::info!(session = id, %client, duration_ms = millis(opened.elapsed()), "client did not finish its startup in time");
             }
@@ -131,7 +177,9 @@ impl Facts {
     }
 
     fn log_refused(&self, target: Option<&String>, refusal: &Refusal) {
-        let Self { id, client, user, .. } = self;
+        let Self {
+            id, client, user, ..
+        } = self;
         let user = Some(user).filter(|user| !user.is_empty());
         // The level of an event is fixed where it stands.
         macro_rules! log {

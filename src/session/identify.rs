@@ -11,8 +11,8 @@ impl Login<'_> {
     /// Has the client prove that it is `user`.
     ///
     /// # Errors
-    /// 28P01 for a wrong password, 28000 for everything else; after repeated failures from one address only when its
-    /// penalty is over.
+    /// 28P01 for a wrong password, 28000 for everything else; after repeated failures from one
+    /// address only when its penalty is over.
     pub(super) async fn identify(
         &self,
         stream: &mut ClientStream,
@@ -22,56 +22,108 @@ impl Login<'_> {
     ) -> Result<(), Ending> {
         let result = self.prove(stream, security, user, settings).await;
         if let (Err(Ending::Refused(_)), Some(address)) = (&result, self.facts.client.ip()) {
-            tokio::time::sleep(self.shared.penalties.failed(address, std::time::Instant::now())).await;
+            tokio::time::sleep(
+                self.shared
+                    .penalties
+                    .failed(address, std::time::Instant::now()),
+            )
+            .await;
         }
         result
     }
 
-    async fn prove(&self, stream: &mut ClientStream, security: &Security, user: &str, settings: Option<&User>) -> Result<(), Ending> {
+    async fn prove(
+        &self,
+        stream: &mut ClientStream,
+        security: &Security,
+        user: &str,
+        settings: Option<&User>,
+    ) -> Result<(), Ending> {
         let address = self.facts.client.ip();
-        let fits = |names: &Option<Vec<String>>| names.as_ref().is_none_or(|names| names.iter().any(|name| name == user));
-        let rule = self.listener.rules.iter().find(|rule| rule.from.includes(address) && fits(&rule.users));
+        let fits = |names: &Option<Vec<String>>| {
+            names
+                .as_ref()
+                .is_none_or(|names| names.iter().any(|name| name == user))
+        };
+        let rule = self
+            .listener
+            .rules
+            .iter()
+            .find(|rule| rule.from.includes(address) && fits(&rule.users));
         let method = match rule.map(|rule| rule.auth) {
             Some(Auth::Trust) => return Ok(()),
             Some(Auth::Cert) => return self.prove_by_certificate(security, user),
             Some(Auth::Peer) => return self.prove_by_peer(user),
-            Some(Auth::Reject) => return Err(refuse(format!("the proxy rejects connections as user \"{user}\" from this address")).into()),
-            None => return Err(refuse(format!("no rule of the proxy lets user \"{user}\" in from this address")).into()),
+            Some(Auth::Reject) => {
+                return Err(refuse(format!(
+                    "the proxy rejects connections as user \"{user}\" from this address"
+                ))
+                .into());
+            }
+            None => {
+                return Err(refuse(format!(
+                    "no rule of the proxy lets user \"{user}\" in from this address"
+                ))
+                .into());
+            }
             Some(Auth::Password) if !security.tls && !self.listener.address.is_local() => {
-                return Err(refuse("a password is taken over TLS only".to_string()).hint("sslmode=require").into());
+                return Err(refuse("a password is taken over TLS only".to_string())
+                    .hint("sslmode=require")
+                    .into());
             }
             Some(Auth::ScramSha256) => Method::ScramSha256,
             Some(Auth::Md5) => Method::Md5,
             Some(Auth::Password) => Method::Cleartext,
         };
         let verifier = settings.and_then(|user| user.verifier.as_ref());
-        let question = Question { user, verifier, channel_binding: security.binding.as_deref(), judge: &self.shared.judge };
+        let question = Question {
+            user,
+            verifier,
+            channel_binding: security.binding.as_deref(),
+            judge: &self.shared.judge,
+        };
         authenticate(stream, method, &question).await
     }
 
     fn prove_by_certificate(&self, security: &Security, user: &str) -> Result<(), Ending> {
         match &security.certificate {
-            Some(names) if certificate_user::may_be(names, user, &self.listener.certificate_map) => Ok(()),
+            Some(names)
+                if certificate_user::may_be(names, user, &self.listener.certificate_map) =>
+            {
+                Ok(())
+            }
             Some(names) => {
                 let has = names.iter().collect::<Vec<_>>().join(", ");
-                Err(refuse(format!("certificate authentication failed for user \"{user}\""))
-                    .because(format!("the certificate names {has}"))
-                    .into())
+                Err(refuse(format!(
+                    "certificate authentication failed for user \"{user}\""
+                ))
+                .because(format!("the certificate names {has}"))
+                .into())
             }
-            None => Err(refuse("connection requires a valid client certificate".to_string()).into()),
+            None => {
+                Err(refuse("connection requires a valid client certificate".to_string()).into())
+            }
         }
     }
 
     fn prove_by_peer(&self, user: &str) -> Result<(), Ending> {
         let name = match self.facts.client {
-            Peer::Local(uid) => uzers::get_user_by_uid(uid).and_then(|found| found.name().to_str().map(str::to_string)),
+            Peer::Local(uid) => uzers::get_user_by_uid(uid)
+                .and_then(|found| found.name().to_str().map(str::to_string)),
             Peer::Network(_) => None,
         };
         if name.as_deref() == Some(user) {
             return Ok(());
         }
-        let cause = format!("the operating system says {}", name.as_deref().unwrap_or("nothing"));
-        Err(refuse(format!("Peer authentication failed for user \"{user}\"")).because(cause).into())
+        let cause = format!(
+            "the operating system says {}",
+            name.as_deref().unwrap_or("nothing")
+        );
+        Err(
+            refuse(format!("Peer authentication failed for user \"{user}\""))
+                .because(cause)
+                .into(),
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! How a client comes to a session at the server: with a spare that waits for such a client, or by a login of its own.
+//! How a client comes to a session at the server: with a spare that waits for such a client, or by
+//! a login of its own.
 
 use super::Login;
 use super::attempt::{Attempt, Ready, is_refusal};
@@ -12,7 +13,10 @@ impl Login<'_> {
     ///
     /// # Errors
     /// 53300, or what the login of its own came to.
-    pub(super) async fn reach(&mut self, attempt: &Attempt) -> Result<(Ready, Option<Heirs>), Ending> {
+    pub(super) async fn reach(
+        &mut self,
+        attempt: &Attempt,
+    ) -> Result<(Ready, Option<Heirs>), Ending> {
         let shared = self.shared;
         let target = &attempt.route.target;
         let place = Place::Target(target.name.clone());
@@ -23,8 +27,16 @@ impl Login<'_> {
         let kind = attempt.kind();
         let ready = if let Some((ready, place)) = pool.take(&kind).await {
             self.places.add(place);
-            let (db_user, upstream) = (ready.db_user.clone(), Some(ready.session.connection.address));
-            self.facts.progress = Progress { db_user, upstream, warm: true, ..Progress::default() };
+            let (db_user, upstream) = (
+                ready.db_user.clone(),
+                Some(ready.session.connection.address),
+            );
+            self.facts.progress = Progress {
+                db_user,
+                upstream,
+                warm: true,
+                ..Progress::default()
+            };
             ready
         } else {
             // Spares have places at the target too, and make room.
@@ -44,6 +56,8 @@ impl Login<'_> {
     }
 
     async fn log_in(&mut self, attempt: &Attempt) -> Result<Ready, Ending> {
-        attempt.log_in(&mut self.facts.progress, Some(&self.facts.id)).await
+        attempt
+            .log_in(&mut self.facts.progress, Some(&self.facts.id))
+            .await
     }
 }

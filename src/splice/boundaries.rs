@@ -1,13 +1,14 @@
-//! Knows where a session's messages begin and end, for one purpose: to tell whether a client that says goodbye leaves the
-//! server's session idle, with nothing under way and nothing owed, so that another client may have it after a reset.
+//! Knows where a session's messages begin and end, for one purpose: to tell whether a client that
+//! says goodbye leaves the server's session idle, with nothing under way and nothing owed, so that
+//! another client may have it after a reset.
 //!
-//! It errs on one side only. What it does not understand, and what it cannot count, makes it give up for the rest of
-//! the session, which then passes as if nobody looked. It keeps the head of one message in each direction and
-//! at most one `ParameterStatus`.
+//! It errs on one side only. What it does not understand, and what it cannot count, makes it give
+//! up for the rest of the session, which then passes as if nobody looked. It keeps the head of one
+//! message in each direction and at most one `ParameterStatus`.
 //!
-//! **Counting answers.** `Query`, `Sync` and `FunctionCall` are owed one `ReadyForQuery` each. A server may answer
-//! fewer (it ignores `Sync` during COPY, and everything up to `Sync` after an error) and never more, so that the count
-//! reaches zero only when nothing is owed.
+//! **Counting answers.** `Query`, `Sync` and `FunctionCall` are owed one `ReadyForQuery` each. A
+//! server may answer fewer (it ignores `Sync` during COPY, and everything up to `Sync` after an
+//! error) and never more, so that the count reaches zero only when nothing is owed.
 //! <https://www.postgresql.org/docs/current/protocol-flow.html>
 
 use bytes::Bytes;
@@ -53,7 +54,8 @@ impl Boundaries {
         }
     }
 
-    /// The settings as last reported, when the client has said goodbye in due form and left nothing under way.
+    /// The settings as last reported, when the client has said goodbye in due form and left nothing
+    /// under way.
     ///
     /// # Errors
     /// Why the session is for nobody else.
@@ -102,7 +104,9 @@ impl Boundaries {
     fn server_begins(&mut self, tag: u8, length: usize) {
         match tag {
             b'Z' if length != 1 => self.lose("a malformed ReadyForQuery came from the server"),
-            b'S' if length > MAX_MESSAGE => self.lose("an endless ParameterStatus came from the server"),
+            b'S' if length > MAX_MESSAGE => {
+                self.lose("an endless ParameterStatus came from the server");
+            }
             b'A' => self.lose("the session listens to notifications"),
             b'W' => self.lose("the session streams replication"),
             b'R' | b'K' | b'v' => self.lose("a message of the login came from the server"),
@@ -110,20 +114,31 @@ impl Boundaries {
         }
     }
 
-    fn server_goes_on(&mut self, Piece { tag, body, ends, .. }: &Piece<'_>) {
+    fn server_goes_on(
+        &mut self,
+        Piece {
+            tag, body, ends, ..
+        }: &Piece<'_>,
+    ) {
         match tag {
             b'Z' => {
                 for status in *body {
                     self.idle = *status == b'I';
                     match self.owed.checked_sub(1) {
                         Some(owed) => self.owed = owed,
-                        None => self.lose("a ReadyForQuery came from the server that nobody had asked for"),
+                        None => self
+                            .lose("a ReadyForQuery came from the server that nobody had asked for"),
                     }
                 }
             }
             b'S' => {
                 self.status.extend_from_slice(body);
-                if *ends && self.settings.report(Bytes::from(std::mem::take(&mut self.status))).is_err() {
+                if *ends
+                    && self
+                        .settings
+                        .report(Bytes::from(std::mem::take(&mut self.status)))
+                        .is_err()
+                {
                     self.lose("a ParameterStatus came from the server that the login did not have");
                 }
             }
@@ -149,7 +164,9 @@ impl Watch for Boundaries {
                 return bytes.len() - rest.len();
             }
             match self.client.next(&mut rest) {
-                Ok(Some(Piece { tag, begins: true, .. })) => self.client_begins(tag),
+                Ok(Some(Piece {
+                    tag, begins: true, ..
+                })) => self.client_begins(tag),
                 Ok(_) => {}
                 Err(Malformed) => self.lose("a malformed message came from the client"),
             }
@@ -224,12 +241,21 @@ impl Frames {
         if ends {
             self.filled = 0;
         }
-        Ok(Some(Piece { tag: self.head[0], length: self.length()?, begins, body, ends }))
+        Ok(Some(Piece {
+            tag: self.head[0],
+            length: self.length()?,
+            begins,
+            body,
+            ends,
+        }))
     }
 
     fn length(&self) -> Result<usize, Malformed> {
         let [_, length @ ..] = self.head;
-        u32::from_be_bytes(length).checked_sub(4).and_then(|length| usize::try_from(length).ok()).ok_or(Malformed)
+        u32::from_be_bytes(length)
+            .checked_sub(4)
+            .and_then(|length| usize::try_from(length).ok())
+            .ok_or(Malformed)
     }
 }
 
@@ -245,11 +271,19 @@ mod tests {
     use crate::wire::backend::Raw;
 
     fn settings() -> Settings {
-        Settings::at_login(&[Raw { tag: b'S', body: Bytes::from_static(b"TimeZone\0UTC\0") }])
+        Settings::at_login(&[Raw {
+            tag: b'S',
+            body: Bytes::from_static(b"TimeZone\0UTC\0"),
+        }])
     }
 
     fn message(tag: u8, body: &[u8]) -> Vec<u8> {
-        [&[tag], &u32::try_from(body.len() + 4).unwrap().to_be_bytes()[..], body].concat()
+        [
+            &[tag],
+            &u32::try_from(body.len() + 4).unwrap().to_be_bytes()[..],
+            body,
+        ]
+        .concat()
     }
 
     /// Who says what.
@@ -264,7 +298,8 @@ mod tests {
     const READY: Said = Server(b'Z', b"I");
     const BYE: Said = Client(b'X', b"");
 
-    /// What the watch makes of a session when its bytes come in chunks of these sizes, in turn; how many bytes were for the server.
+    /// What the watch makes of a session when its bytes come in chunks of these sizes, in turn; how
+    /// many bytes were for the server.
     fn verdict(session: &[Said], chunks: &[usize]) -> (Result<Settings, &'static str>, usize) {
         let mut watch = Boundaries::new(settings());
         let (mut sizes, mut passed, mut gone) = (chunks.iter().cycle(), 0, false);
@@ -275,7 +310,9 @@ mod tests {
                 Server(tag, body) => (false, message(*tag, body)),
             };
             // Messages of one side in a row come as one stream.
-            while let Some(Client(tag, body)) = said.next_if(|next| matches!(next, Client(..)) == client && client) {
+            while let Some(Client(tag, body)) =
+                said.next_if(|next| matches!(next, Client(..)) == client && client)
+            {
                 bytes.extend(message(*tag, body));
             }
             let mut rest = &bytes[..];
@@ -284,7 +321,10 @@ mod tests {
                 let chunk = take(&mut rest, size);
                 if client {
                     let taken = watch.from_client(chunk);
-                    assert!(!gone || taken == 0, "nothing is for the server after the goodbye");
+                    assert!(
+                        !gone || taken == 0,
+                        "nothing is for the server after the goodbye"
+                    );
                     gone |= taken < chunk.len();
                     passed += taken;
                 } else {
@@ -297,10 +337,23 @@ mod tests {
 
     #[track_caller]
     fn assert_verdict(session: &[Said], expected: Result<(), &'static str>) {
-        let all: usize = session.iter().map(|said| if let Client(tag, body) = said { message(*tag, body).len() } else { 0 }).sum();
+        let all: usize = session
+            .iter()
+            .map(|said| {
+                if let Client(tag, body) = said {
+                    message(*tag, body).len()
+                } else {
+                    0
+                }
+            })
+            .sum();
         for chunks in [&[usize::MAX][..], &[1], &[2], &[3, 1], &[5], &[7, 2, 1]] {
             let (verdict, passed) = verdict(session, chunks);
-            assert_eq!(verdict.as_ref().map(|_| ()).map_err(|reason| *reason), expected, "{chunks:?}");
+            assert_eq!(
+                verdict.as_ref().map(|_| ()).map_err(|reason| *reason),
+                expected,
+                "{chunks:?}"
+            );
             if expected.is_ok() {
                 assert_eq!(passed, all - 5, "Terminate is not for the server");
             }
@@ -310,20 +363,66 @@ mod tests {
     #[test]
     fn a_client_that_leaves_an_idle_session_leaves_it_to_others() {
         assert_verdict(&[BYE], Ok(()));
-        assert_verdict(&[Client(b'Q', b"select 1\0"), Server(b'D', b"XXXX"), Server(b'C', b"SELECT 1\0"), READY, BYE], Ok(()));
-        let extended = [Client(b'P', b"\0s\0\0\0"), Client(b'B', b""), Client(b'E', b""), Client(b'S', b""), Server(b'1', b"")];
-        assert_verdict(&extended.into_iter().chain([READY, BYE]).collect::<Vec<_>>(), Ok(()));
+        assert_verdict(
+            &[
+                Client(b'Q', b"select 1\0"),
+                Server(b'D', b"XXXX"),
+                Server(b'C', b"SELECT 1\0"),
+                READY,
+                BYE,
+            ],
+            Ok(()),
+        );
+        let extended = [
+            Client(b'P', b"\0s\0\0\0"),
+            Client(b'B', b""),
+            Client(b'E', b""),
+            Client(b'S', b""),
+            Server(b'1', b""),
+        ];
+        assert_verdict(
+            &extended.into_iter().chain([READY, BYE]).collect::<Vec<_>>(),
+            Ok(()),
+        );
         // A pipeline: three answers are owed.
-        let pipeline = [Client(b'Q', b"a\0"), Client(b'Q', b"b\0"), Client(b'S', b""), READY, Server(b'E', b"\0"), READY, READY, BYE];
+        let pipeline = [
+            Client(b'Q', b"a\0"),
+            Client(b'Q', b"b\0"),
+            Client(b'S', b""),
+            READY,
+            Server(b'E', b"\0"),
+            READY,
+            READY,
+            BYE,
+        ];
         assert_verdict(&pipeline, Ok(()));
-        let copy = [Client(b'Q', b"copy\0"), Server(b'G', b"\0\0\0"), Client(b'd', b"X\0\0\0\x04"), Client(b'c', b""), READY, BYE];
+        let copy = [
+            Client(b'Q', b"copy\0"),
+            Server(b'G', b"\0\0\0"),
+            Client(b'd', b"X\0\0\0\x04"),
+            Client(b'c', b""),
+            READY,
+            BYE,
+        ];
         assert_verdict(&copy, Ok(()));
     }
 
     #[test]
     fn settings_are_followed() {
-        let session = [Client(b'Q', b"set\0"), Server(b'S', b"TimeZone\0Asia/Tokyo\0"), READY, BYE];
-        assert_eq!(verdict(&session, &[1]).0.unwrap().changed().collect::<Vec<_>>(), [b"TimeZone"]);
+        let session = [
+            Client(b'Q', b"set\0"),
+            Server(b'S', b"TimeZone\0Asia/Tokyo\0"),
+            READY,
+            BYE,
+        ];
+        assert_eq!(
+            verdict(&session, &[1])
+                .0
+                .unwrap()
+                .changed()
+                .collect::<Vec<_>>(),
+            [b"TimeZone"]
+        );
     }
 
     #[test]
@@ -333,32 +432,97 @@ mod tests {
         assert_verdict(&[Client(b'Q', b"a\0"), Server(b'Z', b"T"), BYE], middle);
         assert_verdict(&[Client(b'Q', b"a\0"), Server(b'Z', b"E"), BYE], middle);
         assert_verdict(&[Client(b'P', b"\0s\0\0\0"), BYE], middle);
-        assert_verdict(&[Client(b'Q', b"a\0"), Client(b'S', b""), READY, BYE], middle);
+        assert_verdict(
+            &[Client(b'Q', b"a\0"), Client(b'S', b""), READY, BYE],
+            middle,
+        );
         // An error: the server skips the Query and answers the Sync.
-        assert_verdict(&[Client(b'P', b""), Client(b'Q', b"a\0"), Client(b'S', b""), Server(b'E', b"\0"), READY, BYE], middle);
-        assert_verdict(&[Client(b'Q', b"copy\0"), Server(b'G', b"\0\0\0"), Client(b'd', b"x"), BYE], middle);
+        assert_verdict(
+            &[
+                Client(b'P', b""),
+                Client(b'Q', b"a\0"),
+                Client(b'S', b""),
+                Server(b'E', b"\0"),
+                READY,
+                BYE,
+            ],
+            middle,
+        );
+        assert_verdict(
+            &[
+                Client(b'Q', b"copy\0"),
+                Server(b'G', b"\0\0\0"),
+                Client(b'd', b"x"),
+                BYE,
+            ],
+            middle,
+        );
         // Sync during COPY is ignored by the server: one answer too few, never one too many.
-        let ignored = [Client(b'E', b""), Client(b'S', b""), Server(b'G', b""), Client(b'c', b""), Client(b'S', b""), READY, BYE];
+        let ignored = [
+            Client(b'E', b""),
+            Client(b'S', b""),
+            Server(b'G', b""),
+            Client(b'c', b""),
+            Client(b'S', b""),
+            READY,
+            BYE,
+        ];
         assert_verdict(&ignored, middle);
     }
 
     #[test]
     fn a_session_that_cannot_be_understood_is_nobody_elses() {
         for (session, reason) in [
-            ([BYE, Client(b'Q', b"\0")], "more than Terminate came from the client"),
+            (
+                [BYE, Client(b'Q', b"\0")],
+                "more than Terminate came from the client",
+            ),
             ([BYE, BYE], "more than Terminate came from the client"),
-            ([BYE, READY], "a ReadyForQuery came from the server that nobody had asked for"),
-            ([READY, BYE], "a ReadyForQuery came from the server that nobody had asked for"),
-            ([Client(b'd', b"x"), BYE], "COPY data came from the client outside COPY"),
-            ([Client(b'y', b""), BYE], "a message of unknown type came from the client"),
-            ([Client(b'p', b"x\0"), BYE], "a message of unknown type came from the client"),
-            ([Server(b'Z', b""), BYE], "a malformed ReadyForQuery came from the server"),
-            ([Server(b'Z', b"II"), BYE], "a malformed ReadyForQuery came from the server"),
-            ([Server(b'S', &ENDLESS), BYE], "an endless ParameterStatus came from the server"),
-            ([Server(b'S', b"role\0x\0"), BYE], "a ParameterStatus came from the server that the login did not have"),
-            ([Server(b'A', b""), BYE], "the session listens to notifications"),
+            (
+                [BYE, READY],
+                "a ReadyForQuery came from the server that nobody had asked for",
+            ),
+            (
+                [READY, BYE],
+                "a ReadyForQuery came from the server that nobody had asked for",
+            ),
+            (
+                [Client(b'd', b"x"), BYE],
+                "COPY data came from the client outside COPY",
+            ),
+            (
+                [Client(b'y', b""), BYE],
+                "a message of unknown type came from the client",
+            ),
+            (
+                [Client(b'p', b"x\0"), BYE],
+                "a message of unknown type came from the client",
+            ),
+            (
+                [Server(b'Z', b""), BYE],
+                "a malformed ReadyForQuery came from the server",
+            ),
+            (
+                [Server(b'Z', b"II"), BYE],
+                "a malformed ReadyForQuery came from the server",
+            ),
+            (
+                [Server(b'S', &ENDLESS), BYE],
+                "an endless ParameterStatus came from the server",
+            ),
+            (
+                [Server(b'S', b"role\0x\0"), BYE],
+                "a ParameterStatus came from the server that the login did not have",
+            ),
+            (
+                [Server(b'A', b""), BYE],
+                "the session listens to notifications",
+            ),
             ([Server(b'W', b""), BYE], "the session streams replication"),
-            ([Server(b'R', b""), BYE], "a message of the login came from the server"),
+            (
+                [Server(b'R', b""), BYE],
+                "a message of the login came from the server",
+            ),
         ] {
             assert_verdict(&session, Err(reason));
         }
@@ -366,7 +530,10 @@ mod tests {
 
     #[test]
     fn lengths_that_count_less_than_themselves_are_malformed() {
-        for (client, reason) in [(true, "a malformed message came from the client"), (false, "a malformed message came from the server")] {
+        for (client, reason) in [
+            (true, "a malformed message came from the client"),
+            (false, "a malformed message came from the server"),
+        ] {
             let mut watch = Boundaries::new(settings());
             if client {
                 assert_eq!(watch.from_client(b"Q\0\0\0\x03X\0\0\0\x04"), 10);
@@ -381,12 +548,21 @@ mod tests {
     fn a_goodbye_that_is_not_finished_is_none() {
         let mut watch = Boundaries::new(settings());
         assert_eq!(watch.from_client(b"X\0\0"), 0);
-        assert_eq!(watch.into_settings(), Err("the client left without Terminate"));
-        assert_eq!(Boundaries::new(settings()).into_settings(), Err("the client left without Terminate"));
+        assert_eq!(
+            watch.into_settings(),
+            Err("the client left without Terminate")
+        );
+        assert_eq!(
+            Boundaries::new(settings()).into_settings(),
+            Err("the client left without Terminate")
+        );
         let mut watch = Boundaries::new(settings());
         watch.from_client(b"X\0\0\0\x04");
         watch.from_server(b"N\0");
-        assert_eq!(watch.into_settings(), Err("the server said something after Terminate"));
+        assert_eq!(
+            watch.into_settings(),
+            Err("the server said something after Terminate")
+        );
     }
 
     #[test]
@@ -394,7 +570,9 @@ mod tests {
         // Numbers that look random and are the same each time.
         let mut seed = 1_u64;
         let mut random = |below: usize| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             usize::try_from(seed >> 33).unwrap() % below
         };
         let mut reusable = 0;
@@ -402,9 +580,17 @@ mod tests {
             let mut session = Vec::new();
             for _ in 0..random(6) {
                 match random(9) {
-                    0..4 => session.extend([Client(b'Q', b"select 1\0"), Server(b'T', b"XZX"), READY]),
-                    4 => session.extend([Client(b'P', b""), Client(b'S', b""), Server(b'1', b""), READY]),
-                    5 => session.extend([Server(b'S', b"TimeZone\0Asia/Tokyo\0"), Server(b'N', b"\0")]),
+                    0..4 => {
+                        session.extend([Client(b'Q', b"select 1\0"), Server(b'T', b"XZX"), READY]);
+                    }
+                    4 => session.extend([
+                        Client(b'P', b""),
+                        Client(b'S', b""),
+                        Server(b'1', b""),
+                        READY,
+                    ]),
+                    5 => session
+                        .extend([Server(b'S', b"TimeZone\0Asia/Tokyo\0"), Server(b'N', b"\0")]),
                     6 => session.push(Client(b'Q', b"begin\0")),
                     7 => session.push(READY),
                     _ => session.push(Client(b'S', b"")),
@@ -419,6 +605,9 @@ mod tests {
                 assert_eq!(verdict(&session, &chunks).0, whole.0, "{chunks:?}");
             }
         }
-        assert!((300..2_700).contains(&reusable), "both outcomes are tried: {reusable}");
+        assert!(
+            (300..2_700).contains(&reusable),
+            "both outcomes are tried: {reusable}"
+        );
     }
 }

@@ -17,7 +17,14 @@ struct Exclamation {
 
 impl Watch for Exclamation {
     fn from_client(&mut self, bytes: &[u8]) -> usize {
-        let taken = if self.heard { 0 } else { bytes.iter().position(|byte| *byte == b'!').unwrap_or(bytes.len()) };
+        let taken = if self.heard {
+            0
+        } else {
+            bytes
+                .iter()
+                .position(|byte| *byte == b'!')
+                .unwrap_or(bytes.len())
+        };
         self.heard |= taken < bytes.len();
         self.behind.extend(&bytes[taken..]);
         taken
@@ -50,16 +57,28 @@ fn start(client_room: usize, server_room: usize) -> (Ends, Spliced) {
 
 #[tokio::test(start_paused = true)]
 async fn a_goodbye_gives_the_servers_stream_back_with_all_before_it_written() {
-    let (Ends { mut client, mut server }, task) = start(64, 64);
+    let (
+        Ends {
+            mut client,
+            mut server,
+        },
+        task,
+    ) = start(64, 64);
     client.write_all(b"before!behind").await.unwrap();
-    assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the client's side is closed");
+    assert_eq!(
+        client.read(&mut [0]).await.unwrap(),
+        0,
+        "the client's side is closed"
+    );
     client.write_all(b" it").await.unwrap();
     drop(client);
     let (watch, outcome, upstream) = task.await.unwrap();
     assert_eq!((outcome.sent, outcome.ended_by), (6, Side::Client));
     assert_eq!(watch.behind, b"!behind it");
     let mut upstream = upstream.expect("the stream");
-    std::future::poll_fn(|cx| Poll::Ready(upstream.send(cx, b" and after"))).await.unwrap();
+    std::future::poll_fn(|cx| Poll::Ready(upstream.send(cx, b" and after")))
+        .await
+        .unwrap();
     drop(upstream);
     let mut all = String::new();
     server.read_to_string(&mut all).await.unwrap();
@@ -68,8 +87,15 @@ async fn a_goodbye_gives_the_servers_stream_back_with_all_before_it_written() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_server_has_said_reaches_a_client_that_has_said_goodbye_and_reads_late() {
-    let (Ends { mut client, mut server }, task) = start(16, 4096);
-    let said = b"more than the client's socket can hold, and all of it before the goodbye".repeat(20);
+    let (
+        Ends {
+            mut client,
+            mut server,
+        },
+        task,
+    ) = start(16, 4096);
+    let said =
+        b"more than the client's socket can hold, and all of it before the goodbye".repeat(20);
     server.write_all(&said).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     client.write_all(b"!").await.unwrap();
@@ -78,7 +104,12 @@ async fn what_the_server_has_said_reaches_a_client_that_has_said_goodbye_and_rea
     client.read_to_end(&mut received).await.unwrap();
     drop(client);
     let (watch, _, upstream) = task.await.unwrap();
-    assert!(received == said, "{} of {} bytes", received.len(), said.len());
+    assert!(
+        received == said,
+        "{} of {} bytes",
+        received.len(),
+        said.len()
+    );
     assert!(watch.from_server == said);
     assert!(upstream.is_some());
     drop(server);
@@ -90,7 +121,11 @@ async fn a_client_that_says_goodbye_and_stays_is_not_waited_for() {
     client.write_all(b"!").await.unwrap();
     let begin = tokio::time::Instant::now();
     assert!(task.await.unwrap().2.is_some());
-    assert!(begin.elapsed() <= Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() <= Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
     drop((client, server));
 }
 
@@ -105,7 +140,13 @@ async fn a_stream_that_the_server_has_closed_is_not_given_back() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_goodbye_the_stream_is_closed_and_not_given_back() {
-    let (Ends { mut client, mut server }, task) = start(64, 64);
+    let (
+        Ends {
+            mut client,
+            mut server,
+        },
+        task,
+    ) = start(64, 64);
     client.write_all(b"a query").await.unwrap();
     drop(client);
     let mut all = String::new();

@@ -13,14 +13,20 @@ use crate::tls::unsent::Unsent;
 
 /// A connection that bytes are moved from and to.
 pub trait Leg {
-    /// Receives what is there and hands it to `sink`. Ready with false: the peer has closed. What the sink has got before an
-    /// error is good.
+    /// Receives what is there and hands it to `sink`. Ready with false: the peer has closed. What
+    /// the sink has got before an error is good.
     ///
     /// # Errors
     /// The connection is broken.
-    fn poll_receive(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], sink: &mut impl Sink) -> Poll<io::Result<bool>>;
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        sink: &mut impl Sink,
+    ) -> Poll<io::Result<bool>>;
 
-    /// Space around each payload of at most [`MAX_PAYLOAD`] bytes; `None`: bytes go out as they are.
+    /// Space around each payload of at most [`MAX_PAYLOAD`] bytes; `None`: bytes go out as they
+    /// are.
     fn layout(&self) -> Option<Layout>;
 
     /// Makes of the payload that stands in `slot` what is sent; its length. As [`TlsStream::seal`].
@@ -29,7 +35,8 @@ pub trait Leg {
     /// As [`TlsStream::seal`].
     fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault>;
 
-    /// Writes into `slot` what is to be sent behind a batch of sealed payloads; its length. As [`TlsStream::replace_worn_key`].
+    /// Writes into `slot` what is to be sent behind a batch of sealed payloads; its length. As
+    /// [`TlsStream::replace_worn_key`].
     ///
     /// # Errors
     /// As [`TlsStream::replace_worn_key`].
@@ -55,7 +62,12 @@ pub trait Leg {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
-    fn poll_receive(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], sink: &mut impl Sink) -> Poll<io::Result<bool>> {
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        sink: &mut impl Sink,
+    ) -> Poll<io::Result<bool>> {
         Self::poll_receive(self, cx, scratch, sink)
     }
 
@@ -95,7 +107,11 @@ pub struct Clear<T> {
 impl<T> Clear<T> {
     /// Nothing has been read ahead of it.
     pub fn new(io: T) -> Self {
-        Self { io, unsent: Unsent::default(), is_busy: false }
+        Self {
+            io,
+            unsent: Unsent::default(),
+            is_busy: false,
+        }
     }
 }
 
@@ -121,7 +137,12 @@ impl Socket for UnixStream {
 }
 
 impl<T: Socket> Leg for Clear<T> {
-    fn poll_receive(&mut self, cx: &mut Context<'_>, _: &mut [u8], sink: &mut impl Sink) -> Poll<io::Result<bool>> {
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: &mut [u8],
+        sink: &mut impl Sink,
+    ) -> Poll<io::Result<bool>> {
         if self.is_busy {
             // Its end or error will be met again below.
             if let Ok(received @ 1..) = self.io.try_read_vectored(&mut sink.spaces()) {
@@ -130,7 +151,9 @@ impl<T: Socket> Leg for Clear<T> {
                 return Poll::Ready(Ok(true));
             }
         }
-        let Some(space) = sink.space(MAX_PAYLOAD) else { return Poll::Ready(Ok(true)) };
+        let Some(space) = sink.space(MAX_PAYLOAD) else {
+            return Poll::Ready(Ok(true));
+        };
         let mut buffer = ReadBuf::new(&mut space[..MAX_PAYLOAD]);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
         let received = buffer.filled().len();

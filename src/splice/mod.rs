@@ -1,10 +1,13 @@
-//! The byte engine: moves bytes between two connections until both directions have ended, and injects none.
+//! The byte engine: moves bytes between two connections until both directions have ended, and
+//! injects none.
 //!
-//! Buffers are borrowed only while bytes move: each thread has two, one for what is received sealed, one in which it is
-//! opened and sealed again for the other side. A connection keeps bytes of its own only when its peer takes them slower
-//! than they come, never more than one such buffer; the other side is not read meanwhile. An idle session holds none.
+//! Buffers are borrowed only while bytes move: each thread has two, one for what is received
+//! sealed, one in which it is opened and sealed again for the other side. A connection keeps bytes
+//! of its own only when its peer takes them slower than they come, never more than one such buffer;
+//! the other side is not read meanwhile. An idle session holds none.
 //!
-//! A [`Watch`] may look at the bytes; `boundaries` has the one that does, for sessions that may be used again.
+//! A [`Watch`] may look at the bytes; `boundaries` has the one that does, for sessions that may be
+//! used again.
 
 mod boundaries;
 mod leg;
@@ -24,15 +27,18 @@ pub use leg::{Clear, Leg};
 use outlet::Outlet;
 pub use watch::Watch;
 
-/// Sealed bytes received at a time: with what is opened of them they stay in a processor's own cache.
+/// Sealed bytes received at a time: with what is opened of them they stay in a processor's own
+/// cache.
 const RECEIVE: usize = 64 * 1024;
-/// Bytes sent at a time, which is how many are received from a client in clear: those are sealed where they arrive. Each
-/// receiving and each sending wakes a peer up, which costs more than what is lost in caches.
+/// Bytes sent at a time, which is how many are received from a client in clear: those are sealed
+/// where they arrive. Each receiving and each sending wakes a peer up, which costs more than what
+/// is lost in caches.
 const SEND: usize = 772 * 1024;
-/// How often a busy session receives before it lets others on its thread have theirs: a millisecond's work.
+/// How often a busy session receives before it lets others on its thread have theirs: a
+/// millisecond's work.
 const TURNS: usize = 4;
-/// How long a client may take to close once the server is gone: closing at once, with bytes of the client
-/// unread, would make the kernel throw away the server's last message.
+/// How long a client may take to close once the server is gone: closing at once, with bytes of the
+/// client unread, would make the kernel throw away the server's last message.
 const LINGER: Duration = Duration::from_secs(5);
 
 struct Buffers {
@@ -73,29 +79,41 @@ pub struct Outcome {
     pub ended_by: Side,
     /// What broke, where it did not end by a close.
     pub error: Option<io::Error>,
-    /// The client has said goodbye to a watch: the server's side is still open, with all written and nothing to be read at that
-    /// moment.
+    /// The client has said goodbye to a watch: the server's side is still open, with all written
+    /// and nothing to be read at that moment.
     pub is_open_upstream: bool,
 }
 
 /// Splices until both directions have ended.
 ///
-/// A client that half-closes still gets everything the server has to say. A server that closes has all its bytes
-/// delivered before the client's side is closed. End of file without `close_notify` counts as a close.
+/// A client that half-closes still gets everything the server has to say. A server that closes has
+/// all its bytes delivered before the client's side is closed. End of file without `close_notify`
+/// counts as a close.
 ///
-/// Where `watch` hears the client say goodbye, what the server has said is delivered, the client's side is closed, and the
-/// server's is left open.
-pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, watch: &mut W) -> Outcome {
+/// Where `watch` hears the client say goodbye, what the server has said is delivered, the client's
+/// side is closed, and the server's is left open.
+pub async fn splice<C: Leg, U: Leg, W: Watch>(
+    client: &mut C,
+    upstream: &mut U,
+    watch: &mut W,
+) -> Outcome {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut first: Option<(Side, Option<io::Error>)> = None;
     // Dropping the future in the middle loses at most what the kernel has not been given yet.
     poll_fn(|cx| {
         for _ in 0..TURNS {
             // In turns, so that neither direction starves the other.
-            let moved_up = up.poll_step(cx, client, upstream, |bytes| watch.from_client(bytes)).is_ready();
+            let moved_up = up
+                .poll_step(cx, client, upstream, |bytes| watch.from_client(bytes))
+                .is_ready();
             if up.has_ended() && first.is_none() {
-                // A refused write to the server is the server's end, even though the client's direction noticed it.
-                let side = if up.writer_failed { Side::Upstream } else { Side::Client };
+                // A refused write to the server is the server's end, even though the client's
+                // direction noticed it.
+                let side = if up.writer_failed {
+                    Side::Upstream
+                } else {
+                    Side::Client
+                };
                 first = Some((side, up.error.take()));
             }
             let pass = |bytes: &[u8]| {
@@ -104,7 +122,11 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, 
             };
             let moved_down = down.poll_step(cx, upstream, client, pass).is_ready();
             if down.has_ended() && first.is_none() {
-                let side = if down.writer_failed { Side::Client } else { Side::Upstream };
+                let side = if down.writer_failed {
+                    Side::Client
+                } else {
+                    Side::Upstream
+                };
                 first = Some((side, down.error.take()));
             }
             // The server has nothing more to say, or nobody is left to hear it.
@@ -131,7 +153,13 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, 
         let _ = timeout(LINGER, poll_fn(|cx| upstream.poll_close(cx))).await;
     }
     let (ended_by, error) = first.unwrap_or((Side::Upstream, None));
-    Outcome { sent: up.bytes, received: down.bytes, ended_by, error, is_open_upstream }
+    Outcome {
+        sent: up.bytes,
+        received: down.bytes,
+        ended_by,
+        error,
+        is_open_upstream,
+    }
 }
 
 /// Receives until the client has closed, and sends nothing of it.
@@ -143,7 +171,10 @@ async fn discard<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, wat
                     watch.from_client(bytes);
                     0
                 });
-                if !matches!(ready!(client.poll_receive(cx, received, &mut outlet)), Ok(true)) {
+                if !matches!(
+                    ready!(client.poll_receive(cx, received, &mut outlet)),
+                    Ok(true)
+                ) {
                     return Poll::Ready(());
                 }
             }
@@ -180,9 +211,16 @@ impl Direction {
         matches!(self.phase, Phase::Left | Phase::Done)
     }
 
-    /// One step towards the end. Pending: there is none now. Ready for ever once it has ended. `pass` says how many of the
-    /// bytes just received are for the writer; fewer than all are the last.
-    fn poll_step<R, W, P>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W, pass: P) -> Poll<()>
+    /// One step towards the end. Pending: there is none now. Ready for ever once it has ended.
+    /// `pass` says how many of the bytes just received are for the writer; fewer than all are the
+    /// last.
+    fn poll_step<R, W, P>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        pass: P,
+    ) -> Poll<()>
     where
         R: Leg,
         W: Leg,
@@ -190,10 +228,12 @@ impl Direction {
     {
         let result = match self.phase {
             Phase::Copying => ready!(self.poll_copy(cx, reader, writer, pass)),
-            Phase::Closing => ready!(writer.poll_close(cx)).map(|()| self.phase = Phase::Done).inspect_err(|_| self.writer_failed = true),
-            Phase::Leaving => {
-                ready!(writer.poll_send_kept(cx)).map(|()| self.phase = Phase::Left).inspect_err(|_| self.writer_failed = true)
-            }
+            Phase::Closing => ready!(writer.poll_close(cx))
+                .map(|()| self.phase = Phase::Done)
+                .inspect_err(|_| self.writer_failed = true),
+            Phase::Leaving => ready!(writer.poll_send_kept(cx))
+                .map(|()| self.phase = Phase::Left)
+                .inspect_err(|_| self.writer_failed = true),
             Phase::Left | Phase::Done => Ok(()),
         };
         if let Err(error) = result {
@@ -203,7 +243,13 @@ impl Direction {
         Poll::Ready(())
     }
 
-    fn poll_copy<R, W, P>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W, pass: P) -> Poll<io::Result<()>>
+    fn poll_copy<R, W, P>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        pass: P,
+    ) -> Poll<io::Result<()>>
     where
         R: Leg,
         W: Leg,
@@ -227,7 +273,9 @@ impl Direction {
                 Ok(true) => {}
                 Ok(false) => self.phase = Phase::Closing,
                 // PostgreSQL and many drivers close TCP without TLS's close_notify.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.phase = Phase::Closing,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.phase = Phase::Closing;
+                }
                 Err(error) => {
                     self.reader_failed = true;
                     return Poll::Ready(Err(error));

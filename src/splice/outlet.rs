@@ -6,7 +6,8 @@ use super::leg::Leg;
 use crate::tls::record::{Layout, MAX_CONTROL, MAX_PAYLOAD};
 use crate::tls::stream::Sink;
 
-/// Collects what is received where it will be sealed and sent from: nothing is moved in memory on the way.
+/// Collects what is received where it will be sealed and sent from: nothing is moved in memory on
+/// the way.
 ///
 /// Short payloads share a record; each record is sealed as soon as it is full.
 pub(super) struct Outlet<'a, W, P> {
@@ -17,7 +18,8 @@ pub(super) struct Outlet<'a, W, P> {
     most: usize,
     /// Ready to be sent.
     sealed: usize,
-    /// Bytes of the record that is being filled, behind `sealed` and the space in front of a payload.
+    /// Bytes of the record that is being filled, behind `sealed` and the space in front of a
+    /// payload.
     filled: usize,
     /// All payload so far.
     bytes: u64,
@@ -28,8 +30,22 @@ pub(super) struct Outlet<'a, W, P> {
 
 impl<'a, W: Leg, P: FnMut(&[u8]) -> usize> Outlet<'a, W, P> {
     pub(super) fn new(out: &'a mut [u8], writer: &'a mut W, pass: P) -> Self {
-        let (layout, most) = writer.layout().map_or((Layout::default(), usize::MAX), |layout| (layout, MAX_PAYLOAD));
-        Self { out, writer, layout, most, sealed: 0, filled: 0, bytes: 0, pass, goodbye: false }
+        let (layout, most) = writer
+            .layout()
+            .map_or((Layout::default(), usize::MAX), |layout| {
+                (layout, MAX_PAYLOAD)
+            });
+        Self {
+            out,
+            writer,
+            layout,
+            most,
+            sealed: 0,
+            filled: 0,
+            bytes: 0,
+            pass,
+            goodbye: false,
+        }
     }
 
     /// Whether something was received that is not for the writer.
@@ -48,13 +64,16 @@ impl<'a, W: Leg, P: FnMut(&[u8]) -> usize> Outlet<'a, W, P> {
 
     fn seal(&mut self) -> io::Result<()> {
         if self.filled > 0 {
-            self.sealed += self.writer.seal(&mut self.out[self.sealed..], self.filled)?;
+            self.sealed += self
+                .writer
+                .seal(&mut self.out[self.sealed..], self.filled)?;
             self.filled = 0;
         }
         Ok(())
     }
 
-    /// Whether a payload of `length` can stand behind what is there, with one byte more for its opening.
+    /// Whether a payload of `length` can stand behind what is there, with one byte more for its
+    /// opening.
     fn fits(&self, length: usize) -> bool {
         let Layout { before, after } = self.layout;
         self.sealed + before + self.filled + length + after + 1 + MAX_CONTROL <= self.out.len()
@@ -82,7 +101,9 @@ impl<W: Leg, P: FnMut(&[u8]) -> usize> Sink for Outlet<'_, W, P> {
         let end = self.out.len() - MAX_CONTROL;
         let (stride, before) = (self.stride(), self.layout.before);
         let slots = self.out[used..end].chunks_exact_mut(stride);
-        slots.map(|slot| IoSliceMut::new(&mut slot[before..before + MAX_PAYLOAD])).collect()
+        slots
+            .map(|slot| IoSliceMut::new(&mut slot[before..before + MAX_PAYLOAD]))
+            .collect()
     }
 
     fn filled_spaces(&mut self, mut length: usize) -> io::Result<()> {
@@ -109,6 +130,10 @@ impl<W: Leg, P: FnMut(&[u8]) -> usize> Outlet<'_, W, P> {
         self.goodbye |= passed < length;
         self.filled += passed;
         self.bytes += passed as u64;
-        if self.filled >= self.most { self.seal() } else { Ok(()) }
+        if self.filled >= self.most {
+            self.seal()
+        } else {
+            Ok(())
+        }
     }
 }

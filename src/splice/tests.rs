@@ -7,13 +7,16 @@ use std::task::{Context, Poll};
 use proptest::prelude::*;
 use rustls::SupportedCipherSuite;
 use rustls::crypto::aws_lc_rs::cipher_suite;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
 
 use super::leg::Socket;
 use super::*;
 use crate::tls::testing::{configs, our_client, our_server};
 
-/// A connection that takes and gives as many bytes at a time as it is told, in turns; with 0, none this time.
+/// A connection that takes and gives as many bytes at a time as it is told, in turns; with 0, none
+/// this time.
 struct Halting<T> {
     io: T,
     limits: Vec<usize>,
@@ -23,7 +26,12 @@ struct Halting<T> {
 
 impl<T> Halting<T> {
     fn new(io: T, limits: &[usize]) -> Self {
-        Self { io, limits: limits.to_vec(), taken: 0, given: 0 }
+        Self {
+            io,
+            limits: limits.to_vec(),
+            taken: 0,
+            given: 0,
+        }
     }
 
     fn limit(limits: &[usize], turn: &mut usize, cx: &mut Context<'_>) -> Poll<usize> {
@@ -38,7 +46,11 @@ impl<T> Halting<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Halting<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let limit = ready!(Self::limit(&this.limits, &mut this.given, cx));
         let mut part = vec![0; buffer.remaining().min(limit)];
@@ -50,7 +62,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Halting<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Halting<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let limit = ready!(Self::limit(&this.limits, &mut this.taken, cx));
         Pin::new(&mut self.io).poll_write(cx, &bytes[..bytes.len().min(limit)])
@@ -78,7 +94,9 @@ impl Socket for DuplexStream {
 }
 
 fn bytes(length: usize, seed: u8) -> Vec<u8> {
-    (0..length).map(|number| u8::try_from(number % 253).unwrap() ^ seed).collect()
+    (0..length)
+        .map(|number| u8::try_from(number % 253).unwrap() ^ seed)
+        .collect()
 }
 
 /// Writes in pieces of these lengths, in turns.
@@ -98,7 +116,8 @@ async fn hear<T: AsyncRead + Unpin>(from: &mut T) -> Vec<u8> {
     heard
 }
 
-/// One session: how much each side says, in which pieces, and how the two connections of the proxy halt.
+/// One session: how much each side says, in which pieces, and how the two connections of the proxy
+/// halt.
 #[derive(Debug, Clone)]
 struct Script {
     up: usize,
@@ -109,21 +128,54 @@ struct Script {
 }
 
 fn script() -> impl Strategy<Value = Script> {
-    let length = || prop_oneof![Just(0), 1..100_usize, 16_000..17_000_usize, 1..700_000_usize];
-    let pieces = prop::collection::vec(prop_oneof![1..64_usize, 8_000..40_000_usize, Just(300_000)], 1..6);
-    let limits = || prop::collection::vec(prop_oneof![Just(0), 1..30_usize, 1_000..20_000_usize, Just(1 << 20)], 1..6);
+    let length = || {
+        prop_oneof![
+            Just(0),
+            1..100_usize,
+            16_000..17_000_usize,
+            1..700_000_usize
+        ]
+    };
+    let pieces = prop::collection::vec(
+        prop_oneof![1..64_usize, 8_000..40_000_usize, Just(300_000)],
+        1..6,
+    );
+    let limits = || {
+        prop::collection::vec(
+            prop_oneof![Just(0), 1..30_usize, 1_000..20_000_usize, Just(1 << 20)],
+            1..6,
+        )
+    };
     // With zeros alone nothing would ever move.
     let limits = move || limits().prop_map(|limits| [limits, vec![50_000]].concat());
-    (length(), length(), pieces, limits(), limits()).prop_map(|(up, down, pieces, client_limits, upstream_limits)| {
-        // Many small pieces of something large take long and show nothing that fewer do not.
-        let pieces = if up + down > 50_000 { pieces.into_iter().map(|piece| piece.max(2_000)).collect() } else { pieces };
-        Script { up, down, pieces, client_limits, upstream_limits }
-    })
+    (length(), length(), pieces, limits(), limits()).prop_map(
+        |(up, down, pieces, client_limits, upstream_limits)| {
+            // Many small pieces of something large take long and show nothing that fewer do not.
+            let pieces = if up + down > 50_000 {
+                pieces.into_iter().map(|piece| piece.max(2_000)).collect()
+            } else {
+                pieces
+            };
+            Script {
+                up,
+                down,
+                pieces,
+                client_limits,
+                upstream_limits,
+            }
+        },
+    )
 }
 
-/// Client and server talk at the same time; each must hear what the other has said, and nothing else.
-async fn play<C, S>(script: &Script, near: &mut impl Leg, upstream: &mut impl Leg, client: C, server: S)
-where
+/// Client and server talk at the same time; each must hear what the other has said, and nothing
+/// else.
+async fn play<C, S>(
+    script: &Script,
+    near: &mut impl Leg,
+    upstream: &mut impl Leg,
+    client: C,
+    server: S,
+) where
     C: AsyncRead + AsyncWrite,
     S: AsyncRead + AsyncWrite,
 {
@@ -138,20 +190,37 @@ where
         tokio::join!(speaking, hear(&mut from_client)).1
     };
     let server = async {
-        let ((), heard) = tokio::join!(say(&mut to_server, &down, &script.pieces), hear(&mut from_server));
+        let ((), heard) = tokio::join!(
+            say(&mut to_server, &down, &script.pieces),
+            hear(&mut from_server)
+        );
         to_server.shutdown().await.unwrap();
         heard
     };
     let mut nobody = ();
-    let (outcome, heard_by_client, heard_by_server) = tokio::join!(splice(near, upstream, &mut nobody), client, server);
-    assert!(heard_by_server == up, "the server hears what the client says");
-    assert!(heard_by_client == down, "the client hears what the server says");
-    assert_eq!((outcome.sent, outcome.received), (up.len() as u64, down.len() as u64));
+    let (outcome, heard_by_client, heard_by_server) =
+        tokio::join!(splice(near, upstream, &mut nobody), client, server);
+    assert!(
+        heard_by_server == up,
+        "the server hears what the client says"
+    );
+    assert!(
+        heard_by_client == down,
+        "the client hears what the server says"
+    );
+    assert_eq!(
+        (outcome.sent, outcome.received),
+        (up.len() as u64, down.len() as u64)
+    );
     assert!(outcome.error.is_none(), "{outcome:?}");
 }
 
 fn run(future: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future);
 }
 
 /// What the kernel would hold on the way.
@@ -202,7 +271,9 @@ async fn a_client_that_reads_slowly_holds_one_buffer_and_stops_the_server() {
     let flood = async {
         let mut written = 0;
         // Until nothing more is taken for as long as all tasks get a turn.
-        while let Ok(Ok(more)) = timeout(Duration::from_millis(200), server.write(&[7; 16_384])).await {
+        while let Ok(Ok(more)) =
+            timeout(Duration::from_millis(200), server.write(&[7; 16_384])).await
+        {
             written += more;
         }
         written
@@ -211,6 +282,9 @@ async fn a_client_that_reads_slowly_holds_one_buffer_and_stops_the_server() {
         _ = session => panic!("nobody has closed"),
         written = flood => written,
     };
-    assert!(written < SEND + 128 * 1024, "{written} bytes taken from the server for a client that reads none");
+    assert!(
+        written < SEND + 128 * 1024,
+        "{written} bytes taken from the server for a client that reads none"
+    );
     drop(client);
 }

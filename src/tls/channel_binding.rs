@@ -6,15 +6,17 @@ use x509_cert::der::Decode;
 
 /// Hash of the server's leaf certificate with the hash function of the certificate's signature.
 ///
-/// `None` when the signature algorithm has no single hash function (Ed25519, ML-DSA) or is unknown: then
-/// there is no binding, as in libpq.
+/// `None` when the signature algorithm has no single hash function (Ed25519, ML-DSA) or is unknown:
+/// then there is no binding, as in libpq.
 pub fn tls_server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     let parsed = Certificate::from_der(certificate).ok()?;
     let algorithm = match parsed.signature_algorithm().oid.to_string().as_str() {
         // MD5 and SHA-1 count as SHA-256: RFC 5929.
-        "1.2.840.113549.1.1.4" | "1.2.840.113549.1.1.5" | "1.2.840.10045.4.1" | "1.2.840.113549.1.1.11" | "1.2.840.10045.4.3.2" => {
-            &digest::SHA256
-        }
+        "1.2.840.113549.1.1.4"
+        | "1.2.840.113549.1.1.5"
+        | "1.2.840.10045.4.1"
+        | "1.2.840.113549.1.1.11"
+        | "1.2.840.10045.4.3.2" => &digest::SHA256,
         "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => &digest::SHA384,
         "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => &digest::SHA512,
         _ => return None,
@@ -30,10 +32,12 @@ mod tests {
 
     #[test]
     fn the_hash_follows_the_certificates_signature_algorithm() {
-        let lengths: Vec<_> = CertificateDer::pem_slice_iter(include_bytes!("../../certs/amazon-trust-services.pem"))
-            .map(|certificate| tls_server_end_point(&certificate.unwrap()).unwrap().len())
-            .collect();
-        // Amazon Root CA 1 to 4 and Starfield: RSA-SHA256, RSA-SHA384, ECDSA-SHA256, ECDSA-SHA384, RSA-SHA256.
+        let lengths: Vec<_> =
+            CertificateDer::pem_slice_iter(include_bytes!("../../certs/amazon-trust-services.pem"))
+                .map(|certificate| tls_server_end_point(&certificate.unwrap()).unwrap().len())
+                .collect();
+        // Amazon Root CA 1 to 4 and Starfield: RSA-SHA256, RSA-SHA384, ECDSA-SHA256, ECDSA-SHA384,
+        // RSA-SHA256.
         assert_eq!(lengths, [32, 48, 32, 48, 32]);
     }
 

@@ -14,10 +14,14 @@ pub enum TlsFailure {
     #[error("the server's certificate is not valid yet (is this machine's clock right?)")]
     NotYetValid,
     /// The certificate is for other names.
-    #[error("the server's certificate is not for {expected}; it names {presented} (if that is the server you mean, set tls_server_name)")]
+    #[error(
+        "the server's certificate is not for {expected}; it names {presented} (if that is the server you mean, set tls_server_name)"
+    )]
     WrongName { expected: String, presented: String },
     /// No known authority signed it.
-    #[error("the server's certificate is signed by no known authority (if it is your own, set ca_file)")]
+    #[error(
+        "the server's certificate is signed by no known authority (if it is your own, set ca_file)"
+    )]
     UnknownAuthority,
     /// The certificate is unacceptable for another reason.
     #[error("the server's certificate is not acceptable: {0}")]
@@ -52,7 +56,10 @@ impl TlsFailure {
 /// tokio-rustls wraps the rustls error into an I/O error.
 impl From<io::Error> for TlsFailure {
     fn from(error: io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        match error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
             Some(rustls::Error::InvalidCertificate(certificate)) => certificate.into(),
             Some(rustls::Error::AlertReceived(alert)) => Self::Alert(format!("{alert:?}")),
             Some(other) => Self::Corrupt(other.to_string()),
@@ -65,11 +72,23 @@ impl From<&CertificateError> for TlsFailure {
     fn from(error: &CertificateError) -> Self {
         match error {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                Self::NotYetValid
+            }
             CertificateError::UnknownIssuer => Self::UnknownAuthority,
-            CertificateError::NotValidForNameContext { expected, presented } => {
-                let presented = presented.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ");
-                Self::WrongName { expected: expected.to_str().into_owned(), presented }
+            CertificateError::NotValidForNameContext {
+                expected,
+                presented,
+            } => {
+                let presented = presented
+                    .iter()
+                    .map(|name| plain(name))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                Self::WrongName {
+                    expected: expected.to_str().into_owned(),
+                    presented,
+                }
             }
             other => Self::Certificate(other.to_string()),
         }
@@ -78,5 +97,8 @@ impl From<&CertificateError> for TlsFailure {
 
 /// webpki writes `DnsName("db.example.com")`.
 fn plain(presented: &str) -> &str {
-    presented.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")")).unwrap_or(presented)
+    presented
+        .strip_prefix("DnsName(\"")
+        .and_then(|rest| rest.strip_suffix("\")"))
+        .unwrap_or(presented)
 }

@@ -1,11 +1,14 @@
-//! Shakes hands over rustls' unbuffered interface, which leaves all bytes with us, and hands over to the record layer.
+//! Shakes hands over rustls' unbuffered interface, which leaves all bytes with us, and hands over
+//! to the record layer.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::{ClientHello, ResolvesServerCert, ServerConnectionData, UnbufferedServerConnection};
+use rustls::server::{
+    ClientHello, ResolvesServerCert, ServerConnectionData, UnbufferedServerConnection,
+};
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, ServerConfig};
@@ -33,29 +36,46 @@ pub(super) struct Shaken<T> {
 ///
 /// # Errors
 /// I/O errors, and `InvalidData` with a [`rustls::Error`] inside. The server has been told.
-pub(super) async fn connect<T>(config: Arc<ClientConfig>, name: ServerName<'static>, mut io: T) -> io::Result<Shaken<T>>
+pub(super) async fn connect<T>(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    mut io: T,
+) -> io::Result<Shaken<T>>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut connection = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
     let mut driver = Driver::default();
-    driver.drive(&mut connection, process_client, &mut io).await?;
+    driver
+        .drive(&mut connection, process_client, &mut io)
+        .await?;
     let (certificate, alpn) = agreed(&connection);
     let records = Records::of_client(connection).map_err(invalid)?;
-    Ok(Shaken { stream: driver.into_stream(io, records), certificate, alpn, server_name: None })
+    Ok(Shaken {
+        stream: driver.into_stream(io, records),
+        certificate,
+        alpn,
+        server_name: None,
+    })
 }
 
 /// As a server.
 ///
 /// # Errors
 /// As [`connect`], and the connection, for what is still to be done with it.
-pub(super) async fn accept<T>(config: Arc<ServerConfig>, mut io: T) -> Result<Shaken<T>, (io::Error, T)>
+pub(super) async fn accept<T>(
+    config: Arc<ServerConfig>,
+    mut io: T,
+) -> Result<Shaken<T>, (io::Error, T)>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let server_name = Arc::new(OnceLock::new());
     let mut own = ServerConfig::clone(&config);
-    own.cert_resolver = Arc::new(Overhear { server_name: server_name.clone(), resolver: config.cert_resolver.clone() });
+    own.cert_resolver = Arc::new(Overhear {
+        server_name: server_name.clone(),
+        resolver: config.cert_resolver.clone(),
+    });
     let mut connection = match UnbufferedServerConnection::new(own.into()) {
         Ok(connection) => connection,
         Err(error) => return Err((invalid(error), io)),
@@ -67,7 +87,12 @@ where
     let (certificate, alpn) = agreed(&connection);
     let server_name = server_name.get().cloned();
     match Records::of_server(connection) {
-        Ok(records) => Ok(Shaken { stream: driver.into_stream(io, records), certificate, alpn, server_name }),
+        Ok(records) => Ok(Shaken {
+            stream: driver.into_stream(io, records),
+            certificate,
+            alpn,
+            server_name,
+        }),
         Err(error) => Err((invalid(error), io)),
     }
 }
@@ -121,7 +146,12 @@ struct Driver {
 }
 
 impl Driver {
-    async fn drive<C, Data, T>(&mut self, connection: &mut C, process: Process<C, Data>, io: &mut T) -> io::Result<()>
+    async fn drive<C, Data, T>(
+        &mut self,
+        connection: &mut C,
+        process: Process<C, Data>,
+        io: &mut T,
+    ) -> io::Result<()>
     where
         C: std::ops::Deref<Target: std::ops::Deref<Target = CommonState>>,
         T: AsyncRead + AsyncWrite + Unpin,
@@ -134,11 +164,12 @@ impl Driver {
                     self.receive(io).await?;
                 }
                 Err(error) => {
-                    // What was still to be sent, the alert that says why at its end. Asked once more than that, rustls would
-                    // take the same bytes for new ones.
+                    // What was still to be sent, the alert that says why at its end. Asked once
+                    // more than that, rustls would take the same bytes for new ones.
                     let mut end = self.output.len();
                     while !is_alert(&self.output[end..])
-                        && let Ok(ConnectionState::EncodeTlsData(data)) = process(connection, &mut self.input).state
+                        && let Ok(ConnectionState::EncodeTlsData(data)) =
+                            process(connection, &mut self.input).state
                     {
                         end = self.output.len();
                         encode(data, &mut self.output).map_err(invalid)?;
@@ -152,7 +183,11 @@ impl Driver {
     }
 
     /// As a server, whose last word a client of TLS 1.2 waits for.
-    async fn accept<T>(&mut self, connection: &mut UnbufferedServerConnection, io: &mut T) -> io::Result<()>
+    async fn accept<T>(
+        &mut self,
+        connection: &mut UnbufferedServerConnection,
+        io: &mut T,
+    ) -> io::Result<()>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
@@ -161,7 +196,11 @@ impl Driver {
     }
 
     /// Goes as far as what is received allows, without I/O.
-    fn step<C, Data>(&mut self, connection: &mut C, process: Process<C, Data>) -> Result<(), rustls::Error> {
+    fn step<C, Data>(
+        &mut self,
+        connection: &mut C,
+        process: Process<C, Data>,
+    ) -> Result<(), rustls::Error> {
         loop {
             let UnbufferedStatus { mut discard, state } = process(connection, &mut self.input);
             let is_done = match state {
@@ -183,7 +222,11 @@ impl Driver {
                     }
                     false
                 }
-                Ok(_) => return Err(rustls::Error::General("the peer closed in the handshake".to_string())),
+                Ok(_) => {
+                    return Err(rustls::Error::General(
+                        "the peer closed in the handshake".to_string(),
+                    ));
+                }
                 Err(error) => {
                     self.input.drain(..discard);
                     return Err(error);
@@ -204,11 +247,16 @@ impl Driver {
 
     async fn receive<T: AsyncRead + Unpin>(&mut self, io: &mut T) -> io::Result<()> {
         if self.input.len() > MAX_WAITING {
-            return Err(invalid(rustls::Error::General("the peer's handshake is too long".to_string())));
+            return Err(invalid(rustls::Error::General(
+                "the peer's handshake is too long".to_string(),
+            )));
         }
         self.input.reserve(READ);
         match io.read_buf(&mut self.input).await? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof")),
+            0 => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "tls handshake eof",
+            )),
             _ => Ok(()),
         }
     }
@@ -219,16 +267,21 @@ impl Driver {
     }
 }
 
-/// Whether a record is an alert, in clear or sealed by TLS 1.3, whose two bytes no other message is as short as.
+/// Whether a record is an alert, in clear or sealed by TLS 1.3, whose two bytes no other message is
+/// as short as.
 fn is_alert(record: &[u8]) -> bool {
     matches!(record, [21, ..]) || matches!(record, [23, _, _, 0, 19, ..])
 }
 
-fn encode<Data>(mut data: EncodeTlsData<'_, Data>, output: &mut Vec<u8>) -> Result<(), rustls::Error> {
+fn encode<Data>(
+    mut data: EncodeTlsData<'_, Data>,
+    output: &mut Vec<u8>,
+) -> Result<(), rustls::Error> {
     let end = output.len();
     if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
         output.resize(end + size.required_size, 0);
-        data.encode(&mut output[end..]).map_err(|error| rustls::Error::General(error.to_string()))?;
+        data.encode(&mut output[end..])
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! TLS towards clients: certificate and key that can be replaced while sessions run, and client certificates.
+//! TLS towards clients: certificate and key that can be replaced while sessions run, and client
+//! certificates.
 
 use std::fs;
 use std::io;
@@ -22,8 +23,11 @@ use super::handshake::{self, Shaken};
 use super::stream::TlsStream;
 
 /// Key exchange groups, fastest first. No post-quantum share: no PostgreSQL client sends one.
-static KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] =
-    [aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1, aws_lc_rs::kx_group::SECP384R1];
+static KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] = [
+    aws_lc_rs::kx_group::X25519,
+    aws_lc_rs::kx_group::SECP256R1,
+    aws_lc_rs::kx_group::SECP384R1,
+];
 /// The only protocol that PostgreSQL clients name.
 const ALPN: &[u8] = b"postgresql";
 /// How long a client whose handshake has failed may take to read why and close.
@@ -92,14 +96,18 @@ impl ListenerTls {
     /// [`ListenerTlsError`] names the file.
     pub fn load(files: ListenerFiles) -> Result<Self, ListenerTlsError> {
         let loaded = read(&files)?;
-        Ok(Self { files, current: ArcSwap::from_pointee(loaded) })
+        Ok(Self {
+            files,
+            current: ArcSwap::from_pointee(loaded),
+        })
     }
 
-    /// Reads the files again when one of them has changed since, or in any case with `always`. True: what they hold is in
-    /// use from now on, for new connections.
+    /// Reads the files again when one of them has changed since, or in any case with `always`.
+    /// True: what they hold is in use from now on, for new connections.
     ///
     /// # Errors
-    /// The files do not fit together, as when only one of a pair has been replaced: what was in use stays in use.
+    /// The files do not fit together, as when only one of a pair has been replaced: what was in use
+    /// stays in use.
     pub fn reload(&self, always: bool) -> Result<bool, ListenerTlsError> {
         if !always && stamp(&self.files) == self.current.load().stamp {
             return Ok(false);
@@ -120,7 +128,12 @@ impl ListenerTls {
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<Secured> {
         let loaded = self.current.load_full();
         match handshake::accept(loaded.config.clone(), tcp).await {
-            Ok(Shaken { stream, certificate, alpn, server_name }) => Ok(Secured {
+            Ok(Shaken {
+                stream,
+                certificate,
+                alpn,
+                server_name,
+            }) => Ok(Secured {
                 stream,
                 server_name,
                 binding: loaded.binding.clone(),
@@ -136,8 +149,8 @@ impl ListenerTls {
     }
 }
 
-/// Ends our side and reads the other to its end: closing with bytes unread would make the kernel throw away the alert that
-/// says what was wrong.
+/// Ends our side and reads the other to its end: closing with bytes unread would make the kernel
+/// throw away the alert that says what was wrong.
 async fn discard(tcp: &mut TcpStream) -> io::Result<()> {
     tcp.shutdown().await?;
     let mut discarded = [0; 4096];
@@ -150,72 +163,129 @@ fn read(files: &ListenerFiles) -> Result<Loaded, ListenerTlsError> {
     let stamp = stamp(files);
     let chain = certificates(&files.certificate)?;
     let key = private_key(&files.key)?;
-    let provider = Arc::new(CryptoProvider { kx_groups: KEY_EXCHANGE.to_vec(), ..aws_lc_rs::default_provider() });
+    let provider = Arc::new(CryptoProvider {
+        kx_groups: KEY_EXCHANGE.to_vec(),
+        ..aws_lc_rs::default_provider()
+    });
     let binding = tls_server_end_point(&chain[0]).map(Into::into);
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for TLS 1.2 and 1.3");
     let builder = match &files.client_ca {
-        Some(ca) => builder.with_client_cert_verifier(client_verifier(ca, files.client_crl.as_deref(), provider)?),
+        Some(ca) => builder.with_client_cert_verifier(client_verifier(
+            ca,
+            files.client_crl.as_deref(),
+            provider,
+        )?),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => unusable(&files.key, "it is not the key of the certificate"),
-        rustls::Error::InvalidCertificate(_) => unusable(&files.certificate, error),
-        _ => unusable(&files.key, error),
-    })?;
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                unusable(&files.key, "it is not the key of the certificate")
+            }
+            rustls::Error::InvalidCertificate(_) => unusable(&files.certificate, error),
+            _ => unusable(&files.key, error),
+        })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // As PostgreSQL, without resumption: libpq never resumes, and a resumed session's certificate would not be verified again.
+    // As PostgreSQL, without resumption: libpq never resumes, and a resumed session's certificate
+    // would not be verified again.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // For the record layer.
     config.enable_secret_extraction = true;
-    Ok(Loaded { config: config.into(), binding, stamp })
+    Ok(Loaded {
+        config: config.into(),
+        binding,
+        stamp,
+    })
 }
 
-/// Asks for a certificate and verifies the one that is shown; whether one must be shown is for the method to say.
-fn client_verifier(ca: &Path, crl: Option<&Path>, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, ListenerTlsError> {
+/// Asks for a certificate and verifies the one that is shown; whether one must be shown is for the
+/// method to say.
+fn client_verifier(
+    ca: &Path,
+    crl: Option<&Path>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, ListenerTlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca)? {
-        roots.add(certificate).map_err(|error| unusable(ca, error))?;
+        roots
+            .add(certificate)
+            .map_err(|error| unusable(ca, error))?;
     }
-    let mut builder = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).allow_unauthenticated();
+    let mut builder =
+        WebPkiClientVerifier::builder_with_provider(roots.into(), provider).allow_unauthenticated();
     if let Some(crl) = crl {
-        let lists: Vec<_> =
-            CertificateRevocationListDer::pem_file_iter(crl).and_then(Iterator::collect).map_err(|error| not_read(crl, error))?;
+        let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(crl)
+            .and_then(Iterator::collect)
+            .map_err(|error| not_read(crl, error))?;
         if lists.is_empty() {
-            return Err(ListenerTlsError::Empty(crl.display().to_string(), "certificate revocation list"));
+            return Err(ListenerTlsError::Empty(
+                crl.display().to_string(),
+                "certificate revocation list",
+            ));
         }
         // A list of one authority says nothing of the certificates of another.
         builder = builder.with_crls(lists).allow_unknown_revocation_status();
     }
-    builder.build().map_err(|error| unusable(crl.unwrap_or(ca), error))
+    builder
+        .build()
+        .map_err(|error| unusable(crl.unwrap_or(ca), error))
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTlsError> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|error| not_read(file, error))?;
-    if chain.is_empty() { Err(ListenerTlsError::Empty(file.display().to_string(), "certificate")) } else { Ok(chain) }
+    let chain: Vec<_> = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| not_read(file, error))?;
+    if chain.is_empty() {
+        Err(ListenerTlsError::Empty(
+            file.display().to_string(),
+            "certificate",
+        ))
+    } else {
+        Ok(chain)
+    }
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ListenerTlsError> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
-        pem::Error::NoItemsFound => ListenerTlsError::Empty(file.display().to_string(), "private key without a passphrase"),
+        pem::Error::NoItemsFound => ListenerTlsError::Empty(
+            file.display().to_string(),
+            "private key without a passphrase",
+        ),
         error => not_read(file, error),
     })
 }
 
 /// When each file was last changed, and its length.
 fn stamp(files: &ListenerFiles) -> Vec<Option<(SystemTime, u64)>> {
-    [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref(), files.client_crl.as_ref()]
-        .into_iter()
-        .map(|path| fs::metadata(path?).ok().and_then(|data| Some((data.modified().ok()?, data.len()))))
-        .collect()
+    [
+        Some(&files.certificate),
+        Some(&files.key),
+        files.client_ca.as_ref(),
+        files.client_crl.as_ref(),
+    ]
+    .into_iter()
+    .map(|path| {
+        fs::metadata(path?)
+            .ok()
+            .and_then(|data| Some((data.modified().ok()?, data.len())))
+    })
+    .collect()
 }
 
 fn not_read(file: &Path, error: pem::Error) -> ListenerTlsError {
-    ListenerTlsError::Read { file: file.display().to_string(), error }
+    ListenerTlsError::Read {
+        file: file.display().to_string(),
+        error,
+    }
 }
 
 fn unusable(file: &Path, error: impl std::fmt::Display) -> ListenerTlsError {
-    ListenerTlsError::Unusable { file: file.display().to_string(), error: error.to_string() }
+    ListenerTlsError::Unusable {
+        file: file.display().to_string(),
+        error: error.to_string(),
+    }
 }

@@ -1,7 +1,7 @@
 //! The only place that builds rustls configurations, and what is read from certificates.
 //!
-//! Architecture invariant: nothing here can make a verifier that accepts what webpki refuses, and the
-//! provider is always aws-lc-rs, named explicitly.
+//! Architecture invariant: nothing here can make a verifier that accepts what webpki refuses, and
+//! the provider is always aws-lc-rs, named explicitly.
 
 mod channel_binding;
 mod client_certificate;

@@ -16,7 +16,9 @@ static BUILT_IN: LazyLock<RootCertStore> = LazyLock::new(|| {
     let mut roots = RootCertStore::empty();
     for pem in [AMAZON_TRUST_SERVICES, RDS] {
         for certificate in CertificateDer::pem_slice_iter(pem) {
-            roots.add(certificate.expect("built-in certificates are PEM")).expect("built-in certificates are trust anchors");
+            roots
+                .add(certificate.expect("built-in certificates are PEM"))
+                .expect("built-in certificates are trust anchors");
         }
     }
     roots
@@ -42,13 +44,21 @@ pub enum CaFileError {
 /// [`CaFileError`] when the file cannot be read, has no certificate, or has one that is unusable.
 pub fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, CaFileError> {
     let mut roots = BUILT_IN.clone();
-    let Some(path) = ca_file else { return Ok(roots) };
+    let Some(path) = ca_file else {
+        return Ok(roots);
+    };
     let mut number = 0;
     for certificate in CertificateDer::pem_file_iter(path).map_err(CaFileError::Read)? {
         number += 1;
-        roots.add(certificate.map_err(CaFileError::Read)?).map_err(|error| CaFileError::Anchor { number, error })?;
+        roots
+            .add(certificate.map_err(CaFileError::Read)?)
+            .map_err(|error| CaFileError::Anchor { number, error })?;
     }
-    if number == 0 { Err(CaFileError::Empty) } else { Ok(roots) }
+    if number == 0 {
+        Err(CaFileError::Empty)
+    } else {
+        Ok(roots)
+    }
 }
 
 #[cfg(test)]

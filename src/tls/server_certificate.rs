@@ -24,7 +24,12 @@ impl ServerCertificate {
         let names = CertificateNames::of(certificate).alternative_names;
         let certificate = Certificate::from_der(certificate).ok()?;
         let certificate = certificate.tbs_certificate();
-        let issuer = common_name(certificate.issuer()).unwrap_or_else(|| certificate.issuer().to_string());
-        Some(Self { issuer, names, not_after: certificate.validity().not_after.to_system_time() })
+        let issuer =
+            common_name(certificate.issuer()).unwrap_or_else(|| certificate.issuer().to_string());
+        Some(Self {
+            issuer,
+            names,
+            not_after: certificate.validity().not_after.to_system_time(),
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! An open TLS connection: a stream for the login's few messages, and the pieces of which the byte engine makes more.
+//! An open TLS connection: a stream for the login's few messages, and the pieces of which the byte
+//! engine makes more.
 
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
@@ -36,10 +37,29 @@ pub struct TlsStream<T> {
 }
 
 impl<T> TlsStream<T> {
-    pub(super) fn new(io: T, records: Records, received: Vec<u8>, plaintext: Vec<u8>, unsent: Vec<u8>) -> Self {
-        let received = if received.is_empty() { Vec::new() } else { received };
+    pub(super) fn new(
+        io: T,
+        records: Records,
+        received: Vec<u8>,
+        plaintext: Vec<u8>,
+        unsent: Vec<u8>,
+    ) -> Self {
+        let received = if received.is_empty() {
+            Vec::new()
+        } else {
+            received
+        };
         let (records, unsent) = (records.into(), unsent.into());
-        Self { io, records, received, plaintext, taken: 0, unsent, peer_closed: false, closing: false }
+        Self {
+            io,
+            records,
+            received,
+            plaintext,
+            taken: 0,
+            unsent,
+            peer_closed: false,
+            closing: false,
+        }
     }
 
     /// What is under it.
@@ -63,7 +83,8 @@ impl<T> TlsStream<T> {
         self.records.layout()
     }
 
-    /// As [`Records::seal`]. What is sealed must be sent in the order of sealing: [`TlsStream::send`].
+    /// As [`Records::seal`]. What is sealed must be sent in the order of sealing:
+    /// [`TlsStream::send`].
     ///
     /// # Errors
     /// As [`Records::seal`].
@@ -92,18 +113,26 @@ impl TlsStream<TcpStream> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
-    /// Receives once, if nothing is waiting, and hands every payload to `sink`, which says no when it has no space for
-    /// one more: then it is kept. `scratch` is only borrowed; it has space for [`MAX_RECORD`] at least.
+    /// Receives once, if nothing is waiting, and hands every payload to `sink`, which says no when
+    /// it has no space for one more: then it is kept. `scratch` is only borrowed; it has space for
+    /// [`MAX_RECORD`] at least.
     ///
     /// Ready with false: the peer has sent all it will.
     ///
     /// # Errors
     /// I/O errors; a [`Fault`], of which the peer has been told.
-    pub fn poll_receive(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], sink: &mut impl Sink) -> Poll<io::Result<bool>> {
+    pub fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        sink: &mut impl Sink,
+    ) -> Poll<io::Result<bool>> {
         if self.taken < self.plaintext.len() {
             while let rest @ [_, ..] = &self.plaintext[self.taken..] {
                 let length = rest.len().min(MAX_PAYLOAD);
-                let Some(space) = sink.space(length) else { return Poll::Ready(Ok(true)) };
+                let Some(space) = sink.space(length) else {
+                    return Poll::Ready(Ok(true));
+                };
                 space[..length].copy_from_slice(&rest[..length]);
                 self.taken += length;
                 sink.filled(length)?;
@@ -131,7 +160,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     }
 
     /// Receives behind the beginning of a record, and opens what is complete by then.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &mut [u8], sink: &mut impl Sink) -> Poll<io::Result<()>> {
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        sink: &mut impl Sink,
+    ) -> Poll<io::Result<()>> {
         let kept = self.received.len();
         let mut buffer = ReadBuf::new(&mut scratch[kept..]);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
@@ -145,7 +179,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     }
 
     /// Opens complete records, and keeps the rest.
-    fn open_and_keep(&mut self, cx: &mut Context<'_>, input: &[u8], sink: &mut impl Sink) -> io::Result<()> {
+    fn open_and_keep(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &[u8],
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
         let opened = match self.open_all(input, sink) {
             Ok(opened) => opened?,
             Err(fault) => return Err(self.fail(cx, fault)),
@@ -165,7 +204,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         let mut opened = 0;
         while let Some(length) = self.records.complete(&input[opened..])? {
             let record = &input[opened..opened + length];
-            let Some(space) = sink.space(self.records.payload_of(record)?) else { break };
+            let Some(space) = sink.space(self.records.payload_of(record)?) else {
+                break;
+            };
             opened += length;
             match self.records.open(record, space)? {
                 Opened::Data(length) => {
@@ -263,11 +304,18 @@ impl Sink for OnePayload {
 
 /// PostgreSQL and many drivers close TCP without `close_notify`.
 fn eof() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "peer closed connection without sending TLS close_notify")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "peer closed connection without sending TLS close_notify",
+    )
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
             if let rest @ [_, ..] = &this.plaintext[this.taken..] {
@@ -285,7 +333,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
                 let _ = this.poll_send_sealed(cx);
             }
             let mut sink = OnePayload::default();
-            let result = ready!(SCRATCH.with_borrow_mut(|scratch| this.poll_receive(cx, scratch, &mut sink)));
+            let result = ready!(
+                SCRATCH.with_borrow_mut(|scratch| this.poll_receive(cx, scratch, &mut sink))
+            );
             if sink.length > 0 {
                 // Good, whatever came behind it.
                 sink.payload.truncate(sink.length);
@@ -298,7 +348,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         // What a handshake has left to be said goes out with the message.
         if this.unsent.bytes().len() > READ {

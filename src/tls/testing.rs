@@ -19,7 +19,8 @@ pub(crate) struct Configs {
 }
 
 pub(crate) fn configs(suite: Option<SupportedCipherSuite>) -> Configs {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
     let mut provider = aws_lc_rs::default_provider();
     if let Some(suite) = suite {
         provider.cipher_suites = vec![suite];
@@ -42,7 +43,12 @@ pub(crate) fn configs(suite: Option<SupportedCipherSuite>) -> Configs {
         .with_single_cert(vec![cert.der().clone()], key)
         .unwrap();
     server.enable_secret_extraction = true;
-    Configs { client: client.into(), server: server.into(), certificate: cert.pem(), key: signing_key.serialize_pem() }
+    Configs {
+        client: client.into(),
+        server: server.into(),
+        certificate: cert.pem(),
+        key: signing_key.serialize_pem(),
+    }
 }
 
 pub(crate) fn localhost() -> ServerName<'static> {
@@ -51,13 +57,20 @@ pub(crate) fn localhost() -> ServerName<'static> {
 
 /// Our client, whose last word does not wait for a first message.
 async fn connect<T: AsyncRead + AsyncWrite + Unpin>(configs: &Configs, io: T) -> TlsStream<T> {
-    let mut stream = handshake::connect(configs.client.clone(), localhost(), io).await.unwrap().stream;
+    let mut stream = handshake::connect(configs.client.clone(), localhost(), io)
+        .await
+        .unwrap()
+        .stream;
     stream.flush().await.unwrap();
     stream
 }
 
 /// Our client on `near`, rustls' server on `far`.
-pub(crate) async fn our_client<N, F>(configs: &Configs, near: N, far: F) -> (TlsStream<N>, tokio_rustls::server::TlsStream<F>)
+pub(crate) async fn our_client<N, F>(
+    configs: &Configs,
+    near: N,
+    far: F,
+) -> (TlsStream<N>, tokio_rustls::server::TlsStream<F>)
 where
     N: AsyncRead + AsyncWrite + Unpin,
     F: AsyncRead + AsyncWrite + Unpin,
@@ -68,19 +81,34 @@ where
 }
 
 /// Our server on `near`, rustls' client on `far`.
-pub(crate) async fn our_server<N, F>(configs: &Configs, near: N, far: F) -> (TlsStream<N>, tokio_rustls::client::TlsStream<F>)
+pub(crate) async fn our_server<N, F>(
+    configs: &Configs,
+    near: N,
+    far: F,
+) -> (TlsStream<N>, tokio_rustls::client::TlsStream<F>)
 where
     N: AsyncRead + AsyncWrite + Unpin,
     F: AsyncRead + AsyncWrite + Unpin,
 {
     let connector = TlsConnector::from(configs.client.clone());
-    let (ours, theirs) = tokio::join!(handshake::accept(configs.server.clone(), near), connector.connect(localhost(), far));
-    (ours.map_err(|(error, _)| error).unwrap().stream, theirs.unwrap())
+    let (ours, theirs) = tokio::join!(
+        handshake::accept(configs.server.clone(), near),
+        connector.connect(localhost(), far)
+    );
+    (
+        ours.map_err(|(error, _)| error).unwrap().stream,
+        theirs.unwrap(),
+    )
 }
 
 /// Our client, and our server.
-pub(crate) async fn both_ours(configs: &Configs) -> (TlsStream<DuplexStream>, TlsStream<DuplexStream>) {
+pub(crate) async fn both_ours(
+    configs: &Configs,
+) -> (TlsStream<DuplexStream>, TlsStream<DuplexStream>) {
     let (near, far) = duplex(1 << 20);
-    let (client, server) = tokio::join!(connect(configs, near), handshake::accept(configs.server.clone(), far));
+    let (client, server) = tokio::join!(
+        connect(configs, near),
+        handshake::accept(configs.server.clone(), far)
+    );
     (client, server.map_err(|(error, _)| error).unwrap().stream)
 }

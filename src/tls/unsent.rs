@@ -18,7 +18,12 @@ impl Unsent {
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn send<T: AsyncWrite + Unpin>(&mut self, io: &mut T, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    pub fn send<T: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut T,
+        cx: &mut Context<'_>,
+        mut bytes: &[u8],
+    ) -> io::Result<()> {
         if self.bytes.is_empty() {
             if let Poll::Ready(result) = poll_write(io, cx, &mut bytes) {
                 return result;
@@ -37,7 +42,11 @@ impl Unsent {
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn poll_send<T: AsyncWrite + Unpin>(&mut self, io: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_send<T: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut rest = &self.bytes[self.sent..];
         let result = poll_write(io, cx, &mut rest);
         self.sent = self.bytes.len() - rest.len();
@@ -59,7 +68,11 @@ impl From<Vec<u8>> for Unsent {
 }
 
 /// Ready when all is written; what is not stays in `bytes`.
-fn poll_write<T: AsyncWrite + Unpin>(io: &mut T, cx: &mut Context<'_>, bytes: &mut &[u8]) -> Poll<io::Result<()>> {
+fn poll_write<T: AsyncWrite + Unpin>(
+    io: &mut T,
+    cx: &mut Context<'_>,
+    bytes: &mut &[u8],
+) -> Poll<io::Result<()>> {
     while !bytes.is_empty() {
         match ready!(Pin::new(&mut *io).poll_write(cx, bytes))? {
             0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

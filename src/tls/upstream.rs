@@ -12,11 +12,14 @@ use super::handshake::{self, Shaken};
 use super::stream::TlsStream;
 use super::{ServerCertificate, TlsFailure, channel_binding};
 
-/// Key exchange groups. P-256 first: PostgreSQL up to 17, and so RDS, takes no other, and a key share that
-/// a server does not take costs a `HelloRetryRequest`. No post-quantum share, which servers do not take and
-/// which doubles the `ClientHello`.
-static KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] =
-    [aws_lc_rs::kx_group::SECP256R1, aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP384R1];
+/// Key exchange groups. P-256 first: PostgreSQL up to 17, and so RDS, takes no other, and a key
+/// share that a server does not take costs a `HelloRetryRequest`. No post-quantum share, which
+/// servers do not take and which doubles the `ClientHello`.
+static KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] = [
+    aws_lc_rs::kx_group::SECP256R1,
+    aws_lc_rs::kx_group::X25519,
+    aws_lc_rs::kx_group::SECP384R1,
+];
 
 /// A trust setup, shared by every connection of the targets that use it.
 #[derive(Clone)]
@@ -25,14 +28,18 @@ pub struct UpstreamTls(Arc<ClientConfig>);
 impl UpstreamTls {
     /// Verifies against these roots and nothing else.
     pub fn new(roots: RootCertStore) -> Self {
-        let provider = CryptoProvider { kx_groups: KEY_EXCHANGE.to_vec(), ..aws_lc_rs::default_provider() };
+        let provider = CryptoProvider {
+            kx_groups: KEY_EXCHANGE.to_vec(),
+            ..aws_lc_rs::default_provider()
+        };
         let mut config = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for TLS 1.2 and 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"postgresql".to_vec()];
-        // PostgreSQL gives no tickets, and a resumed session's certificate would not be verified again.
+        // PostgreSQL gives no tickets, and a resumed session's certificate would not be verified
+        // again.
         config.resumption = Resumption::disabled();
         // For the record layer.
         config.enable_secret_extraction = true;
@@ -43,9 +50,22 @@ impl UpstreamTls {
     ///
     /// # Errors
     /// [`TlsFailure`] says which check failed.
-    pub async fn handshake(&self, name: ServerName<'static>, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, Certificate), TlsFailure> {
-        let Shaken { stream, certificate, .. } = handshake::connect(self.0.clone(), name, tcp).await?;
-        Ok((stream, Certificate(certificate.ok_or_else(|| TlsFailure::Certificate("there is none".to_string()))?)))
+    pub async fn handshake(
+        &self,
+        name: ServerName<'static>,
+        tcp: TcpStream,
+    ) -> Result<(TlsStream<TcpStream>, Certificate), TlsFailure> {
+        let Shaken {
+            stream,
+            certificate,
+            ..
+        } = handshake::connect(self.0.clone(), name, tcp).await?;
+        Ok((
+            stream,
+            Certificate(
+                certificate.ok_or_else(|| TlsFailure::Certificate("there is none".to_string()))?,
+            ),
+        ))
     }
 }
 

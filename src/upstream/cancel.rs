@@ -16,8 +16,8 @@ use crate::wire::frontend::cancel_request;
 /// A cancel that takes longer is of no use to the person who waits for it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sends the request over verified TLS and waits until the server has closed, which says that it has acted; `false` when it
-/// has not, in time and in due form.
+/// Sends the request over verified TLS and waits until the server has closed, which says that it
+/// has acted; `false` when it has not, in time and in due form.
 ///
 /// # Errors
 /// The connection could not be made. What happens behind it stays unknown: servers never answer.
@@ -29,7 +29,10 @@ pub async fn send(
 ) -> Result<bool, ConnectError> {
     let mut connection = connect_to(address, server_name, tls).await?;
     let exchange = async {
-        connection.stream.write_all(cancel_request(key).expose()).await?;
+        connection
+            .stream
+            .write_all(cancel_request(key).expose())
+            .await?;
         connection.stream.flush().await?;
         connection.stream.read(&mut [0]).await
     };

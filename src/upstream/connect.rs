@@ -17,11 +17,11 @@ use crate::tls::TlsFailure;
 use crate::tls::upstream::UpstreamTls;
 use crate::wire::frontend::SSL_REQUEST;
 
-/// For name resolution, for each TCP address, and for the TLS handshake: far above what a reachable server
-/// needs, below what drivers wait by default (10 to 30 s).
+/// For name resolution, for each TCP address, and for the TLS handshake: far above what a reachable
+/// server needs, below what drivers wait by default (10 to 30 s).
 const STEP_TIMEOUT: Duration = Duration::from_secs(8);
-/// Silence after which the kernel probes whether the server is still there. Below the 350 s after which AWS
-/// network load balancers and NAT gateways forget an idle connection.
+/// Silence after which the kernel probes whether the server is still there. Below the 350 s after
+/// which AWS network load balancers and NAT gateways forget an idle connection.
 const KEEPALIVE: Duration = Duration::from_mins(1);
 
 /// Why there is no connection. `Display` is for the log.
@@ -32,11 +32,15 @@ pub enum ConnectError {
     Resolve { host: String, error: io::Error },
     /// No address could be connected; this is the last one's failure.
     #[error("cannot connect to {address}: {error}")]
-    Tcp { address: SocketAddr, error: io::Error },
+    Tcp {
+        address: SocketAddr,
+        error: io::Error,
+    },
     /// The server answered `N`.
     #[error("{0} does not offer TLS, and there is no login without")]
     TlsNotOffered(SocketAddr),
-    /// The server answered with an `ErrorResponse`, whose text nobody has authenticated (CVE-2024-10977).
+    /// The server answered with an `ErrorResponse`, whose text nobody has authenticated
+    /// (CVE-2024-10977).
     #[error("{0} sent an error response during SSL exchange")]
     ErrorInSslExchange(SocketAddr),
     /// The server answered something else.
@@ -47,10 +51,16 @@ pub enum ConnectError {
     UnencryptedData(SocketAddr),
     /// The connection broke before TLS.
     #[error("{address} closed or failed during SSL exchange: {error}")]
-    SslExchange { address: SocketAddr, error: io::Error },
+    SslExchange {
+        address: SocketAddr,
+        error: io::Error,
+    },
     /// The handshake failed.
     #[error("TLS with {address}: {failure}")]
-    Tls { address: SocketAddr, failure: TlsFailure },
+    Tls {
+        address: SocketAddr,
+        failure: TlsFailure,
+    },
 }
 
 impl From<ConnectError> for Refusal {
@@ -59,10 +69,18 @@ impl From<ConnectError> for Refusal {
             ConnectError::Resolve { .. } => "cannot resolve the database server's name",
             ConnectError::Tcp { .. } => "cannot connect to the database server",
             ConnectError::TlsNotOffered(_) => "the database server does not offer TLS",
-            ConnectError::ErrorInSslExchange(_) => "the database server sent an error response during SSL exchange",
-            ConnectError::UnexpectedAnswer { .. } => "the database server does not answer SSLRequest as PostgreSQL does",
-            ConnectError::UnencryptedData(_) => "received unencrypted data after SSL response from the database server",
-            ConnectError::SslExchange { .. } => "the database server closed the connection during SSL exchange",
+            ConnectError::ErrorInSslExchange(_) => {
+                "the database server sent an error response during SSL exchange"
+            }
+            ConnectError::UnexpectedAnswer { .. } => {
+                "the database server does not answer SSLRequest as PostgreSQL does"
+            }
+            ConnectError::UnencryptedData(_) => {
+                "received unencrypted data after SSL response from the database server"
+            }
+            ConnectError::SslExchange { .. } => {
+                "the database server closed the connection during SSL exchange"
+            }
             ConnectError::Tls { failure, .. } => failure.public_text(),
         };
         Self::new(Kind::UpstreamUnreachable, text).because(error)
@@ -71,11 +89,16 @@ impl From<ConnectError> for Refusal {
 
 /// Connects to the first address of `endpoint` that accepts, then insists on TLS.
 ///
-/// Names are resolved anew each time: a writer endpoint moves at failover, a reader endpoint rotates.
+/// Names are resolved anew each time: a writer endpoint moves at failover, a reader endpoint
+/// rotates.
 ///
 /// # Errors
 /// [`ConnectError`]; there is no unencrypted fallback.
-pub async fn connect(endpoint: &Endpoint, server_name: ServerName<'static>, tls: &UpstreamTls) -> Result<Connection, ConnectError> {
+pub async fn connect(
+    endpoint: &Endpoint,
+    server_name: ServerName<'static>,
+    tls: &UpstreamTls,
+) -> Result<Connection, ConnectError> {
     let addresses = resolve(endpoint).await?;
     reach(&addresses).await?.secure(server_name, tls).await
 }
@@ -84,7 +107,11 @@ pub async fn connect(endpoint: &Endpoint, server_name: ServerName<'static>, tls:
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn connect_to(address: SocketAddr, server_name: ServerName<'static>, tls: &UpstreamTls) -> Result<Connection, ConnectError> {
+pub async fn connect_to(
+    address: SocketAddr,
+    server_name: ServerName<'static>,
+    tls: &UpstreamTls,
+) -> Result<Connection, ConnectError> {
     Reached::at(address).await?.secure(server_name, tls).await
 }
 
@@ -95,8 +122,13 @@ pub async fn connect_to(address: SocketAddr, server_name: ServerName<'static>, t
 pub fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, Refusal> {
     match &target.tls_server_name {
         Some(name) => Ok(name.clone()),
-        None => ServerName::try_from(host.to_string())
-            .map_err(|error| Refusal::new(Kind::UpstreamUnreachable, "the database server's name is not a host name").because(error)),
+        None => ServerName::try_from(host.to_string()).map_err(|error| {
+            Refusal::new(
+                Kind::UpstreamUnreachable,
+                "the database server's name is not a host name",
+            )
+            .because(error)
+        }),
     }
 }
 
@@ -111,7 +143,10 @@ pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectErro
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
         Err(error) => Err(error),
     }
-    .map_err(|error| ConnectError::Resolve { host: endpoint.host.clone(), error })
+    .map_err(|error| ConnectError::Resolve {
+        host: endpoint.host.clone(),
+        error,
+    })
 }
 
 /// The first of these addresses, of which there is at least one, that accepts.
@@ -119,7 +154,9 @@ pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectErro
 /// # Errors
 /// None does; this is the last one's failure.
 pub async fn reach(addresses: &[SocketAddr]) -> Result<Reached, ConnectError> {
-    let (last, others) = addresses.split_last().expect("a name that resolves has an address");
+    let (last, others) = addresses
+        .split_last()
+        .expect("a name that resolves has an address");
     for &address in others {
         if let Ok(reached) = Reached::at(address).await {
             return Ok(reached);
@@ -137,7 +174,9 @@ pub struct Reached {
 
 impl Reached {
     async fn at(address: SocketAddr) -> Result<Self, ConnectError> {
-        let tcp = timed(TcpStream::connect(address)).await.map_err(|error| ConnectError::Tcp { address, error })?;
+        let tcp = timed(TcpStream::connect(address))
+            .await
+            .map_err(|error| ConnectError::Tcp { address, error })?;
         Ok(Self { tcp, address })
     }
 
@@ -145,13 +184,19 @@ impl Reached {
     ///
     /// # Errors
     /// [`ConnectError`]; there is no unencrypted fallback.
-    pub async fn secure(self, server_name: ServerName<'static>, tls: &UpstreamTls) -> Result<Connection, ConnectError> {
+    pub async fn secure(
+        self,
+        server_name: ServerName<'static>,
+        tls: &UpstreamTls,
+    ) -> Result<Connection, ConnectError> {
         let Self { mut tcp, address } = self;
         let socket = SockRef::from(&tcp);
         // Neither option is worth a login when the kernel refuses it.
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
-        let answer = timed(ask_for_tls(&mut tcp)).await.map_err(|error| ConnectError::SslExchange { address, error })?;
+        let answer = timed(ask_for_tls(&mut tcp))
+            .await
+            .map_err(|error| ConnectError::SslExchange { address, error })?;
         match answer {
             Answer::Yes => {}
             Answer::YesAndMore => return Err(ConnectError::UnencryptedData(address)),
@@ -160,9 +205,17 @@ impl Reached {
             Answer::Byte(byte) => return Err(ConnectError::UnexpectedAnswer { address, byte }),
         }
         match timeout(STEP_TIMEOUT, tls.handshake(server_name.clone(), tcp)).await {
-            Ok(Ok((stream, certificate))) => Ok(Connection { stream, address, certificate, server_name }),
+            Ok(Ok((stream, certificate))) => Ok(Connection {
+                stream,
+                address,
+                certificate,
+                server_name,
+            }),
             Ok(Err(failure)) => Err(ConnectError::Tls { address, failure }),
-            Err(_) => Err(ConnectError::Tls { address, failure: TlsFailure::Io("timed out".to_string()) }),
+            Err(_) => Err(ConnectError::Tls {
+                address,
+                failure: TlsFailure::Io("timed out".to_string()),
+            }),
         }
     }
 }
@@ -186,5 +239,7 @@ async fn ask_for_tls(tcp: &mut TcpStream) -> io::Result<Answer> {
 }
 
 async fn timed<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(STEP_TIMEOUT, step).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")))
+    timeout(STEP_TIMEOUT, step)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")))
 }

@@ -1,4 +1,5 @@
-//! Logs in to a server: `StartupMessage`, authentication, settings, until the first `ReadyForQuery`.
+//! Logs in to a server: `StartupMessage`, authentication, settings, until the first
+//! `ReadyForQuery`.
 
 use std::io;
 use std::time::Duration;
@@ -11,11 +12,14 @@ use super::{Connection, password};
 use crate::error::{Kind, Refusal};
 use crate::secret::Secret;
 use crate::tls::stream::TlsStream;
-use crate::wire::backend::{Authentication, BackendKey, ErrorResponse, Message, Raw, parse, read_message};
+use crate::wire::backend::{
+    Authentication, BackendKey, ErrorResponse, Message, Raw, parse, read_message,
+};
 use crate::wire::frontend::{sasl_initial_response, sasl_response, startup_message};
 use crate::wire::{ReadError, Violation, scram};
 
-/// For the whole login. A paused Aurora Serverless cluster takes up to half a minute to wake, and a busy Redshift as long.
+/// For the whole login. A paused Aurora Serverless cluster takes up to half a minute to wake, and a
+/// busy Redshift as long.
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// What a server may say before `ReadyForQuery`; PostgreSQL says about 400 bytes.
 const MAX_SETTINGS: usize = 256 * 1024;
@@ -68,13 +72,25 @@ pub enum LogInError {
 impl From<LogInError> for crate::error::Ending {
     fn from(error: LogInError) -> Self {
         let refusal = match error {
-            LogInError::PasswordRefused(response) | LogInError::Refused(response) => return Self::ServerError(response),
-            LogInError::Unsupported(_) => {
-                Refusal::new(Kind::UnsupportedAuthentication, "the database server asks for an authentication method that is not supported")
+            LogInError::PasswordRefused(response) | LogInError::Refused(response) => {
+                return Self::ServerError(response);
             }
-            LogInError::Violation(_) => Refusal::new(Kind::UpstreamViolation, "the database server does not follow the protocol"),
-            LogInError::Closed(_) => Refusal::new(Kind::UpstreamClosed, "the database server closed the connection during login"),
-            LogInError::TimedOut => Refusal::new(Kind::UpstreamClosed, "the database server did not finish the login in time"),
+            LogInError::Unsupported(_) => Refusal::new(
+                Kind::UnsupportedAuthentication,
+                "the database server asks for an authentication method that is not supported",
+            ),
+            LogInError::Violation(_) => Refusal::new(
+                Kind::UpstreamViolation,
+                "the database server does not follow the protocol",
+            ),
+            LogInError::Closed(_) => Refusal::new(
+                Kind::UpstreamClosed,
+                "the database server closed the connection during login",
+            ),
+            LogInError::TimedOut => Refusal::new(
+                Kind::UpstreamClosed,
+                "the database server did not finish the login in time",
+            ),
         };
         refusal.because(error).into()
     }
@@ -84,7 +100,9 @@ impl From<ReadError> for LogInError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => violation.into(),
-            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::Closed(error.to_string()),
+            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => {
+                Self::Closed(error.to_string())
+            }
         }
     }
 }
@@ -116,46 +134,91 @@ pub async fn log_in(
         authenticate(&mut connection, user, password).await?;
         read_settings(connection).await
     };
-    tokio::time::timeout(TIMEOUT, login).await.unwrap_or(Err(LogInError::TimedOut))
+    tokio::time::timeout(TIMEOUT, login)
+        .await
+        .unwrap_or(Err(LogInError::TimedOut))
 }
 
-async fn authenticate(connection: &mut Connection, user: &str, password: &Secret) -> Result<(), LogInError> {
+async fn authenticate(
+    connection: &mut Connection,
+    user: &str,
+    password: &Secret,
+) -> Result<(), LogInError> {
     if password.expose().len() > password::MAX_PASSWORD {
-        return Err(LogInError::Unsupported(format!("a password, and ours has more than {} bytes", password::MAX_PASSWORD)));
+        return Err(LogInError::Unsupported(format!(
+            "a password, and ours has more than {} bytes",
+            password::MAX_PASSWORD
+        )));
     }
-    let Connection { stream, certificate, .. } = connection;
-    // Whether the server has seen the password: only then does its refusal mean that the password is wrong.
+    let Connection {
+        stream,
+        certificate,
+        ..
+    } = connection;
+    // Whether the server has seen the password: only then does its refusal mean that the password
+    // is wrong.
     let mut answered = false;
     loop {
         let request = match parse(read_message(stream).await?)? {
             Message::Authentication(request) => request,
-            Message::Error(error) if answered && error.sqlstate().starts_with(b"28") => return Err(LogInError::PasswordRefused(error)),
+            Message::Error(error) if answered && error.sqlstate().starts_with(b"28") => {
+                return Err(LogInError::PasswordRefused(error));
+            }
             Message::Error(error) => return Err(LogInError::Refused(error)),
             Message::Notice(_) => continue,
-            Message::ParameterStatus(_) | Message::BackendKeyData(_) | Message::ReadyForQuery(_) => {
-                return Err(unexpected("an authentication request", "a message of a later phase"));
+            Message::ParameterStatus(_)
+            | Message::BackendKeyData(_)
+            | Message::ReadyForQuery(_) => {
+                return Err(unexpected(
+                    "an authentication request",
+                    "a message of a later phase",
+                ));
             }
-            Message::Other(tag) => return Err(unexpected("an authentication request", &format!("message type 0x{tag:02x}"))),
+            Message::Other(tag) => {
+                return Err(unexpected(
+                    "an authentication request",
+                    &format!("message type 0x{tag:02x}"),
+                ));
+            }
         };
         let answer = match request {
             Authentication::Ok => return Ok(()),
             Authentication::CleartextPassword => password::cleartext(password),
             Authentication::Md5Password { salt } => password::md5(user, password, salt),
-            Authentication::RedshiftDigest { algorithm: 0, salt, server_nonce } => {
-                password::redshift_digest(password, &salt, &server_nonce)
-            }
+            Authentication::RedshiftDigest {
+                algorithm: 0,
+                salt,
+                server_nonce,
+            } => password::redshift_digest(password, &salt, &server_nonce),
             Authentication::RedshiftDigest { algorithm, .. } => {
-                return Err(LogInError::Unsupported(format!("Redshift digest algorithm {algorithm} (authentication code 13)")));
+                return Err(LogInError::Unsupported(format!(
+                    "Redshift digest algorithm {algorithm} (authentication code 13)"
+                )));
             }
             Authentication::RedshiftIdp => {
-                return Err(LogInError::Unsupported("an identity provider token (authentication code 14)".to_string()));
+                return Err(LogInError::Unsupported(
+                    "an identity provider token (authentication code 14)".to_string(),
+                ));
             }
-            Authentication::Unsupported(code) => return Err(LogInError::Unsupported(format!("authentication code {code}"))),
+            Authentication::Unsupported(code) => {
+                return Err(LogInError::Unsupported(format!(
+                    "authentication code {code}"
+                )));
+            }
             Authentication::SaslContinue(_) | Authentication::SaslFinal(_) => {
-                return Err(unexpected("an authentication request", "a SASL message outside an exchange"));
+                return Err(unexpected(
+                    "an authentication request",
+                    "a SASL message outside an exchange",
+                ));
             }
             Authentication::Sasl { mechanisms } => {
-                exchange_scram(stream, &mechanisms, certificate.end_point_binding(), password).await?;
+                exchange_scram(
+                    stream,
+                    &mechanisms,
+                    certificate.end_point_binding(),
+                    password,
+                )
+                .await?;
                 answered = true;
                 continue;
             }
@@ -171,16 +234,29 @@ async fn exchange_scram(
     binding: Option<Vec<u8>>,
     password: &Secret,
 ) -> Result<(), LogInError> {
-    let mut exchange = scram::Exchange::begin(mechanisms, password.expose(), binding)
-        .ok_or_else(|| LogInError::Unsupported(format!("SASL with {} only (authentication code 10)", mechanisms.join(", "))))?;
-    send(stream, sasl_initial_response(exchange.mechanism, exchange.message()).expose()).await?;
+    let mut exchange =
+        scram::Exchange::begin(mechanisms, password.expose(), binding).ok_or_else(|| {
+            LogInError::Unsupported(format!(
+                "SASL with {} only (authentication code 10)",
+                mechanisms.join(", ")
+            ))
+        })?;
+    send(
+        stream,
+        sasl_initial_response(exchange.mechanism, exchange.message()).expose(),
+    )
+    .await?;
     match next_sasl(stream).await? {
-        Authentication::SaslContinue(message) => exchange.server_first(&message).map_err(|error| malformed_scram(&error))?,
+        Authentication::SaslContinue(message) => exchange
+            .server_first(&message)
+            .map_err(|error| malformed_scram(&error))?,
         _ => return Err(unexpected("SASLContinue", "another authentication request")),
     }
     send(stream, sasl_response(exchange.message()).expose()).await?;
     match next_sasl(stream).await? {
-        Authentication::SaslFinal(message) => exchange.server_final(&message).map_err(|error| malformed_scram(&error)),
+        Authentication::SaslFinal(message) => exchange
+            .server_final(&message)
+            .map_err(|error| malformed_scram(&error)),
         _ => Err(unexpected("SASLFinal", "another authentication request")),
     }
 }
@@ -188,7 +264,9 @@ async fn exchange_scram(
 async fn next_sasl(stream: &mut TlsStream<TcpStream>) -> Result<Authentication, LogInError> {
     match parse(read_message(stream).await?)? {
         Message::Authentication(request) => Ok(request),
-        Message::Error(error) if error.sqlstate().starts_with(b"28") => Err(LogInError::PasswordRefused(error)),
+        Message::Error(error) if error.sqlstate().starts_with(b"28") => {
+            Err(LogInError::PasswordRefused(error))
+        }
         Message::Error(error) => Err(LogInError::Refused(error)),
         _ => Err(unexpected("a SASL message", "another message")),
     }
@@ -203,15 +281,31 @@ async fn read_settings(mut connection: Connection) -> Result<LoggedIn, LogInErro
             Message::ParameterStatus(raw) | Message::Notice(raw) => {
                 size += raw.length();
                 if size > MAX_SETTINGS {
-                    return Err(LogInError::Violation(format!("the server sent more than {MAX_SETTINGS} bytes before ReadyForQuery")));
+                    return Err(LogInError::Violation(format!(
+                        "the server sent more than {MAX_SETTINGS} bytes before ReadyForQuery"
+                    )));
                 }
                 settings.push(raw);
             }
             Message::BackendKeyData(data) => key = Some(data),
-            Message::ReadyForQuery(ready) => return Ok(LoggedIn { connection, settings, key, ready }),
+            Message::ReadyForQuery(ready) => {
+                return Ok(LoggedIn {
+                    connection,
+                    settings,
+                    key,
+                    ready,
+                });
+            }
             Message::Error(error) => return Err(LogInError::Refused(error)),
-            Message::Authentication(_) => return Err(unexpected("ReadyForQuery", "an authentication request")),
-            Message::Other(tag) => return Err(unexpected("ReadyForQuery", &format!("message type 0x{tag:02x}"))),
+            Message::Authentication(_) => {
+                return Err(unexpected("ReadyForQuery", "an authentication request"));
+            }
+            Message::Other(tag) => {
+                return Err(unexpected(
+                    "ReadyForQuery",
+                    &format!("message type 0x{tag:02x}"),
+                ));
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The upstream leg, where we speak as the client.
 //!
-//! Architecture invariant: the only stream type here is a TLS stream whose server has been verified. The
-//! plain TCP stream exists inside [`connect`] and cannot leave it.
+//! Architecture invariant: the only stream type here is a TLS stream whose server has been
+//! verified. The plain TCP stream exists inside [`connect`] and cannot leave it.
 
 pub mod cancel;
 pub mod connect;

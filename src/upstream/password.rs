@@ -19,12 +19,19 @@ pub fn md5(user: &str, password: &Secret, salt: [u8; 4]) -> Secret {
     password_message(md5_hash(user.as_bytes(), password.expose(), salt).as_bytes())
 }
 
-/// Answer to Redshift's digest request with SHA-256: `SHA256(SHA256(password ‖ salt) ‖ server nonce ‖ client nonce)`.
-/// The user name is no input, whatever comments in Amazon's drivers say.
+/// Answer to Redshift's digest request with SHA-256: `SHA256(SHA256(password ‖ salt) ‖ server nonce
+/// ‖ client nonce)`. The user name is no input, whatever comments in Amazon's drivers say.
 pub fn redshift_digest(password: &Secret, salt: &[u8], server_nonce: &[u8]) -> Secret {
     let mut client_nonce = [0; 16];
     rand::fill(&mut client_nonce).expect("the system's random generator works");
-    redshift_digest_response(&sha256(&[&sha256(&[password.expose(), salt]), server_nonce, &client_nonce]), &client_nonce)
+    redshift_digest_response(
+        &sha256(&[
+            &sha256(&[password.expose(), salt]),
+            server_nonce,
+            &client_nonce,
+        ]),
+        &client_nonce,
+    )
 }
 
 fn sha256(parts: &[&[u8]]) -> Vec<u8> {

@@ -34,7 +34,9 @@ impl From<ReadError> for QueryError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => violation.into(),
-            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::Broken(error.to_string()),
+            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => {
+                Self::Broken(error.to_string())
+            }
         }
     }
 }
@@ -67,5 +69,7 @@ pub async fn select_1(session: LoggedIn) -> Result<(), QueryError> {
         let _ = stream.shutdown().await;
         refusal.map_or(Ok(()), |message| Err(QueryError::Refused(message)))
     };
-    tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(QueryError::TimedOut))
+    tokio::time::timeout(TIMEOUT, exchange)
+        .await
+        .unwrap_or(Err(QueryError::TimedOut))
 }

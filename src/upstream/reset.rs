@@ -1,16 +1,18 @@
 //! Makes a session that a client has left what it was after its login.
 //!
-//! `DISCARD ALL` ends cursors, prepared statements, temporary tables, notifications, advisory locks, sequence values and
-//! settings; those given in startup parameters are the session's defaults and come back. It leaves a few things:
+//! `DISCARD ALL` ends cursors, prepared statements, temporary tables, notifications, advisory
+//! locks, sequence values and settings; those given in startup parameters are the session's
+//! defaults and come back. It leaves a few things:
 //!
-//! - A role that is the session's default (`ALTER ROLE … SET role`): `RESET ROLE` takes it again where the
-//!   server's release does not do so by itself.
-//! - The generator behind `random()`, which `setseed` may have made predictable: it is given a seed that nobody knows.
-//! - What procedural languages and `dblink` keep for a session (variables, open connections), and temporary replication
-//!   slots: where there are such, the session is not used again.
+//! - A role that is the session's default (`ALTER ROLE … SET role`): `RESET ROLE` takes it again
+//!   where the server's release does not do so by itself.
+//! - The generator behind `random()`, which `setseed` may have made predictable: it is given a seed
+//!   that nobody knows.
+//! - What procedural languages and `dblink` keep for a session (variables, open connections), and
+//!   temporary replication slots: where there are such, the session is not used again.
 //!
-//! It leaves the names of settings that extensions would define (`my.name`), with an empty value, and libraries that were
-//! loaded: nothing takes these from a session.
+//! It leaves the names of settings that extensions would define (`my.name`), with an empty value,
+//! and libraries that were loaded: nothing takes these from a session.
 //!
 //! <https://www.postgresql.org/docs/current/sql-discard.html>
 
@@ -29,8 +31,8 @@ use crate::wire::{ReadError, Violation};
 
 /// Nobody waits for it, and a place at the target is taken by it.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Whether nothing is there that `DISCARD ALL` leaves. Names and operators in full: the session's `search_path` may lead to
-/// others of the same name.
+/// Whether nothing is there that `DISCARD ALL` leaves. Names and operators in full: the session's
+/// `search_path` may lead to others of the same name.
 const CLEAN: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_language \
      WHERE lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])) \
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'dblink'::pg_catalog.name) \
@@ -55,7 +57,9 @@ pub enum NotReset {
     #[error("these settings are not as they were: {0}")]
     Changed(String),
     /// Something may have been kept all the same.
-    #[error("there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves")]
+    #[error(
+        "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves"
+    )]
     Kept,
     /// The server does not follow the protocol.
     #[error(transparent)]
@@ -72,7 +76,9 @@ impl From<ReadError> for NotReset {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => violation.into(),
-            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::Broken(error.to_string()),
+            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => {
+                Self::Broken(error.to_string())
+            }
         }
     }
 }
@@ -87,10 +93,19 @@ impl From<io::Error> for NotReset {
 ///
 /// # Errors
 /// [`NotReset`]: anything but plain success.
-pub async fn reset<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, settings: &mut Settings) -> Result<(), NotReset> {
+pub async fn reset<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    settings: &mut Settings,
+) -> Result<(), NotReset> {
     let exchange = async {
         // DISCARD ALL must be a query of its own.
-        let queries = [query("DISCARD ALL"), query(&format!("RESET ROLE; SELECT pg_catalog.setseed({}); {CLEAN}", seed()))];
+        let queries = [
+            query("DISCARD ALL"),
+            query(&format!(
+                "RESET ROLE; SELECT pg_catalog.setseed({}); {CLEAN}",
+                seed()
+            )),
+        ];
         stream.write_all(&queries.concat()).await?;
         stream.flush().await?;
         until_ready(stream, settings).await?;
@@ -99,13 +114,22 @@ pub async fn reset<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, settings: 
             return Err(NotReset::Kept);
         }
         let changed: Vec<_> = settings.changed().map(String::from_utf8_lossy).collect();
-        if changed.is_empty() { Ok(()) } else { Err(NotReset::Changed(changed.join(", "))) }
+        if changed.is_empty() {
+            Ok(())
+        } else {
+            Err(NotReset::Changed(changed.join(", ")))
+        }
     };
-    timeout(TIMEOUT, exchange).await.unwrap_or(Err(NotReset::TimedOut))
+    timeout(TIMEOUT, exchange)
+        .await
+        .unwrap_or(Err(NotReset::TimedOut))
 }
 
 /// Reads the answer to one query, and gives its last row.
-async fn until_ready<S: AsyncRead + Unpin>(stream: &mut S, settings: &mut Settings) -> Result<Option<Bytes>, NotReset> {
+async fn until_ready<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    settings: &mut Settings,
+) -> Result<Option<Bytes>, NotReset> {
     let mut last_row = None;
     loop {
         let Raw { tag, body } = read_message(stream).await?;
@@ -138,19 +162,30 @@ mod tests {
 
     /// The outcome when the server answers with these messages.
     async fn outcome(messages: &[&[u8]]) -> Result<(), String> {
-        let mut settings = Settings::at_login(&[Raw { tag: b'S', body: "TimeZone\0UTC\0".into() }]);
+        let mut settings = Settings::at_login(&[Raw {
+            tag: b'S',
+            body: "TimeZone\0UTC\0".into(),
+        }]);
         settings.report("TimeZone\0Asia/Tokyo\0".into()).unwrap();
         let answer = messages.concat();
         let mut stream = tokio::io::join(&answer[..], tokio::io::sink());
-        reset(&mut stream, &mut settings).await.map_err(|error| error.to_string())
+        reset(&mut stream, &mut settings)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     #[tokio::test]
     async fn nothing_but_plain_success_is_a_reset() {
         assert_eq!(outcome(&[RESTORED, DONE, CLEAN_ANSWER]).await, Ok(()));
-        let not_clean = CLEAN_ANSWER.iter().map(|byte| if *byte == b't' { b'f' } else { *byte }).collect::<Vec<_>>();
+        let not_clean = CLEAN_ANSWER
+            .iter()
+            .map(|byte| if *byte == b't' { b'f' } else { *byte })
+            .collect::<Vec<_>>();
         let cases: [(&[&[u8]], &str); 9] = [
-            (&[DONE, CLEAN_ANSWER], "these settings are not as they were: TimeZone"),
+            (
+                &[DONE, CLEAN_ANSWER],
+                "these settings are not as they were: TimeZone",
+            ),
             (
                 &[RESTORED, DONE, &not_clean],
                 "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves",
@@ -160,10 +195,19 @@ mod tests {
                 "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves",
             ),
             (&[b"E\0\0\0\x0cCXX000\0\0", DONE], "the server refuses: "),
-            (&[b"A\0\0\0\x04", DONE], "the server sent a message of type 0x41 meanwhile"),
-            (&[b"N\0\0\0\x04", DONE], "the server sent a message of type 0x4e meanwhile"),
+            (
+                &[b"A\0\0\0\x04", DONE],
+                "the server sent a message of type 0x41 meanwhile",
+            ),
+            (
+                &[b"N\0\0\0\x04", DONE],
+                "the server sent a message of type 0x4e meanwhile",
+            ),
             (&[b"Z\0\0\0\x05T"], "the session is in a transaction"),
-            (&[b"S\0\0\0\x0brole\0x\0"], "ParameterStatus of a setting that was not reported at the login"),
+            (
+                &[b"S\0\0\0\x0brole\0x\0"],
+                "ParameterStatus of a setting that was not reported at the login",
+            ),
             (&[DONE], "the session broke: connection closed"),
         ];
         for (messages, text) in cases {

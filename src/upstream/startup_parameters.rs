@@ -1,8 +1,8 @@
 //! Which of a client's startup parameters a server is given.
 //!
-//! Servers end the login at a parameter they do not know. Stock PostgreSQL does not know what Amazon's
-//! Redshift drivers send; Redshift, which is PostgreSQL 8.0 at heart, does not know what modern drivers send; Aurora DSQL
-//! takes hardly any.
+//! Servers end the login at a parameter they do not know. Stock PostgreSQL does not know what
+//! Amazon's Redshift drivers send; Redshift, which is PostgreSQL 8.0 at heart, does not know what
+//! modern drivers send; Aurora DSQL takes hardly any.
 
 use bytes::Bytes;
 
@@ -26,8 +26,8 @@ const REDSHIFT_ONLY: [&str; 13] = [
     "token_type",
 ];
 
-/// Sent by drivers for PostgreSQL; "unrecognized configuration parameter" (or no permission) to Redshift.
-/// Seen with LibPQ.jl, npgsql, SQLAlchemy, node-postgres and Go drivers.
+/// Sent by drivers for PostgreSQL; "unrecognized configuration parameter" (or no permission) to
+/// Redshift. Seen with LibPQ.jl, npgsql, SQLAlchemy, node-postgres and Go drivers.
 const NOT_ON_REDSHIFT: [&str; 9] = [
     "IntervalStyle",
     "bytea_output",
@@ -40,13 +40,21 @@ const NOT_ON_REDSHIFT: [&str; 9] = [
     "xmloption",
 ];
 
-/// All that Aurora DSQL is given: "setting configuration parameter … not supported" is its answer to most of PostgreSQL's
-/// parameters, and it publishes no list of the others. Reported as refused: `statement_timeout`, `client_min_messages`, `role`.
-/// These here are what pgjdbc and libpq send, which AWS documents for it; none of them has been tried one by one against a
-/// cluster. `options` is among them because `-c amzn-cluster-id=…` says which cluster is meant, and because what is in it
-/// was asked for by a person, who shall be told when it is refused.
-const KNOWN_TO_DSQL: [&str; 7] =
-    ["DateStyle", "TimeZone", "application_name", "client_encoding", "extra_float_digits", "options", "search_path"];
+/// All that Aurora DSQL is given: "setting configuration parameter … not supported" is its answer
+/// to most of PostgreSQL's parameters, and it publishes no list of the others. Reported as refused:
+/// `statement_timeout`, `client_min_messages`, `role`. These here are what pgjdbc and libpq send,
+/// which AWS documents for it; none of them has been tried one by one against a cluster. `options`
+/// is among them because `-c amzn-cluster-id=…` says which cluster is meant, and because what is in
+/// it was asked for by a person, who shall be told when it is refused.
+const KNOWN_TO_DSQL: [&str; 7] = [
+    "DateStyle",
+    "TimeZone",
+    "application_name",
+    "client_encoding",
+    "extra_float_digits",
+    "options",
+    "search_path",
+];
 
 /// Redshift's highest `extra_float_digits`; PostgreSQL drivers ask for 3.
 const REDSHIFT_EXTRA_FLOAT_DIGITS: &[u8] = b"2";
@@ -63,11 +71,22 @@ pub struct Forwarded {
     pub dropped: Vec<Bytes>,
 }
 
-/// Puts the login's own user and database in the client's place and leaves out what the engine refuses.
+/// Puts the login's own user and database in the client's place and leaves out what the engine
+/// refuses.
 ///
-/// `person`, where it is given, is appended to `application_name`, so that the server's own views tell who it is.
-pub fn forward(target: &Target, client: &[(Bytes, Bytes)], user: &str, database: &str, person: Option<&str>) -> Forwarded {
-    let mut forwarded = Forwarded { parameters: Vec::with_capacity(client.len() + 1), dropped: Vec::new() };
+/// `person`, where it is given, is appended to `application_name`, so that the server's own views
+/// tell who it is.
+pub fn forward(
+    target: &Target,
+    client: &[(Bytes, Bytes)],
+    user: &str,
+    database: &str,
+    person: Option<&str>,
+) -> Forwarded {
+    let mut forwarded = Forwarded {
+        parameters: Vec::with_capacity(client.len() + 1),
+        dropped: Vec::new(),
+    };
     let mut has_database = false;
     for (name, value) in client {
         let value = match &name[..] {
@@ -85,7 +104,10 @@ pub fn forward(target: &Target, client: &[(Bytes, Bytes)], user: &str, database:
         forwarded.parameters.push((name.clone(), value));
     }
     if !has_database {
-        forwarded.parameters.push((Bytes::from_static(b"database"), Bytes::copy_from_slice(database.as_bytes())));
+        forwarded.parameters.push((
+            Bytes::from_static(b"database"),
+            Bytes::copy_from_slice(database.as_bytes()),
+        ));
     }
     if let Some(person) = person {
         append_person(&mut forwarded.parameters, person);
@@ -96,10 +118,13 @@ pub fn forward(target: &Target, client: &[(Bytes, Bytes)], user: &str, database:
 /// Servers cut names at 63 bytes: what the client calls itself gives way.
 fn append_person(parameters: &mut Vec<(Bytes, Bytes)>, person: &str) {
     const NAME: &[u8] = b"application_name";
-    let position = parameters.iter().rposition(|(name, _)| name == NAME).unwrap_or_else(|| {
-        parameters.push((Bytes::from_static(NAME), Bytes::new()));
-        parameters.len() - 1
-    });
+    let position = parameters
+        .iter()
+        .rposition(|(name, _)| name == NAME)
+        .unwrap_or_else(|| {
+            parameters.push((Bytes::from_static(NAME), Bytes::new()));
+            parameters.len() - 1
+        });
     let own = &parameters[position].1;
     let room = LONGEST_NAME.saturating_sub(person.len() + 1);
     let suffixed = [&own[..own.len().min(room)], b" ", person.as_bytes()].concat();
@@ -107,7 +132,10 @@ fn append_person(parameters: &mut Vec<(Bytes, Bytes)>, person: &str) {
 }
 
 fn is_refused(target: &Target, name: &[u8]) -> bool {
-    let listed = |list: &[&str]| list.iter().any(|refused| name.eq_ignore_ascii_case(refused.as_bytes()));
+    let listed = |list: &[&str]| {
+        list.iter()
+            .any(|refused| name.eq_ignore_ascii_case(refused.as_bytes()))
+    };
     let by_engine = match target.engine {
         Engine::Redshift(_) | Engine::RedshiftServerless(_) => listed(&NOT_ON_REDSHIFT),
         Engine::Rds(_) => listed(&REDSHIFT_ONLY),
@@ -115,12 +143,17 @@ fn is_refused(target: &Target, name: &[u8]) -> bool {
     };
     by_engine
         || is_protocol_option(name)
-        || target.ignore_startup_parameters.iter().any(|ignored| name.eq_ignore_ascii_case(ignored.as_bytes()))
+        || target
+            .ignore_startup_parameters
+            .iter()
+            .any(|ignored| name.eq_ignore_ascii_case(ignored.as_bytes()))
 }
 
 fn engine_value(engine: &Engine, name: &[u8], value: &Bytes) -> Bytes {
     match engine {
-        Engine::Redshift(_) | Engine::RedshiftServerless(_) if name.eq_ignore_ascii_case(b"extra_float_digits") && value == "3" => {
+        Engine::Redshift(_) | Engine::RedshiftServerless(_)
+            if name.eq_ignore_ascii_case(b"extra_float_digits") && value == "3" =>
+        {
             Bytes::from_static(REDSHIFT_EXTRA_FLOAT_DIGITS)
         }
         _ => value.clone(),

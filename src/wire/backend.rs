@@ -1,4 +1,5 @@
-//! Messages that a server sends before its first `ReadyForQuery`: read from upstream, written to clients.
+//! Messages that a server sends before its first `ReadyForQuery`: read from upstream, written to
+//! clients.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -136,7 +137,8 @@ impl ErrorResponse {
         }
     }
 
-    /// Builds one from field types and values, in this order. NUL bytes cannot occur in a field and are dropped.
+    /// Builds one from field types and values, in this order. NUL bytes cannot occur in a field and
+    /// are dropped.
     pub fn from_fields<'a>(fields: impl IntoIterator<Item = (u8, &'a str)>) -> Self {
         let mut body = BytesMut::new();
         for (field, value) in fields {
@@ -184,19 +186,39 @@ impl ErrorResponse {
 pub async fn read_message<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Raw, ReadError> {
     let [tag, length @ ..] = read_head::<_, 5>(stream).await?;
     let mut body = vec![0; checked_body_length(tag, length)?];
-    stream.read_exact(&mut body).await.map_err(ReadError::inside)?;
-    Ok(Raw { tag, body: body.into() })
+    stream
+        .read_exact(&mut body)
+        .await
+        .map_err(ReadError::inside)?;
+    Ok(Raw {
+        tag,
+        body: body.into(),
+    })
 }
 
 /// The body length that a message's length field announces.
 ///
 /// # Errors
-/// A [`Violation`] when it is below zero or above what a startup-phase message of this type may have.
+/// A [`Violation`] when it is below zero or above what a startup-phase message of this type may
+/// have.
 pub fn checked_body_length(tag: u8, length: [u8; 4]) -> Result<usize, Violation> {
-    let limit = if tag == b'R' { MAX_AUTHENTICATION } else { MAX_MESSAGE };
-    match usize::try_from(u32::from_be_bytes(length)).ok().and_then(|length| length.checked_sub(4)) {
+    let limit = if tag == b'R' {
+        MAX_AUTHENTICATION
+    } else {
+        MAX_MESSAGE
+    };
+    match usize::try_from(u32::from_be_bytes(length))
+        .ok()
+        .and_then(|length| length.checked_sub(4))
+    {
         Some(body) if body <= limit => Ok(body),
-        _ => Err(Violation(format!("message type 0x{tag:02x} with invalid length {}", u32::from_be_bytes(length)).into())),
+        _ => Err(Violation(
+            format!(
+                "message type 0x{tag:02x} with invalid length {}",
+                u32::from_be_bytes(length)
+            )
+            .into(),
+        )),
     }
 }
 
@@ -223,7 +245,9 @@ fn parse_authentication(body: &Bytes) -> Result<Authentication, Violation> {
     Ok(match code {
         0 => Authentication::Ok,
         3 => Authentication::CleartextPassword,
-        5 => Authentication::Md5Password { salt: rest.try_into().map_err(|_| invalid)? },
+        5 => Authentication::Md5Password {
+            salt: rest.try_into().map_err(|_| invalid)?,
+        },
         10 => {
             let mut mechanisms = Vec::new();
             loop {
@@ -259,7 +283,10 @@ fn parse_backend_key(mut body: &[u8]) -> Result<BackendKey, Violation> {
     let invalid = Violation::new("invalid BackendKeyData");
     let process_id = take_u32(&mut body).ok_or(invalid.clone())?;
     match body.len() {
-        4..=256 => Ok(BackendKey { process_id, secret_key: Secret::new(body) }),
+        4..=256 => Ok(BackendKey {
+            process_id,
+            secret_key: Secret::new(body),
+        }),
         _ => Err(invalid),
     }
 }
@@ -310,8 +337,13 @@ pub fn encode_sasl_final(out: &mut BytesMut, data: &[u8]) {
     });
 }
 
-/// Appends a `NegotiateProtocolVersion`: the version that will be spoken and the `_pq_.` options not understood.
-pub fn encode_negotiate_protocol_version(out: &mut BytesMut, version: ProtocolVersion, options: &[Bytes]) {
+/// Appends a `NegotiateProtocolVersion`: the version that will be spoken and the `_pq_.` options
+/// not understood.
+pub fn encode_negotiate_protocol_version(
+    out: &mut BytesMut,
+    version: ProtocolVersion,
+    options: &[Bytes],
+) {
     message(out, b'v', |out| {
         out.put_u32(version.code());
         out.put_u32(u32::try_from(options.len()).unwrap_or(u32::MAX));
@@ -332,18 +364,36 @@ mod tests {
     use super::*;
 
     fn raw(tag: u8, body: &[u8]) -> Raw {
-        Raw { tag, body: Bytes::copy_from_slice(body) }
+        Raw {
+            tag,
+            body: Bytes::copy_from_slice(body),
+        }
     }
 
     fn refusal(tag: u8, body: &[u8]) -> String {
-        parse(raw(tag, body)).expect_err("the message is refused").to_string()
+        parse(raw(tag, body))
+            .expect_err("the message is refused")
+            .to_string()
     }
 
     #[test]
     fn lengths_are_refused_before_the_body_is_read() {
-        assert_eq!(checked_body_length(b'R', 2005u32.to_be_bytes()).unwrap_err().to_string(), "message type 0x52 with invalid length 2005");
-        assert_eq!(checked_body_length(b'E', 3u32.to_be_bytes()).unwrap_err().to_string(), "message type 0x45 with invalid length 3");
-        assert_eq!(checked_body_length(b'E', 30_004u32.to_be_bytes()), Ok(30_000));
+        assert_eq!(
+            checked_body_length(b'R', 2005u32.to_be_bytes())
+                .unwrap_err()
+                .to_string(),
+            "message type 0x52 with invalid length 2005"
+        );
+        assert_eq!(
+            checked_body_length(b'E', 3u32.to_be_bytes())
+                .unwrap_err()
+                .to_string(),
+            "message type 0x45 with invalid length 3"
+        );
+        assert_eq!(
+            checked_body_length(b'E', 30_004u32.to_be_bytes()),
+            Ok(30_000)
+        );
         assert!(checked_body_length(b'S', u32::MAX.to_be_bytes()).is_err());
     }
 
@@ -354,7 +404,10 @@ mod tests {
         assert_eq!(refusal(b'R', &[0, 0, 0, 5, 1, 2, 3]), text);
         assert_eq!(refusal(b'R', b"\0\0\0\x0aSCRAM-SHA-256"), text);
         assert_eq!(refusal(b'R', b"\0\0\0\x0d\0\0\0\0\0\0\0\x09salt"), text);
-        assert_eq!(refusal(b'R', b"\0\0\0\x0d\0\0\0\0\0\0\0\x01s\0\0\0\x01n!"), text);
+        assert_eq!(
+            refusal(b'R', b"\0\0\0\x0d\0\0\0\0\0\0\0\x01s\0\0\0\x01n!"),
+            text
+        );
     }
 
     #[test]
@@ -370,13 +423,18 @@ mod tests {
         for expected in [
             Authentication::CleartextPassword,
             Authentication::Md5Password { salt: [1, 2, 3, 4] },
-            Authentication::Sasl { mechanisms: vec!["A".to_string(), "B".to_string()] },
+            Authentication::Sasl {
+                mechanisms: vec!["A".to_string(), "B".to_string()],
+            },
             Authentication::SaslContinue("c".into()),
             Authentication::SaslFinal(Bytes::new()),
             Authentication::Ok,
         ] {
             let length = checked_body_length(rest[0], rest[1..5].try_into().unwrap()).unwrap();
-            assert_eq!(parse(raw(rest[0], &rest[5..5 + length])), Ok(Message::Authentication(expected)));
+            assert_eq!(
+                parse(raw(rest[0], &rest[5..5 + length])),
+                Ok(Message::Authentication(expected))
+            );
             rest = &rest[5 + length..];
         }
         assert_eq!(rest, b"");
@@ -386,14 +444,20 @@ mod tests {
     fn the_redshift_digest_request_is_read_to_its_last_byte() {
         assert_eq!(
             parse(raw(b'R', b"\0\0\0\x0d\0\0\0\0\0\0\0\x02sa\0\0\0\x01n")),
-            Ok(Message::Authentication(Authentication::RedshiftDigest { algorithm: 0, salt: "sa".into(), server_nonce: "n".into() }))
+            Ok(Message::Authentication(Authentication::RedshiftDigest {
+                algorithm: 0,
+                salt: "sa".into(),
+                server_nonce: "n".into()
+            }))
         );
     }
 
     #[test]
     fn error_responses_pass_through_byte_for_byte() {
         let body = b"SFATAL\0VFATAL\0C28000\0Mno\0Xunknown field\0\0";
-        let Ok(Message::Error(error)) = parse(raw(b'E', body)) else { panic!("an error") };
+        let Ok(Message::Error(error)) = parse(raw(b'E', body)) else {
+            panic!("an error")
+        };
         assert_eq!(error.sqlstate(), b"28000");
         assert_eq!(error.message(), "no");
         let mut out = BytesMut::new();
@@ -408,6 +472,9 @@ mod tests {
     fn cancel_keys_outside_the_protocols_lengths_are_refused() {
         assert_eq!(refusal(b'K', &[0; 7]), "invalid BackendKeyData");
         assert_eq!(refusal(b'K', &[0; 261]), "invalid BackendKeyData");
-        assert!(matches!(parse(raw(b'K', &[0; 8])), Ok(Message::BackendKeyData(_))));
+        assert!(matches!(
+            parse(raw(b'K', &[0; 8])),
+            Ok(Message::BackendKeyData(_))
+        ));
     }
 }

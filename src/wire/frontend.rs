@@ -73,7 +73,8 @@ pub fn sasl_response(data: &[u8]) -> Secret {
     secret_message(b'p', |out| out.put_slice(data))
 }
 
-/// The answer to Redshift's digest request: type 'd', digest and client nonce, each with its length.
+/// The answer to Redshift's digest request: type 'd', digest and client nonce, each with its
+/// length.
 pub fn redshift_digest_response(digest: &[u8], client_nonce: &[u8]) -> Secret {
     secret_message(b'd', |out| {
         with_count(out, digest);
@@ -100,10 +101,25 @@ mod tests {
     #[test]
     fn messages_have_the_documented_layout() {
         assert_eq!(password_message(b"pw").expose(), b"p\0\0\0\x07pw\0");
-        assert_eq!(sasl_initial_response("M", b"abc").expose(), b"p\0\0\0\x0dM\0\0\0\0\x03abc");
-        assert_eq!(redshift_digest_response(b"dd", b"n").expose(), b"d\0\0\0\x0f\0\0\0\x02dd\0\0\0\x01n");
-        let key = BackendKey { process_id: 7, secret_key: Secret::new([1, 2, 3, 4]) };
-        assert_eq!(cancel_request(&key).expose(), [0, 0, 0, 16, 4, 210, 22, 46, 0, 0, 0, 7, 1, 2, 3, 4]);
-        assert_eq!(&startup_message(&[("user".into(), "a".into())])[..], b"\0\0\0\x10\0\x03\0\0user\0a\0\0");
+        assert_eq!(
+            sasl_initial_response("M", b"abc").expose(),
+            b"p\0\0\0\x0dM\0\0\0\0\x03abc"
+        );
+        assert_eq!(
+            redshift_digest_response(b"dd", b"n").expose(),
+            b"d\0\0\0\x0f\0\0\0\x02dd\0\0\0\x01n"
+        );
+        let key = BackendKey {
+            process_id: 7,
+            secret_key: Secret::new([1, 2, 3, 4]),
+        };
+        assert_eq!(
+            cancel_request(&key).expose(),
+            [0, 0, 0, 16, 4, 210, 22, 46, 0, 0, 0, 7, 1, 2, 3, 4]
+        );
+        assert_eq!(
+            &startup_message(&[("user".into(), "a".into())])[..],
+            b"\0\0\0\x10\0\x03\0\0user\0a\0\0"
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! Messages of the startup phase: bounded parsing and encoding, and what SCRAM answers to a server; nothing else.
+//! Messages of the startup phase: bounded parsing and encoding, and what SCRAM answers to a server;
+//! nothing else.
 //!
-//! Every parser works on a slice whose length was checked before it was read; what it allocates is a small
-//! multiple of that slice. Nothing here knows a socket except the two exact reads, which take one message and
-//! leave every later byte in the kernel or in the TLS session, so hand-overs have no leftovers.
+//! Every parser works on a slice whose length was checked before it was read; what it allocates is
+//! a small multiple of that slice. Nothing here knows a socket except the two exact reads, which
+//! take one message and leave every later byte in the kernel or in the TLS session, so hand-overs
+//! have no leftovers.
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
 
@@ -56,14 +58,20 @@ impl ReadError {
     }
 }
 
-/// The first bytes of a message; an end of file before them is a close, one among them a torn message.
-async fn read_head<S: AsyncRead + Unpin, const LENGTH: usize>(stream: &mut S) -> Result<[u8; LENGTH], ReadError> {
+/// The first bytes of a message; an end of file before them is a close, one among them a torn
+/// message.
+async fn read_head<S: AsyncRead + Unpin, const LENGTH: usize>(
+    stream: &mut S,
+) -> Result<[u8; LENGTH], ReadError> {
     let mut head = [0; LENGTH];
     let first = stream.read(&mut head).await.map_err(ReadError::Io)?;
     if first == 0 {
         return Err(ReadError::Closed);
     }
-    stream.read_exact(&mut head[first..]).await.map_err(ReadError::inside)?;
+    stream
+        .read_exact(&mut head[first..])
+        .await
+        .map_err(ReadError::inside)?;
     Ok(head)
 }
 
@@ -72,7 +80,8 @@ fn with_length(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_u32(0);
     body(out);
-    let length = u32::try_from(out.len() - start).expect("startup-phase messages are far below 4 GiB");
+    let length =
+        u32::try_from(out.len() - start).expect("startup-phase messages are far below 4 GiB");
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 

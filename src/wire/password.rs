@@ -1,4 +1,5 @@
-//! What a client answers to an authentication request. All its answers have the type 'p'; what was asked says what they mean.
+//! What a client answers to an authentication request. All its answers have the type 'p'; what was
+//! asked says what they mean.
 //!
 //! Texts are PostgreSQL's, from `auth.c`, `auth-sasl.c` and `pqformat.c`.
 
@@ -33,29 +34,40 @@ pub struct SaslInitial<'a> {
 /// Reads the body of one answer and not a byte more.
 ///
 /// # Errors
-/// [`ReadError::Closed`] at end of file before the first byte: psql leaves so to ask for a password. A [`Violation`]
-/// before anything is allocated when the type or the length is wrong.
-pub async fn read<S: AsyncRead + Unpin>(stream: &mut S, awaited: Awaited) -> Result<Secret, ReadError> {
+/// [`ReadError::Closed`] at end of file before the first byte: psql leaves so to ask for a
+/// password. A [`Violation`] before anything is allocated when the type or the length is wrong.
+pub async fn read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    awaited: Awaited,
+) -> Result<Secret, ReadError> {
     let [tag, length @ ..] = read_head::<_, 5>(stream).await?;
     let mut body = vec![0; checked_body_length(tag, length, awaited)?];
-    stream.read_exact(&mut body).await.map_err(ReadError::inside)?;
+    stream
+        .read_exact(&mut body)
+        .await
+        .map_err(ReadError::inside)?;
     Ok(Secret::new(body))
 }
 
 /// The body length that a message's first five bytes announce.
 ///
 /// # Errors
-/// PostgreSQL's texts when the type is not 'p', and when the length is below 4 or above the limit of what is awaited.
+/// PostgreSQL's texts when the type is not 'p', and when the length is below 4 or above the limit
+/// of what is awaited.
 pub fn checked_body_length(tag: u8, length: [u8; 4], awaited: Awaited) -> Result<usize, Violation> {
     let (name, limit) = match awaited {
         Awaited::Password => ("password", MAX_PASSWORD),
         Awaited::Sasl => ("SASL", MAX_SASL),
     };
     if tag != b'p' {
-        return Err(Violation(format!("expected {name} response, got message type {tag}").into()));
+        return Err(Violation(
+            format!("expected {name} response, got message type {tag}").into(),
+        ));
     }
     match u32::from_be_bytes(length) {
-        length if length <= limit => length.checked_sub(4).and_then(|body| usize::try_from(body).ok()),
+        length if length <= limit => length
+            .checked_sub(4)
+            .and_then(|body| usize::try_from(body).ok()),
         _ => None,
     }
     .ok_or(Violation::new("invalid message length"))
@@ -75,15 +87,25 @@ pub fn parse_password(mut body: &[u8]) -> Result<&[u8], Violation> {
 /// Understands a `SASLInitialResponse`.
 ///
 /// # Errors
-/// A [`Violation`] when it is not one string, one length and as many bytes. A length of -1 means that there are none yet.
+/// A [`Violation`] when it is not one string, one length and as many bytes. A length of -1 means
+/// that there are none yet.
 pub fn parse_sasl_initial(mut body: &[u8]) -> Result<SaslInitial<'_>, Violation> {
     let short = Violation::new("insufficient data left in message");
     let mechanism = take_cstr(&mut body).ok_or(Violation::new("invalid string in message"))?;
     let data = match take_u32(&mut body).ok_or(short.clone())? {
         u32::MAX => None,
-        length => Some(usize::try_from(length).ok().and_then(|length| take_bytes(&mut body, length)).ok_or(short)?),
+        length => Some(
+            usize::try_from(length)
+                .ok()
+                .and_then(|length| take_bytes(&mut body, length))
+                .ok_or(short)?,
+        ),
     };
-    if body.is_empty() { Ok(SaslInitial { mechanism, data }) } else { Err(Violation::new("invalid message format")) }
+    if body.is_empty() {
+        Ok(SaslInitial { mechanism, data })
+    } else {
+        Err(Violation::new("invalid message format"))
+    }
 }
 
 #[cfg(test)]
@@ -94,34 +116,65 @@ mod tests {
     async fn read_all(bytes: &[u8], awaited: Awaited) -> Result<Vec<u8>, String> {
         let mut rest = bytes;
         let result = read(&mut rest, awaited).await;
-        result.map(|body| body.expose().to_vec()).map_err(|error| error.to_string())
+        result
+            .map(|body| body.expose().to_vec())
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn types_and_lengths_are_refused_before_the_body_is_read() {
-        let text = |tag, length: u32, awaited| checked_body_length(tag, length.to_be_bytes(), awaited).unwrap_err().to_string();
-        assert_eq!(text(b'Q', 10, Awaited::Password), "expected password response, got message type 81");
-        assert_eq!(text(b'X', 4, Awaited::Sasl), "expected SASL response, got message type 88");
+        let text = |tag, length: u32, awaited| {
+            checked_body_length(tag, length.to_be_bytes(), awaited)
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            text(b'Q', 10, Awaited::Password),
+            "expected password response, got message type 81"
+        );
+        assert_eq!(
+            text(b'X', 4, Awaited::Sasl),
+            "expected SASL response, got message type 88"
+        );
         for length in [0, 3, 65_536, 0x8000_0000, u32::MAX] {
-            assert_eq!(text(b'p', length, Awaited::Password), "invalid message length", "{length}");
+            assert_eq!(
+                text(b'p', length, Awaited::Password),
+                "invalid message length",
+                "{length}"
+            );
         }
         assert_eq!(text(b'p', 1025, Awaited::Sasl), "invalid message length");
-        assert_eq!(checked_body_length(b'p', 65_535u32.to_be_bytes(), Awaited::Password), Ok(65_531));
-        assert_eq!(checked_body_length(b'p', 1024u32.to_be_bytes(), Awaited::Sasl), Ok(1020));
-        assert_eq!(checked_body_length(b'p', 4u32.to_be_bytes(), Awaited::Sasl), Ok(0));
+        assert_eq!(
+            checked_body_length(b'p', 65_535u32.to_be_bytes(), Awaited::Password),
+            Ok(65_531)
+        );
+        assert_eq!(
+            checked_body_length(b'p', 1024u32.to_be_bytes(), Awaited::Sasl),
+            Ok(1020)
+        );
+        assert_eq!(
+            checked_body_length(b'p', 4u32.to_be_bytes(), Awaited::Sasl),
+            Ok(0)
+        );
     }
 
     #[tokio::test]
     async fn one_message_is_read_and_not_a_byte_more() {
         let sent = [password_message(b"pw").expose(), b"Q"].concat();
         let mut rest = &sent[..];
-        assert_eq!(read(&mut rest, Awaited::Password).await.unwrap().expose(), b"pw\0");
+        assert_eq!(
+            read(&mut rest, Awaited::Password).await.unwrap().expose(),
+            b"pw\0"
+        );
         assert_eq!(rest, b"Q");
     }
 
     #[tokio::test]
     async fn a_closed_connection_and_a_torn_message_are_told_apart() {
-        assert_eq!(read_all(b"", Awaited::Password).await, Err("connection closed".to_string()));
+        assert_eq!(
+            read_all(b"", Awaited::Password).await,
+            Err("connection closed".to_string())
+        );
         for torn in [&b"p"[..], b"p\0\0\0", b"p\0\0\0\x08", b"p\0\0\0\x08pw\0"] {
             assert_eq!(
                 read_all(torn, Awaited::Password).await,
@@ -136,7 +189,11 @@ mod tests {
         assert_eq!(parse_password(b"p w\xff\0"), Ok(&b"p w\xff"[..]));
         assert_eq!(parse_password(b"\0"), Ok(&b""[..]));
         for body in [&b""[..], b"pw", b"p\0w\0", b"pw\0\0"] {
-            assert_eq!(parse_password(body), Err(Violation::new("invalid password packet size")), "{body:?}");
+            assert_eq!(
+                parse_password(body),
+                Err(Violation::new("invalid password packet size")),
+                "{body:?}"
+            );
         }
     }
 
@@ -144,15 +201,40 @@ mod tests {
     fn a_sasl_initial_response_is_read_to_its_last_byte() {
         assert_eq!(
             parse_sasl_initial(&sasl_initial_response("M", b"abc").expose()[5..]),
-            Ok(SaslInitial { mechanism: b"M", data: Some(b"abc") })
+            Ok(SaslInitial {
+                mechanism: b"M",
+                data: Some(b"abc")
+            })
         );
-        assert_eq!(parse_sasl_initial(b"M\0\0\0\0\0"), Ok(SaslInitial { mechanism: b"M", data: Some(b"") }));
-        assert_eq!(parse_sasl_initial(b"M\0\xff\xff\xff\xff"), Ok(SaslInitial { mechanism: b"M", data: None }));
+        assert_eq!(
+            parse_sasl_initial(b"M\0\0\0\0\0"),
+            Ok(SaslInitial {
+                mechanism: b"M",
+                data: Some(b"")
+            })
+        );
+        assert_eq!(
+            parse_sasl_initial(b"M\0\xff\xff\xff\xff"),
+            Ok(SaslInitial {
+                mechanism: b"M",
+                data: None
+            })
+        );
         let refusal = |body| parse_sasl_initial(body).unwrap_err().to_string();
         assert_eq!(refusal(b""), "invalid string in message");
         assert_eq!(refusal(b"SCRAM-SHA-256"), "invalid string in message");
-        for short in [&b"M\0"[..], b"M\0\0\0\0", b"M\0\0\0\0\x04abc", b"M\0\xff\xff\xff\xfe", b"M\0\x7f\xff\xff\xff"] {
-            assert_eq!(refusal(short), "insufficient data left in message", "{short:?}");
+        for short in [
+            &b"M\0"[..],
+            b"M\0\0\0\0",
+            b"M\0\0\0\0\x04abc",
+            b"M\0\xff\xff\xff\xfe",
+            b"M\0\x7f\xff\xff\xff",
+        ] {
+            assert_eq!(
+                refusal(short),
+                "insufficient data left in message",
+                "{short:?}"
+            );
         }
         assert_eq!(refusal(b"M\0\0\0\0\x01ab"), "invalid message format");
         assert_eq!(refusal(b"M\0\xff\xff\xff\xffa"), "invalid message format");

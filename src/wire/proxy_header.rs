@@ -16,7 +16,8 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const LONGEST_LINE: usize = 107;
 /// Longest part of version 2 behind its fixed 16 bytes that we read; AWS sends less than 100.
 const LONGEST_REST: usize = 1_024;
-/// Type of the field in which AWS says what the connection came through, and its subtype for a VPC endpoint.
+/// Type of the field in which AWS says what the connection came through, and its subtype for a VPC
+/// endpoint.
 const AWS_FIELD: u8 = 0xEA;
 const AWS_VPC_ENDPOINT: u8 = 1;
 
@@ -39,20 +40,30 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader, R
     match header[0] {
         _ if first == 0 => return Err(ReadError::Closed),
         b'P' | b'\r' => {}
-        // What clients themselves send first may be shorter than a header: to wait for more would be to wait for ever.
+        // What clients themselves send first may be shorter than a header: to wait for more would
+        // be to wait for ever.
         _ => return Err(Violation::new("expected a PROXY header").into()),
     }
-    stream.read_exact(&mut header[first..]).await.map_err(ReadError::inside)?;
+    stream
+        .read_exact(&mut header[first..])
+        .await
+        .map_err(ReadError::inside)?;
     if header == SIGNATURE {
         let mut fixed = [0; 4];
-        stream.read_exact(&mut fixed).await.map_err(ReadError::inside)?;
+        stream
+            .read_exact(&mut fixed)
+            .await
+            .map_err(ReadError::inside)?;
         let rest = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
         if rest > LONGEST_REST {
             return Err(Violation::new("PROXY header is too long").into());
         }
         header.extend(fixed);
         header.resize(header.len() + rest, 0);
-        stream.read_exact(&mut header[SIGNATURE.len() + fixed.len()..]).await.map_err(ReadError::inside)?;
+        stream
+            .read_exact(&mut header[SIGNATURE.len() + fixed.len()..])
+            .await
+            .map_err(ReadError::inside)?;
         Ok(parse_binary(&header)?)
     } else {
         while !header.ends_with(b"\r\n") {
@@ -69,28 +80,44 @@ fn parse_binary(header: &[u8]) -> Result<ProxyHeader, Violation> {
     let invalid = || Violation::new("invalid PROXY header");
     let header = ppp::v2::Header::try_from(header).map_err(|_| invalid())?;
     let source = match (header.command, &header.addresses) {
-        (ppp::v2::Command::Proxy, ppp::v2::Addresses::IPv4(addresses)) => Some((addresses.source_address, addresses.source_port).into()),
-        (ppp::v2::Command::Proxy, ppp::v2::Addresses::IPv6(addresses)) => Some((addresses.source_address, addresses.source_port).into()),
+        (ppp::v2::Command::Proxy, ppp::v2::Addresses::IPv4(addresses)) => {
+            Some((addresses.source_address, addresses.source_port).into())
+        }
+        (ppp::v2::Command::Proxy, ppp::v2::Addresses::IPv6(addresses)) => {
+            Some((addresses.source_address, addresses.source_port).into())
+        }
         (ppp::v2::Command::Proxy | ppp::v2::Command::Local, _) => None,
     };
     let mut vpc_endpoint = None;
     for field in header.tlvs() {
         let field = field.map_err(|_| invalid())?;
-        if let (AWS_FIELD, Some((&AWS_VPC_ENDPOINT, id))) = (field.kind, field.value.split_first()) {
+        if let (AWS_FIELD, Some((&AWS_VPC_ENDPOINT, id))) = (field.kind, field.value.split_first())
+        {
             vpc_endpoint = std::str::from_utf8(id).ok().map(str::to_string);
         }
     }
-    Ok(ProxyHeader { source, vpc_endpoint })
+    Ok(ProxyHeader {
+        source,
+        vpc_endpoint,
+    })
 }
 
 fn parse_line(line: &[u8]) -> Result<ProxyHeader, Violation> {
-    let header = ppp::v1::Header::try_from(line).map_err(|_| Violation::new("invalid PROXY header"))?;
+    let header =
+        ppp::v1::Header::try_from(line).map_err(|_| Violation::new("invalid PROXY header"))?;
     let source = match header.addresses {
-        ppp::v1::Addresses::Tcp4(addresses) => Some((addresses.source_address, addresses.source_port).into()),
-        ppp::v1::Addresses::Tcp6(addresses) => Some((addresses.source_address, addresses.source_port).into()),
+        ppp::v1::Addresses::Tcp4(addresses) => {
+            Some((addresses.source_address, addresses.source_port).into())
+        }
+        ppp::v1::Addresses::Tcp6(addresses) => {
+            Some((addresses.source_address, addresses.source_port).into())
+        }
         ppp::v1::Addresses::Unknown => None,
     };
-    Ok(ProxyHeader { source, vpc_endpoint: None })
+    Ok(ProxyHeader {
+        source,
+        vpc_endpoint: None,
+    })
 }
 
 #[cfg(test)]
@@ -110,8 +137,12 @@ mod tests {
 
     #[tokio::test]
     async fn both_versions_are_read_to_their_last_byte() {
-        let expected = |text: &str| ProxyHeader { source: Some(text.parse().unwrap()), vpc_endpoint: None };
-        let (header, left) = read_all(b"PROXY TCP4 192.0.2.1 198.51.100.1 5000 5439\r\n\0\0\0\x08").await;
+        let expected = |text: &str| ProxyHeader {
+            source: Some(text.parse().unwrap()),
+            vpc_endpoint: None,
+        };
+        let (header, left) =
+            read_all(b"PROXY TCP4 192.0.2.1 198.51.100.1 5000 5439\r\n\0\0\0\x08").await;
         assert_eq!((header, left), (Ok(expected("192.0.2.1:5000")), 4));
         let (header, left) = read_all(b"PROXY TCP6 2001:db8::1 2001:db8::2 5000 5439\r\nx").await;
         assert_eq!((header, left), (Ok(expected("[2001:db8::1]:5000")), 1));
@@ -126,25 +157,52 @@ mod tests {
         let id = b"\x01vpce-08d2bf15fac5001c9";
         let field = [&[AWS_FIELD, 0, u8::try_from(id.len()).unwrap()][..], id].concat();
         let (header, _) = read_all(&binary(1, 0x11, &[&v4[..], &field].concat())).await;
-        assert_eq!(header.unwrap().vpc_endpoint.as_deref(), Some("vpce-08d2bf15fac5001c9"));
+        assert_eq!(
+            header.unwrap().vpc_endpoint.as_deref(),
+            Some("vpce-08d2bf15fac5001c9")
+        );
     }
 
     #[tokio::test]
     async fn a_load_balancer_that_speaks_for_itself_names_no_client() {
-        let none = ProxyHeader { source: None, vpc_endpoint: None };
+        let none = ProxyHeader {
+            source: None,
+            vpc_endpoint: None,
+        };
         assert_eq!(read_all(&binary(0, 0, &[])).await, (Ok(none), 0));
-        let none = ProxyHeader { source: None, vpc_endpoint: None };
+        let none = ProxyHeader {
+            source: None,
+            vpc_endpoint: None,
+        };
         assert_eq!(read_all(b"PROXY UNKNOWN\r\n").await, (Ok(none), 0));
     }
 
     #[tokio::test]
     async fn what_is_no_header_is_refused() {
         let refusal = |bytes: Vec<u8>| async move { read_all(&bytes).await.0.unwrap_err() };
-        assert_eq!(refusal(b"\0\0\0\x08\x04\xd2\x16\x2f".to_vec()).await, "expected a PROXY header");
-        assert_eq!(refusal([&b"PROXY TCP4 "[..], &[b'1'; 200]].concat()).await, "expected a PROXY header");
-        assert_eq!(refusal(b"PROXY TCP4 1.2.3.4 nowhere 1 2\r\n".to_vec()).await, "invalid PROXY header");
-        assert_eq!(refusal([&SIGNATURE[..], &[0x21, 0x11, 0xff, 0xff]].concat()).await, "PROXY header is too long");
-        assert_eq!(refusal(binary(1, 0x11, &[1, 2])).await, "invalid PROXY header");
-        assert_eq!(refusal(b"PROXY".to_vec()).await, "connection closed in the middle of a message");
+        assert_eq!(
+            refusal(b"\0\0\0\x08\x04\xd2\x16\x2f".to_vec()).await,
+            "expected a PROXY header"
+        );
+        assert_eq!(
+            refusal([&b"PROXY TCP4 "[..], &[b'1'; 200]].concat()).await,
+            "expected a PROXY header"
+        );
+        assert_eq!(
+            refusal(b"PROXY TCP4 1.2.3.4 nowhere 1 2\r\n".to_vec()).await,
+            "invalid PROXY header"
+        );
+        assert_eq!(
+            refusal([&SIGNATURE[..], &[0x21, 0x11, 0xff, 0xff]].concat()).await,
+            "PROXY header is too long"
+        );
+        assert_eq!(
+            refusal(binary(1, 0x11, &[1, 2])).await,
+            "invalid PROXY header"
+        );
+        assert_eq!(
+            refusal(b"PROXY".to_vec()).await,
+            "connection closed in the middle of a message"
+        );
     }
 }

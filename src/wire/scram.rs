@@ -1,10 +1,14 @@
-//! SCRAM-SHA-256 as the client, with channel binding where the server offers it (RFC 5802, RFC 7677).
+//! SCRAM-SHA-256 as the client, with channel binding where the server offers it (RFC 5802, RFC
+//! 7677).
 
 use std::io;
 
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 
-/// Most iterations that we compute. PostgreSQL's default is 4096; the work is done on a thread that serves others.
+/// Most iterations that we compute. PostgreSQL's default is 4096; the work is done on a thread that
+/// serves others.
 pub const MAX_ITERATIONS: u32 = 100_000;
 
 /// An exchange under way.
@@ -17,20 +21,27 @@ pub struct Exchange {
 impl Exchange {
     /// Chooses the mechanism; `None` when the server offers none that we do.
     ///
-    /// `binding` is the `tls-server-end-point` data. The flag that says "I could, you do not offer it" lets a server
-    /// that did offer it notice a downgrade.
+    /// `binding` is the `tls-server-end-point` data. The flag that says "I could, you do not offer
+    /// it" lets a server that did offer it notice a downgrade.
     pub fn begin(mechanisms: &[String], password: &[u8], binding: Option<Vec<u8>>) -> Option<Self> {
         let offers = |name| mechanisms.iter().any(|offered| offered == name);
         let (mechanism, binding) = match binding {
-            Some(data) if offers(SCRAM_SHA_256_PLUS) => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(data)),
+            Some(data) if offers(SCRAM_SHA_256_PLUS) => (
+                SCRAM_SHA_256_PLUS,
+                ChannelBinding::tls_server_end_point(data),
+            ),
             Some(_) if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
             None if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
             _ => return None,
         };
-        Some(Self { scram: ScramSha256::new(password, binding), mechanism })
+        Some(Self {
+            scram: ScramSha256::new(password, binding),
+            mechanism,
+        })
     }
 
-    /// The message to send next: there is one until the server's last message, or one that was refused.
+    /// The message to send next: there is one until the server's last message, or one that was
+    /// refused.
     pub fn message(&self) -> &[u8] {
         self.scram.message()
     }
@@ -40,10 +51,18 @@ impl Exchange {
     /// # Errors
     /// It is malformed, or asks for more than [`MAX_ITERATIONS`].
     pub fn server_first(&mut self, message: &[u8]) -> io::Result<()> {
-        let iterations = message.split(|&byte| byte == b',').find_map(|field| field.strip_prefix(b"i=")).unwrap_or_default();
-        match std::str::from_utf8(iterations).ok().and_then(|digits| digits.parse().ok()) {
+        let iterations = message
+            .split(|&byte| byte == b',')
+            .find_map(|field| field.strip_prefix(b"i="))
+            .unwrap_or_default();
+        match std::str::from_utf8(iterations)
+            .ok()
+            .and_then(|digits| digits.parse().ok())
+        {
             Some(1..=MAX_ITERATIONS) => self.scram.update(message),
-            _ => Err(io::Error::other(format!("SCRAM iteration count is not in 1 to {MAX_ITERATIONS}"))),
+            _ => Err(io::Error::other(format!(
+                "SCRAM iteration count is not in 1 to {MAX_ITERATIONS}"
+            ))),
         }
     }
 
@@ -68,15 +87,24 @@ mod tests {
         let mechanisms: Vec<String> = mechanisms.iter().map(ToString::to_string).collect();
         let exchange = Exchange::begin(&mechanisms, b"pw", binding.map(<[u8]>::to_vec))?;
         let message = String::from_utf8(exchange.message().to_vec()).unwrap();
-        Some((exchange.mechanism, message.split(",,").next().unwrap().to_string()))
+        Some((
+            exchange.mechanism,
+            message.split(",,").next().unwrap().to_string(),
+        ))
     }
 
     #[test]
     fn channel_binding_is_used_where_the_server_offers_it() {
         let both = ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"];
-        assert_eq!(begin(&both, Some(b"hash")), Some(("SCRAM-SHA-256-PLUS", "p=tls-server-end-point".into())));
+        assert_eq!(
+            begin(&both, Some(b"hash")),
+            Some(("SCRAM-SHA-256-PLUS", "p=tls-server-end-point".into()))
+        );
         assert_eq!(begin(&both, None), Some(("SCRAM-SHA-256", "n".into())));
-        assert_eq!(begin(&["SCRAM-SHA-256"], Some(b"hash")), Some(("SCRAM-SHA-256", "y".into())));
+        assert_eq!(
+            begin(&["SCRAM-SHA-256"], Some(b"hash")),
+            Some(("SCRAM-SHA-256", "y".into()))
+        );
         assert_eq!(begin(&["SCRAM-SHA-256-PLUS"], None), None);
         assert_eq!(begin(&["OAUTHBEARER"], Some(b"hash")), None);
     }
@@ -89,24 +117,52 @@ mod tests {
 
     #[test]
     fn a_server_cannot_ask_for_endless_work() {
-        for message in ["r=abc,s=c2FsdA==,i=4294967295", "r=abc,s=c2FsdA==,i=100001", "r=abc,s=c2FsdA==,i=0", "r=abc,s=c2FsdA==", ""] {
+        for message in [
+            "r=abc,s=c2FsdA==,i=4294967295",
+            "r=abc,s=c2FsdA==,i=100001",
+            "r=abc,s=c2FsdA==,i=0",
+            "r=abc,s=c2FsdA==",
+            "",
+        ] {
             let error = plain().server_first(message.as_bytes()).unwrap_err();
-            assert_eq!(error.to_string(), "SCRAM iteration count is not in 1 to 100000", "{message}");
+            assert_eq!(
+                error.to_string(),
+                "SCRAM iteration count is not in 1 to 100000",
+                "{message}"
+            );
         }
     }
 
     #[test]
     fn a_malformed_first_message_is_refused() {
         for (message, text) in [
-            (&b"\xff,i=1"[..], "invalid utf-8 sequence of 1 bytes from index 0"),
-            (b"m=ext,r=NONCE,s=c2FsdA==,i=1", "unexpected character at byte 0: expected `r` but got `m"),
-            (b"r=NONCEx,i=1", "unexpected character at byte 28: expected `s` but got `i"),
-            (b"r=NONCEx,s=c2FsdA==,i=1,x=y", "unexpected trailing data at byte 42"),
-            (b"r=someone elses,s=c2FsdA==,i=1", "unexpected character at byte 9: expected `,` but got ` "),
+            (
+                &b"\xff,i=1"[..],
+                "invalid utf-8 sequence of 1 bytes from index 0",
+            ),
+            (
+                b"m=ext,r=NONCE,s=c2FsdA==,i=1",
+                "unexpected character at byte 0: expected `r` but got `m",
+            ),
+            (
+                b"r=NONCEx,i=1",
+                "unexpected character at byte 28: expected `s` but got `i",
+            ),
+            (
+                b"r=NONCEx,s=c2FsdA==,i=1,x=y",
+                "unexpected trailing data at byte 42",
+            ),
+            (
+                b"r=someone elses,s=c2FsdA==,i=1",
+                "unexpected character at byte 9: expected `,` but got ` ",
+            ),
             (b"r=someone,s=c2FsdA==,i=1", "invalid nonce"),
             (b"r=,s=c2FsdA==,i=1", "invalid nonce"),
             (b"r=NONCEx,s=c2Fsd,i=1", "Invalid input length: 5"),
-            (b"r=NONCEx,s=*,i=1", "unexpected character at byte 30: expected `,` but got `*"),
+            (
+                b"r=NONCEx,s=*,i=1",
+                "unexpected character at byte 30: expected `,` but got `*",
+            ),
         ] {
             let mut exchange = plain();
             let nonce = nonce(&exchange);
@@ -114,16 +170,25 @@ mod tests {
                 Ok(text) => text.replace("NONCE", &nonce).into_bytes(),
                 Err(_) => message.to_vec(),
             };
-            assert_eq!(exchange.server_first(&message).unwrap_err().to_string(), text);
+            assert_eq!(
+                exchange.server_first(&message).unwrap_err().to_string(),
+                text
+            );
         }
     }
 
     #[test]
     fn a_malformed_last_message_and_a_server_that_does_not_know_the_password_are_refused() {
         for (message, text) in [
-            (&b"v=\xff"[..], "invalid utf-8 sequence of 1 bytes from index 2"),
+            (
+                &b"v=\xff"[..],
+                "invalid utf-8 sequence of 1 bytes from index 2",
+            ),
             (b"", "unexpected EOF"),
-            (b"x=y", "unexpected character at byte 0: expected `v` but got `x"),
+            (
+                b"x=y",
+                "unexpected character at byte 0: expected `v` but got `x",
+            ),
             (b"v", "unexpected EOF"),
             (b"v=c2Fsd", "Invalid input length: 5"),
             (b"v=c2FsdA==,x=y", "unexpected trailing data at byte 10"),
@@ -135,15 +200,30 @@ mod tests {
             let first = format!("r={}server,s=c2FsdA==,i=1", nonce(&exchange));
             exchange.server_first(first.as_bytes()).unwrap();
             assert!(exchange.message().starts_with(b"c=biws,r="));
-            assert_eq!(exchange.server_final(message).unwrap_err().to_string(), text);
+            assert_eq!(
+                exchange.server_final(message).unwrap_err().to_string(),
+                text
+            );
         }
     }
 
     #[test]
     fn messages_out_of_order_are_refused() {
         let mut exchange = plain();
-        assert_eq!(exchange.server_final(b"v=c2FsdA==").unwrap_err().to_string(), "invalid SCRAM state");
+        assert_eq!(
+            exchange
+                .server_final(b"v=c2FsdA==")
+                .unwrap_err()
+                .to_string(),
+            "invalid SCRAM state"
+        );
         let first = "r=x,s=c2FsdA==,i=1";
-        assert_eq!(exchange.server_first(first.as_bytes()).unwrap_err().to_string(), "invalid SCRAM state");
+        assert_eq!(
+            exchange
+                .server_first(first.as_bytes())
+                .unwrap_err()
+                .to_string(),
+            "invalid SCRAM state"
+        );
     }
 }

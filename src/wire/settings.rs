@@ -19,23 +19,35 @@ pub struct Settings {
 impl Settings {
     /// What these messages of the login say; those that are no `ParameterStatus` say nothing.
     pub fn at_login(messages: &[Raw]) -> Self {
-        let login = messages.iter().filter_map(Raw::setting).map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
-        Self { login, changed: BTreeMap::new() }
+        let login = messages
+            .iter()
+            .filter_map(Raw::setting)
+            .map(|(name, value)| (name.to_vec(), value.to_vec()))
+            .collect();
+        Self {
+            login,
+            changed: BTreeMap::new(),
+        }
     }
 
     /// Takes the body of a `ParameterStatus`.
     ///
     /// # Errors
-    /// It is malformed, or about a setting that was not reported at the login: that could not be told from one that has
-    /// been restored.
+    /// It is malformed, or about a setting that was not reported at the login: that could not be
+    /// told from one that has been restored.
     pub fn report(&mut self, body: Bytes) -> Result<(), Violation> {
         let raw = Raw { tag: b'S', body };
         let mut rest = &raw.body[..];
-        let (Some(name), Some(value), []) = (take_cstr(&mut rest), take_cstr(&mut rest), rest) else {
+        let (Some(name), Some(value), []) = (take_cstr(&mut rest), take_cstr(&mut rest), rest)
+        else {
             return Err(Violation::new("invalid ParameterStatus"));
         };
         match self.login.get(name) {
-            None => return Err(Violation::new("ParameterStatus of a setting that was not reported at the login")),
+            None => {
+                return Err(Violation::new(
+                    "ParameterStatus of a setting that was not reported at the login",
+                ));
+            }
             Some(login) if login == value => drop(self.changed.remove(name)),
             Some(_) => drop(self.changed.insert(name.to_vec(), value.to_vec())),
         }
@@ -53,8 +65,15 @@ mod tests {
     use super::*;
 
     fn at_login() -> Settings {
-        let raw = |tag, body: &'static [u8]| Raw { tag, body: Bytes::from_static(body) };
-        Settings::at_login(&[raw(b'S', b"TimeZone\0UTC\0"), raw(b'N', b"SNOTICE\0\0"), raw(b'S', b"DateStyle\0ISO, MDY\0")])
+        let raw = |tag, body: &'static [u8]| Raw {
+            tag,
+            body: Bytes::from_static(body),
+        };
+        Settings::at_login(&[
+            raw(b'S', b"TimeZone\0UTC\0"),
+            raw(b'N', b"SNOTICE\0\0"),
+            raw(b'S', b"DateStyle\0ISO, MDY\0"),
+        ])
     }
 
     fn changed(settings: &Settings) -> Vec<&[u8]> {
@@ -75,12 +94,19 @@ mod tests {
     #[test]
     fn what_cannot_be_compared_is_refused() {
         for (body, text) in [
-            ("role\0x\0", "ParameterStatus of a setting that was not reported at the login"),
+            (
+                "role\0x\0",
+                "ParameterStatus of a setting that was not reported at the login",
+            ),
             ("TimeZone\0UTC", "invalid ParameterStatus"),
             ("TimeZone\0UTC\0x", "invalid ParameterStatus"),
             ("", "invalid ParameterStatus"),
         ] {
-            assert_eq!(at_login().report(body.into()).unwrap_err().to_string(), text, "{body}");
+            assert_eq!(
+                at_login().report(body.into()).unwrap_err().to_string(),
+                text,
+                "{body}"
+            );
         }
     }
 }

@@ -63,7 +63,10 @@ impl ProtocolVersion {
 
     fn from_code(code: u32) -> Self {
         let [a, b, c, d] = code.to_be_bytes();
-        Self { major: u16::from_be_bytes([a, b]), minor: u16::from_be_bytes([c, d]) }
+        Self {
+            major: u16::from_be_bytes([a, b]),
+            minor: u16::from_be_bytes([c, d]),
+        }
     }
 }
 
@@ -79,11 +82,16 @@ pub struct StartupMessage {
 impl StartupMessage {
     /// Value of the last parameter with this exact name.
     pub fn parameter(&self, name: &str) -> Option<&Bytes> {
-        self.parameters.iter().rev().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value)
+        self.parameters
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name.as_bytes())
+            .map(|(_, value)| value)
     }
 }
 
-/// A name that asks for a protocol extension: a matter between the two ends of one leg, never forwarded.
+/// A name that asks for a protocol extension: a matter between the two ends of one leg, never
+/// forwarded.
 pub fn is_protocol_option(name: &[u8]) -> bool {
     name.starts_with(b"_pq_.")
 }
@@ -93,24 +101,29 @@ pub fn is_protocol_option(name: &[u8]) -> bool {
 /// Cancel-safe only in that a dropped future loses the packet: drop the connection with it.
 ///
 /// # Errors
-/// [`ReadError::Closed`] when the peer closed before the first byte; a [`Violation`] before anything is
-/// allocated when the length is out of bounds.
+/// [`ReadError::Closed`] when the peer closed before the first byte; a [`Violation`] before
+/// anything is allocated when the length is out of bounds.
 pub async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Packet, ReadError> {
     let length = read_head::<_, 4>(stream).await?;
     let mut body = vec![0; checked_body_length(length)?];
-    stream.read_exact(&mut body).await.map_err(ReadError::inside)?;
+    stream
+        .read_exact(&mut body)
+        .await
+        .map_err(ReadError::inside)?;
     Ok(parse(&body.into())?)
 }
 
 /// The body length that a packet's first four bytes announce.
 ///
 /// # Errors
-/// PostgreSQL's text when the length is below 8 or the body above [`MAX_STARTUP_BODY`]; a text of our
-/// own when the bytes are another protocol's.
+/// PostgreSQL's text when the length is below 8 or the body above [`MAX_STARTUP_BODY`]; a text of
+/// our own when the bytes are another protocol's.
 pub fn checked_body_length(length: [u8; 4]) -> Result<usize, Violation> {
     match &length {
         b"GET " | b"POST" | b"HEAD" | b"PUT " | b"OPTI" | b"PRI " | b"CONN" | b"DELE" => {
-            return Err(Violation::new("invalid length of startup packet: this looks like HTTP, and this port speaks PostgreSQL"));
+            return Err(Violation::new(
+                "invalid length of startup packet: this looks like HTTP, and this port speaks PostgreSQL",
+            ));
         }
         [0x16, 0x03, ..] => {
             return Err(Violation::new(
@@ -119,7 +132,10 @@ pub fn checked_body_length(length: [u8; 4]) -> Result<usize, Violation> {
         }
         _ => {}
     }
-    match usize::try_from(u32::from_be_bytes(length)).ok().and_then(|length| length.checked_sub(4)) {
+    match usize::try_from(u32::from_be_bytes(length))
+        .ok()
+        .and_then(|length| length.checked_sub(4))
+    {
         Some(body @ 4..=MAX_STARTUP_BODY) => Ok(body),
         _ => Err(Violation::new("invalid length of startup packet")),
     }
@@ -141,9 +157,16 @@ pub fn parse(body: &Bytes) -> Result<Packet, Violation> {
             let version = ProtocolVersion::from_code(code);
             match version.major {
                 REQUEST_MAJOR => Err(Violation(format!("unknown request code {code}").into())),
-                // Only version 3 has the layout that is parsed here: the session refuses the others by version.
-                3 => Ok(Packet::Startup(StartupMessage { version, parameters: parse_parameters(body)? })),
-                _ => Ok(Packet::Startup(StartupMessage { version, parameters: Vec::new() })),
+                // Only version 3 has the layout that is parsed here: the session refuses the others
+                // by version.
+                3 => Ok(Packet::Startup(StartupMessage {
+                    version,
+                    parameters: parse_parameters(body)?,
+                })),
+                _ => Ok(Packet::Startup(StartupMessage {
+                    version,
+                    parameters: Vec::new(),
+                })),
             }
         }
     }
@@ -153,13 +176,17 @@ fn parse_cancel(mut rest: &[u8]) -> Result<CancelRequest, Violation> {
     let invalid = Violation::new("invalid length of cancel request packet");
     let process_id = take_u32(&mut rest).ok_or(invalid.clone())?;
     match rest.len() {
-        1..=MAX_CANCEL_KEY => Ok(CancelRequest { process_id, secret_key: Secret::new(rest) }),
+        1..=MAX_CANCEL_KEY => Ok(CancelRequest {
+            process_id,
+            secret_key: Secret::new(rest),
+        }),
         _ => Err(invalid),
     }
 }
 
 fn parse_parameters(body: &Bytes) -> Result<Vec<(Bytes, Bytes)>, Violation> {
-    let terminator = Violation::new("invalid startup packet layout: expected terminator as last byte");
+    let terminator =
+        Violation::new("invalid startup packet layout: expected terminator as last byte");
     let mut rest = &body[4..];
     let mut parameters = Vec::new();
     loop {
@@ -168,13 +195,25 @@ fn parse_parameters(body: &Bytes) -> Result<Vec<(Bytes, Bytes)>, Violation> {
             break;
         }
         let value = take_cstr(&mut rest).ok_or(terminator.clone())?;
-        if matches!(name, b"user" | b"database") && parameters.iter().any(|(seen, _)| seen == name) {
-            // PostgreSQL takes the last one; a proxy that decides by this value must not leave room for two readings.
-            return Err(Violation(format!("startup packet has two values for \"{}\"", String::from_utf8_lossy(name)).into()));
+        if matches!(name, b"user" | b"database") && parameters.iter().any(|(seen, _)| seen == name)
+        {
+            // PostgreSQL takes the last one; a proxy that decides by this value must not leave room
+            // for two readings.
+            return Err(Violation(
+                format!(
+                    "startup packet has two values for \"{}\"",
+                    String::from_utf8_lossy(name)
+                )
+                .into(),
+            ));
         }
         parameters.push((body.slice_ref(name), body.slice_ref(value)));
     }
-    if rest.is_empty() { Ok(parameters) } else { Err(terminator) }
+    if rest.is_empty() {
+        Ok(parameters)
+    } else {
+        Err(terminator)
+    }
 }
 
 #[cfg(test)]
@@ -191,10 +230,16 @@ mod tests {
 
     #[test]
     fn parameters_keep_their_order_and_bytes() {
-        let Ok(Packet::Startup(message)) = startup(196_608, b"user\0ana\0options\0a\0x\0\xff\0options\0b\0\0") else {
+        let Ok(Packet::Startup(message)) =
+            startup(196_608, b"user\0ana\0options\0a\0x\0\xff\0options\0b\0\0")
+        else {
             panic!("a startup message")
         };
-        let names: Vec<&[u8]> = message.parameters.iter().map(|(name, _)| &name[..]).collect();
+        let names: Vec<&[u8]> = message
+            .parameters
+            .iter()
+            .map(|(name, _)| &name[..])
+            .collect();
         assert_eq!(names, [&b"user"[..], b"options", b"x", b"options"]);
         assert_eq!(message.parameter("x").unwrap(), &b"\xff"[..]);
         assert_eq!(message.parameter("options").unwrap(), &b"b"[..]);
@@ -203,7 +248,13 @@ mod tests {
     #[test]
     fn lengths_are_refused_before_the_body_is_read() {
         for length in [0, 3, 4, 7, 10_005, 0x7fff_ffff, u32::MAX] {
-            assert_eq!(checked_body_length(length.to_be_bytes()).unwrap_err().to_string(), "invalid length of startup packet", "{length}");
+            assert_eq!(
+                checked_body_length(length.to_be_bytes())
+                    .unwrap_err()
+                    .to_string(),
+                "invalid length of startup packet",
+                "{length}"
+            );
         }
         assert_eq!(checked_body_length(8u32.to_be_bytes()), Ok(4));
         assert_eq!(checked_body_length(10_004u32.to_be_bytes()), Ok(10_000));
@@ -216,7 +267,9 @@ mod tests {
             "invalid length of startup packet: this looks like HTTP, and this port speaks PostgreSQL"
         );
         assert_eq!(
-            checked_body_length([0x16, 3, 1, 2]).unwrap_err().to_string(),
+            checked_body_length([0x16, 3, 1, 2])
+                .unwrap_err()
+                .to_string(),
             "invalid length of startup packet: this looks like TLS without an SSLRequest (sslnegotiation=direct), which this port does not speak"
         );
     }
@@ -224,31 +277,61 @@ mod tests {
     #[test]
     fn a_packet_without_terminator_is_refused() {
         let text = "invalid startup packet layout: expected terminator as last byte";
-        for payload in [&b""[..], b"user", b"user\0", b"user\0ana", b"user\0ana\0", b"user\0ana\0\0x"] {
+        for payload in [
+            &b""[..],
+            b"user",
+            b"user\0",
+            b"user\0ana",
+            b"user\0ana\0",
+            b"user\0ana\0\0x",
+        ] {
             assert_eq!(refusal(startup(196_608, payload)), text, "{payload:?}");
         }
     }
 
     #[test]
     fn two_users_or_databases_are_refused() {
-        assert_eq!(refusal(startup(196_608, b"user\0a\0user\0b\0\0")), "startup packet has two values for \"user\"");
-        assert_eq!(refusal(startup(196_608, b"database\0a\0database\0a\0\0")), "startup packet has two values for \"database\"");
+        assert_eq!(
+            refusal(startup(196_608, b"user\0a\0user\0b\0\0")),
+            "startup packet has two values for \"user\""
+        );
+        assert_eq!(
+            refusal(startup(196_608, b"database\0a\0database\0a\0\0")),
+            "startup packet has two values for \"database\""
+        );
     }
 
     #[test]
     fn request_codes_are_exact() {
         assert_eq!(startup(SSL_REQUEST, b""), Ok(Packet::SslRequest));
         assert_eq!(startup(GSSENC_REQUEST, b""), Ok(Packet::GssEncRequest));
-        assert_eq!(refusal(startup(SSL_REQUEST, b"x")), "invalid length of encryption request");
-        assert_eq!(refusal(startup(80_877_105, b"")), "unknown request code 80877105");
-        assert_eq!(refusal(startup(CANCEL_REQUEST, b"\0\0\0\x01")), "invalid length of cancel request packet");
-        assert_eq!(refusal(startup(CANCEL_REQUEST, &[0; 4 + 257])), "invalid length of cancel request packet");
-        assert!(matches!(startup(CANCEL_REQUEST, &[0; 8]), Ok(Packet::Cancel(_))));
+        assert_eq!(
+            refusal(startup(SSL_REQUEST, b"x")),
+            "invalid length of encryption request"
+        );
+        assert_eq!(
+            refusal(startup(80_877_105, b"")),
+            "unknown request code 80877105"
+        );
+        assert_eq!(
+            refusal(startup(CANCEL_REQUEST, b"\0\0\0\x01")),
+            "invalid length of cancel request packet"
+        );
+        assert_eq!(
+            refusal(startup(CANCEL_REQUEST, &[0; 4 + 257])),
+            "invalid length of cancel request packet"
+        );
+        assert!(matches!(
+            startup(CANCEL_REQUEST, &[0; 8]),
+            Ok(Packet::Cancel(_))
+        ));
     }
 
     #[test]
     fn another_major_version_is_left_to_the_session() {
-        let Ok(Packet::Startup(message)) = startup(131_072, b"anything") else { panic!("a startup message") };
+        let Ok(Packet::Startup(message)) = startup(131_072, b"anything") else {
+            panic!("a startup message")
+        };
         assert_eq!(message.version, ProtocolVersion { major: 2, minor: 0 });
     }
 }

@@ -9,7 +9,9 @@ use serde_json::Value;
 use testbed::{Aws, Fault, FaultRule, Testbed};
 
 use crate::support::client::{Client, connect};
-use crate::support::proxy::{Proxy, command, config_file, hash_password, output, rds_config, redshift_config};
+use crate::support::proxy::{
+    Proxy, command, config_file, hash_password, output, rds_config, redshift_config,
+};
 use crate::support::wait_for;
 
 const RDS_USER: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
@@ -29,7 +31,8 @@ struct Answer {
 
 impl Watched {
     fn with_config(aws: &Aws, config: &str) -> Self {
-        let proxy = Proxy::with_config(aws, &format!("{config}\n[admin]\nhttp = \"127.0.0.1:0\"\n"));
+        let proxy =
+            Proxy::with_config(aws, &format!("{config}\n[admin]\nhttp = \"127.0.0.1:0\"\n"));
         let admin = admin_address(&proxy).expect("it is printed");
         Self { proxy, admin }
     }
@@ -44,12 +47,18 @@ impl Watched {
     }
 
     fn log_in(&self) -> Result<Client, String> {
-        Client::log_in(self.proxy.address(), &[("user", "x")]).map_err(|error| error.sqlstate().to_string())
+        Client::log_in(self.proxy.address(), &[("user", "x")])
+            .map_err(|error| error.sqlstate().to_string())
     }
 }
 
 fn admin_address(proxy: &Proxy) -> Option<SocketAddr> {
-    let url = proxy.printed.split("http://").nth(1)?.split("/metrics").next()?;
+    let url = proxy
+        .printed
+        .split("http://")
+        .nth(1)?
+        .split("/metrics")
+        .next()?;
     url.parse().ok()
 }
 
@@ -60,28 +69,55 @@ fn request(admin: SocketAddr, method: &str, path: &str) -> Answer {
 }
 
 fn send(stream: &mut TcpStream, method: &str, path: &str) {
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    )
+    .unwrap();
 }
 
 fn answer(mut stream: TcpStream) -> Answer {
     let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer, and the end of the connection");
+    stream
+        .read_to_string(&mut text)
+        .expect("an answer, and the end of the connection");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    Answer { status, head: head.to_ascii_lowercase(), body: body.to_string() }
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .expect("a status");
+    Answer {
+        status,
+        head: head.to_ascii_lowercase(),
+        body: body.to_string(),
+    }
 }
 
 fn value(scrape: &str, series: &str) -> Option<f64> {
-    scrape.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    scrape
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// Series as an independent client and parser see them: type, name, labels, value.
 fn parsed(admin: SocketAddr) -> Vec<(String, String, Value, f64)> {
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-    assert!(std::path::Path::new(python).exists(), "{python} does not exist: run\n    make venv");
+    assert!(
+        std::path::Path::new(python).exists(),
+        "{python} does not exist: run\n    make venv"
+    );
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/parse_metrics.py");
-    let output = Command::new(python).arg(script).arg(format!("http://{admin}/metrics")).output().expect("python starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(python)
+        .arg(script)
+        .arg(format!("http://{admin}/metrics"))
+        .output()
+        .expect("python starts");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).expect("what the script prints")
 }
 
@@ -89,10 +125,17 @@ fn parsed(admin: SocketAddr) -> Vec<(String, String, Value, f64)> {
 fn an_independent_parser_takes_a_scrape() {
     let aws = Testbed::shared().aws();
     // A name that has to be escaped.
-    let watched =
-        Watched::with_config(&aws, &rds_config(RDS_USER).replace("[\"app\"]", "['a\"\\b']").replace("[target.app]", "[target.'a\"\\b']"));
+    let watched = Watched::with_config(
+        &aws,
+        &rds_config(RDS_USER)
+            .replace("[\"app\"]", "['a\"\\b']")
+            .replace("[target.app]", "[target.'a\"\\b']"),
+    );
     assert_eq!(watched.log_in().unwrap().value("select 1"), "1");
-    wait_for("the session's end", || (watched.value("pg_iam_proxy_received_bytes_total{target=\"a\\\"\\\\b\"}") > Some(0.0)).then_some(()));
+    wait_for("the session's end", || {
+        (watched.value("pg_iam_proxy_received_bytes_total{target=\"a\\\"\\\\b\"}") > Some(0.0))
+            .then_some(())
+    });
     let series = parsed(watched.admin);
     let find = |name: &str, labels: Value| {
         let (kind, _, _, value) = series
@@ -102,24 +145,67 @@ fn an_independent_parser_takes_a_scrape() {
         (kind.as_str(), *value)
     };
     let target = r#"a"\b"#;
-    assert_eq!(find("pg_iam_proxy_build_info", serde_json::json!({"version": env!("CARGO_PKG_VERSION")})), ("info", 1.0));
-    assert_eq!(find("pg_iam_proxy_sessions_total", serde_json::json!({"target": target})), ("counter", 1.0));
-    assert_eq!(find("pg_iam_proxy_sessions_open", serde_json::json!({"target": target})).0, "gauge");
-    assert_eq!(find("pg_iam_proxy_credentials_renewal_failing", serde_json::json!({"target": target})), ("gauge", 0.0));
+    assert_eq!(
+        find(
+            "pg_iam_proxy_build_info",
+            serde_json::json!({"version": env!("CARGO_PKG_VERSION")})
+        ),
+        ("info", 1.0)
+    );
+    assert_eq!(
+        find(
+            "pg_iam_proxy_sessions_total",
+            serde_json::json!({"target": target})
+        ),
+        ("counter", 1.0)
+    );
+    assert_eq!(
+        find(
+            "pg_iam_proxy_sessions_open",
+            serde_json::json!({"target": target})
+        )
+        .0,
+        "gauge"
+    );
+    assert_eq!(
+        find(
+            "pg_iam_proxy_credentials_renewal_failing",
+            serde_json::json!({"target": target})
+        ),
+        ("gauge", 0.0)
+    );
     for phase in ["startup", "credentials", "connect", "login"] {
         let labels = serde_json::json!({"target": target, "phase": phase});
-        assert_eq!(find("pg_iam_proxy_login_duration_seconds_count", labels.clone()), ("histogram", 1.0));
+        assert_eq!(
+            find("pg_iam_proxy_login_duration_seconds_count", labels.clone()),
+            ("histogram", 1.0)
+        );
         let (_, seconds) = find("pg_iam_proxy_login_duration_seconds_sum", labels);
         assert!(seconds > 0.0 && seconds < 20.0, "{phase}: {seconds} s");
     }
     let readme = include_str!("../../README.md");
     for (_, name, _, _) in &series {
-        let name = name.trim_end_matches("_bucket").trim_end_matches("_count").trim_end_matches("_sum");
+        let name = name
+            .trim_end_matches("_bucket")
+            .trim_end_matches("_count")
+            .trim_end_matches("_sum");
         let short = name.replace("pg_iam_proxy", "…");
-        assert!(readme.contains(&format!("`{name}`")) || readme.contains(&format!("`{short}`")), "{name} is not in the README");
+        assert!(
+            readme.contains(&format!("`{name}`")) || readme.contains(&format!("`{short}`")),
+            "{name} is not in the README"
+        );
     }
-    let outcome = |outcome| find("pg_iam_proxy_credential_requests_total", serde_json::json!({"target": target, "outcome": outcome})).1;
-    assert_eq!((outcome("made"), outcome("denied"), outcome("unavailable")), (1.0, 0.0, 0.0));
+    let outcome = |outcome| {
+        find(
+            "pg_iam_proxy_credential_requests_total",
+            serde_json::json!({"target": target, "outcome": outcome}),
+        )
+        .1
+    };
+    assert_eq!(
+        (outcome("made"), outcome("denied"), outcome("unavailable")),
+        (1.0, 0.0, 0.0)
+    );
 }
 
 #[test]
@@ -127,32 +213,65 @@ fn sessions_and_bytes_are_counted_by_target() {
     let aws = Testbed::shared().aws();
     let watched = Watched::with_config(&aws, &rds_config(RDS_USER));
     let open = "pg_iam_proxy_sessions_open{target=\"app\"}";
-    assert_eq!(watched.value(open), Some(0.0), "it exists before its first session");
+    assert_eq!(
+        watched.value(open),
+        Some(0.0),
+        "it exists before its first session"
+    );
     let mut clients = vec![watched.log_in().unwrap(), watched.log_in().unwrap()];
     // A client hears of its login a moment before it is counted.
-    wait_for("both sessions", || (watched.value(open) == Some(2.0)).then_some(()));
+    wait_for("both sessions", || {
+        (watched.value(open) == Some(2.0)).then_some(())
+    });
     assert_eq!(clients[0].value("select repeat('x', 10000)").len(), 10_000);
     clients.clear();
-    wait_for("the sessions' end", || (watched.value(open) == Some(0.0)).then_some(()));
-    assert_eq!(watched.value("pg_iam_proxy_sessions_total{target=\"app\"}"), Some(2.0));
-    let received = watched.value("pg_iam_proxy_received_bytes_total{target=\"app\"}").unwrap();
+    wait_for("the sessions' end", || {
+        (watched.value(open) == Some(0.0)).then_some(())
+    });
+    assert_eq!(
+        watched.value("pg_iam_proxy_sessions_total{target=\"app\"}"),
+        Some(2.0)
+    );
+    let received = watched
+        .value("pg_iam_proxy_received_bytes_total{target=\"app\"}")
+        .unwrap();
     assert!(received > 10_000.0 && received < 20_000.0, "{received}");
-    let sent = watched.value("pg_iam_proxy_sent_bytes_total{target=\"app\"}").unwrap();
+    let sent = watched
+        .value("pg_iam_proxy_sent_bytes_total{target=\"app\"}")
+        .unwrap();
     assert!(sent > 30.0 && sent < 1_000.0, "{sent}");
-    assert_eq!(watched.value("pg_iam_proxy_credentials_cached_total{target=\"app\"}"), Some(1.0), "the second login's");
+    assert_eq!(
+        watched.value("pg_iam_proxy_credentials_cached_total{target=\"app\"}"),
+        Some(1.0),
+        "the second login's"
+    );
 }
 
 #[test]
 fn a_login_that_takes_a_warm_session_has_no_time_for_phases_that_it_did_not_go_through() {
     let aws = Testbed::shared().aws();
-    let watched = Watched::with_config(&aws, &rds_config(&format!("{RDS_USER}\nwarm_sessions = 1")));
+    let watched =
+        Watched::with_config(&aws, &rds_config(&format!("{RDS_USER}\nwarm_sessions = 1")));
     let _cold = watched.log_in().unwrap();
     watched.proxy.log_line(&["spare session ready"]);
-    assert_eq!(watched.value("pg_iam_proxy_sessions_open{target=\"app\"}"), Some(1.0), "a spare is no client's session");
+    assert_eq!(
+        watched.value("pg_iam_proxy_sessions_open{target=\"app\"}"),
+        Some(1.0),
+        "a spare is no client's session"
+    );
     let _warm = watched.log_in().unwrap();
-    wait_for("both sessions", || (watched.value("pg_iam_proxy_sessions_open{target=\"app\"}") == Some(2.0)).then_some(()));
-    let count = |phase| watched.value(&format!("pg_iam_proxy_login_duration_seconds_count{{target=\"app\",phase=\"{phase}\"}}"));
-    assert_eq!((count("startup"), count("connect"), count("login")), (Some(2.0), Some(1.0), Some(1.0)));
+    wait_for("both sessions", || {
+        (watched.value("pg_iam_proxy_sessions_open{target=\"app\"}") == Some(2.0)).then_some(())
+    });
+    let count = |phase| {
+        watched.value(&format!(
+            "pg_iam_proxy_login_duration_seconds_count{{target=\"app\",phase=\"{phase}\"}}"
+        ))
+    };
+    assert_eq!(
+        (count("startup"), count("connect"), count("login")),
+        (Some(2.0), Some(1.0), Some(1.0))
+    );
 }
 
 #[test]
@@ -160,9 +279,15 @@ fn failed_logins_are_counted_by_sqlstate_and_no_name_and_no_secret_is_shown() {
     let aws = Testbed::shared().aws();
     let verifier = hash_password("correct horse");
     let config = redshift_config(&aws, REDSHIFT_USER).replace("\"trust\"", "\"scram-sha-256\"");
-    let watched = Watched::with_config(&aws, &format!("{config}[user.grace]\npassword = \"{verifier}\"\n"));
+    let watched = Watched::with_config(
+        &aws,
+        &format!("{config}[user.grace]\npassword = \"{verifier}\"\n"),
+    );
     let psql = |user: &str, password: &str| {
-        let uri = format!("postgresql://{user}@{}/payroll?application_name=quarterly", watched.proxy.address());
+        let uri = format!(
+            "postgresql://{user}@{}/payroll?application_name=quarterly",
+            watched.proxy.address()
+        );
         Command::new("psql")
             .args(["-XAtw", &uri, "-c", "select 'hello'"])
             .env("PGPASSWORD", password)
@@ -175,17 +300,44 @@ fn failed_logins_are_counted_by_sqlstate_and_no_name_and_no_secret_is_shown() {
     assert!(!psql("grace", "battery staple"));
     assert!(!psql("hedy", "correct horse"));
     // What no client of PostgreSQL says, and nobody who says anything.
-    connect(watched.proxy.address()).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    connect(watched.proxy.address())
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .unwrap();
     drop(connect(watched.proxy.address()));
-    wait_for("the violation", || watched.value("pg_iam_proxy_login_failures_total{target=\"\",sqlstate=\"08P01\"}"));
+    wait_for("the violation", || {
+        watched.value("pg_iam_proxy_login_failures_total{target=\"\",sqlstate=\"08P01\"}")
+    });
     let scrape = watched.get("/metrics").body;
-    assert_eq!(value(&scrape, "pg_iam_proxy_login_failures_total{target=\"\",sqlstate=\"28P01\"}"), Some(2.0));
-    assert_eq!(scrape.matches("pg_iam_proxy_login_failures_total{").count(), 2, "{scrape}");
-    assert_eq!(value(&scrape, "pg_iam_proxy_sessions_total{target=\"warehouse\"}"), Some(1.0));
+    assert_eq!(
+        value(
+            &scrape,
+            "pg_iam_proxy_login_failures_total{target=\"\",sqlstate=\"28P01\"}"
+        ),
+        Some(2.0)
+    );
+    assert_eq!(
+        scrape.matches("pg_iam_proxy_login_failures_total{").count(),
+        2,
+        "{scrape}"
+    );
+    assert_eq!(
+        value(&scrape, "pg_iam_proxy_sessions_total{target=\"warehouse\"}"),
+        Some(1.0)
+    );
     let keys = verifier.rsplit('$').next().unwrap();
-    for secret in
-        ["grace", "hedy", "ana", "payroll", "quarterly", "hello", "horse", "127.0.0.1", keys, aws.secret_access_key(), aws.access_key_id()]
-    {
+    for secret in [
+        "grace",
+        "hedy",
+        "ana",
+        "payroll",
+        "quarterly",
+        "hello",
+        "horse",
+        "127.0.0.1",
+        keys,
+        aws.secret_access_key(),
+        aws.access_key_id(),
+    ] {
         assert!(!scrape.contains(secret), "{secret} in {scrape}");
     }
 }
@@ -193,11 +345,23 @@ fn failed_logins_are_counted_by_sqlstate_and_no_name_and_no_secret_is_shown() {
 #[test]
 fn the_servers_own_refusals_are_counted_for_its_target() {
     let aws = Testbed::shared().aws();
-    let watched = Watched::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"no_such_database\""));
+    let watched = Watched::with_config(
+        &aws,
+        &rds_config("db_user = \"jane_doe\"\ndatabase = \"no_such_database\""),
+    );
     assert_eq!(watched.log_in().err().as_deref(), Some("3D000"));
-    assert_eq!(watched.value("pg_iam_proxy_login_failures_total{target=\"app\",sqlstate=\"3D000\"}"), Some(1.0));
-    assert_eq!(watched.value("pg_iam_proxy_sessions_open{target=\"app\"}"), Some(0.0));
-    assert_eq!(watched.value("pg_iam_proxy_sessions_total{target=\"app\"}"), Some(0.0));
+    assert_eq!(
+        watched.value("pg_iam_proxy_login_failures_total{target=\"app\",sqlstate=\"3D000\"}"),
+        Some(1.0)
+    );
+    assert_eq!(
+        watched.value("pg_iam_proxy_sessions_open{target=\"app\"}"),
+        Some(0.0)
+    );
+    assert_eq!(
+        watched.value("pg_iam_proxy_sessions_total{target=\"app\"}"),
+        Some(0.0)
+    );
 }
 
 #[test]
@@ -207,14 +371,26 @@ fn what_aws_refuses_is_counted_by_target_and_outcome() {
     let watched = Watched::with_config(&aws, &redshift_config(&aws, REDSHIFT_USER));
     assert_eq!(watched.log_in().err().as_deref(), Some("28000"));
     assert_eq!(watched.value("pg_iam_proxy_endpoint_discovery_failures_total{target=\"warehouse\",outcome=\"denied\"}"), Some(1.0));
-    aws.add_fault(FaultRule::new(Fault::Deny).of("GetClusterCredentials").times(1));
+    aws.add_fault(
+        FaultRule::new(Fault::Deny)
+            .of("GetClusterCredentials")
+            .times(1),
+    );
     let denied = "pg_iam_proxy_credential_requests_total{target=\"warehouse\",outcome=\"denied\"}";
     wait_for("the next call", || {
         assert_eq!(watched.log_in().err().as_deref(), Some("28000"));
         (watched.value(denied) == Some(1.0)).then_some(())
     });
-    assert_eq!(watched.value("pg_iam_proxy_credentials_renewal_failing{target=\"warehouse\"}"), Some(0.0), "nothing is served");
-    assert_eq!(watched.value("pg_iam_proxy_credentials_usable_until_timestamp_seconds{target=\"warehouse\"}"), None);
+    assert_eq!(
+        watched.value("pg_iam_proxy_credentials_renewal_failing{target=\"warehouse\"}"),
+        Some(0.0),
+        "nothing is served"
+    );
+    assert_eq!(
+        watched
+            .value("pg_iam_proxy_credentials_usable_until_timestamp_seconds{target=\"warehouse\"}"),
+        None
+    );
 }
 
 #[test]
@@ -226,19 +402,32 @@ fn a_failing_aws_is_seen_while_cached_credentials_are_served_and_so_is_its_recov
     drop(watched.log_in().unwrap());
     aws.set_fault(Fault::Malformed);
     let failing = "pg_iam_proxy_credentials_renewal_failing{target=\"warehouse\"}";
-    let request = |outcome| format!("pg_iam_proxy_credential_requests_total{{target=\"warehouse\",outcome=\"{outcome}\"}}");
+    let request = |outcome| {
+        format!(
+            "pg_iam_proxy_credential_requests_total{{target=\"warehouse\",outcome=\"{outcome}\"}}"
+        )
+    };
     assert_eq!(watched.value(failing), Some(0.0));
     let (now, scrape) = wait_for("a renewal that fails", || {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64();
         let scrape = watched.get("/metrics").body;
         (value(&scrape, failing) == Some(1.0)).then_some((now, scrape))
     });
     drop(watched.log_in().expect("the cached credential serves on"));
-    assert!(value(&scrape, &request("unavailable")) >= Some(1.0), "{scrape}");
+    assert!(
+        value(&scrape, &request("unavailable")) >= Some(1.0),
+        "{scrape}"
+    );
     assert_eq!(value(&scrape, &request("made")), Some(1.0), "{scrape}");
     let until = "pg_iam_proxy_credentials_usable_until_timestamp_seconds{target=\"warehouse\"}";
     let first = value(&scrape, until).unwrap();
-    assert!(first >= now.floor() && first < now + 18.0, "{first} at {now}");
+    assert!(
+        first >= now.floor() && first < now + 18.0,
+        "{first} at {now}"
+    );
     aws.set_credential_life(Duration::from_mins(15));
     aws.set_fault(None);
     let scrape = wait_for("the recovery", || {
@@ -266,18 +455,32 @@ fn health_is_told_and_anything_else_is_refused() {
     ] {
         let answer = request(watched.admin, method, path);
         assert_eq!(answer.status, status, "{method} {path}");
-        assert_eq!(answer.head.contains("allow: get, head"), status == 405, "{}", answer.head);
+        assert_eq!(
+            answer.head.contains("allow: get, head"),
+            status == 405,
+            "{}",
+            answer.head
+        );
     }
     let head = request(watched.admin, "HEAD", "/metrics");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
-    assert!(head.head.contains("content-length: ") && !head.head.contains("content-length: 0"), "{}", head.head);
+    assert!(
+        head.head.contains("content-length: ") && !head.head.contains("content-length: 0"),
+        "{}",
+        head.head
+    );
     let mut session = watched.log_in().unwrap();
     watched.proxy.signal("-TERM");
-    watched.proxy.log_line(&["stopping: waiting for sessions to end"]);
+    watched
+        .proxy
+        .log_line(&["stopping: waiting for sessions to end"]);
     let ready = watched.get("/readyz");
     assert_eq!((ready.status, ready.body.as_str()), (503, "stopping\n"));
     assert_eq!(watched.get("/livez").status, 200);
-    assert_eq!(watched.value("pg_iam_proxy_sessions_open{target=\"app\"}"), Some(1.0));
+    assert_eq!(
+        watched.value("pg_iam_proxy_sessions_open{target=\"app\"}"),
+        Some(1.0)
+    );
     session.send(b'X', b"");
     assert!(watched.proxy.wait().success());
 }
@@ -287,7 +490,8 @@ fn a_slow_client_does_not_keep_others_waiting_and_is_cut_off() {
     let aws = Testbed::shared().aws();
     let watched = Watched::with_config(&aws, &rds_config(RDS_USER));
     let mut slow = connect(watched.admin);
-    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc")
+        .unwrap();
     assert_eq!(watched.get("/metrics").status, 200);
     assert_eq!(slow.read(&mut [0]).expect("the connection is closed"), 0);
 }
@@ -299,12 +503,17 @@ fn more_clients_than_are_served_at_a_time_wait() {
     let crowd: Vec<_> = (0..32).map(|_| connect(watched.admin)).collect();
     let mut late = connect(watched.admin);
     send(&mut late, "GET", "/livez");
-    late.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    late.set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
     let error = late.peek(&mut [0]).expect_err("it has to wait");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
-    assert!(watched.log_in().is_ok(), "sessions have nothing to do with it");
+    assert!(
+        watched.log_in().is_ok(),
+        "sessions have nothing to do with it"
+    );
     drop(crowd);
-    late.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    late.set_read_timeout(Some(crate::support::PATIENCE))
+        .unwrap();
     assert_eq!(answer(late).status, 200);
 }
 
@@ -323,9 +532,18 @@ fn the_address_is_off_by_default_and_flag_and_environment_win_over_the_file() {
     assert_eq!(start("", None, None), None);
     assert_eq!(start("[admin]\n", None, None), None);
     assert_eq!(start(file, None, None).as_deref(), Some("127.0.0.2"));
-    assert_eq!(start(file, Some("127.0.0.3:0"), None).as_deref(), Some("127.0.0.3"));
-    assert_eq!(start(file, Some("127.0.0.3:0"), Some("127.0.0.4:0")).as_deref(), Some("127.0.0.4"));
-    assert_eq!(start("", None, Some("0.0.0.0:0")).as_deref(), Some("0.0.0.0"));
+    assert_eq!(
+        start(file, Some("127.0.0.3:0"), None).as_deref(),
+        Some("127.0.0.3")
+    );
+    assert_eq!(
+        start(file, Some("127.0.0.3:0"), Some("127.0.0.4:0")).as_deref(),
+        Some("127.0.0.4")
+    );
+    assert_eq!(
+        start("", None, Some("0.0.0.0:0")).as_deref(),
+        Some("0.0.0.0")
+    );
 }
 
 #[test]
@@ -336,7 +554,12 @@ fn an_address_that_cannot_be_used_is_named() {
         let file = config_file(config);
         let path = file.display().to_string();
         let output = output(&[&["run", "--config", &path], arguments].concat());
-        (output.status.code(), String::from_utf8(output.stderr).unwrap().replace(&path, "FILE"))
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr)
+                .unwrap()
+                .replace(&path, "FILE"),
+        )
     };
     let config = rds_config(RDS_USER);
     let (code, error) = run(&["--admin", &address], &config);
@@ -344,14 +567,29 @@ fn an_address_that_cannot_be_used_is_named() {
     assert!(error.contains(&format!("pg-iam-proxy: cannot listen on {address} for metrics and health: Address already in use")), "{error}");
     let (code, error) = run(&["--admin", "localhost"], &config);
     assert_eq!(code, Some(64));
-    assert!(error.contains("invalid value 'localhost' for '--admin <ADDRESS>'"), "{error}");
+    assert!(
+        error.contains("invalid value 'localhost' for '--admin <ADDRESS>'"),
+        "{error}"
+    );
     let lines = config.lines().count();
     for (admin, expected) in [
-        ("http = \"localhost:9439\"", "admin.http = \"localhost:9439\": must be an IP address and a port, as in \"127.0.0.1:9439\""),
-        ("console = \"127.0.0.1:6439\"", "unknown key `console`: did you mean `http`?"),
-        ("http = \"127.0.0.1:5439\"", "admin.http = \"127.0.0.1:5439\": a listener has it"),
+        (
+            "http = \"localhost:9439\"",
+            "admin.http = \"localhost:9439\": must be an IP address and a port, as in \"127.0.0.1:9439\"",
+        ),
+        (
+            "console = \"127.0.0.1:6439\"",
+            "unknown key `console`: did you mean `http`?",
+        ),
+        (
+            "http = \"127.0.0.1:5439\"",
+            "admin.http = \"127.0.0.1:5439\": a listener has it",
+        ),
     ] {
         let config = config.replace("127.0.0.1:0", "127.0.0.1:5439");
-        assert_eq!(run(&[], &format!("{config}[admin]\n{admin}\n")), (Some(78), format!("FILE:{}: {expected}\n", lines + 2)));
+        assert_eq!(
+            run(&[], &format!("{config}[admin]\n{admin}\n")),
+            (Some(78), format!("FILE:{}: {expected}\n", lines + 2))
+        );
     }
 }

@@ -7,8 +7,22 @@ use std::path::{Path, PathBuf};
 const MAY_USE: [(&str, &[&str]); 25] = [
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["check", "config", "hash_password", "policy", "server", "telemetry", "workers"]),
-    ("check", &["config", "credentials", "error", "route", "tls", "upstream"]),
+    (
+        "cli",
+        &[
+            "check",
+            "config",
+            "hash_password",
+            "policy",
+            "server",
+            "telemetry",
+            "workers",
+        ],
+    ),
+    (
+        "check",
+        &["config", "credentials", "error", "route", "tls", "upstream"],
+    ),
     ("hash_password", &["secret", "verifier", "wire"]),
     ("policy", &["config", "credentials", "route"]),
     ("telemetry", &["config"]),
@@ -51,12 +65,18 @@ const MAY_USE: [(&str, &[&str]); 25] = [
             "workers",
         ],
     ),
-    ("client", &["config", "error", "secret", "tls", "verifier", "wire"]),
+    (
+        "client",
+        &["config", "error", "secret", "tls", "verifier", "wire"],
+    ),
     ("places", &["config", "error"]),
     ("governor", &["config", "error"]),
     ("route", &["config", "error"]),
     ("credentials", &["config", "error", "metrics", "secret"]),
-    ("upstream", &["config", "error", "places", "secret", "tls", "wire"]),
+    (
+        "upstream",
+        &["config", "error", "places", "secret", "tls", "wire"],
+    ),
     ("cancel", &["secret", "wire"]),
     ("splice", &["tls", "wire"]),
     ("config", &["secret", "tls", "verifier"]),
@@ -92,14 +112,32 @@ fn code(text: &str) -> &str {
 
 /// First folder, or the file's own name.
 fn module(path: &Path) -> String {
-    path.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_string()
+    path.components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_str()
+        .unwrap()
+        .trim_end_matches(".rs")
+        .to_string()
 }
 
 fn used(text: &str) -> BTreeSet<String> {
     let names = text.split("crate::").skip(1);
-    let name = |rest: &str| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-    let grouped = text.split("use crate::{").skip(1).flat_map(|rest| rest.split('}').next().unwrap().split(','));
-    names.map(name).chain(grouped.map(|part| name(part.trim()))).filter(|name: &String| !name.is_empty()).collect()
+    let name = |rest: &str| {
+        rest.chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+            .collect()
+    };
+    let grouped = text
+        .split("use crate::{")
+        .skip(1)
+        .flat_map(|rest| rest.split('}').next().unwrap().split(','));
+    names
+        .map(name)
+        .chain(grouped.map(|part| name(part.trim())))
+        .filter(|name: &String| !name.is_empty())
+        .collect()
 }
 
 #[test]
@@ -110,28 +148,60 @@ fn modules_use_only_what_is_below_them() {
             assert_eq!(used(code(&text)), BTreeSet::new());
             continue;
         }
-        let (_, allowed) =
-            MAY_USE.iter().find(|(name, _)| *name == module).unwrap_or_else(|| panic!("{module} has no place in the architecture"));
+        let (_, allowed) = MAY_USE
+            .iter()
+            .find(|(name, _)| *name == module)
+            .unwrap_or_else(|| panic!("{module} has no place in the architecture"));
         for name in used(code(&text)) {
-            assert!(name == module || allowed.contains(&name.as_str()), "{} uses {name}", path.display());
+            assert!(
+                name == module || allowed.contains(&name.as_str()),
+                "{} uses {name}",
+                path.display()
+            );
         }
     }
 }
 
 #[test]
 fn only_credentials_names_the_aws_sdk() {
-    for (path, text) in sources().into_iter().filter(|(path, _)| !path.starts_with("credentials")) {
-        for name in ["aws_config", "aws_sdk", "aws_types", "aws_sigv4", "aws_smithy", "aws_credential"] {
-            assert!(!code(&text).contains(name), "{} names {name}", path.display());
+    for (path, text) in sources()
+        .into_iter()
+        .filter(|(path, _)| !path.starts_with("credentials"))
+    {
+        for name in [
+            "aws_config",
+            "aws_sdk",
+            "aws_types",
+            "aws_sigv4",
+            "aws_smithy",
+            "aws_credential",
+        ] {
+            assert!(
+                !code(&text).contains(name),
+                "{} names {name}",
+                path.display()
+            );
         }
     }
 }
 
 #[test]
 fn only_tls_builds_rustls_configurations() {
-    for (path, text) in sources().into_iter().filter(|(path, _)| !path.starts_with("tls")) {
-        for name in ["ClientConfig", "ServerConfig", "RootCertStore", "CryptoProvider"] {
-            assert!(!code(&text).contains(name), "{} names {name}", path.display());
+    for (path, text) in sources()
+        .into_iter()
+        .filter(|(path, _)| !path.starts_with("tls"))
+    {
+        for name in [
+            "ClientConfig",
+            "ServerConfig",
+            "RootCertStore",
+            "CryptoProvider",
+        ] {
+            assert!(
+                !code(&text).contains(name),
+                "{} names {name}",
+                path.display()
+            );
         }
     }
 }
@@ -140,18 +210,35 @@ fn only_tls_builds_rustls_configurations() {
 fn only_reject_writes_an_error_response_of_ours() {
     for (path, text) in sources() {
         let writes = code(&text).contains("ErrorResponse::from_fields(");
-        assert!(!writes || path == Path::new("client/reject.rs"), "{} writes an ErrorResponse", path.display());
+        assert!(
+            !writes || path == Path::new("client/reject.rs"),
+            "{} writes an ErrorResponse",
+            path.display()
+        );
     }
 }
 
 #[test]
 fn the_tree_has_one_tls_stack_and_one_crypto_provider() {
     let tree = std::process::Command::new(env!("CARGO"))
-        .args(["tree", "--workspace", "--edges", "normal,build,dev", "--prefix", "none", "--offline", "--locked"])
+        .args([
+            "tree",
+            "--workspace",
+            "--edges",
+            "normal,build,dev",
+            "--prefix",
+            "none",
+            "--offline",
+            "--locked",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo tree runs");
-    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    assert!(
+        tree.status.success(),
+        "{}",
+        String::from_utf8_lossy(&tree.stderr)
+    );
     let tree = String::from_utf8(tree.stdout).unwrap();
     let versions = |name: &str| {
         tree.lines()

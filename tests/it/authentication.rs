@@ -6,21 +6,32 @@ use std::process::Command;
 
 use testbed::Testbed;
 
-use crate::support::client::{Client, Reply, ServerError, V3_0, connect, error_fields, read_reply, startup_packet};
+use crate::support::client::{
+    Client, Reply, ServerError, V3_0, connect, error_fields, read_reply, startup_packet,
+};
 use crate::support::proxy::{Proxy, command, hash_password, rds_config};
 
 const PASSWORD: &str = "correct horse";
 
 fn md5_verifier(user: &str, password: &str) -> String {
-    let output =
-        Command::new("sh").args(["-c", "printf %s \"$1\" | md5sum | cut -c1-32", "sh", &format!("{password}{user}")]).output().unwrap();
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "printf %s \"$1\" | md5sum | cut -c1-32",
+            "sh",
+            &format!("{password}{user}"),
+        ])
+        .output()
+        .unwrap();
     format!("md5{}", String::from_utf8(output.stdout).unwrap().trim())
 }
 
-/// A proxy in front of RDS as `jane_doe`, with these listener lines in place of trust, and these users.
+/// A proxy in front of RDS as `jane_doe`, with these listener lines in place of trust, and these
+/// users.
 fn proxy(listener: &str, users: &str) -> Proxy {
     let aws = Testbed::shared().aws();
-    let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"").replace("auth = \"trust\"\n", &format!("{listener}\n"));
+    let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"")
+        .replace("auth = \"trust\"\n", &format!("{listener}\n"));
     Proxy::with_config(&aws, &format!("{config}\n{users}"))
 }
 
@@ -31,8 +42,11 @@ fn user(name: &str, verifier: &str) -> String {
 /// psql's exit and what it printed.
 fn psql(proxy: &Proxy, user: &str, password: &str, options: &str) -> Result<String, String> {
     let uri = format!("postgresql://{user}@{}/x?{options}", proxy.address());
-    let output =
-        Command::new("psql").args(["-XAtw", &uri, "-c", "select current_user"]).env("PGPASSWORD", password).output().expect("psql");
+    let output = Command::new("psql")
+        .args(["-XAtw", &uri, "-c", "select current_user"])
+        .env("PGPASSWORD", password)
+        .output()
+        .expect("psql");
     if output.status.success() {
         Ok(String::from_utf8(output.stdout).unwrap().trim().to_string())
     } else {
@@ -45,7 +59,11 @@ fn hash_password_prints_a_verifier_and_never_the_password() {
     let verifier = hash_password(PASSWORD);
     assert!(verifier.starts_with("SCRAM-SHA-256$4096:"), "{verifier}");
     assert!(!verifier.contains(PASSWORD));
-    let mut empty = command().arg("hash-password").stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut empty = command()
+        .arg("hash-password")
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     empty.stdin.take().unwrap().write_all(b"\n").unwrap();
     assert_eq!(empty.wait_with_output().unwrap().status.code(), Some(1));
 }
@@ -54,14 +72,26 @@ fn hash_password_prints_a_verifier_and_never_the_password() {
 fn scram_and_cleartext_take_the_same_verifier_and_md5_takes_its_own() {
     let scram = user("ana", &hash_password(PASSWORD));
     let md5 = user("ana", &md5_verifier("ana", PASSWORD));
-    for (auth, users, required) in
-        [("scram-sha-256", &scram, "scram-sha-256"), ("password", &scram, "password"), ("password", &md5, "password"), ("md5", &md5, "md5")]
-    {
+    for (auth, users, required) in [
+        ("scram-sha-256", &scram, "scram-sha-256"),
+        ("password", &scram, "password"),
+        ("password", &md5, "password"),
+        ("md5", &md5, "md5"),
+    ] {
         let proxy = proxy(&format!("auth = \"{auth}\""), users);
-        assert_eq!(psql(&proxy, "ana", PASSWORD, "").unwrap(), "jane_doe", "{auth}");
+        assert_eq!(
+            psql(&proxy, "ana", PASSWORD, "").unwrap(),
+            "jane_doe",
+            "{auth}"
+        );
         for (name, password) in [("ana", "wrong"), ("nobody", PASSWORD)] {
             let error = psql(&proxy, name, password, "").unwrap_err();
-            assert!(error.contains(&format!("FATAL:  password authentication failed for user \"{name}\"")), "{required}: {error}");
+            assert!(
+                error.contains(&format!(
+                    "FATAL:  password authentication failed for user \"{name}\""
+                )),
+                "{required}: {error}"
+            );
         }
         proxy.log_line(&["login refused", "user=\"ana\"", "28P01"]);
         assert!(!proxy.log().contains(PASSWORD));
@@ -74,54 +104,100 @@ fn users_file_takes_pgbouncers_userlist() {
     let path = directory.path().join("userlist.txt");
     std::fs::write(
         &path,
-        format!("; moved from pgbouncer\n\"ana\" \"{}\"\n\"o\"\"b\" \"{}\"\n", hash_password(PASSWORD), md5_verifier("o\"b", "x")),
+        format!(
+            "; moved from pgbouncer\n\"ana\" \"{}\"\n\"o\"\"b\" \"{}\"\n",
+            hash_password(PASSWORD),
+            md5_verifier("o\"b", "x")
+        ),
     )
     .unwrap();
     let aws = Testbed::shared().aws();
-    let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"").replace("\"trust\"", "\"scram-sha-256\"");
-    let proxy = Proxy::with_config(&aws, &format!("users_file = \"{}\"\n{config}", path.display()));
+    let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"")
+        .replace("\"trust\"", "\"scram-sha-256\"");
+    let proxy = Proxy::with_config(
+        &aws,
+        &format!("users_file = \"{}\"\n{config}", path.display()),
+    );
     assert_eq!(psql(&proxy, "ana", PASSWORD, "").unwrap(), "jane_doe");
 }
 
 #[test]
 fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
-    let proxy = proxy("auth = \"scram-sha-256\"", &user("ana", &hash_password(PASSWORD)));
+    let proxy = proxy(
+        "auth = \"scram-sha-256\"",
+        &user("ana", &hash_password(PASSWORD)),
+    );
     // Up to the server's first message: mechanisms, then nonce, salt and iterations.
     let first_of = |name: &str| {
         let mut stream = connect(proxy.address());
-        stream.write_all(&startup_packet(V3_0, &[("user", name)])).unwrap();
-        let Reply::Message(b'R', mechanisms) = read_reply(&mut stream) else { panic!("a request") };
+        stream
+            .write_all(&startup_packet(V3_0, &[("user", name)]))
+            .unwrap();
+        let Reply::Message(b'R', mechanisms) = read_reply(&mut stream) else {
+            panic!("a request")
+        };
         let initial = b"SCRAM-SHA-256\0\0\0\0\x0an,,n=,r=ab".to_vec();
-        stream.write_all(&[&b"p"[..], &crate::support::client::packet(&initial)].concat()).unwrap();
-        let Reply::Message(b'R', first) = read_reply(&mut stream) else { panic!("a challenge") };
+        stream
+            .write_all(&[&b"p"[..], &crate::support::client::packet(&initial)].concat())
+            .unwrap();
+        let Reply::Message(b'R', first) = read_reply(&mut stream) else {
+            panic!("a challenge")
+        };
         let first = String::from_utf8(first[4..].to_vec()).unwrap();
         let (nonce, rest) = first.split_once(",s=").unwrap();
         (mechanisms, nonce.len(), rest.to_string())
     };
     let (known, unknown) = (first_of("ana"), first_of("nobody"));
-    assert_eq!((&known.0, known.1, known.2.len()), (&unknown.0, unknown.1, unknown.2.len()));
-    assert_eq!(first_of("nobody").2, unknown.2, "the made-up salt is stable");
-    assert_ne!(first_of("somebody").2, unknown.2, "and another for another user");
+    assert_eq!(
+        (&known.0, known.1, known.2.len()),
+        (&unknown.0, unknown.1, unknown.2.len())
+    );
+    assert_eq!(
+        first_of("nobody").2,
+        unknown.2,
+        "the made-up salt is stable"
+    );
+    assert_ne!(
+        first_of("somebody").2,
+        unknown.2,
+        "and another for another user"
+    );
 }
 
 #[test]
 fn repeated_failures_from_one_address_are_slowed_down_and_logged() {
-    let proxy = proxy("auth = \"password\"", &user("ana", &hash_password(PASSWORD)));
+    let proxy = proxy(
+        "auth = \"password\"",
+        &user("ana", &hash_password(PASSWORD)),
+    );
     let started = std::time::Instant::now();
     let mut failures = 0;
     while !proxy.log().contains("repeated failures") {
         assert!(psql(&proxy, "ana", "wrong", "").is_err());
         failures += 1;
-        assert!(failures < 30 && started.elapsed() < crate::support::PATIENCE, "{}", proxy.log());
+        assert!(
+            failures < 30 && started.elapsed() < crate::support::PATIENCE,
+            "{}",
+            proxy.log()
+        );
     }
-    assert_eq!(psql(&proxy, "ana", PASSWORD, "").unwrap(), "jane_doe", "the right password still lets in");
+    assert_eq!(
+        psql(&proxy, "ana", PASSWORD, "").unwrap(),
+        "jane_doe",
+        "the right password still lets in"
+    );
 }
 
 #[test]
 fn a_client_that_closes_at_the_prompt_is_no_failure() {
-    let proxy = proxy("auth = \"password\"", &user("ana", &hash_password(PASSWORD)));
+    let proxy = proxy(
+        "auth = \"password\"",
+        &user("ana", &hash_password(PASSWORD)),
+    );
     let mut stream = connect(proxy.address());
-    stream.write_all(&startup_packet(V3_0, &[("user", "ana")])).unwrap();
+    stream
+        .write_all(&startup_packet(V3_0, &[("user", "ana")]))
+        .unwrap();
     assert!(matches!(read_reply(&mut stream), Reply::Message(b'R', _)));
     drop(stream);
     proxy.log_line(&["DEBUG", "client left before its login was done"]);
@@ -129,28 +205,54 @@ fn a_client_that_closes_at_the_prompt_is_no_failure() {
 
 #[test]
 fn a_client_that_does_not_answer_is_told_57014() {
-    let proxy =
-        proxy("auth = \"scram-sha-256\"", &format!("{}[limits]\nstartup_timeout = \"300ms\"\n", user("ana", &hash_password(PASSWORD))));
+    let proxy = proxy(
+        "auth = \"scram-sha-256\"",
+        &format!(
+            "{}[limits]\nstartup_timeout = \"300ms\"\n",
+            user("ana", &hash_password(PASSWORD))
+        ),
+    );
     let mut stream = connect(proxy.address());
-    stream.write_all(&startup_packet(V3_0, &[("user", "ana")])).unwrap();
+    stream
+        .write_all(&startup_packet(V3_0, &[("user", "ana")]))
+        .unwrap();
     assert!(matches!(read_reply(&mut stream), Reply::Message(b'R', _)));
-    let Reply::Message(b'E', body) = read_reply(&mut stream) else { panic!("an error") };
+    let Reply::Message(b'E', body) = read_reply(&mut stream) else {
+        panic!("an error")
+    };
     let error = error_fields(&body);
-    assert_eq!((error.sqlstate(), error.message()), ("57014", "canceling authentication due to timeout"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("57014", "canceling authentication due to timeout")
+    );
 }
 
 #[test]
 fn oversized_and_malformed_answers_are_refused_before_they_allocate() {
-    let proxy = proxy("auth = \"password\"", &user("ana", &hash_password(PASSWORD)));
+    let proxy = proxy(
+        "auth = \"password\"",
+        &user("ana", &hash_password(PASSWORD)),
+    );
     let answer = |bytes: &[u8]| -> ServerError {
         let mut stream = connect(proxy.address());
-        stream.write_all(&startup_packet(V3_0, &[("user", "ana")])).unwrap();
+        stream
+            .write_all(&startup_packet(V3_0, &[("user", "ana")]))
+            .unwrap();
         assert!(matches!(read_reply(&mut stream), Reply::Message(b'R', _)));
         stream.write_all(bytes).unwrap();
-        let Reply::Message(b'E', body) = read_reply(&mut stream) else { panic!("an error") };
+        let Reply::Message(b'E', body) = read_reply(&mut stream) else {
+            panic!("an error")
+        };
         error_fields(&body)
     };
-    for bytes in [&b"p\x7f\xff\xff\xff"[..], b"p\0\0\0\x03", b"p\0\0\0\0", b"Q\0\0\0\x05\0", b"p\0\0\0\x06ab", b"p\0\0\0\x08ab\0c"] {
+    for bytes in [
+        &b"p\x7f\xff\xff\xff"[..],
+        b"p\0\0\0\x03",
+        b"p\0\0\0\0",
+        b"Q\0\0\0\x05\0",
+        b"p\0\0\0\x06ab",
+        b"p\0\0\0\x08ab\0c",
+    ] {
         assert_eq!(answer(bytes).sqlstate(), "08P01", "{bytes:?}");
     }
     assert_eq!(psql(&proxy, "ana", PASSWORD, "").unwrap(), "jane_doe");
@@ -163,16 +265,37 @@ fn rules_are_tried_in_order_and_the_first_that_fits_decides() {
                  [[listener.rule]]\nfrom = \"192.0.2.0/24\"\nauth = \"trust\"\n\
                  [[listener.rule]]\nusers = [\"ana\", \"mallory\"]\nauth = \"scram-sha-256\"\n";
     let aws = Testbed::shared().aws();
-    let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"").replace("auth = \"trust\"\n", rules);
-    let users = [user("ana", &hash_password(PASSWORD)), user("mallory", &hash_password(PASSWORD))].concat();
+    let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"")
+        .replace("auth = \"trust\"\n", rules);
+    let users = [
+        user("ana", &hash_password(PASSWORD)),
+        user("mallory", &hash_password(PASSWORD)),
+    ]
+    .concat();
     let proxy = Proxy::with_config(&aws, &format!("{config}\n{users}"));
     assert_eq!(psql(&proxy, "robot", "", "").unwrap(), "jane_doe");
     assert_eq!(psql(&proxy, "ana", PASSWORD, "").unwrap(), "jane_doe");
-    let refusal = |name: &str| Client::log_in(proxy.address(), &[("user", name)]).err().unwrap();
+    let refusal = |name: &str| {
+        Client::log_in(proxy.address(), &[("user", name)])
+            .err()
+            .unwrap()
+    };
     let error = refusal("mallory");
-    assert_eq!((error.sqlstate(), error.message()), ("28000", "the proxy rejects connections as user \"mallory\" from this address"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        (
+            "28000",
+            "the proxy rejects connections as user \"mallory\" from this address"
+        )
+    );
     let error = refusal("nobody");
-    assert_eq!((error.sqlstate(), error.message()), ("28000", "no rule of the proxy lets user \"nobody\" in from this address"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        (
+            "28000",
+            "no rule of the proxy lets user \"nobody\" in from this address"
+        )
+    );
 }
 
 #[test]
@@ -187,16 +310,37 @@ fn peer_takes_the_operating_systems_word_on_a_unix_socket() {
     let mut command = command();
     command.args(["run", "--config"]).arg(&file).envs(aws.env());
     let mut proxy = Proxy::start_unix(command);
-    let me = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap().trim().to_string();
-    let uri = proxy.printed.lines().find_map(|line| line.strip_prefix("  psql  ")).unwrap().replace("USER@", &format!("{me}@"));
-    let output = Command::new("psql").args(["-XAtw", &uri, "-c", "select current_user"]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "jane_doe", "{}", String::from_utf8_lossy(&output.stderr));
+    let me = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout)
+        .unwrap()
+        .trim()
+        .to_string();
+    let uri = proxy
+        .printed
+        .lines()
+        .find_map(|line| line.strip_prefix("  psql  "))
+        .unwrap()
+        .replace("USER@", &format!("{me}@"));
+    let output = Command::new("psql")
+        .args(["-XAtw", &uri, "-c", "select current_user"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        "jane_doe",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     proxy.log_line(&["session opened", "client=local:"]);
     let mut stream = UnixStream::connect(&path).unwrap();
-    stream.write_all(&startup_packet(V3_0, &[("user", "somebody_else")])).unwrap();
+    stream
+        .write_all(&startup_packet(V3_0, &[("user", "somebody_else")]))
+        .unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
-    assert!(String::from_utf8_lossy(&answer).contains("C28000\0MPeer authentication failed for user \"somebody_else\"\0"));
+    assert!(
+        String::from_utf8_lossy(&answer)
+            .contains("C28000\0MPeer authentication failed for user \"somebody_else\"\0")
+    );
     proxy.signal("-TERM");
     assert!(proxy.wait().success());
     assert!(!path.exists(), "the socket goes with the proxy");
@@ -207,7 +351,8 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(".s.PGSQL.5439");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let config = rds_config("db_user = \"jane_doe\"").replace("127.0.0.1:0", &path.display().to_string());
+    let config =
+        rds_config("db_user = \"jane_doe\"").replace("127.0.0.1:0", &path.display().to_string());
     let start = || {
         let file = crate::support::proxy::config_file(&config);
         let mut command = command();
@@ -219,7 +364,11 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
     let (mut second, _file) = start();
     let output = second.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot listen on "), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("cannot listen on "),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(path.exists());
 }
 
@@ -231,19 +380,41 @@ fn users_may_be_restricted_to_targets_and_have_a_database_user_of_their_own() {
     let users = format!(
         "[user.ana]\npassword = \"{own}\"\ntargets = [\"app\"]\n[user.bob]\npassword = \"{own}\"\ntargets = [\"warehouse\"]\ndb_user = \"bob_of_bi\"\ndb_groups = [\"bi\"]\n"
     );
-    let warehouse = crate::support::proxy::redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"\nauto_create = true");
+    let warehouse = crate::support::proxy::redshift_config(
+        &aws,
+        "db_user = \"ana\"\ndatabase = \"dev\"\nauto_create = true",
+    );
     let app = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"");
-    let config =
-        warehouse.replace("targets = [\"warehouse\"]", "targets = [\"warehouse\", \"app\"]").replace("\"trust\"", "\"scram-sha-256\"");
-    let config = format!("{config}[target.app]{}{users}", app.split_once("[target.app]").unwrap().1);
+    let config = warehouse
+        .replace(
+            "targets = [\"warehouse\"]",
+            "targets = [\"warehouse\", \"app\"]",
+        )
+        .replace("\"trust\"", "\"scram-sha-256\"");
+    let config = format!(
+        "{config}[target.app]{}{users}",
+        app.split_once("[target.app]").unwrap().1
+    );
     let proxy = Proxy::with_config(&aws, &config);
     let psql = |user: &str, database: &str| {
         let uri = format!("postgresql://{user}@{}/{database}", proxy.address());
-        let output = Command::new("psql").args(["-XAtw", &uri, "-c", "select current_user"]).env("PGPASSWORD", PASSWORD).output().unwrap();
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)).trim().to_string()
+        let output = Command::new("psql")
+            .args(["-XAtw", &uri, "-c", "select current_user"])
+            .env("PGPASSWORD", PASSWORD)
+            .output()
+            .unwrap();
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+        .trim()
+        .to_string()
     };
     assert_eq!(psql("ana", "app"), "jane_doe");
     assert_eq!(psql("bob", "warehouse"), "IAMA:bob_of_bi:bi");
-    assert!(psql("ana", "warehouse").contains("FATAL:  user \"ana\" may not use target \"warehouse\""));
+    assert!(
+        psql("ana", "warehouse").contains("FATAL:  user \"ana\" may not use target \"warehouse\"")
+    );
     assert!(psql("bob", "app").contains("FATAL:  user \"bob\" may not use target \"app\""));
 }

@@ -6,7 +6,8 @@ use std::net::TcpStream;
 use testbed::{Aws, Fault, Testbed};
 
 use crate::support::client::{
-    Client, GSSENC_REQUEST, Reply, SSL_REQUEST, V3_0, cancel, connect, packet, read_refusal, read_reply, startup_packet,
+    Client, GSSENC_REQUEST, Reply, SSL_REQUEST, V3_0, cancel, connect, packet, read_refusal,
+    read_reply, startup_packet,
 };
 use crate::support::proxy::{Proxy, rds_config, redshift_config};
 
@@ -20,7 +21,10 @@ struct Port {
 impl Port {
     fn open() -> Self {
         let aws = Testbed::shared().aws();
-        let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
+        let proxy = Proxy::with_config(
+            &aws,
+            &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""),
+        );
         Self { proxy, _aws: aws }
     }
 
@@ -40,7 +44,10 @@ impl Port {
         let error = read_refusal(&mut stream);
         assert_eq!((error.sqlstate(), error.message()), (sqlstate, message));
         assert_eq!(error.0[&'S'], "FATAL");
-        let session = error.detail().strip_prefix("pg-iam-proxy session ").expect("DETAIL has the session id");
+        let session = error
+            .detail()
+            .strip_prefix("pg-iam-proxy session ")
+            .expect("DETAIL has the session id");
         self.proxy.log_line(&["login refused", session, sqlstate]);
         assert_eq!(self.log_in().value("select 1"), "1");
     }
@@ -62,7 +69,9 @@ fn encryption_requests_are_answered_no_in_either_order() {
             std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
             assert_eq!(&answer, b"N");
         }
-        stream.write_all(&startup_packet(V3_0, &[("user", "x")])).unwrap();
+        stream
+            .write_all(&startup_packet(V3_0, &[("user", "x")]))
+            .unwrap();
         assert!(matches!(read_reply(&mut stream), Reply::Message(b'R', _)));
     }
 }
@@ -70,17 +79,29 @@ fn encryption_requests_are_answered_no_in_either_order() {
 #[test]
 fn plaintext_bytes_behind_ssl_request_are_refused() {
     let stuffed = [&SSL_REQUEST[..], &startup_packet(V3_0, &[("user", "x")])].concat();
-    assert_refused(&stuffed, "08P01", "received unencrypted data after SSL request");
+    assert_refused(
+        &stuffed,
+        "08P01",
+        "received unencrypted data after SSL request",
+    );
     let stuffed = [&GSSENC_REQUEST[..], b"x"].concat();
-    assert_refused(&stuffed, "08P01", "received unencrypted data after GSSAPI encryption request");
+    assert_refused(
+        &stuffed,
+        "08P01",
+        "received unencrypted data after GSSAPI encryption request",
+    );
 }
 
 #[test]
 fn a_second_ssl_request_is_refused() {
     let port = Port::open();
-    for (request, message) in
-        [(SSL_REQUEST, "received a second SSLRequest"), (GSSENC_REQUEST, "received a GSSENCRequest that cannot be granted any more")]
-    {
+    for (request, message) in [
+        (SSL_REQUEST, "received a second SSLRequest"),
+        (
+            GSSENC_REQUEST,
+            "received a GSSENCRequest that cannot be granted any more",
+        ),
+    ] {
         let mut stream = port.connect();
         stream.write_all(&request).unwrap();
         let mut answer = [0];
@@ -95,20 +116,32 @@ fn a_second_ssl_request_is_refused() {
 fn lengths_of_0_3_and_2_to_the_31_are_refused() {
     let port = Port::open();
     for length in [0, 3, 7, 0x7fff_ffff, u32::MAX] {
-        port.refuses(&length.to_be_bytes(), "08P01", "invalid length of startup packet");
+        port.refuses(
+            &length.to_be_bytes(),
+            "08P01",
+            "invalid length of startup packet",
+        );
     }
 }
 
 #[test]
 fn a_startup_packet_over_10000_bytes_is_refused() {
     let long = "x".repeat(10_000);
-    assert_refused(&startup_packet(V3_0, &[("user", &long)]), "08P01", "invalid length of startup packet");
+    assert_refused(
+        &startup_packet(V3_0, &[("user", &long)]),
+        "08P01",
+        "invalid length of startup packet",
+    );
 }
 
 #[test]
 fn a_startup_packet_without_terminator_is_refused() {
     let body = [&V3_0.to_be_bytes()[..], b"user\0x\0"].concat();
-    assert_refused(&packet(&body), "08P01", "invalid startup packet layout: expected terminator as last byte");
+    assert_refused(
+        &packet(&body),
+        "08P01",
+        "invalid startup packet layout: expected terminator as last byte",
+    );
 }
 
 #[test]
@@ -120,20 +153,32 @@ fn a_user_name_that_is_not_utf8_is_refused() {
 #[test]
 fn two_values_for_user_are_refused() {
     let packet = startup_packet(V3_0, &[("user", "x"), ("database", "y"), ("user", "root")]);
-    assert_refused(&packet, "08P01", "startup packet has two values for \"user\"");
+    assert_refused(
+        &packet,
+        "08P01",
+        "startup packet has two values for \"user\"",
+    );
 }
 
 #[test]
 fn a_startup_packet_without_user_is_refused() {
     let port = Port::open();
     for parameters in [&[][..], &[("database", "postgres")], &[("user", "")]] {
-        port.refuses(&startup_packet(V3_0, parameters), "28000", "no PostgreSQL user name specified in startup packet");
+        port.refuses(
+            &startup_packet(V3_0, parameters),
+            "28000",
+            "no PostgreSQL user name specified in startup packet",
+        );
     }
 }
 
 #[test]
 fn unknown_request_codes_and_protocol_versions_are_refused() {
-    assert_refused(&startup_packet(0x04d2_163a, &[]), "08P01", "unknown request code 80877114");
+    assert_refused(
+        &startup_packet(0x04d2_163a, &[]),
+        "08P01",
+        "unknown request code 80877114",
+    );
     assert_refused(
         &startup_packet(0x0002_0000, &[("user", "x")]),
         "0A000",
@@ -149,7 +194,11 @@ fn unknown_request_codes_and_protocol_versions_are_refused() {
 #[test]
 fn http_sent_to_the_port_is_named() {
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody";
-    assert_refused(request, "08P01", "invalid length of startup packet: this looks like HTTP, and this port speaks PostgreSQL");
+    assert_refused(
+        request,
+        "08P01",
+        "invalid length of startup packet: this looks like HTTP, and this port speaks PostgreSQL",
+    );
 }
 
 #[test]
@@ -162,7 +211,10 @@ fn tls_without_ssl_request_is_named() {
 #[test]
 fn a_startup_dripped_byte_by_byte_is_cut_off_at_startup_timeout() {
     let aws = Testbed::shared().aws();
-    let config = format!("{}[limits]\nstartup_timeout = \"300ms\"\n", rds_config("db_user = \"jane_doe\""));
+    let config = format!(
+        "{}[limits]\nstartup_timeout = \"300ms\"\n",
+        rds_config("db_user = \"jane_doe\"")
+    );
     let proxy = Proxy::with_config(&aws, &config);
     let mut stream = connect(proxy.address());
     stream.set_nodelay(true).unwrap();
@@ -174,8 +226,15 @@ fn a_startup_dripped_byte_by_byte_is_cut_off_at_startup_timeout() {
         }
         std::thread::park_timeout(std::time::Duration::from_millis(5));
     }
-    assert!(dripping.elapsed() < std::time::Duration::from_secs(10), "cut off long before the packet's end");
-    assert_eq!(read_reply(&mut stream), Reply::Closed, "before the StartupMessage there is nothing to say");
+    assert!(
+        dripping.elapsed() < std::time::Duration::from_secs(10),
+        "cut off long before the packet's end"
+    );
+    assert_eq!(
+        read_reply(&mut stream),
+        Reply::Closed,
+        "before the StartupMessage there is nothing to say"
+    );
     proxy.log_line(&["client did not finish its startup in time"]);
 }
 
@@ -183,7 +242,10 @@ fn a_startup_dripped_byte_by_byte_is_cut_off_at_startup_timeout() {
 fn a_client_that_goes_away_at_any_phase_leaves_the_proxy_serving() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""),
+    );
     let startup = startup_packet(V3_0, &[("user", "x")]);
     // Before the first byte, in the middle of a length, of a packet, after an SSLRequest.
     for sent in [&[][..], &startup[..2], &startup[..10], &SSL_REQUEST[..]] {
@@ -194,7 +256,9 @@ fn a_client_that_goes_away_at_any_phase_leaves_the_proxy_serving() {
     aws.set_fault(Fault::Hang);
     let mut stream = connect(proxy.address());
     stream.write_all(&startup).unwrap();
-    crate::support::wait_for("the call to AWS", || (aws.calls("DescribeClusters") > 0).then_some(()));
+    crate::support::wait_for("the call to AWS", || {
+        (aws.calls("DescribeClusters") > 0).then_some(())
+    });
     drop(stream);
     proxy.log_line(&["client left before its login was done", "warehouse"]);
     aws.set_fault(None);
@@ -203,16 +267,28 @@ fn a_client_that_goes_away_at_any_phase_leaves_the_proxy_serving() {
     assert_eq!(client.value("select 1"), "1");
     drop(client);
     proxy.log_line(&["session ended", "ended_by=client"]);
-    assert_eq!(Client::log_in(proxy.address(), &[("user", "x")]).unwrap().value("select 1"), "1");
+    assert_eq!(
+        Client::log_in(proxy.address(), &[("user", "x")])
+            .unwrap()
+            .value("select 1"),
+        "1"
+    );
 }
 
 #[test]
 fn a_client_that_goes_away_while_the_server_is_silent_is_noticed() {
     let port = crate::support::server::answer_ssl_request(b"");
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &rds_config(&format!("host = \"127.0.0.1\"\nport = {port}\ndb_user = \"jane_doe\"")));
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config(&format!(
+            "host = \"127.0.0.1\"\nport = {port}\ndb_user = \"jane_doe\""
+        )),
+    );
     let mut stream = TcpStream::connect(proxy.address()).unwrap();
-    stream.write_all(&startup_packet(V3_0, &[("user", "x")])).unwrap();
+    stream
+        .write_all(&startup_packet(V3_0, &[("user", "x")]))
+        .unwrap();
     drop(stream);
     proxy.log_line(&["client left before its login was done", "app"]);
 }
@@ -225,7 +301,14 @@ fn a_cancel_with_a_wrong_key_is_closed_in_silence() {
     *wrong.last_mut().unwrap() ^= 1;
     cancel(port.proxy.address(), &wrong);
     cancel(port.proxy.address(), &[0, 0, 0, 0, 1]);
-    port.proxy.log_line(&["cancel request with a key of no session", &format!("pid={}", client.process_id())]);
+    port.proxy.log_line(&[
+        "cancel request with a key of no session",
+        &format!("pid={}", client.process_id()),
+    ]);
     assert_eq!(client.value("select 1"), "1");
-    port.refuses(&packet(&80_877_102u32.to_be_bytes()), "08P01", "invalid length of cancel request packet");
+    port.refuses(
+        &packet(&80_877_102u32.to_be_bytes()),
+        "08P01",
+        "invalid length of cancel request packet",
+    );
 }

@@ -24,8 +24,16 @@ impl Bastion {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new("team CA");
         let names = ["*.db.example.com", "localhost"];
-        let server = authority.sign(&Leaf { common_name: "bastion", alternative_names: &names, ..Leaf::default() });
-        for (name, text) in [("ca.pem", &authority.certificate), ("server.crt", &server.certificate), ("server.key", &server.key)] {
+        let server = authority.sign(&Leaf {
+            common_name: "bastion",
+            alternative_names: &names,
+            ..Leaf::default()
+        });
+        for (name, text) in [
+            ("ca.pem", &authority.certificate),
+            ("server.crt", &server.certificate),
+            ("server.key", &server.key),
+        ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let listener = "auth = \"scram-sha-256\"\ntls = \"required\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n";
@@ -34,13 +42,20 @@ impl Bastion {
             .replace("[\"warehouse\"]", "[\"warehouse\", \"app\"]");
         let app = rds_config("db_user = \"jane_doe\"");
         let user = format!("[user.ana]\npassword = \"{}\"\n", hash_password(PASSWORD));
-        let config = format!("{warehouse}[target.app]{}{user}", app.split_once("[target.app]").unwrap().1);
+        let config = format!(
+            "{warehouse}[target.app]{}{user}",
+            app.split_once("[target.app]").unwrap().1
+        );
         // Paths in a file are relative to its folder.
         let file = folder.path().join("pg-iam-proxy.toml");
         std::fs::write(&file, config).unwrap();
         let mut command = command();
         command.args(["run", "--config"]).arg(&file).envs(aws.env());
-        Self { proxy: Proxy::start(command, 1), folder, _aws: aws }
+        Self {
+            proxy: Proxy::start(command, 1),
+            folder,
+            _aws: aws,
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -50,16 +65,26 @@ impl Bastion {
     /// What libpq 18 sees: `current_user` and how it is connected, or its error.
     fn psycopg(&self, host: &str, more: &str) -> Result<String, String> {
         let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-        assert!(Path::new(python).exists(), "{python} does not exist: run\n    make venv");
+        assert!(
+            Path::new(python).exists(),
+            "{python} does not exist: run\n    make venv"
+        );
         let conninfo = format!(
             "host={host} hostaddr=127.0.0.1 port={} user=ana password='{PASSWORD}' sslmode=verify-full sslrootcert={} {more}",
             self.proxy.address().port(),
             self.file("ca.pem").display()
         );
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/psycopg_tls.py");
-        let output = Command::new(python).args([script, &conninfo]).output().expect("python starts");
+        let output = Command::new(python)
+            .args([script, &conninfo])
+            .output()
+            .expect("python starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr))
+        }
     }
 }
 
@@ -68,8 +93,13 @@ fn the_tls_server_name_chooses_the_target_in_both_modes() {
     let bastion = Bastion::open();
     for mode in ["", "sslnegotiation=direct"] {
         let warehouse = bastion.psycopg("warehouse.db.example.com", mode).unwrap();
-        assert!(warehouse.starts_with("IAM:ana tls=True"), "{mode}: {warehouse}");
-        let app = bastion.psycopg("app.db.example.com", &format!("dbname=exampledb {mode}")).unwrap();
+        assert!(
+            warehouse.starts_with("IAM:ana tls=True"),
+            "{mode}: {warehouse}"
+        );
+        let app = bastion
+            .psycopg("app.db.example.com", &format!("dbname=exampledb {mode}"))
+            .unwrap();
         assert!(app.starts_with("jane_doe tls=True"), "{mode}: {app}");
     }
 }
@@ -77,22 +107,48 @@ fn the_tls_server_name_chooses_the_target_in_both_modes() {
 #[test]
 fn a_server_name_that_is_no_target_leaves_the_choice_to_the_database_name() {
     let bastion = Bastion::open();
-    assert!(bastion.psycopg("localhost", "dbname=warehouse").unwrap().starts_with("IAM:ana"));
-    assert!(bastion.psycopg("elsewhere.db.example.com", "dbname=app/postgres").unwrap().starts_with("jane_doe"));
-    let error = bastion.psycopg("elsewhere.db.example.com", "dbname=nothing").unwrap_err();
-    assert!(error.contains("FATAL:  no target \"nothing\" on this address"), "{error}");
+    assert!(
+        bastion
+            .psycopg("localhost", "dbname=warehouse")
+            .unwrap()
+            .starts_with("IAM:ana")
+    );
+    assert!(
+        bastion
+            .psycopg("elsewhere.db.example.com", "dbname=app/postgres")
+            .unwrap()
+            .starts_with("jane_doe")
+    );
+    let error = bastion
+        .psycopg("elsewhere.db.example.com", "dbname=nothing")
+        .unwrap_err();
+    assert!(
+        error.contains("FATAL:  no target \"nothing\" on this address"),
+        "{error}"
+    );
 }
 
 #[test]
 fn scram_is_bound_to_the_channel() {
     let bastion = Bastion::open();
-    for more in
-        ["channel_binding=require", "channel_binding=require require_auth=scram-sha-256 sslnegotiation=direct max_protocol_version=latest"]
-    {
+    for more in [
+        "channel_binding=require",
+        "channel_binding=require require_auth=scram-sha-256 sslnegotiation=direct max_protocol_version=latest",
+    ] {
         let seen = bastion.psycopg("warehouse.db.example.com", more).unwrap();
         assert!(seen.starts_with("IAM:ana tls=True"), "{more}: {seen}");
     }
-    assert!(bastion.psycopg("warehouse.db.example.com", "channel_binding=disable").is_ok(), "who does not bind is let in too");
-    let error = bastion.psycopg("warehouse.db.example.com", "password=wrong").unwrap_err();
-    assert!(error.contains("FATAL:  password authentication failed for user \"ana\""), "{error}");
+    assert!(
+        bastion
+            .psycopg("warehouse.db.example.com", "channel_binding=disable")
+            .is_ok(),
+        "who does not bind is let in too"
+    );
+    let error = bastion
+        .psycopg("warehouse.db.example.com", "password=wrong")
+        .unwrap_err();
+    assert!(
+        error.contains("FATAL:  password authentication failed for user \"ana\""),
+        "{error}"
+    );
 }

@@ -1,4 +1,5 @@
-//! `check`: every step with its time, and for each thing that can be wrong the words that end the search.
+//! `check`: every step with its time, and for each thing that can be wrong the words that end the
+//! search.
 
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::process::Output;
@@ -9,11 +10,19 @@ use testbed::{Aws, Challenge, Fault, FaultRule, FrontOptions, ServerCertificate,
 use crate::support::proxy::{command, config_file, output, rds_config, redshift_config};
 use crate::support::server::{answer_ssl_request, serve};
 
-const STEPS: [&str; 9] = ["route", "identity", "endpoint", "mint", "dns", "tcp", "tls", "login", "select"];
+const STEPS: [&str; 9] = [
+    "route", "identity", "endpoint", "mint", "dns", "tcp", "tls", "login", "select",
+];
 
 pub fn run(env: Vec<(String, String)>, config: &str, arguments: &[&str]) -> Output {
     let file = config_file(config);
-    command().args(["check", "--config"]).arg(&file).args(arguments).envs(env).output().expect("the binary starts")
+    command()
+        .args(["check", "--config"])
+        .arg(&file)
+        .args(arguments)
+        .envs(env)
+        .output()
+        .expect("the binary starts")
 }
 
 /// The only target of a check, which has this exit code.
@@ -21,7 +30,12 @@ pub fn run(env: Vec<(String, String)>, config: &str, arguments: &[&str]) -> Outp
 pub fn target(env: Vec<(String, String)>, config: &str, arguments: &[&str], code: i32) -> Value {
     let output = run(env, config, &[&["--json"], arguments].concat());
     let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(code), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let report: Value = serde_json::from_str(&text).expect("one JSON object");
     assert_eq!(report["ok"], code == 0);
     report["targets"][0].clone()
@@ -29,7 +43,12 @@ pub fn target(env: Vec<(String, String)>, config: &str, arguments: &[&str], code
 
 /// A check of one target fails at this step, with these words, and tries no later one.
 #[track_caller]
-fn assert_fails_in(env: Vec<(String, String)>, config: &str, step: &str, [error, explanation, remedy]: [&str; 3]) {
+fn assert_fails_in(
+    env: Vec<(String, String)>,
+    config: &str,
+    step: &str,
+    [error, explanation, remedy]: [&str; 3],
+) {
     let target = target(env, config, &[], 1);
     let failed = STEPS.iter().position(|name| *name == step).unwrap();
     for (index, found) in target["steps"].as_array().unwrap().iter().enumerate() {
@@ -44,7 +63,10 @@ fn assert_fails_in(env: Vec<(String, String)>, config: &str, step: &str, [error,
             }
             std::cmp::Ordering::Equal => {
                 assert_eq!(found["status"], "failed", "{found:#}");
-                assert_eq!((&found["text"], &found["explanation"], &found["remedy"]), (&json!(error), &json!(explanation), &json!(remedy)));
+                assert_eq!(
+                    (&found["text"], &found["explanation"], &found["remedy"]),
+                    (&json!(error), &json!(explanation), &json!(remedy))
+                );
             }
         }
     }
@@ -61,7 +83,9 @@ pub fn user_arn(aws: &Aws) -> String {
 
 /// An RDS target at this port, whose every step before TCP works.
 fn at_port(port: u16, keys: &str) -> String {
-    rds_config(&format!("host = \"localhost\"\nport = {port}\ndb_user = \"jane_doe\"\ndatabase = \"postgres\"\n{keys}"))
+    rds_config(&format!(
+        "host = \"localhost\"\nport = {port}\ndb_user = \"jane_doe\"\ndatabase = \"postgres\"\n{keys}"
+    ))
 }
 
 pub const ANA: &str = "db_user = \"ana\"\ndatabase = \"dev\"";
@@ -74,7 +98,11 @@ fn a_good_target_is_a_line_a_step_with_its_time() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
     let port = Testbed::shared().redshift().port();
-    let addresses: Vec<String> = ("localhost", port).to_socket_addrs().unwrap().map(|address| address.ip().to_string()).collect();
+    let addresses: Vec<String> = ("localhost", port)
+        .to_socket_addrs()
+        .unwrap()
+        .map(|address| address.ip().to_string())
+        .collect();
     // Times are taken out: they are the fourth word of a line, and the fifth is their unit.
     let lines: Vec<String> = text.lines().map(without_time).collect();
     assert_eq!(
@@ -116,29 +144,75 @@ fn a_good_target_as_json() {
     let aws = bed.aws();
     let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"");
     let target = target(aws.env(), &config, &[], 0);
-    assert_eq!((&target["target"], &target["engine"], &target["region"]), (&json!("app"), &json!("rds"), &json!("us-west-2")));
+    assert_eq!(
+        (&target["target"], &target["engine"], &target["region"]),
+        (&json!("app"), &json!("rds"), &json!("us-west-2"))
+    );
     assert_eq!(target["ok"], true);
     let steps = target["steps"].as_array().unwrap();
-    assert!(steps.iter().all(|step| step["status"] == "ok" && step["ms"].is_f64() && step["remedy"].is_null()), "{target:#}");
+    assert!(
+        steps
+            .iter()
+            .all(|step| step["status"] == "ok" && step["ms"].is_f64() && step["remedy"].is_null()),
+        "{target:#}"
+    );
     let facts: Vec<&Value> = steps.iter().map(|step| &step["facts"]).collect();
-    let names: Vec<&str> = ["localhost"].into_iter().chain(testbed::pki::AWS_NAMES).collect();
-    assert_eq!(facts[0], &json!({ "db_user": "jane_doe", "database": "postgres" }));
-    assert_eq!((&facts[1]["arn"], &facts[1]["account"]), (&json!(user_arn(&aws)), &json!("123456789012")));
+    let names: Vec<&str> = ["localhost"]
+        .into_iter()
+        .chain(testbed::pki::AWS_NAMES)
+        .collect();
+    assert_eq!(
+        facts[0],
+        &json!({ "db_user": "jane_doe", "database": "postgres" })
+    );
+    assert_eq!(
+        (&facts[1]["arn"], &facts[1]["account"]),
+        (&json!(user_arn(&aws)), &json!("123456789012"))
+    );
     assert!(facts[1]["clock_ahead_s"].as_i64().unwrap().abs() < 10);
-    assert_eq!(facts[2], &json!({ "host": "localhost", "port": bed.rds().port() }));
+    assert_eq!(
+        facts[2],
+        &json!({ "host": "localhost", "port": bed.rds().port() })
+    );
     assert_eq!(facts[3], &json!({ "db_user": "jane_doe" }));
-    assert!(facts[4]["addresses"].as_array().unwrap().contains(&json!("127.0.0.1")));
-    assert_eq!(facts[5], &json!({ "address": format!("127.0.0.1:{}", bed.rds().port()) }));
-    assert_eq!(facts[6], &json!({ "issuer": "pg-iam-proxy testbed CA", "days_left": 29, "names": names }));
+    assert!(
+        facts[4]["addresses"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("127.0.0.1"))
+    );
+    assert_eq!(
+        facts[5],
+        &json!({ "address": format!("127.0.0.1:{}", bed.rds().port()) })
+    );
+    assert_eq!(
+        facts[6],
+        &json!({ "issuer": "pg-iam-proxy testbed CA", "days_left": 29, "names": names })
+    );
     assert_eq!(facts[7], &json!({ "db_user": "jane_doe" }));
-    assert!(facts[8]["server_version"].as_str().unwrap().starts_with(|c: char| c.is_ascii_digit()));
-    assert_eq!(steps[3]["text"], format!("jane_doe, token signed for localhost:{} in us-west-2", bed.rds().port()));
+    assert!(
+        facts[8]["server_version"]
+            .as_str()
+            .unwrap()
+            .starts_with(|c: char| c.is_ascii_digit())
+    );
+    assert_eq!(
+        steps[3]["text"],
+        format!(
+            "jane_doe, token signed for localhost:{} in us-west-2",
+            bed.rds().port()
+        )
+    );
 }
 
 #[test]
 fn a_failure_is_explained_on_two_lines_below_its_step() {
     let aws = Testbed::shared().aws();
-    let output = run(aws.env(), &redshift_config(&aws, "db_user = \"nobody_here\"\ndatabase = \"dev\""), &[]);
+    let output = run(
+        aws.env(),
+        &redshift_config(&aws, "db_user = \"nobody_here\"\ndatabase = \"dev\""),
+        &[],
+    );
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<String> = text.lines().skip(8).map(without_time).collect();
@@ -161,32 +235,68 @@ fn the_clients_own_choice_comes_from_flags_or_the_operating_system_and_is_named(
     let aws = bed.aws();
     bed.rds().create_user("checker").unwrap();
     let config = rds_config("");
-    let by_flags = target(aws.env(), &config, &["--user", "checker", "--database", "postgres"], 0);
-    assert_eq!(by_flags["steps"][0]["text"], "user \"checker\", database \"postgres\"");
-    let output = std::process::Command::new("id").arg("-un").output().unwrap();
-    let own = String::from_utf8(output.stdout).unwrap().trim_end().to_string();
+    let by_flags = target(
+        aws.env(),
+        &config,
+        &["--user", "checker", "--database", "postgres"],
+        0,
+    );
+    assert_eq!(
+        by_flags["steps"][0]["text"],
+        "user \"checker\", database \"postgres\""
+    );
+    let output = std::process::Command::new("id")
+        .arg("-un")
+        .output()
+        .unwrap();
+    let own = String::from_utf8(output.stdout)
+        .unwrap()
+        .trim_end()
+        .to_string();
     let by_default = target(aws.env(), &config, &[], 1);
     assert_eq!(
         by_default["steps"][0]["text"],
-        format!("user \"{own}\", database \"{own}\" (the client's own: taken from the operating system's user; see --user, --database)")
+        format!(
+            "user \"{own}\", database \"{own}\" (the client's own: taken from the operating system's user; see --user, --database)"
+        )
     );
 }
 
 #[test]
 fn a_users_own_settings_hold_with_the_flag() {
     let aws = Testbed::shared().aws();
-    let config = format!("{}[user.tableau]\ndb_user = \"bi_tableau\"\n", redshift_config(&aws, ANA));
-    assert_eq!(target(aws.env(), &config, &["--user", "tableau"], 0)["steps"][3]["facts"]["db_user"], "IAM:bi_tableau");
+    let config = format!(
+        "{}[user.tableau]\ndb_user = \"bi_tableau\"\n",
+        redshift_config(&aws, ANA)
+    );
+    assert_eq!(
+        target(aws.env(), &config, &["--user", "tableau"], 0)["steps"][3]["facts"]["db_user"],
+        "IAM:bi_tableau"
+    );
 }
 
 #[test]
 fn a_name_that_cannot_be_is_refused_before_anybody_is_asked() {
     let aws = Testbed::shared().aws();
-    let target = target(aws.env(), &redshift_config(&aws, "db_user = \"ana\""), &["--database", "select"], 1);
+    let target = target(
+        aws.env(),
+        &redshift_config(&aws, "db_user = \"ana\""),
+        &["--database", "select"],
+        1,
+    );
     let step = &target["steps"][0];
-    assert_eq!(step["text"], "database \"select\" must not be a word that Redshift reserves");
-    assert_eq!(step["explanation"], "the login is refused before AWS or a server is asked");
-    assert_eq!(step["remedy"], "correct the target, or give other names with --user and --database");
+    assert_eq!(
+        step["text"],
+        "database \"select\" must not be a word that Redshift reserves"
+    );
+    assert_eq!(
+        step["explanation"],
+        "the login is refused before AWS or a server is asked"
+    );
+    assert_eq!(
+        step["remedy"],
+        "correct the target, or give other names with --user and --database"
+    );
     assert!(aws.requests().is_empty());
 }
 
@@ -194,20 +304,30 @@ fn a_name_that_cannot_be_is_refused_before_anybody_is_asked() {
 fn targets_are_chosen_by_name_and_a_wrong_name_is_a_usage_error_with_the_nearest() {
     let aws = Testbed::shared().aws();
     let good = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"");
-    let other = good.replace("app", "other").replace("localhost", "no-such-host.invalid");
+    let other = good
+        .replace("app", "other")
+        .replace("localhost", "no-such-host.invalid");
     let config = format!("{good}{other}");
     assert_eq!(target(aws.env(), &config, &["app"], 0)["target"], "app");
     let both = run(aws.env(), &config, &[]);
     assert_eq!(both.status.code(), Some(1));
-    assert!(String::from_utf8(both.stdout).unwrap().ends_with("1 of 2 targets good\n"));
+    assert!(
+        String::from_utf8(both.stdout)
+            .unwrap()
+            .ends_with("1 of 2 targets good\n")
+    );
     for arguments in [&["appp"][..], &["appp", "--offline"]] {
         let output = run(aws.env(), &config, arguments);
         assert_eq!(output.status.code(), Some(64));
-        assert_eq!(String::from_utf8(output.stderr).unwrap(), "pg-iam-proxy: there is no target \"appp\"; did you mean \"app\"?\n");
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            "pg-iam-proxy: there is no target \"appp\"; did you mean \"app\"?\n"
+        );
     }
     let nameless = output(&["check", "app"]);
     assert_eq!(nameless.status.code(), Some(64));
-    let text = "pg-iam-proxy: names of targets are those of a file: give --config FILE, or target URLs\n";
+    let text =
+        "pg-iam-proxy: names of targets are those of a file: give --config FILE, or target URLs\n";
     assert_eq!(String::from_utf8(nameless.stderr).unwrap(), text);
 }
 
@@ -217,17 +337,33 @@ fn a_target_url_needs_no_file() {
     let aws = bed.aws();
     let (port, ca) = (bed.rds().port(), bed.ca_file().display().to_string());
     let url = format!("rds://jane_doe@localhost:{port}/postgres?region=us-west-2&ca_file={ca}");
-    let output = command().args(["check", &url]).envs(aws.env()).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let output = command()
+        .args(["check", &url])
+        .envs(aws.env())
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }
 
 #[test]
 fn a_bad_configuration_is_78_and_offline_asks_nobody() {
     let aws = Testbed::shared().aws();
-    assert_eq!(run(aws.env(), "[[listener]]\n", &[]).status.code(), Some(78));
+    assert_eq!(
+        run(aws.env(), "[[listener]]\n", &[]).status.code(),
+        Some(78)
+    );
     let output = run(aws.env(), &redshift_config(&aws, ANA), &["--offline"]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(String::from_utf8(output.stdout).unwrap().ends_with(": good, 1 listener(s)\n"));
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .ends_with(": good, 1 listener(s)\n")
+    );
     assert!(aws.requests().is_empty());
 }
 
@@ -260,18 +396,44 @@ fn a_profile_that_is_missing_is_named_with_the_nearest() {
     let mut env = aws.env_without_key();
     env.retain(|(name, _)| name != "AWS_CONFIG_FILE");
     env.push(("AWS_CONFIG_FILE".to_string(), file.display().to_string()));
-    let explanation = format!("there is no profile \"wrok\" in {} and /nonexistent/credentials", file.display());
-    let remedy = |what: &str| format!("correct {what} (did you mean \"work\"?), or add the profile: aws configure sso");
+    let explanation = format!(
+        "there is no profile \"wrok\" in {} and /nonexistent/credentials",
+        file.display()
+    );
+    let remedy = |what: &str| {
+        format!("correct {what} (did you mean \"work\"?), or add the profile: aws configure sso")
+    };
     let of_target = redshift_config(&aws, &format!("{ANA}\nprofile = \"wrok\""));
-    let words = ["no AWS credentials", &explanation, &remedy("profile of the target")];
+    let words = [
+        "no AWS credentials",
+        &explanation,
+        &remedy("profile of the target"),
+    ];
     assert_fails_in(env.clone(), &of_target, "identity", words);
-    let of_environment = [env.clone(), vec![("AWS_PROFILE".to_string(), "wrok".to_string())]].concat();
+    let of_environment = [
+        env.clone(),
+        vec![("AWS_PROFILE".to_string(), "wrok".to_string())],
+    ]
+    .concat();
     let words = ["no AWS credentials", &explanation, &remedy("AWS_PROFILE")];
-    assert_fails_in(of_environment, &redshift_config(&aws, ANA), "identity", words);
+    assert_fails_in(
+        of_environment,
+        &redshift_config(&aws, ANA),
+        "identity",
+        words,
+    );
     let empty = redshift_config(&aws, &format!("{ANA}\nprofile = \"work\""));
-    let explanation = format!("looked at: profile \"work\" ({} has none, /nonexistent/credentials does not exist)", file.display());
+    let explanation = format!(
+        "looked at: profile \"work\" ({} has none, /nonexistent/credentials does not exist)",
+        file.display()
+    );
     let remedy = "log in (aws sso login), name a profile with profile or AWS_PROFILE, or give this machine a role";
-    assert_fails_in(env, &empty, "identity", ["no AWS credentials", &explanation, remedy]);
+    assert_fails_in(
+        env,
+        &empty,
+        "identity",
+        ["no AWS credentials", &explanation, remedy],
+    );
 }
 
 #[test]
@@ -279,13 +441,27 @@ fn a_profile_that_cannot_be_used() {
     let aws = Testbed::shared().aws();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("config");
-    std::fs::write(&file, "[profile work]\nrole_arn = arn:aws:iam::123456789012:role/analyst\n").unwrap();
+    std::fs::write(
+        &file,
+        "[profile work]\nrole_arn = arn:aws:iam::123456789012:role/analyst\n",
+    )
+    .unwrap();
     let mut env = aws.env_without_key();
     env.retain(|(name, _)| name != "AWS_CONFIG_FILE");
     env.push(("AWS_CONFIG_FILE".to_string(), file.display().to_string()));
-    let target = target(env, &redshift_config(&aws, &format!("{ANA}\nprofile = \"work\"")), &[], 1);
+    let target = target(
+        env,
+        &redshift_config(&aws, &format!("{ANA}\nprofile = \"work\"")),
+        &[],
+        1,
+    );
     let explanation = target["steps"][1]["explanation"].as_str().unwrap();
-    assert!(explanation.contains("profile must contain `source_profile` or `credential_source` but neither were defined"), "{explanation}");
+    assert!(
+        explanation.contains(
+            "profile must contain `source_profile` or `credential_source` but neither were defined"
+        ),
+        "{explanation}"
+    );
 }
 
 #[test]
@@ -296,9 +472,19 @@ fn keys_that_aws_does_not_know() {
     env.push(("AWS_SECRET_ACCESS_KEY".into(), "nothing".into()));
     let target = target(env, &redshift_config(&aws, ANA), &[], 1);
     let step = &target["steps"][1];
-    assert_eq!(step["text"], "sts:GetCallerIdentity: AWS does not accept the proxy's AWS credentials (InvalidClientTokenId)");
-    let explanation = "InvalidClientTokenId: The security token included in the request is invalid. (request ";
-    assert!(step["explanation"].as_str().unwrap().starts_with(explanation), "{step:#}");
+    assert_eq!(
+        step["text"],
+        "sts:GetCallerIdentity: AWS does not accept the proxy's AWS credentials (InvalidClientTokenId)"
+    );
+    let explanation =
+        "InvalidClientTokenId: The security token included in the request is invalid. (request ";
+    assert!(
+        step["explanation"]
+            .as_str()
+            .unwrap()
+            .starts_with(explanation),
+        "{step:#}"
+    );
     assert_eq!(
         step["remedy"],
         "correct what is named; an access key must be active, the secret its own, and a temporary one (ASIA…) needs its session token"
@@ -315,29 +501,63 @@ fn a_role_that_may_not_be_assumed() {
          external_id",
         user_arn(&aws)
     );
-    let config = redshift_config(&aws, &format!("{ANA}\nrole_arn = \"{role}\"\nexternal_id = \"wrong\""));
-    assert_fails(&aws, &config, "identity", ["sts:AssumeRole is not allowed for the proxy's AWS identity", &explanation, &remedy]);
+    let config = redshift_config(
+        &aws,
+        &format!("{ANA}\nrole_arn = \"{role}\"\nexternal_id = \"wrong\""),
+    );
+    assert_fails(
+        &aws,
+        &config,
+        "identity",
+        [
+            "sts:AssumeRole is not allowed for the proxy's AWS identity",
+            &explanation,
+            &remedy,
+        ],
+    );
 }
 
 #[test]
 fn a_role_is_who_logs_in() {
     let aws = Testbed::shared().aws();
     let role = aws.add_role("check_role", None);
-    let config = redshift_config(&aws, &format!("api = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev\"\nrole_arn = \"{role}\""));
+    let config = redshift_config(
+        &aws,
+        &format!(
+            "api = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev\"\nrole_arn = \"{role}\""
+        ),
+    );
     let target = target(aws.env(), &config, &[], 0);
-    assert_eq!(target["steps"][0]["text"], "user that of the AWS identity, database \"dev\"");
-    assert_eq!(target["steps"][1]["text"], "arn:aws:sts::123456789012:assumed-role/check_role/pg-iam-proxy");
-    assert_eq!(target["steps"][3]["text"], "IAMR:check_role, by redshift:GetClusterCredentialsWithIAM");
+    assert_eq!(
+        target["steps"][0]["text"],
+        "user that of the AWS identity, database \"dev\""
+    );
+    assert_eq!(
+        target["steps"][1]["text"],
+        "arn:aws:sts::123456789012:assumed-role/check_role/pg-iam-proxy"
+    );
+    assert_eq!(
+        target["steps"][3]["text"],
+        "IAMR:check_role, by redshift:GetClusterCredentialsWithIAM"
+    );
 }
 
 #[test]
 fn sts_that_cannot_be_asked_is_unknown_and_no_failure() {
     let aws = Testbed::shared().aws();
-    let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"\nsts_endpoint_url = \"http://127.0.0.1:1\"");
+    let config = rds_config(
+        "db_user = \"jane_doe\"\ndatabase = \"postgres\"\nsts_endpoint_url = \"http://127.0.0.1:1\"",
+    );
     let target = target(aws.env(), &config, &[], 0);
     let step = &target["steps"][1];
-    assert_eq!((&step["status"], &step["facts"]), (&json!("unknown"), &json!({})));
-    assert_eq!(step["text"], "sts:GetCallerIdentity: AWS cannot be reached (logins do not need it)");
+    assert_eq!(
+        (&step["status"], &step["facts"]),
+        (&json!("unknown"), &json!({}))
+    );
+    assert_eq!(
+        step["text"],
+        "sts:GetCallerIdentity: AWS cannot be reached (logins do not need it)"
+    );
 }
 
 #[test]
@@ -346,33 +566,95 @@ fn a_denied_action_is_named_with_the_arn_to_allow_it_on() {
     let arn = |resource: &str| format!("arn:aws:redshift:us-west-2:123456789012:{resource}");
     let create = format!("{ANA}\nauto_create = true\ndb_groups = [\"bi\", \"ops\"]");
     let with_iam = "api = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev\"";
-    let user_and_database = [arn("dbuser:examplecluster/ana"), arn("dbname:examplecluster/dev")].join(" and ");
-    let groups = [arn("dbgroup:examplecluster/bi"), arn("dbgroup:examplecluster/ops")].join(" and ");
+    let user_and_database = [
+        arn("dbuser:examplecluster/ana"),
+        arn("dbname:examplecluster/dev"),
+    ]
+    .join(" and ");
+    let groups = [
+        arn("dbgroup:examplecluster/bi"),
+        arn("dbgroup:examplecluster/ops"),
+    ]
+    .join(" and ");
     for (call, action, keys, step, resources) in [
-        ("DescribeClusters", "redshift:DescribeClusters", ANA, "endpoint", arn("cluster:examplecluster")),
-        ("GetClusterCredentials", "redshift:GetClusterCredentials", ANA, "mint", user_and_database),
-        ("GetClusterCredentials", "redshift:CreateClusterUser", &create, "mint", arn("dbuser:examplecluster/ana")),
-        ("GetClusterCredentials", "redshift:JoinGroup", &create, "mint", groups),
-        ("GetClusterCredentialsWithIAM", "redshift:GetClusterCredentialsWithIAM", with_iam, "mint", arn("dbname:examplecluster/dev")),
+        (
+            "DescribeClusters",
+            "redshift:DescribeClusters",
+            ANA,
+            "endpoint",
+            arn("cluster:examplecluster"),
+        ),
+        (
+            "GetClusterCredentials",
+            "redshift:GetClusterCredentials",
+            ANA,
+            "mint",
+            user_and_database,
+        ),
+        (
+            "GetClusterCredentials",
+            "redshift:CreateClusterUser",
+            &create,
+            "mint",
+            arn("dbuser:examplecluster/ana"),
+        ),
+        (
+            "GetClusterCredentials",
+            "redshift:JoinGroup",
+            &create,
+            "mint",
+            groups,
+        ),
+        (
+            "GetClusterCredentialsWithIAM",
+            "redshift:GetClusterCredentialsWithIAM",
+            with_iam,
+            "mint",
+            arn("dbname:examplecluster/dev"),
+        ),
     ] {
         aws.set_fault(None);
         aws.add_fault(FaultRule::new(Fault::DenyAction(action)).of(call));
         let error = format!("{action} is not allowed for the proxy's AWS identity");
         let explanation = format!("{} may not use {action}", user_arn(&aws));
         let remedy = format!("allow {action} on {resources} to {}", user_arn(&aws));
-        assert_fails(&aws, &redshift_config(&aws, keys), step, [&error, &explanation, &remedy]);
+        assert_fails(
+            &aws,
+            &redshift_config(&aws, keys),
+            step,
+            [&error, &explanation, &remedy],
+        );
     }
-    let endpoint = format!("db_user = \"jane_doe\"\nendpoint_url = \"{}\"", aws.endpoint_url());
+    let endpoint = format!(
+        "db_user = \"jane_doe\"\nendpoint_url = \"{}\"",
+        aws.endpoint_url()
+    );
     for (call, keys, resource) in [
-        ("DescribeDBInstances", "instance_identifier = \"mydb\"", "db:mydb"),
-        ("DescribeDBClusters", "cluster_identifier = \"mycluster\"", "cluster:mycluster"),
+        (
+            "DescribeDBInstances",
+            "instance_identifier = \"mydb\"",
+            "db:mydb",
+        ),
+        (
+            "DescribeDBClusters",
+            "cluster_identifier = \"mycluster\"",
+            "cluster:mycluster",
+        ),
     ] {
         aws.set_fault(None);
         aws.add_fault(FaultRule::new(Fault::Deny).of(call));
         let error = format!("rds:{call} is not allowed for the proxy's AWS identity");
         let explanation = format!("{} may not use rds:{call}", user_arn(&aws));
-        let remedy = format!("allow rds:{call} on arn:aws:rds:us-west-2:123456789012:{resource} to {}", user_arn(&aws));
-        assert_fails(&aws, &rds_config(&format!("{keys}\n{endpoint}")), "endpoint", [&error, &explanation, &remedy]);
+        let remedy = format!(
+            "allow rds:{call} on arn:aws:rds:us-west-2:123456789012:{resource} to {}",
+            user_arn(&aws)
+        );
+        assert_fails(
+            &aws,
+            &rds_config(&format!("{keys}\n{endpoint}")),
+            "endpoint",
+            [&error, &explanation, &remedy],
+        );
     }
 }
 
@@ -382,8 +664,17 @@ fn an_aws_that_fails() {
     aws.add_fault(FaultRule::new(Fault::Throttle).of("GetClusterCredentials"));
     let target = target(aws.env(), &redshift_config(&aws, ANA), &[], 1);
     let step = &target["steps"][3];
-    assert_eq!(step["text"], "redshift:GetClusterCredentials: AWS throttles the calls of this account");
-    assert!(step["explanation"].as_str().unwrap().starts_with("Throttling: Rate exceeded (request "), "{step:#}");
+    assert_eq!(
+        step["text"],
+        "redshift:GetClusterCredentials: AWS throttles the calls of this account"
+    );
+    assert!(
+        step["explanation"]
+            .as_str()
+            .unwrap()
+            .starts_with("Throttling: Rate exceeded (request "),
+        "{step:#}"
+    );
     assert_eq!(
         step["remedy"],
         "try again; if it stays so, see whether this machine reaches AWS in us-west-2 (HTTPS_PROXY, VPC endpoint, endpoint_url)"
@@ -393,7 +684,10 @@ fn an_aws_that_fails() {
 #[test]
 fn a_cluster_that_does_not_exist() {
     let aws = Testbed::shared().aws();
-    let remedy = format!("correct the identifier or region, or take an identity of the server's account; this one is {}", user_arn(&aws));
+    let remedy = format!(
+        "correct the identifier or region, or take an identity of the server's account; this one is {}",
+        user_arn(&aws)
+    );
     assert_fails(
         &aws,
         &redshift_config(&aws, &format!("{ANA}\ncluster_identifier = \"nowhere\"")),
@@ -409,7 +703,9 @@ fn a_cluster_that_does_not_exist() {
 #[test]
 fn a_region_that_is_not_the_hosts() {
     let aws = Testbed::shared().aws();
-    let elsewhere = format!("{ANA}\ncluster_identifier = \"other\"\nhost = \"other.abc123xyz789.us-east-1.redshift.amazonaws.com\"");
+    let elsewhere = format!(
+        "{ANA}\ncluster_identifier = \"other\"\nhost = \"other.abc123xyz789.us-east-1.redshift.amazonaws.com\""
+    );
     assert_fails(
         &aws,
         &redshift_config(&aws, &elsewhere),
@@ -420,7 +716,8 @@ fn a_region_that_is_not_the_hosts() {
             "set region = \"us-east-1\"",
         ],
     );
-    let config = rds_config(&format!("db_user = \"jane_doe\"\n{TUNNEL}")).replace("region = \"us-west-2\"", "region = \"us-east-1\"");
+    let config = rds_config(&format!("db_user = \"jane_doe\"\n{TUNNEL}"))
+        .replace("region = \"us-west-2\"", "region = \"us-east-1\"");
     assert_fails(
         &aws,
         &config,
@@ -438,23 +735,46 @@ fn a_clock_that_is_off() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let remedy = "set the clock, and have chrony or systemd-timesyncd keep it";
-    for (user, ahead, words) in [("early", -3600, "3600 s ahead of"), ("late", 3600, "3600 s behind")] {
+    for (user, ahead, words) in [
+        ("early", -3600, "3600 s ahead of"),
+        ("late", 3600, "3600 s behind"),
+    ] {
         bed.rds().create_user(user).unwrap();
         bed.rds().set_clock_ahead_of(user, ahead);
         aws.set_clock_ahead(ahead);
-        let target = target(aws.env(), &rds_config(&format!("db_user = \"{user}\"\n{TUNNEL}")), &[], 1);
+        let target = target(
+            aws.env(),
+            &rds_config(&format!("db_user = \"{user}\"\n{TUNNEL}")),
+            &[],
+            1,
+        );
         let (identity, login) = (&target["steps"][1], &target["steps"][7]);
         let found = identity["facts"]["clock_ahead_s"].as_i64().unwrap();
         assert!((found + ahead).abs() < 10, "{found}");
         // AWS's clock has whole seconds, and the answer took some time.
         let words = words.replace("3600", &found.abs().to_string());
-        assert_eq!(identity["text"], format!("{}; this machine's clock is {words} AWS's", user_arn(&aws)));
-        assert_eq!(login["text"], format!("LDAP authentication failed for user \"{user}\""));
-        let explanation = format!("this machine's clock is {words} AWS's, and a token is good for 15 minutes from the time it is signed");
-        assert_eq!((&login["explanation"], &login["remedy"]), (&json!(explanation), &json!(remedy)));
+        assert_eq!(
+            identity["text"],
+            format!("{}; this machine's clock is {words} AWS's", user_arn(&aws))
+        );
+        assert_eq!(
+            login["text"],
+            format!("LDAP authentication failed for user \"{user}\"")
+        );
+        let explanation = format!(
+            "this machine's clock is {words} AWS's, and a token is good for 15 minutes from the time it is signed"
+        );
+        assert_eq!(
+            (&login["explanation"], &login["remedy"]),
+            (&json!(explanation), &json!(remedy))
+        );
     }
     aws.set_clock_ahead(-3600);
-    assert_eq!(target(aws.env(), &redshift_config(&aws, ANA), &[], 0)["ok"], true, "the SDK signs calls by AWS's clock");
+    assert_eq!(
+        target(aws.env(), &redshift_config(&aws, ANA), &[], 0)["ok"],
+        true,
+        "the SDK signs calls by AWS's clock"
+    );
 }
 
 #[test]
@@ -462,11 +782,23 @@ fn a_clock_that_is_off_explains_a_certificate_that_has_expired() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     aws.set_clock_ahead(-86_400);
-    let front = bed.redshift().front(FrontOptions { challenge: Challenge::Md5, certificate: ServerCertificate::Expired }).unwrap();
+    let front = bed
+        .redshift()
+        .front(FrontOptions {
+            challenge: Challenge::Md5,
+            certificate: ServerCertificate::Expired,
+        })
+        .unwrap();
     let target = target(aws.env(), &at_port(front.port(), ""), &[], 1);
     let step = &target["steps"][6];
     assert_eq!(step["text"], "the server's certificate has expired");
-    assert!(step["explanation"].as_str().unwrap().starts_with("this machine's clock is 864"), "{step:#}");
+    assert!(
+        step["explanation"]
+            .as_str()
+            .unwrap()
+            .starts_with("this machine's clock is 864"),
+        "{step:#}"
+    );
 }
 
 #[test]
@@ -480,12 +812,19 @@ fn a_token_that_is_refused_for_no_visible_reason_names_rds_db_connect() {
          db-… or cluster-…)",
         user_arn(&aws)
     );
-    let explanation = format!("RDS does not say why; most often {} may not use rds-db:connect", user_arn(&aws));
+    let explanation = format!(
+        "RDS does not say why; most often {} may not use rds-db:connect",
+        user_arn(&aws)
+    );
     assert_fails(
         &aws,
         &rds_config(&format!("db_user = \"forbidden\"\n{TUNNEL}")),
         "login",
-        ["LDAP authentication failed for user \"forbidden\"", &explanation, &remedy],
+        [
+            "LDAP authentication failed for user \"forbidden\"",
+            &explanation,
+            &remedy,
+        ],
     );
 }
 
@@ -495,7 +834,10 @@ fn a_token_that_is_signed_for_another_name() {
     let aws = bed.aws();
     bed.rds().create_user("misnamed").unwrap();
     bed.rds().refuse_next_of("misnamed", 1);
-    let explanation = format!("the token is signed for localhost:{}, which is no name of an RDS endpoint", bed.rds().port());
+    let explanation = format!(
+        "the token is signed for localhost:{}, which is no name of an RDS endpoint",
+        bed.rds().port()
+    );
     assert_fails(
         &aws,
         &rds_config("db_user = \"misnamed\"\ndatabase = \"postgres\""),
@@ -513,8 +855,9 @@ fn a_user_without_rds_iam_and_one_that_does_not_exist() {
     let aws = Testbed::shared().aws();
     for user in ["master", "nobody here"] {
         let error = format!("password authentication failed for user \"{user}\"");
-        let explanation =
-            format!("user \"{user}\" does not exist, or does not have rds_iam: the server asked for a password and not for a token");
+        let explanation = format!(
+            "user \"{user}\" does not exist, or does not have rds_iam: the server asked for a password and not for a token"
+        );
         let remedy = format!(
             "GRANT rds_iam TO \"{user}\"; before it CREATE USER \"{user}\"; where the user is missing; and see that IAM database \
              authentication is enabled"
@@ -532,7 +875,10 @@ fn a_redshift_password_that_is_refused_although_the_user_exists() {
     aws.set_credential_life(std::time::Duration::ZERO);
     assert_fails(
         &aws,
-        &redshift_config(&aws, "db_user = \"check_over\"\ndatabase = \"dev\"\nauto_create = true"),
+        &redshift_config(
+            &aws,
+            "db_user = \"check_over\"\ndatabase = \"dev\"\nauto_create = true",
+        ),
         "login",
         [
             "password authentication failed for user \"IAMA:check_over\"",
@@ -549,7 +895,11 @@ fn a_database_that_does_not_exist() {
         &aws,
         &rds_config("db_user = \"jane_doe\"\ndatabase = \"nowhere\""),
         "login",
-        ["database \"nowhere\" does not exist", "the server has no database \"nowhere\"", "correct database, or --database"],
+        [
+            "database \"nowhere\" does not exist",
+            "the server has no database \"nowhere\"",
+            "correct database, or --database",
+        ],
     );
 }
 
@@ -557,10 +907,19 @@ fn a_database_that_does_not_exist() {
 fn an_authentication_that_is_not_supported() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    let front = bed.redshift().front(FrontOptions { challenge: Challenge::Code(14), certificate: ServerCertificate::Good }).unwrap();
+    let front = bed
+        .redshift()
+        .front(FrontOptions {
+            challenge: Challenge::Code(14),
+            certificate: ServerCertificate::Good,
+        })
+        .unwrap();
     assert_fails(
         &aws,
-        &redshift_config(&aws, &format!("{ANA}\nhost = \"localhost\"\nport = {}", front.port())),
+        &redshift_config(
+            &aws,
+            &format!("{ANA}\nhost = \"localhost\"\nport = {}", front.port()),
+        ),
         "login",
         [
             "the server asks for an identity provider token (authentication code 14)",
@@ -573,10 +932,24 @@ fn an_authentication_that_is_not_supported() {
 #[test]
 fn a_name_that_does_not_resolve() {
     let aws = Testbed::shared().aws();
-    let target = target(aws.env(), &rds_config("db_user = \"jane_doe\"\nhost = \"no-such-host.invalid\""), &[], 1);
+    let target = target(
+        aws.env(),
+        &rds_config("db_user = \"jane_doe\"\nhost = \"no-such-host.invalid\""),
+        &[],
+        1,
+    );
     let step = &target["steps"][4];
-    assert!(step["text"].as_str().unwrap().starts_with("cannot resolve no-such-host.invalid: "), "{step:#}");
-    assert_eq!(step["explanation"], "the DNS of this machine has no address for no-such-host.invalid");
+    assert!(
+        step["text"]
+            .as_str()
+            .unwrap()
+            .starts_with("cannot resolve no-such-host.invalid: "),
+        "{step:#}"
+    );
+    assert_eq!(
+        step["explanation"],
+        "the DNS of this machine has no address for no-such-host.invalid"
+    );
     assert_eq!(
         step["remedy"],
         "see whether host is spelt right; names of a private zone are known inside its VPC only, or through its resolver"
@@ -586,30 +959,53 @@ fn a_name_that_does_not_resolve() {
 #[test]
 fn a_port_where_nobody_listens() {
     let aws = Testbed::shared().aws();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let error = format!("cannot connect to 127.0.0.1:{port}: Connection refused (os error 111)");
     let explanation = format!("127.0.0.1 is there, and nothing listens on port {port}");
     let remedy = "see whether host and port are right, the server is running and not paused, and the tunnel, if there is one, is open";
-    assert_fails(&aws, &at_port(port, "").replace("localhost", "127.0.0.1"), "tcp", [&error, &explanation, remedy]);
+    assert_fails(
+        &aws,
+        &at_port(port, "").replace("localhost", "127.0.0.1"),
+        "tcp",
+        [&error, &explanation, remedy],
+    );
 }
 
 #[test]
 fn a_firewall_that_drops_everything() {
     let aws = Testbed::shared().aws();
     // A queue of one that is full: the kernel drops what else would connect.
-    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener
+        .bind(
+            &"127.0.0.1:0"
+                .parse::<std::net::SocketAddr>()
+                .unwrap()
+                .into(),
+        )
+        .unwrap();
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let _queued = TcpStream::connect(address).unwrap();
     let error = format!("cannot connect to {address}: timed out");
-    let explanation = format!("nothing comes back from {address}: something on the way drops what we send");
+    let explanation =
+        format!("nothing comes back from {address}: something on the way drops what we send");
     let remedy = format!(
         "allow TCP port {} from this machine in the server's security group, and see whether a route leads there (VPN, peering, public \
          access)",
         address.port()
     );
-    assert_fails(&aws, &at_port(address.port(), "").replace("localhost", "127.0.0.1"), "tcp", [&error, &explanation, &remedy]);
+    assert_fails(
+        &aws,
+        &at_port(address.port(), "").replace("localhost", "127.0.0.1"),
+        "tcp",
+        [&error, &explanation, &remedy],
+    );
 }
 
 #[test]
@@ -617,9 +1013,17 @@ fn a_server_without_tls() {
     let aws = Testbed::shared().aws();
     let port = answer_ssl_request(b"N");
     let error = format!("127.0.0.1:{port} does not offer TLS, and there is no login without");
-    let words =
-        [error.as_str(), "no password goes over a connection without TLS", "turn TLS on in the server, or in what stands before it"];
-    assert_fails(&aws, &at_port(port, "").replace("localhost", "127.0.0.1"), "tls", words);
+    let words = [
+        error.as_str(),
+        "no password goes over a connection without TLS",
+        "turn TLS on in the server, or in what stands before it",
+    ];
+    assert_fails(
+        &aws,
+        &at_port(port, "").replace("localhost", "127.0.0.1"),
+        "tls",
+        words,
+    );
 }
 
 #[test]
@@ -629,9 +1033,19 @@ fn a_server_that_is_no_postgresql() {
     let remedy = "see whether host and port are the server's own, and what stands between (load balancer, tunnel, pooler)";
     let port = answer_ssl_request(b"HTTP/1.1 400 Bad Request\r\n\r\n");
     let error = format!("127.0.0.1:{port} answered the SSLRequest with byte 0x48");
-    assert_fails(&aws, &at_port(port, "").replace("localhost", "127.0.0.1"), "tls", [&error, explanation, remedy]);
+    assert_fails(
+        &aws,
+        &at_port(port, "").replace("localhost", "127.0.0.1"),
+        "tls",
+        [&error, explanation, remedy],
+    );
     let port = serve(drop);
-    let target = target(aws.env(), &at_port(port, "").replace("localhost", "127.0.0.1"), &[], 1);
+    let target = target(
+        aws.env(),
+        &at_port(port, "").replace("localhost", "127.0.0.1"),
+        &[],
+        1,
+    );
     assert_eq!(target["steps"][6]["explanation"], explanation);
 }
 
@@ -639,7 +1053,13 @@ fn a_server_that_is_no_postgresql() {
 #[track_caller]
 fn assert_certificate_fails(certificate: ServerCertificate, keys: &str, words: [&str; 3]) {
     let bed = Testbed::shared();
-    let front = bed.redshift().front(FrontOptions { challenge: Challenge::Md5, certificate }).unwrap();
+    let front = bed
+        .redshift()
+        .front(FrontOptions {
+            challenge: Challenge::Md5,
+            certificate,
+        })
+        .unwrap();
     assert_fails(&bed.aws(), &at_port(front.port(), keys), "tls", words);
 }
 
@@ -648,9 +1068,18 @@ fn a_certificate_for_another_name() {
     let error = "the server's certificate is for another host name";
     let explanation = "the certificate names other.example.com, you dial localhost";
     let remedy = "if that is the server you mean, behind a tunnel, load balancer or CNAME: set tls_server_name = \"other.example.com\"";
-    assert_certificate_fails(ServerCertificate::WrongName, "", [error, explanation, remedy]);
-    let explanation = "the certificate names other.example.com, tls_server_name is nobody.example.com";
-    assert_certificate_fails(ServerCertificate::WrongName, "tls_server_name = \"nobody.example.com\"", [error, explanation, remedy]);
+    assert_certificate_fails(
+        ServerCertificate::WrongName,
+        "",
+        [error, explanation, remedy],
+    );
+    let explanation =
+        "the certificate names other.example.com, tls_server_name is nobody.example.com";
+    assert_certificate_fails(
+        ServerCertificate::WrongName,
+        "tls_server_name = \"nobody.example.com\"",
+        [error, explanation, remedy],
+    );
 }
 
 #[test]

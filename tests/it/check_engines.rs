@@ -1,4 +1,5 @@
-//! `check` of Redshift Serverless and Aurora DSQL, whose words differ; and that no engine's check shows a secret.
+//! `check` of Redshift Serverless and Aurora DSQL, whose words differ; and that no engine's check
+//! shows a secret.
 
 use std::time::Duration;
 
@@ -6,7 +7,9 @@ use serde_json::json;
 use testbed::{AccessKey, Aws, Fault, FaultRule, Testbed};
 
 use crate::check::{ANA, assert_fails, run, target, user_arn};
-use crate::support::proxy::{command, config_file, dsql_config, rds_config, redshift_config, serverless_config};
+use crate::support::proxy::{
+    command, config_file, dsql_config, rds_config, redshift_config, serverless_config,
+};
 
 const WORKGROUP: &str = "workgroup_name = \"myworkgroup\"\ndatabase = \"dev\"";
 const WORKGROUPS: &str = "arn:aws:redshift-serverless:us-west-2:123456789012:workgroup/*";
@@ -25,17 +28,39 @@ fn good_targets_say_what_was_made_and_how() {
     let aws = Testbed::shared().aws();
     let serverless = target(aws.env(), &serverless_config(&aws, WORKGROUP), &[], 0);
     assert_eq!(serverless["engine"], "redshift-serverless");
-    assert_eq!(serverless["steps"][0]["text"], "user that of the AWS identity, database \"dev\"");
-    assert_eq!(serverless["steps"][3]["text"], format!("IAM:{}, by redshift-serverless:GetCredentials", aws.user_name()));
+    assert_eq!(
+        serverless["steps"][0]["text"],
+        "user that of the AWS identity, database \"dev\""
+    );
+    assert_eq!(
+        serverless["steps"][3]["text"],
+        format!(
+            "IAM:{}, by redshift-serverless:GetCredentials",
+            aws.user_name()
+        )
+    );
     let dsql_target = target(aws.env(), &dsql("admin", &aws), &[], 0);
     assert_eq!(dsql_target["engine"], "dsql");
-    assert_eq!(dsql_target["steps"][0]["text"], "user \"admin\", database \"postgres\"");
-    assert_eq!(dsql_target["steps"][3]["text"], format!("admin, token signed for {CLUSTER_NAME} in us-west-2"));
+    assert_eq!(
+        dsql_target["steps"][0]["text"],
+        "user \"admin\", database \"postgres\""
+    );
+    assert_eq!(
+        dsql_target["steps"][3]["text"],
+        format!("admin, token signed for {CLUSTER_NAME} in us-west-2")
+    );
     for (config, title) in [
-        (serverless_config(&aws, WORKGROUP), "warehouse (Redshift Serverless, us-west-2)\n"),
+        (
+            serverless_config(&aws, WORKGROUP),
+            "warehouse (Redshift Serverless, us-west-2)\n",
+        ),
         (dsql("admin", &aws), "app (Aurora DSQL, us-west-2)\n"),
     ] {
-        assert!(String::from_utf8(run(aws.env(), &config, &[]).stdout).unwrap().starts_with(title));
+        assert!(
+            String::from_utf8(run(aws.env(), &config, &[]).stdout)
+                .unwrap()
+                .starts_with(title)
+        );
     }
 }
 
@@ -49,21 +74,41 @@ fn serverless_actions_that_are_missing_are_named_with_where_to_allow_them() {
         let error = format!("{action} is not allowed for the proxy's AWS identity");
         let explanation = format!("{} may not use {action}", user_arn(&aws));
         let remedy = format!("allow {action} on {WORKGROUPS} to {}", user_arn(&aws));
-        assert_fails(&aws, &serverless_config(&aws, WORKGROUP), step, [&error, &explanation, &remedy]);
+        assert_fails(
+            &aws,
+            &serverless_config(&aws, WORKGROUP),
+            step,
+            [&error, &explanation, &remedy],
+        );
     }
 }
 
 #[test]
 fn a_workgroup_that_does_not_exist() {
     let aws = Testbed::shared().aws();
-    let remedy = format!("correct the identifier or region, or take an identity of the server's account; this one is {}", user_arn(&aws));
+    let remedy = format!(
+        "correct the identifier or region, or take an identity of the server's account; this one is {}",
+        user_arn(&aws)
+    );
     let keys = "workgroup_name = \"nowhere\"\ndatabase = \"dev\"";
-    for (keys, step, call) in
-        [(keys.to_string(), "endpoint", "GetWorkgroup"), (format!("{keys}\nhost = \"localhost\""), "mint", "GetCredentials")]
-    {
-        let error = format!("redshift-serverless:{call}: there is no such cluster, workgroup or instance in this account and region");
+    for (keys, step, call) in [
+        (keys.to_string(), "endpoint", "GetWorkgroup"),
+        (
+            format!("{keys}\nhost = \"localhost\""),
+            "mint",
+            "GetCredentials",
+        ),
+    ] {
+        let error = format!(
+            "redshift-serverless:{call}: there is no such cluster, workgroup or instance in this account and region"
+        );
         let explanation = "nothing of this name is ready in account 123456789012, region us-west-2";
-        assert_fails(&aws, &serverless_config(&aws, &keys), step, [&error, explanation, &remedy]);
+        assert_fails(
+            &aws,
+            &serverless_config(&aws, &keys),
+            step,
+            [&error, explanation, &remedy],
+        );
     }
 }
 
@@ -71,10 +116,16 @@ fn a_workgroup_that_does_not_exist() {
 fn a_region_that_is_not_the_workgroups_dialled_or_through_a_tunnel() {
     let aws = Testbed::shared().aws();
     let host = "other.123456789012.us-east-1.redshift-serverless.amazonaws.com";
-    for keys in [format!("host = \"{host}\""), format!("host = \"127.0.0.1\"\ntls_server_name = \"{host}\"")] {
+    for keys in [
+        format!("host = \"{host}\""),
+        format!("host = \"127.0.0.1\"\ntls_server_name = \"{host}\""),
+    ] {
         assert_fails(
             &aws,
-            &serverless_config(&aws, &format!("workgroup_name = \"other\"\ndatabase = \"dev\"\n{keys}")),
+            &serverless_config(
+                &aws,
+                &format!("workgroup_name = \"other\"\ndatabase = \"dev\"\n{keys}"),
+            ),
             "mint",
             [
                 "redshift-serverless:GetCredentials: there is no such cluster, workgroup or instance in this account and region",
@@ -91,8 +142,17 @@ fn a_serverless_api_that_fails() {
     aws.add_fault(FaultRule::new(Fault::Throttle).of("GetCredentials"));
     let target = target(aws.env(), &serverless_config(&aws, WORKGROUP), &[], 1);
     let step = &target["steps"][3];
-    assert_eq!(step["text"], "redshift-serverless:GetCredentials: AWS throttles the calls of this account");
-    assert!(step["explanation"].as_str().unwrap().starts_with("ThrottlingException: Rate exceeded"), "{step:#}");
+    assert_eq!(
+        step["text"],
+        "redshift-serverless:GetCredentials: AWS throttles the calls of this account"
+    );
+    assert!(
+        step["explanation"]
+            .as_str()
+            .unwrap()
+            .starts_with("ThrottlingException: Rate exceeded"),
+        "{step:#}"
+    );
     assert_eq!(
         step["remedy"],
         "try again; if it stays so, see whether this machine reaches AWS in us-west-2 (HTTPS_PROXY, VPC endpoint, endpoint_url)"
@@ -108,7 +168,10 @@ fn a_serverless_password_that_is_refused() {
         &serverless_config(&aws, WORKGROUP),
         "login",
         [
-            &format!("password authentication failed for user \"IAM:{}\"", aws.user_name()),
+            &format!(
+                "password authentication failed for user \"IAM:{}\"",
+                aws.user_name()
+            ),
             "the cluster refuses a password that AWS made for it a moment ago",
             "see whether host is this cluster's own; SELECT * FROM sys_connection_log says why",
         ],
@@ -120,9 +183,16 @@ fn a_serverless_database_that_does_not_exist() {
     let aws = Testbed::shared().aws();
     assert_fails(
         &aws,
-        &serverless_config(&aws, "workgroup_name = \"myworkgroup\"\ndatabase = \"nowhere\""),
+        &serverless_config(
+            &aws,
+            "workgroup_name = \"myworkgroup\"\ndatabase = \"nowhere\"",
+        ),
         "login",
-        ["database \"nowhere\" does not exist", "the server has no database \"nowhere\"", "correct database, or --database"],
+        [
+            "database \"nowhere\" does not exist",
+            "the server has no database \"nowhere\"",
+            "correct database, or --database",
+        ],
     );
 }
 
@@ -131,16 +201,26 @@ fn a_dsql_token_that_is_refused_for_no_visible_reason_names_the_users_own_action
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.dsql().deny(aws.access_key_id());
-    for (user, action) in [("dsql_reader", "dsql:DbConnect"), ("admin", "dsql:DbConnectAdmin")] {
-        let explanation =
-            format!("DSQL does not say why; most often {} may not use {action}, or is not granted the role \"{user}\"", user_arn(&aws));
+    for (user, action) in [
+        ("dsql_reader", "dsql:DbConnect"),
+        ("admin", "dsql:DbConnectAdmin"),
+    ] {
+        let explanation = format!(
+            "DSQL does not say why; most often {} may not use {action}, or is not granted the role \"{user}\"",
+            user_arn(&aws)
+        );
         let remedy = format!(
             "allow {action} on arn:aws:dsql:us-west-2:123456789012:cluster/foo0bar1baz2quux3quuux4qux to {0}; for a role of your own, AWS IAM \
              GRANT \"{user}\" TO that identity's ARN",
             user_arn(&aws)
         );
         let error = format!("LDAP authentication failed for user \"{user}\"");
-        assert_fails(&aws, &dsql(user, &aws), "login", [&error, &explanation, &remedy]);
+        assert_fails(
+            &aws,
+            &dsql(user, &aws),
+            "login",
+            [&error, &explanation, &remedy],
+        );
     }
 }
 
@@ -170,12 +250,18 @@ fn a_dsql_token_of_a_clock_that_is_off() {
     aws.set_clock_ahead(-3600);
     bed.dsql().set_clock_ahead_for(aws.access_key_id(), -3600);
     let target = target(aws.env(), &dsql("dsql_reader", &aws), &[], 1);
-    let ahead = target["steps"][1]["facts"]["clock_ahead_s"].as_i64().unwrap();
+    let ahead = target["steps"][1]["facts"]["clock_ahead_s"]
+        .as_i64()
+        .unwrap();
     let login = &target["steps"][7];
-    let explanation =
-        format!("this machine's clock is {ahead} s ahead of AWS's, and a token is good for 15 minutes from the time it is signed");
+    let explanation = format!(
+        "this machine's clock is {ahead} s ahead of AWS's, and a token is good for 15 minutes from the time it is signed"
+    );
     assert_eq!(login["explanation"], json!(explanation), "{login:#}");
-    assert_eq!(login["remedy"], "set the clock, and have chrony or systemd-timesyncd keep it");
+    assert_eq!(
+        login["remedy"],
+        "set the clock, and have chrony or systemd-timesyncd keep it"
+    );
 }
 
 #[test]
@@ -183,20 +269,39 @@ fn a_dsql_cluster_that_does_not_exist_and_a_database_that_cannot() {
     let aws = Testbed::shared().aws();
     let elsewhere = "host = \"127.0.0.1\"\ntls_server_name = \"ec2.us-west-2.amazonaws.com\"\ndb_user = \"dsql_reader\"";
     let target_elsewhere = target(aws.env(), &dsql_config(elsewhere), &[], 1);
-    assert_eq!(target_elsewhere["steps"][6]["status"], "failed", "no certificate for that name");
-    let step = &target(aws.env(), &dsql("dsql_reader", &aws), &["--database", "dev"], 1)["steps"][0];
-    assert_eq!(step["text"], "database \"dev\" does not exist; \"app\" has postgres only");
-    assert_eq!(step["explanation"], "the login is refused before AWS or a server is asked");
+    assert_eq!(
+        target_elsewhere["steps"][6]["status"], "failed",
+        "no certificate for that name"
+    );
+    let step = &target(
+        aws.env(),
+        &dsql("dsql_reader", &aws),
+        &["--database", "dev"],
+        1,
+    )["steps"][0];
+    assert_eq!(
+        step["text"],
+        "database \"dev\" does not exist; \"app\" has postgres only"
+    );
+    assert_eq!(
+        step["explanation"],
+        "the login is refused before AWS or a server is asked"
+    );
 }
 
 #[test]
 fn a_check_shows_no_secret() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    let session = bed.accounts().add_role_session("checker", "check", Duration::from_hours(1));
+    let session = bed
+        .accounts()
+        .add_role_session("checker", "check", Duration::from_hours(1));
     let role = format!("role_arn = \"{}\"", aws.add_role("check_secrets", None));
     bed.rds().create_user("check_secrets").unwrap();
-    let rds = format!("db_user = \"check_secrets\"\ndatabase = \"postgres\"\nendpoint_url = \"{}\"", aws.endpoint_url());
+    let rds = format!(
+        "db_user = \"check_secrets\"\ndatabase = \"postgres\"\nendpoint_url = \"{}\"",
+        aws.endpoint_url()
+    );
     let configs = [
         redshift_config(&aws, &format!("{ANA}\n{role}")),
         // Refused by the server, and by AWS.
@@ -213,15 +318,38 @@ fn a_check_shows_no_secret() {
         for arguments in [&[][..], &["--json"]] {
             let file = config_file(config);
             let mut command = command();
-            command.args(["check", "--config"]).arg(&file).args(arguments).envs(with_key(&aws, &session)).env("RUST_LOG", "trace");
+            command
+                .args(["check", "--config"])
+                .arg(&file)
+                .args(arguments)
+                .envs(with_key(&aws, &session))
+                .env("RUST_LOG", "trace");
             let output = command.output().unwrap();
-            assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.stderr.is_empty(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             shown += &String::from_utf8(output.stdout).unwrap();
         }
     }
-    assert_eq!(shown.matches("password authentication failed").count(), 4, "the refusals are among it: {shown}");
-    assert_eq!(shown.matches("SELECT 1, server version").count(), 8, "and so are the good ones: {shown}");
-    for secret in [bed.accounts().secrets(), bed.redshift().passwords(), vec!["X-Amz-Signature".to_string()]].concat() {
+    assert_eq!(
+        shown.matches("password authentication failed").count(),
+        4,
+        "the refusals are among it: {shown}"
+    );
+    assert_eq!(
+        shown.matches("SELECT 1, server version").count(),
+        8,
+        "and so are the good ones: {shown}"
+    );
+    for secret in [
+        bed.accounts().secrets(),
+        bed.redshift().passwords(),
+        vec!["X-Amz-Signature".to_string()],
+    ]
+    .concat()
+    {
         assert!(!shown.contains(&secret), "{secret} in:\n{shown}");
     }
 }
@@ -231,6 +359,9 @@ fn with_key(aws: &Aws, key: &AccessKey) -> Vec<(String, String)> {
     let mut env = aws.env_without_key();
     env.push(("AWS_ACCESS_KEY_ID".to_string(), key.id.clone()));
     env.push(("AWS_SECRET_ACCESS_KEY".to_string(), key.secret.clone()));
-    env.push(("AWS_SESSION_TOKEN".to_string(), key.session_token.clone().unwrap()));
+    env.push((
+        "AWS_SESSION_TOKEN".to_string(),
+        key.session_token.clone().unwrap(),
+    ));
     env
 }

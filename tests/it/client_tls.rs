@@ -1,4 +1,5 @@
-//! TLS towards clients: what is encrypted, who may go without, which certificates are shown and taken.
+//! TLS towards clients: what is encrypted, who may go without, which certificates are shown and
+//! taken.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -11,13 +12,15 @@ use rustls::version::{TLS12, TLS13};
 use testbed::{Aws, Testbed};
 
 use crate::support::client::{
-    Client, GSSENC_REQUEST, Reply, SSL_REQUEST, ServerError, V3_0, V3_2, cancel, connect, error_fields, packet, read_refusal, read_reply,
-    startup_packet,
+    Client, GSSENC_REQUEST, Reply, SSL_REQUEST, ServerError, V3_0, V3_2, cancel, connect,
+    error_fields, packet, read_refusal, read_reply, startup_packet,
 };
 use crate::support::pki::{Authority, Identity, Leaf};
 use crate::support::proxy::{Proxy, config_file, output, rds_config};
 use crate::support::server::serve;
-use crate::support::tls_client::{TlsClient, TlsStream, ask, assert_close_notify, close_writing, handshake, read_byte, shown};
+use crate::support::tls_client::{
+    TlsClient, TlsStream, ask, assert_close_notify, close_writing, handshake, read_byte, shown,
+};
 use crate::support::wait_for;
 
 const FAILED: &str = "TLS handshake with the client failed";
@@ -32,7 +35,10 @@ struct Files {
 
 impl Files {
     fn new() -> Self {
-        let files = Self { folder: tempfile::tempdir().unwrap(), authority: Authority::new("server CA") };
+        let files = Self {
+            folder: tempfile::tempdir().unwrap(),
+            authority: Authority::new("server CA"),
+        };
         files.write("server-ca.pem", &files.authority.certificate);
         files.write_pair(&files.authority.server());
         files
@@ -40,7 +46,10 @@ impl Files {
 
     /// Puts a whole file in the place of one that may be there.
     fn write(&self, name: &str, text: &str) -> String {
-        let (path, new) = (self.folder.path().join(name), self.folder.path().join("new"));
+        let (path, new) = (
+            self.folder.path().join(name),
+            self.folder.path().join("new"),
+        );
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, &path).unwrap();
         path.display().to_string()
@@ -57,7 +66,11 @@ impl Files {
 
     /// The listener's lines.
     fn keys(&self, tls: &str) -> String {
-        format!("tls = \"{tls}\"\ncertificate = \"{}\"\nkey = \"{}\"\n", self.path("server.pem"), self.path("server.key"))
+        format!(
+            "tls = \"{tls}\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
+            self.path("server.pem"),
+            self.path("server.key")
+        )
     }
 
     fn client(&self) -> TlsClient {
@@ -78,7 +91,11 @@ impl Port {
     fn open(tls: &str) -> Self {
         let files = Files::new();
         let keys = files.keys(tls);
-        Self::with(files, &format!("auth = \"trust\"\n{keys}"), "db_user = \"jane_doe\"\ndatabase = \"postgres\"")
+        Self::with(
+            files,
+            &format!("auth = \"trust\"\n{keys}"),
+            "db_user = \"jane_doe\"\ndatabase = \"postgres\"",
+        )
     }
 
     /// Who has a certificate of this authority is let in; `keys` are further lines of the listener.
@@ -87,13 +104,24 @@ impl Port {
         let ca = files.write("client-ca.pem", &clients.certificate);
         let tls = files.keys("optional");
         let listener = format!("auth = \"cert\"\n{tls}client_ca = \"{ca}\"\n{keys}\n");
-        Self::with(files, &listener, "db_user = \"jane_doe\"\ndatabase = \"postgres\"")
+        Self::with(
+            files,
+            &listener,
+            "db_user = \"jane_doe\"\ndatabase = \"postgres\"",
+        )
     }
 
     fn with(files: Files, listener: &str, target: &str) -> Self {
         let aws = Testbed::shared().aws();
-        let proxy = Proxy::with_config(&aws, &rds_config(target).replace("auth = \"trust\"\n", listener));
-        Self { proxy, files, _aws: aws }
+        let proxy = Proxy::with_config(
+            &aws,
+            &rds_config(target).replace("auth = \"trust\"\n", listener),
+        );
+        Self {
+            proxy,
+            files,
+            _aws: aws,
+        }
     }
 
     fn address(&self) -> SocketAddr {
@@ -104,7 +132,11 @@ impl Port {
         self.files.client().log_in(self.address(), "x").unwrap()
     }
 
-    fn log_in_showing(&self, identity: &Identity, user: &str) -> Result<Client<TlsStream>, ServerError> {
+    fn log_in_showing(
+        &self,
+        identity: &Identity,
+        user: &str,
+    ) -> Result<Client<TlsStream>, ServerError> {
         TlsClient::showing(&self.files.authority.certificate, identity).log_in(self.address(), user)
     }
 
@@ -112,8 +144,13 @@ impl Port {
     #[track_caller]
     fn assert_not_taken(&self, identity: &Identity, alert: &str, cause: &str) {
         for version in [&TLS12, &TLS13] {
-            let client = TlsClient::speaking_and_showing(&self.files.authority.certificate, version, identity);
-            // In TLS 1.3 the client has finished, and says who it is, before its certificate is looked at.
+            let client = TlsClient::speaking_and_showing(
+                &self.files.authority.certificate,
+                version,
+                identity,
+            );
+            // In TLS 1.3 the client has finished, and says who it is, before its certificate is
+            // looked at.
             let error = client.ssl_request(self.address()).and_then(|mut stream| {
                 stream.write_all(&startup_packet(V3_0, &[("user", "x")]))?;
                 stream.read(&mut [0])
@@ -143,8 +180,13 @@ fn read_until(stream: &mut TlsStream, kind: u8) -> Vec<u8> {
 /// Starts a long query and waits until the server runs it.
 fn sleep_on_server(client: &mut Client<TlsStream>, observer: &mut Client<TlsStream>) {
     client.send_query("select pg_sleep(60)");
-    let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", client.process_id());
-    wait_for("the query", || (observer.value(&running) == "1").then_some(()));
+    let running = format!(
+        "select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'",
+        client.process_id()
+    );
+    wait_for("the query", || {
+        (observer.value(&running) == "1").then_some(())
+    });
 }
 
 #[test]
@@ -160,7 +202,10 @@ fn tls_1_2_and_1_3_are_spoken() {
     for version in [&TLS12, &TLS13] {
         let client = TlsClient::speaking(&port.files.authority.certificate, version);
         let session = client.log_in(port.address(), "x").unwrap();
-        assert_eq!(session.stream.conn.protocol_version(), Some(version.version));
+        assert_eq!(
+            session.stream.conn.protocol_version(),
+            Some(version.version)
+        );
         assert_served(session);
     }
 }
@@ -172,12 +217,22 @@ fn a_plain_startup_message_to_an_address_that_requires_tls_is_28000_with_a_hint(
     declined.write_all(&GSSENC_REQUEST).unwrap();
     assert_eq!(read_byte(&mut declined), b'N');
     for mut stream in [connect(port.address()), declined] {
-        stream.write_all(&startup_packet(V3_0, &[("user", "x")])).unwrap();
+        stream
+            .write_all(&startup_packet(V3_0, &[("user", "x")]))
+            .unwrap();
         let error = read_refusal(&mut stream);
-        assert_eq!((error.sqlstate(), error.message()), ("28000", "this address takes encrypted connections only"));
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            ("28000", "this address takes encrypted connections only")
+        );
         assert_eq!(error.0[&'H'], "sslmode=require");
     }
-    port.proxy.log_line(&["INFO", "login refused", "28000", "this address takes encrypted connections only"]);
+    port.proxy.log_line(&[
+        "INFO",
+        "login refused",
+        "28000",
+        "this address takes encrypted connections only",
+    ]);
 }
 
 #[test]
@@ -197,10 +252,17 @@ fn a_plain_cancel_request_cancels_a_query_of_a_tls_session() {
 fn a_cancel_request_over_tls_is_answered_by_close_notify_only() {
     let port = Port::open("required");
     let (mut session, mut observer) = (port.log_in(), port.log_in());
-    for stream in [port.files.client().ssl_request(port.address()), port.files.client().direct(port.address())] {
+    for stream in [
+        port.files.client().ssl_request(port.address()),
+        port.files.client().direct(port.address()),
+    ] {
         sleep_on_server(&mut session, &mut observer);
         let mut stream = stream.unwrap();
-        stream.write_all(&packet(&[&80_877_102u32.to_be_bytes()[..], &session.key].concat())).unwrap();
+        stream
+            .write_all(&packet(
+                &[&80_877_102u32.to_be_bytes()[..], &session.key].concat(),
+            ))
+            .unwrap();
         assert_close_notify(&mut stream);
         assert_eq!(session.read_rows().err().unwrap().sqlstate(), "57014");
     }
@@ -241,21 +303,39 @@ fn a_second_ssl_request_inside_tls_is_refused() {
     let mut direct = port.files.client().direct(port.address()).unwrap();
     direct.write_all(&SSL_REQUEST).unwrap();
     assert_eq!(read_byte(&mut direct), b'N');
-    for mut stream in [direct, port.files.client().ssl_request(port.address()).unwrap()] {
+    for mut stream in [
+        direct,
+        port.files.client().ssl_request(port.address()).unwrap(),
+    ] {
         stream.write_all(&SSL_REQUEST).unwrap();
         let error = read_refusal(&mut stream);
-        assert_eq!((error.sqlstate(), error.message()), ("08P01", "received a second SSLRequest"));
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            ("08P01", "received a second SSLRequest")
+        );
     }
 }
 
 #[test]
 fn direct_tls_without_alpn_is_dropped() {
     let port = Port::open("required");
-    let mut stream = port.files.client().naming(&[]).direct(port.address()).unwrap();
+    let mut stream = port
+        .files
+        .client()
+        .naming(&[])
+        .direct(port.address())
+        .unwrap();
     // It may find the connection broken while it is still writing.
     let _ = stream.write_all(&startup_packet(V3_0, &[("user", "x")]));
-    assert!(stream.read(&mut [0]).is_err(), "nothing is answered, not even close_notify");
-    port.proxy.log_line(&["INFO", FAILED, "direct TLS without ALPN protocol postgresql"]);
+    assert!(
+        stream.read(&mut [0]).is_err(),
+        "nothing is answered, not even close_notify"
+    );
+    port.proxy.log_line(&[
+        "INFO",
+        FAILED,
+        "direct TLS without ALPN protocol postgresql",
+    ]);
     assert!(!port.proxy.log().contains("session opened"));
 }
 
@@ -263,19 +343,36 @@ fn direct_tls_without_alpn_is_dropped() {
 fn another_alpn_protocol_fails_the_handshake_in_both_modes_and_is_logged() {
     let port = Port::open("required");
     let client = port.files.client().naming(&["http/1.1", "h2"]);
-    for stream in [client.direct(port.address()), client.ssl_request(port.address())] {
-        assert_eq!(stream.err().unwrap().to_string(), "received fatal alert: NoApplicationProtocol");
+    for stream in [
+        client.direct(port.address()),
+        client.ssl_request(port.address()),
+    ] {
+        assert_eq!(
+            stream.err().unwrap().to_string(),
+            "received fatal alert: NoApplicationProtocol"
+        );
     }
-    port.proxy.log_line(&["INFO", FAILED, "peer doesn't support any known protocol"]);
+    port.proxy
+        .log_line(&["INFO", FAILED, "peer doesn't support any known protocol"]);
 }
 
 #[test]
 fn alpn_may_be_left_out_after_ssl_request_and_postgresql_may_be_one_of_several() {
     let port = Port::open("required");
-    let stream = port.files.client().naming(&[]).ssl_request(port.address()).unwrap();
+    let stream = port
+        .files
+        .client()
+        .naming(&[])
+        .ssl_request(port.address())
+        .unwrap();
     assert_eq!(stream.conn.alpn_protocol(), None);
     assert_served(Client::log_in_over(stream, V3_0, &[("user", "x")]).unwrap());
-    let stream = port.files.client().naming(&["h2", "postgresql"]).direct(port.address()).unwrap();
+    let stream = port
+        .files
+        .client()
+        .naming(&["h2", "postgresql"])
+        .direct(port.address())
+        .unwrap();
     assert_eq!(stream.conn.alpn_protocol(), Some(&b"postgresql"[..]));
     assert_served(Client::log_in_over(stream, V3_0, &[("user", "x")]).unwrap());
 }
@@ -284,7 +381,8 @@ fn alpn_may_be_left_out_after_ssl_request_and_postgresql_may_be_one_of_several()
 fn a_client_hello_in_the_segment_of_the_ssl_request_is_served() {
     let port = Port::open("required");
     for version in [&TLS12, &TLS13] {
-        let mut connection = TlsClient::speaking(&port.files.authority.certificate, version).connection();
+        let mut connection =
+            TlsClient::speaking(&port.files.authority.certificate, version).connection();
         let mut segment = SSL_REQUEST.to_vec();
         connection.write_tls(&mut segment).unwrap();
         let mut tcp = connect(port.address());
@@ -300,8 +398,15 @@ fn a_plain_startup_message_behind_ssl_request_is_never_used() {
     let port = Port::open("optional");
     let startup = startup_packet(V3_0, &[("user", "x")]);
     let mut hello = Vec::new();
-    port.files.client().connection().write_tls(&mut hello).unwrap();
-    for stuffed in [[&SSL_REQUEST[..], &startup].concat(), [&SSL_REQUEST[..], &startup, &hello].concat()] {
+    port.files
+        .client()
+        .connection()
+        .write_tls(&mut hello)
+        .unwrap();
+    for stuffed in [
+        [&SSL_REQUEST[..], &startup].concat(),
+        [&SSL_REQUEST[..], &startup, &hello].concat(),
+    ] {
         let mut stream = connect(port.address());
         stream.write_all(&stuffed).unwrap();
         assert_eq!(read_byte(&mut stream), b'S');
@@ -310,9 +415,16 @@ fn a_plain_startup_message_behind_ssl_request_is_never_used() {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
         }
-        assert!(answer.is_empty() || answer[0] == 0x15, "a TLS alert at most: {answer:?}");
+        assert!(
+            answer.is_empty() || answer[0] == 0x15,
+            "a TLS alert at most: {answer:?}"
+        );
     }
-    port.proxy.log_line(&["INFO", FAILED, "received corrupt message of type InvalidContentType"]);
+    port.proxy.log_line(&[
+        "INFO",
+        FAILED,
+        "received corrupt message of type InvalidContentType",
+    ]);
     assert!(!port.proxy.log().contains("session opened"));
     assert_served(port.log_in());
 }
@@ -324,7 +436,9 @@ fn the_alert_of_a_failed_handshake_arrives_though_more_is_sent_than_was_read() {
     stream.write_all(&vec![b'x'; 200_000]).unwrap();
     let mut answer = Vec::new();
     stream.shutdown(Shutdown::Write).unwrap();
-    stream.read_to_end(&mut answer).expect("a close, not a reset");
+    stream
+        .read_to_end(&mut answer)
+        .expect("a close, not a reset");
     assert_eq!(answer[..2], [0x15, 0x03], "a TLS alert");
 }
 
@@ -333,7 +447,9 @@ fn a_query_pipelined_behind_the_startup_message_is_answered() {
     let port = Port::open("required");
     let mut stream = port.files.client().direct(port.address()).unwrap();
     let query = [&b"Q"[..], &packet(b"select 'pipelined'\0")].concat();
-    stream.write_all(&[startup_packet(V3_0, &[("user", "x")]), query].concat()).unwrap();
+    stream
+        .write_all(&[startup_packet(V3_0, &[("user", "x")]), query].concat())
+        .unwrap();
     assert!(read_until(&mut stream, b'D').ends_with(b"pipelined"));
 }
 
@@ -341,15 +457,24 @@ fn a_query_pipelined_behind_the_startup_message_is_answered() {
 fn a_handshake_that_does_not_go_on_is_cut_off_at_startup_timeout() {
     let files = Files::new();
     let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
-    let port = Port::with(files, &listener, "db_user = \"jane_doe\"\n[limits]\nstartup_timeout = \"300ms\"\n");
+    let port = Port::with(
+        files,
+        &listener,
+        "db_user = \"jane_doe\"\n[limits]\nstartup_timeout = \"300ms\"\n",
+    );
     let mut hello = Vec::new();
-    port.files.client().connection().write_tls(&mut hello).unwrap();
+    port.files
+        .client()
+        .connection()
+        .write_tls(&mut hello)
+        .unwrap();
     let mut direct = connect(port.address());
     direct.write_all(&hello[..hello.len() / 2]).unwrap();
     for mut stream in [ask(port.address()), direct] {
         assert_eq!(read_reply(&mut stream), Reply::Closed);
     }
-    port.proxy.log_line(&["client did not finish its startup in time"]);
+    port.proxy
+        .log_line(&["client did not finish its startup in time"]);
     // Nor may it be slow behind the handshake.
     let mut stream = port.files.client().ssl_request(port.address()).unwrap();
     assert!(stream.read(&mut [0]).is_err());
@@ -362,7 +487,10 @@ fn no_session_is_resumed() {
         let client = TlsClient::speaking(&port.files.authority.certificate, version).resuming();
         for _ in 0..2 {
             let session = client.log_in(port.address(), "x").unwrap();
-            assert_eq!(session.stream.conn.handshake_kind(), Some(HandshakeKind::Full));
+            assert_eq!(
+                session.stream.conn.handshake_kind(),
+                Some(HandshakeKind::Full)
+            );
             assert_served(session);
         }
     }
@@ -374,7 +502,8 @@ fn a_replaced_certificate_is_shown_to_new_connections_and_open_sessions_go_on() 
     let mut session = port.log_in();
     let old = shown(&session.stream);
     port.files.write_pair(&port.files.authority.server());
-    port.proxy.log_line(&["INFO", RELOADED, &port.files.path("server.pem")]);
+    port.proxy
+        .log_line(&["INFO", RELOADED, &port.files.path("server.pem")]);
     let new = port.log_in();
     assert_ne!(shown(&new.stream), old);
     assert_eq!(session.value("select 1"), "1");
@@ -387,12 +516,21 @@ fn a_half_replaced_pair_keeps_the_old_certificate_in_use_until_it_is_complete() 
     let old = shown(&port.log_in().stream);
     let next = port.files.authority.server();
     port.files.write("server.key", &next.key);
-    port.proxy.log_line(&["ERROR", NOT_RELOADED, &port.files.path("server.pem"), &port.files.path("server.key")]);
+    port.proxy.log_line(&[
+        "ERROR",
+        NOT_RELOADED,
+        &port.files.path("server.pem"),
+        &port.files.path("server.key"),
+    ]);
     assert_eq!(shown(&port.log_in().stream), old);
     port.files.write("server.pem", &next.certificate);
     port.proxy.log_line(&["INFO", RELOADED]);
     assert_ne!(shown(&port.log_in().stream), old);
-    assert_eq!(port.proxy.log().matches(NOT_RELOADED).count(), 1, "it is said once, not every second");
+    assert_eq!(
+        port.proxy.log().matches(NOT_RELOADED).count(),
+        1,
+        "it is said once, not every second"
+    );
 }
 
 #[test]
@@ -400,10 +538,12 @@ fn files_that_disappear_or_break_keep_the_old_certificate_in_use() {
     let port = Port::open("required");
     let old = shown(&port.log_in().stream);
     std::fs::remove_file(port.files.path("server.pem")).unwrap();
-    port.proxy.log_line(&["ERROR", NOT_RELOADED, "No such file or directory"]);
+    port.proxy
+        .log_line(&["ERROR", NOT_RELOADED, "No such file or directory"]);
     assert_eq!(shown(&port.log_in().stream), old);
     port.files.write("server.pem", "half a fi");
-    port.proxy.log_line(&["ERROR", NOT_RELOADED, "it has no PEM certificate"]);
+    port.proxy
+        .log_line(&["ERROR", NOT_RELOADED, "it has no PEM certificate"]);
     assert_eq!(shown(&port.log_in().stream), old);
     port.files.write_pair(&port.files.authority.server());
     port.proxy.log_line(&["INFO", RELOADED]);
@@ -420,7 +560,9 @@ fn sighup_reads_certificates_again_though_nothing_has_changed() {
     port.files.write("server.pem", "");
     port.proxy.log_line(&["ERROR", NOT_RELOADED]);
     port.proxy.signal("-HUP");
-    wait_for("the second report", || (port.proxy.log().matches(NOT_RELOADED).count() == 2).then_some(()));
+    wait_for("the second report", || {
+        (port.proxy.log().matches(NOT_RELOADED).count() == 2).then_some(())
+    });
 }
 
 /// The problems of a listener with these lines behind its first four, without the file's name.
@@ -431,10 +573,21 @@ fn problems(keys: &str) -> String {
     );
     let file = config_file(&text);
     let path = file.display().to_string();
-    let (run, check) = (output(&["run", "--config", &path]), output(&["check", "--offline", "--config", &path]));
-    assert_eq!((run.status.code(), check.status.code()), (Some(78), Some(78)), "{text}");
+    let (run, check) = (
+        output(&["run", "--config", &path]),
+        output(&["check", "--offline", "--config", &path]),
+    );
+    assert_eq!(
+        (run.status.code(), check.status.code()),
+        (Some(78), Some(78)),
+        "{text}"
+    );
     assert_eq!(run.stderr, check.stderr);
-    String::from_utf8(run.stderr).unwrap().replace(&format!("{path}:"), "").trim_end().to_string()
+    String::from_utf8(run.stderr)
+        .unwrap()
+        .replace(&format!("{path}:"), "")
+        .trim_end()
+        .to_string()
 }
 
 #[test]
@@ -443,17 +596,35 @@ fn a_certificate_that_cannot_be_used_is_78_with_its_line() {
     let keys = files.keys("required");
     let (pem, key) = (files.path("server.pem"), files.path("server.key"));
     files.write("server.key", &files.authority.server().key);
-    assert_eq!(problems(&keys), format!("6: listener.certificate: {key}: it is not the key of the certificate"));
+    assert_eq!(
+        problems(&keys),
+        format!("6: listener.certificate: {key}: it is not the key of the certificate")
+    );
     files.write("server.key", &files.authority.certificate);
-    assert_eq!(problems(&keys), format!("6: listener.certificate: {key}: it has no PEM private key without a passphrase"));
-    files.write("server.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    assert_eq!(
+        problems(&keys),
+        format!("6: listener.certificate: {key}: it has no PEM private key without a passphrase")
+    );
+    files.write(
+        "server.pem",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    );
     files.write("server.key", &files.authority.server().key);
-    assert_eq!(problems(&keys), format!("6: listener.certificate: {pem}: invalid peer certificate: BadEncoding"));
+    assert_eq!(
+        problems(&keys),
+        format!("6: listener.certificate: {pem}: invalid peer certificate: BadEncoding")
+    );
     files.write("server.pem", "nothing in here\n");
-    assert_eq!(problems(&keys), format!("6: listener.certificate: {pem}: it has no PEM certificate"));
+    assert_eq!(
+        problems(&keys),
+        format!("6: listener.certificate: {pem}: it has no PEM certificate")
+    );
     std::fs::remove_file(&pem).unwrap();
     let missing = problems(&keys);
-    assert!(missing.starts_with(&format!("6: listener.certificate: {pem}: cannot read it: ")), "{missing}");
+    assert!(
+        missing.starts_with(&format!("6: listener.certificate: {pem}: cannot read it: ")),
+        "{missing}"
+    );
     assert!(missing.contains("No such file or directory"), "{missing}");
 }
 
@@ -463,19 +634,31 @@ fn an_authority_or_a_revocation_list_that_cannot_be_used_is_78() {
     let keys = files.keys("required");
     let empty = files.write("empty.pem", "");
     let ca = files.path("server-ca.pem");
-    assert_eq!(problems(&format!("{keys}client_ca = \"{empty}\"")), format!("6: listener.certificate: {empty}: it has no PEM certificate"));
     assert_eq!(
-        problems(&format!("{keys}client_ca = \"{ca}\"\nclient_crl = \"{empty}\"")),
+        problems(&format!("{keys}client_ca = \"{empty}\"")),
+        format!("6: listener.certificate: {empty}: it has no PEM certificate")
+    );
+    assert_eq!(
+        problems(&format!(
+            "{keys}client_ca = \"{ca}\"\nclient_crl = \"{empty}\""
+        )),
         format!("6: listener.certificate: {empty}: it has no PEM certificate revocation list")
     );
-    assert_eq!(problems(&format!("{keys}client_crl = \"{ca}\"")), "8: listener.client_crl: goes with client_ca: add that, or delete it");
+    assert_eq!(
+        problems(&format!("{keys}client_crl = \"{ca}\"")),
+        "8: listener.client_crl: goes with client_ca: add that, or delete it"
+    );
 }
 
 #[test]
 fn tls_without_certificate_or_key_is_78() {
-    let certificate = "1: listener.certificate: say which, as in certificate = \"server.crt\" (PEM)";
+    let certificate =
+        "1: listener.certificate: say which, as in certificate = \"server.crt\" (PEM)";
     let key = "1: listener.key: say which, as in key = \"server.key\" (PEM)";
-    assert_eq!(problems("tls = \"required\""), format!("{certificate}\n{key}"));
+    assert_eq!(
+        problems("tls = \"required\""),
+        format!("{certificate}\n{key}")
+    );
     assert_eq!(problems("tls = \"optional\"\nkey = \"x\""), certificate);
     assert_eq!(problems("tls = \"optional\"\ncertificate = \"x\""), key);
 }
@@ -485,9 +668,14 @@ fn certificates_without_tls_and_unknown_values_of_tls_are_78() {
     let goes_with = "goes with tls = \"optional\" or tls = \"required\": add that, or delete it";
     assert_eq!(
         problems("certificate = \"x\"\nkey = \"x\"\nclient_ca = \"x\"\ntls = \"off\""),
-        format!("5: listener.certificate: {goes_with}\n6: listener.key: {goes_with}\n7: listener.client_ca: {goes_with}")
+        format!(
+            "5: listener.certificate: {goes_with}\n6: listener.key: {goes_with}\n7: listener.client_ca: {goes_with}"
+        )
     );
-    assert_eq!(problems("tls = \"on\""), "5: listener.tls = \"on\": must be \"off\", \"optional\" or \"required\"");
+    assert_eq!(
+        problems("tls = \"on\""),
+        "5: listener.tls = \"on\": must be \"off\", \"optional\" or \"required\""
+    );
 }
 
 #[test]
@@ -495,12 +683,18 @@ fn a_client_certificates_names_are_user_names() {
     let clients = Authority::new("client CA");
     let port = Port::for_certificates(&clients, "");
     assert_served(port.log_in_showing(&clients.client("ana"), "ana").unwrap());
-    let several =
-        clients.sign(&Leaf { common_name: "ana", alternative_names: &["tableau.example.com", "bo@example.com"], ..Leaf::default() });
+    let several = clients.sign(&Leaf {
+        common_name: "ana",
+        alternative_names: &["tableau.example.com", "bo@example.com"],
+        ..Leaf::default()
+    });
     for user in ["ana", "tableau.example.com", "bo@example.com"] {
         assert_served(port.log_in_showing(&several, user).unwrap());
     }
-    let nameless = clients.sign(&Leaf { alternative_names: &["etl"], ..Leaf::default() });
+    let nameless = clients.sign(&Leaf {
+        alternative_names: &["etl"],
+        ..Leaf::default()
+    });
     assert_served(port.log_in_showing(&nameless, "etl").unwrap());
 }
 
@@ -511,7 +705,13 @@ fn a_client_certificate_of_somebody_else_is_28000() {
     let ana = clients.client("ana");
     for user in ["root", "an", "ANA"] {
         let error = port.log_in_showing(&ana, user).err().unwrap();
-        assert_eq!((error.sqlstate(), error.message()), ("28000", &*format!("certificate authentication failed for user \"{user}\"")));
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            (
+                "28000",
+                &*format!("certificate authentication failed for user \"{user}\"")
+            )
+        );
         port.proxy.log_line(&[
             "login refused",
             &format!("certificate authentication failed for user \\\"{user}\\\""),
@@ -524,10 +724,20 @@ fn a_client_certificate_of_somebody_else_is_28000() {
 #[test]
 fn a_client_without_certificate_is_28000_in_clear_and_over_tls() {
     let port = Port::for_certificates(&Authority::new("client CA"), "");
-    let over_tls = port.files.client().log_in(port.address(), "ana").err().unwrap();
-    let in_clear = Client::log_in(port.address(), &[("user", "ana")]).err().unwrap();
+    let over_tls = port
+        .files
+        .client()
+        .log_in(port.address(), "ana")
+        .err()
+        .unwrap();
+    let in_clear = Client::log_in(port.address(), &[("user", "ana")])
+        .err()
+        .unwrap();
     for error in [over_tls, in_clear] {
-        assert_eq!((error.sqlstate(), error.message()), ("28000", "connection requires a valid client certificate"));
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            ("28000", "connection requires a valid client certificate")
+        );
     }
 }
 
@@ -539,15 +749,31 @@ fn a_certificate_map_takes_exact_names_and_expressions_to_users() {
         { certificate = '/(.*)@example\.com', user = '\1' },
     ]";
     let port = Port::for_certificates(&clients, map);
-    let tableau = clients.sign(&Leaf { alternative_names: &["tableau.example.com"], ..Leaf::default() });
+    let tableau = clients.sign(&Leaf {
+        alternative_names: &["tableau.example.com"],
+        ..Leaf::default()
+    });
     assert_served(port.log_in_showing(&tableau, "tableau").unwrap());
-    let bo = clients.sign(&Leaf { common_name: "bo", alternative_names: &["bo.b@example.com"], ..Leaf::default() });
+    let bo = clients.sign(&Leaf {
+        common_name: "bo",
+        alternative_names: &["bo.b@example.com"],
+        ..Leaf::default()
+    });
     assert_served(port.log_in_showing(&bo, "bo.b").unwrap());
-    let evil = clients.sign(&Leaf { alternative_names: &["root@example.com.evil.example"], ..Leaf::default() });
+    let evil = clients.sign(&Leaf {
+        alternative_names: &["root@example.com.evil.example"],
+        ..Leaf::default()
+    });
     // Names that no line takes to a user are no user names.
     for (identity, user) in [(&bo, "bo"), (&bo, "bo.b@example.com"), (&evil, "root")] {
         let error = port.log_in_showing(identity, user).err().unwrap();
-        assert_eq!((error.sqlstate(), error.message()), ("28000", &*format!("certificate authentication failed for user \"{user}\"")));
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            (
+                "28000",
+                &*format!("certificate authentication failed for user \"{user}\"")
+            )
+        );
     }
 }
 
@@ -565,17 +791,33 @@ fn a_client_certificate_under_an_intermediate_authority_is_taken_with_its_chain(
 fn a_client_certificate_of_an_unknown_authority_fails_the_handshake() {
     let port = Port::for_certificates(&Authority::new("client CA"), "");
     let stranger = Authority::new("another CA").client("ana");
-    port.assert_not_taken(&stranger, "received fatal alert: UnknownCA", "UnknownIssuer");
+    port.assert_not_taken(
+        &stranger,
+        "received fatal alert: UnknownCA",
+        "UnknownIssuer",
+    );
     let impostor = Authority::new("client CA").client("ana");
-    port.assert_not_taken(&impostor, "received fatal alert: DecryptError", "BadSignature");
+    port.assert_not_taken(
+        &impostor,
+        "received fatal alert: DecryptError",
+        "BadSignature",
+    );
 }
 
 #[test]
 fn an_expired_client_certificate_fails_the_handshake() {
     let clients = Authority::new("client CA");
     let port = Port::for_certificates(&clients, "");
-    let expired = clients.sign(&Leaf { common_name: "ana", expired: true, ..Leaf::default() });
-    port.assert_not_taken(&expired, "received fatal alert: CertificateExpired", "certificate expired");
+    let expired = clients.sign(&Leaf {
+        common_name: "ana",
+        expired: true,
+        ..Leaf::default()
+    });
+    port.assert_not_taken(
+        &expired,
+        "received fatal alert: CertificateExpired",
+        "certificate expired",
+    );
 }
 
 #[test]
@@ -583,15 +825,32 @@ fn a_revoked_client_certificate_fails_the_handshake_and_others_do_not() {
     let clients = Authority::new("client CA");
     let revocations = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(revocations.path(), clients.revoke(&[7])).unwrap();
-    let port = Port::for_certificates(&clients, &format!("client_crl = \"{}\"", revocations.path().display()));
-    let identity = |serial| clients.sign(&Leaf { common_name: "ana", serial, ..Leaf::default() });
+    let port = Port::for_certificates(
+        &clients,
+        &format!("client_crl = \"{}\"", revocations.path().display()),
+    );
+    let identity = |serial| {
+        clients.sign(&Leaf {
+            common_name: "ana",
+            serial,
+            ..Leaf::default()
+        })
+    };
     let (revoked, good) = (identity(7), identity(8));
-    port.assert_not_taken(&revoked, "received fatal alert: CertificateRevoked", "Revoked");
+    port.assert_not_taken(
+        &revoked,
+        "received fatal alert: CertificateRevoked",
+        "Revoked",
+    );
     assert_served(port.log_in_showing(&good, "ana").unwrap());
     // The list is read again as certificates are.
     std::fs::write(revocations.path(), clients.revoke(&[7, 8])).unwrap();
     port.proxy.log_line(&["INFO", RELOADED]);
-    assert!(TlsClient::speaking_and_showing(&port.files.authority.certificate, &TLS12, &good).ssl_request(port.address()).is_err());
+    assert!(
+        TlsClient::speaking_and_showing(&port.files.authority.certificate, &TLS12, &good)
+            .ssl_request(port.address())
+            .is_err()
+    );
 }
 
 #[test]
@@ -608,7 +867,11 @@ fn a_client_that_vanishes_during_login_is_noticed() {
     });
     let files = Files::new();
     let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
-    let port = Port::with(files, &listener, &format!("host = \"localhost\"\nport = {server}\ndb_user = \"jane_doe\""));
+    let port = Port::with(
+        files,
+        &listener,
+        &format!("host = \"localhost\"\nport = {server}\ndb_user = \"jane_doe\""),
+    );
     let leave: [fn(TlsStream); 3] = [
         drop,
         |mut stream| close_writing(&mut stream),
@@ -619,10 +882,20 @@ fn a_client_that_vanishes_during_login_is_noticed() {
     ];
     for (n, leave) in leave.into_iter().enumerate() {
         let mut stream = port.files.client().ssl_request(port.address()).unwrap();
-        stream.write_all(&startup_packet(V3_0, &[("user", "x")])).unwrap();
+        stream
+            .write_all(&startup_packet(V3_0, &[("user", "x")]))
+            .unwrap();
         login.recv().unwrap();
         leave(stream);
-        wait_for("the log line", || (port.proxy.log().matches("client left before its login was done").count() == n + 1).then_some(()));
+        wait_for("the log line", || {
+            (port
+                .proxy
+                .log()
+                .matches("client left before its login was done")
+                .count()
+                == n + 1)
+                .then_some(())
+        });
         end.recv().expect("the server is left too");
     }
 }
@@ -634,7 +907,13 @@ fn the_servers_last_error_arrives_before_close_notify() {
     for version in [&TLS12, &TLS13] {
         let client = TlsClient::speaking(&port.files.authority.certificate, version);
         let mut victim = client.log_in(port.address(), "x").unwrap();
-        assert_eq!(other.value(&format!("select pg_terminate_backend({})", victim.process_id())), "t");
+        assert_eq!(
+            other.value(&format!(
+                "select pg_terminate_backend({})",
+                victim.process_id()
+            )),
+            "t"
+        );
         // Queries that no server will read.
         for _ in 0..50 {
             victim.send_query("select 1");
@@ -651,7 +930,9 @@ fn the_servers_last_error_arrives_before_close_notify() {
 fn a_client_that_half_closes_still_gets_its_answer_and_close_notify() {
     let port = Port::open("required");
     for version in [&TLS12, &TLS13] {
-        let mut session = TlsClient::speaking(&port.files.authority.certificate, version).log_in(port.address(), "x").unwrap();
+        let mut session = TlsClient::speaking(&port.files.authority.certificate, version)
+            .log_in(port.address(), "x")
+            .unwrap();
         session.send_query("select sum(n) from generate_series(1, 200000) n");
         close_writing(&mut session.stream);
         assert_eq!(session.read_rows().unwrap(), ["20000100000"]);
@@ -685,7 +966,10 @@ fn a_client_that_closes_without_close_notify_has_ended_normally() {
     assert!(!line.contains("error="), "{line}");
     let mut other = port.log_in();
     wait_for("the end of the server's session", || {
-        (other.value(&format!("select count(*) from pg_stat_activity where pid = {pid}")) == "0").then_some(())
+        (other.value(&format!(
+            "select count(*) from pg_stat_activity where pid = {pid}"
+        )) == "0")
+            .then_some(())
     });
 }
 
@@ -693,11 +977,20 @@ fn a_client_that_closes_without_close_notify_has_ended_normally() {
 fn copy_moves_megabytes_unchanged_in_both_directions() {
     let port = Port::open("required");
     for version in [&TLS12, &TLS13] {
-        let mut session = TlsClient::speaking(&port.files.authority.certificate, version).log_in(port.address(), "x").unwrap();
-        session.query("create temporary table t (n int, v text)").unwrap();
+        let mut session = TlsClient::speaking(&port.files.authority.certificate, version)
+            .log_in(port.address(), "x")
+            .unwrap();
+        session
+            .query("create temporary table t (n int, v text)")
+            .unwrap();
         session.send_query("copy t from stdin");
-        assert!(matches!(read_reply(&mut session.stream), Reply::Message(b'G', _)));
-        let rows: Vec<String> = (0..60_000u64).map(|n| format!("{n}\t{:0>60}\n", n * 7_919 % 65_537)).collect();
+        assert!(matches!(
+            read_reply(&mut session.stream),
+            Reply::Message(b'G', _)
+        ));
+        let rows: Vec<String> = (0..60_000u64)
+            .map(|n| format!("{n}\t{:0>60}\n", n * 7_919 % 65_537))
+            .collect();
         for chunk in rows.chunks(700) {
             session.send(b'd', chunk.concat().as_bytes());
         }
@@ -726,39 +1019,82 @@ fn openssl_verifies_the_chain_with_and_without_ssl_request() {
     files.write_pair(&server);
     let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
     let port = Port::with(files, &listener, "db_user = \"jane_doe\"");
-    for mode in [&["-starttls", "postgres"][..], &["-alpn", "postgresql", "-tls1_3"], &["-alpn", "postgresql", "-tls1_2"]] {
+    for mode in [
+        &["-starttls", "postgres"][..],
+        &["-alpn", "postgresql", "-tls1_3"],
+        &["-alpn", "postgresql", "-tls1_2"],
+    ] {
         let output = Command::new("openssl")
-            .args(["s_client", "-connect", &port.address().to_string(), "-CAfile", &port.files.path("server-ca.pem")])
-            .args(["-verify_return_error", "-verify_hostname", "localhost", "-servername", "localhost"])
+            .args([
+                "s_client",
+                "-connect",
+                &port.address().to_string(),
+                "-CAfile",
+                &port.files.path("server-ca.pem"),
+            ])
+            .args([
+                "-verify_return_error",
+                "-verify_hostname",
+                "localhost",
+                "-servername",
+                "localhost",
+            ])
             .args(mode)
             .stdin(Stdio::null())
             .output()
             .expect("openssl starts");
         let text = String::from_utf8_lossy(&output.stdout);
-        for part in ["0 s:CN = localhost\n   i:CN = issuing CA", "1 s:CN = issuing CA\n   i:CN = server CA", "Verify return code: 0 (ok)"] {
-            assert!(text.contains(part), "no {part} in {text}{}", String::from_utf8_lossy(&output.stderr));
+        for part in [
+            "0 s:CN = localhost\n   i:CN = issuing CA",
+            "1 s:CN = issuing CA\n   i:CN = server CA",
+            "Verify return code: 0 (ok)",
+        ] {
+            assert!(
+                text.contains(part),
+                "no {part} in {text}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
-        assert_eq!(text.contains("ALPN protocol: postgresql"), mode.contains(&"-alpn"), "{text}");
+        assert_eq!(
+            text.contains("ALPN protocol: postgresql"),
+            mode.contains(&"-alpn"),
+            "{text}"
+        );
     }
 }
 
-/// Runs `psycopg_tls.py` with a connection string that verifies the proxy; gives what it printed, or its error.
+/// Runs `psycopg_tls.py` with a connection string that verifies the proxy; gives what it printed,
+/// or its error.
 fn psycopg(port: &Port, more: &str, arguments: &[&str]) -> Result<String, String> {
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-    assert!(Path::new(python).exists(), "{python} does not exist: run\n    make venv");
+    assert!(
+        Path::new(python).exists(),
+        "{python} does not exist: run\n    make venv"
+    );
     let conninfo = format!(
         "host=localhost hostaddr=127.0.0.1 port={} user=ana dbname=postgres sslmode=verify-full sslrootcert={} {more}",
         port.address().port(),
         port.files.path("server-ca.pem"),
     );
     let mut command = Command::new(python);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG"))
+    {
         command.env_remove(name);
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/psycopg_tls.py");
-    let output = command.arg(script).arg(conninfo).args(arguments).output().expect("python starts");
+    let output = command
+        .arg(script)
+        .arg(conninfo)
+        .args(arguments)
+        .output()
+        .expect("python starts");
     let text = |bytes| String::from_utf8_lossy(bytes).trim().to_string();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(text(&output.stderr))
+    }
 }
 
 #[test]
@@ -767,21 +1103,37 @@ fn libpq_18_verifies_the_proxy_in_both_modes_and_speaks_its_latest_protocol() {
     for (more, expected) in [
         ("", "jane_doe tls=True protocol=30000"),
         ("sslnegotiation=direct", "jane_doe tls=True protocol=30000"),
-        ("max_protocol_version=latest", "jane_doe tls=True protocol=30002"),
-        ("sslnegotiation=direct max_protocol_version=latest ssl_max_protocol_version=TLSv1.2", "jane_doe tls=True protocol=30002"),
+        (
+            "max_protocol_version=latest",
+            "jane_doe tls=True protocol=30002",
+        ),
+        (
+            "sslnegotiation=direct max_protocol_version=latest ssl_max_protocol_version=TLSv1.2",
+            "jane_doe tls=True protocol=30002",
+        ),
     ] {
         assert_eq!(psycopg(&port, more, &[]).as_deref(), Ok(expected), "{more}");
     }
     let error = psycopg(&port, "host=db.example.com", &[]).unwrap_err();
-    assert!(error.contains("does not match host name \"db.example.com\""), "{error}");
+    assert!(
+        error.contains("does not match host name \"db.example.com\""),
+        "{error}"
+    );
     let error = psycopg(&port, "sslmode=disable", &[]).unwrap_err();
-    assert!(error.contains("this address takes encrypted connections only"), "{error}");
+    assert!(
+        error.contains("this address takes encrypted connections only"),
+        "{error}"
+    );
 }
 
 #[test]
 fn libpq_18_cancels_over_tls_and_in_clear() {
     let port = Port::open("required");
-    for more in ["max_protocol_version=3.0", "max_protocol_version=latest", "sslnegotiation=direct"] {
+    for more in [
+        "max_protocol_version=3.0",
+        "max_protocol_version=latest",
+        "sslnegotiation=direct",
+    ] {
         let printed = psycopg(&port, more, &["cancel"]);
         assert_eq!(printed.as_deref(), Ok("57014 57014"), "{more}");
     }
@@ -792,7 +1144,9 @@ fn libpq_18_logs_in_with_a_client_certificate() {
     let clients = Authority::new("client CA");
     let port = Port::for_certificates(&clients, "");
     let shows = |name: &str, identity: &Identity| {
-        let certificate = port.files.write(&format!("{name}.pem"), &identity.certificate);
+        let certificate = port
+            .files
+            .write(&format!("{name}.pem"), &identity.certificate);
         let key = port.files.write(&format!("{name}.key"), &identity.key);
         // libpq takes no key that others could read.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -801,12 +1155,24 @@ fn libpq_18_logs_in_with_a_client_certificate() {
     };
     let ana = shows("ana", &clients.client("ana"));
     for more in ["", " sslnegotiation=direct"] {
-        assert_eq!(psycopg(&port, &format!("{ana}{more}"), &[]).as_deref(), Ok("jane_doe tls=True protocol=30000"));
+        assert_eq!(
+            psycopg(&port, &format!("{ana}{more}"), &[]).as_deref(),
+            Ok("jane_doe tls=True protocol=30000")
+        );
     }
     for (more, expected) in [
-        ("sslcertmode=disable", "connection requires a valid client certificate"),
-        (shows("bo", &clients.client("bo")).as_str(), "certificate authentication failed for user \"ana\""),
-        (shows("stranger", &Authority::new("another CA").client("ana")).as_str(), "alert unknown ca"),
+        (
+            "sslcertmode=disable",
+            "connection requires a valid client certificate",
+        ),
+        (
+            shows("bo", &clients.client("bo")).as_str(),
+            "certificate authentication failed for user \"ana\"",
+        ),
+        (
+            shows("stranger", &Authority::new("another CA").client("ana")).as_str(),
+            "alert unknown ca",
+        ),
     ] {
         let error = psycopg(&port, more, &[]).unwrap_err();
         assert!(error.contains(expected), "{error}");

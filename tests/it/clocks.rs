@@ -1,4 +1,5 @@
-//! Clocks that jump, credentials that end early: nothing dead is handed out, and what the server sees otherwise is replaced.
+//! Clocks that jump, credentials that end early: nothing dead is handed out, and what the server
+//! sees otherwise is replaced.
 
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,16 @@ fn start(aws: &Aws, config: &str) -> (Proxy, WallClock) {
 }
 
 fn log_in(proxy: &Proxy) -> Result<String, ServerError> {
-    Client::log_in(proxy.address(), &[("user", "x")]).map(|mut client| client.value("select current_user"))
+    Client::log_in(proxy.address(), &[("user", "x")])
+        .map(|mut client| client.value("select current_user"))
 }
 
 /// Calls whose signature AWS took; those that it refused for their time are followed by another.
 fn good_calls(aws: &Aws, action: &str) -> usize {
-    aws.requests().iter().filter(|request| request.action == action && request.access_key_id.is_some()).count()
+    aws.requests()
+        .iter()
+        .filter(|request| request.action == action && request.access_key_id.is_some())
+        .count()
 }
 
 #[test]
@@ -31,7 +36,10 @@ fn a_machine_that_slept_uses_no_dead_password_and_caches_the_next_by_awss_clock(
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.redshift().create_user("sleeper");
-    let (proxy, clock) = start(&aws, &redshift_config(&aws, "db_user = \"sleeper\"\ndatabase = \"dev\""));
+    let (proxy, clock) = start(
+        &aws,
+        &redshift_config(&aws, "db_user = \"sleeper\"\ndatabase = \"dev\""),
+    );
     assert_eq!(log_in(&proxy).unwrap(), "IAM:sleeper");
     assert_eq!(log_in(&proxy).unwrap(), "IAM:sleeper");
     assert_eq!(good_calls(&aws, "GetClusterCredentials"), 1);
@@ -41,10 +49,18 @@ fn a_machine_that_slept_uses_no_dead_password_and_caches_the_next_by_awss_clock(
     }
     // By our clock the new password ended before it was made.
     assert_eq!(good_calls(&aws, "GetClusterCredentials"), 2);
-    proxy.log_line(&["WARN", "this machine's clock is 360", " s ahead of AWS's; servers refuse authentication tokens"]);
+    proxy.log_line(&[
+        "WARN",
+        "this machine's clock is 360",
+        " s ahead of AWS's; servers refuse authentication tokens",
+    ]);
     clock.set_ahead(0);
     assert_eq!(log_in(&proxy).unwrap(), "IAM:sleeper");
-    assert_eq!(good_calls(&aws, "GetClusterCredentials"), 2, "a clock that is set right changes nothing");
+    assert_eq!(
+        good_calls(&aws, "GetClusterCredentials"),
+        2,
+        "a clock that is set right changes nothing"
+    );
     assert!(!proxy.log().contains("refuses a cached credential"));
 }
 
@@ -55,34 +71,66 @@ fn a_clock_that_is_set_back_makes_no_credential_live_longer() {
     let life = Duration::from_secs(1);
     aws.set_credential_life(life);
     bed.redshift().create_user("set_back");
-    let (proxy, clock) = start(&aws, &redshift_config(&aws, "db_user = \"set_back\"\ndatabase = \"dev\""));
+    let (proxy, clock) = start(
+        &aws,
+        &redshift_config(&aws, "db_user = \"set_back\"\ndatabase = \"dev\""),
+    );
     assert_eq!(log_in(&proxy).unwrap(), "IAM:set_back");
     // It has been used and is renewed once; nobody uses the second, which dies.
-    wait_for("the renewal", || (proxy.log().matches("got a credential").count() == 2).then_some(()));
+    wait_for("the renewal", || {
+        (proxy.log().matches("got a credential").count() == 2).then_some(())
+    });
     clock.set_ahead(-HOUR);
     let set_back = Instant::now();
-    wait_for("the second one's end", || (set_back.elapsed() > life).then_some(()));
+    wait_for("the second one's end", || {
+        (set_back.elapsed() > life).then_some(())
+    });
     assert_eq!(log_in(&proxy).unwrap(), "IAM:set_back");
     assert_eq!(good_calls(&aws, "GetClusterCredentials"), 3);
-    assert!(!proxy.log().contains("refuses a cached credential"), "{}", proxy.log());
+    assert!(
+        !proxy.log().contains("refuses a cached credential"),
+        "{}",
+        proxy.log()
+    );
 }
 
 #[test]
 fn tokens_that_a_wrong_clock_dates_are_refused_and_the_log_says_why() {
     let bed = Testbed::shared();
-    for (user, ahead, words) in [("forward", HOUR, "s ahead of AWS's"), ("backward", -HOUR, "s behind AWS's")] {
+    for (user, ahead, words) in [
+        ("forward", HOUR, "s ahead of AWS's"),
+        ("backward", -HOUR, "s behind AWS's"),
+    ] {
         let aws = bed.aws();
         bed.rds().create_user(user).unwrap();
-        let keys = format!("db_user = \"{user}\"\ndatabase = \"postgres\"\nendpoint_url = \"{}\"", aws.endpoint_url());
+        let keys = format!(
+            "db_user = \"{user}\"\ndatabase = \"postgres\"\nendpoint_url = \"{}\"",
+            aws.endpoint_url()
+        );
         let (proxy, clock) = start(&aws, &rds_config(&keys));
         clock.set_ahead(ahead);
         let error = log_in(&proxy).unwrap_err();
         let message = format!("LDAP authentication failed for user \"{user}\"");
-        assert_eq!((error.sqlstate(), error.message()), ("28000", &*message), "the server's own words");
-        proxy.log_line(&["WARN", "this machine's clock is 3", words, "servers refuse authentication tokens whose time is wrong"]);
-        wait_for("AWS's time", || (good_calls(&aws, "GetCallerIdentity") == 1).then_some(()));
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            ("28000", &*message),
+            "the server's own words"
+        );
+        proxy.log_line(&[
+            "WARN",
+            "this machine's clock is 3",
+            words,
+            "servers refuse authentication tokens whose time is wrong",
+        ]);
+        wait_for("AWS's time", || {
+            (good_calls(&aws, "GetCallerIdentity") == 1).then_some(())
+        });
         assert_eq!(log_in(&proxy).unwrap_err().sqlstate(), "08004");
-        assert_eq!(good_calls(&aws, "GetCallerIdentity"), 1, "AWS is not asked for the time at each refusal");
+        assert_eq!(
+            good_calls(&aws, "GetCallerIdentity"),
+            1,
+            "AWS is not asked for the time at each refusal"
+        );
         // What is cached is dated an hour off: refused, and replaced unseen.
         clock.set_ahead(0);
         assert_eq!(log_in(&proxy).unwrap(), user);
@@ -95,19 +143,28 @@ fn a_token_of_before_the_sleep_is_not_presented() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("laptop").unwrap();
-    let (proxy, clock) = start(&aws, &rds_config("db_user = \"laptop\"\ndatabase = \"postgres\""));
+    let (proxy, clock) = start(
+        &aws,
+        &rds_config("db_user = \"laptop\"\ndatabase = \"postgres\""),
+    );
     assert_eq!(log_in(&proxy).unwrap(), "laptop");
     clock.set_ahead(HOUR);
     bed.rds().set_clock_ahead_of("laptop", HOUR);
     assert_eq!(log_in(&proxy).unwrap(), "laptop");
-    assert!(bed.rds().refusals_of("laptop").is_empty(), "the server has not seen the old one again");
+    assert!(
+        bed.rds().refusals_of("laptop").is_empty(),
+        "the server has not seen the old one again"
+    );
 }
 
 #[test]
 fn dsql_tokens_are_dated_by_our_clock_too() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    let keys = format!("db_user = \"dsql_reader\"\nendpoint_url = \"{}\"", aws.endpoint_url());
+    let keys = format!(
+        "db_user = \"dsql_reader\"\nendpoint_url = \"{}\"",
+        aws.endpoint_url()
+    );
     let (proxy, clock) = start(&aws, &dsql_config(&keys));
     assert_eq!(log_in(&proxy).unwrap(), "dsql_reader");
     clock.set_ahead(HOUR);
@@ -122,7 +179,10 @@ fn a_token_that_has_expired_for_the_server_only_is_replaced_once_unseen() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("expired").unwrap();
-    let (proxy, clock) = start(&aws, &rds_config("db_user = \"expired\"\ndatabase = \"postgres\""));
+    let (proxy, clock) = start(
+        &aws,
+        &rds_config("db_user = \"expired\"\ndatabase = \"postgres\""),
+    );
     assert_eq!(log_in(&proxy).unwrap(), "expired");
     // The token's last minutes for us, and over for the server.
     clock.set_ahead(800);
@@ -156,11 +216,19 @@ fn a_token_of_a_role_with_thirty_seconds_left_is_cached_for_less_than_those() {
     aws.set_fault(Fault::InternalError);
     move_on(15);
     assert_eq!(log_in(&proxy).unwrap(), "thirty", "nobody was asked");
-    // In the last quarter it is not handed out, whatever a token's own quarter of an hour would allow.
+    // In the last quarter it is not handed out, whatever a token's own quarter of an hour would
+    // allow.
     move_on(23);
     let error = log_in(&proxy).unwrap_err();
-    assert_eq!((error.sqlstate(), error.message()), ("57P03", "sts:AssumeRole: AWS fails"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("57P03", "sts:AssumeRole: AWS fails")
+    );
     aws.set_fault(None);
     assert_eq!(wait_for("AWS", || log_in(&proxy).ok()), "thirty");
-    assert_eq!(bed.rds().refusals_of("thirty"), Vec::<String>::new(), "no token was used after its signer's end");
+    assert_eq!(
+        bed.rds().refusals_of("thirty"),
+        Vec::<String>::new(),
+        "no token was used after its signer's end"
+    );
 }

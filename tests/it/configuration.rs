@@ -2,7 +2,8 @@
 
 use crate::support::proxy::{Proxy, command, config_file, output};
 
-const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:5439\"\ntargets = [\"warehouse\"]\nauth = \"trust\"\n";
+const LISTENER: &str =
+    "[[listener]]\naddress = \"127.0.0.1:5439\"\ntargets = [\"warehouse\"]\nauth = \"trust\"\n";
 const TARGET: &str = "[target.warehouse]\nengine = \"redshift\"\ncluster_identifier = \"examplecluster\"\nregion = \"us-west-2\"\n";
 
 /// The only problem of this configuration, without the file's name.
@@ -11,12 +12,19 @@ fn problem(text: &str) -> String {
     let path = file.display().to_string();
     let run = output(&["run", "--config", &path]);
     let check = output(&["check", "--offline", "--config", &path]);
-    assert_eq!((run.status.code(), check.status.code()), (Some(78), Some(78)), "{text}");
+    assert_eq!(
+        (run.status.code(), check.status.code()),
+        (Some(78), Some(78)),
+        "{text}"
+    );
     assert_eq!(run.stderr, check.stderr);
     let text = String::from_utf8(run.stderr).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 1, "{text}");
-    lines[0].strip_prefix(&format!("{path}:")).unwrap_or_else(|| panic!("file and line in {text}")).to_string()
+    lines[0]
+        .strip_prefix(&format!("{path}:"))
+        .unwrap_or_else(|| panic!("file and line in {text}"))
+        .to_string()
 }
 
 #[track_caller]
@@ -27,7 +35,12 @@ fn assert_problem(text: &str, expected: &str) {
 #[test]
 fn a_good_file_is_called_good() {
     let file = config_file(&format!("{LISTENER}{TARGET}"));
-    let output = output(&["check", "--offline", "--config", &file.display().to_string()]);
+    let output = output(&[
+        "check",
+        "--offline",
+        "--config",
+        &file.display().to_string(),
+    ]);
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).contains("good, 1 listener"));
 }
@@ -38,8 +51,14 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_name() {
         &format!("{LISTENER}{TARGET}duration_second = 900\n"),
         "9: unknown key `duration_second`: did you mean `duration_seconds`?",
     );
-    assert_problem(&format!("{LISTENER}adress = \"x\"\n{TARGET}"), "5: unknown key `adress`: did you mean `address`?");
-    assert_problem(&format!("{LISTENER}{TARGET}[limit]\n"), "9: unknown key `limit`: did you mean `limits`?");
+    assert_problem(
+        &format!("{LISTENER}adress = \"x\"\n{TARGET}"),
+        "5: unknown key `adress`: did you mean `address`?",
+    );
+    assert_problem(
+        &format!("{LISTENER}{TARGET}[limit]\n"),
+        "9: unknown key `limit`: did you mean `limits`?",
+    );
     assert_problem(
         &format!("{LISTENER}{TARGET}[log]\nlevel = \"loud\"\n"),
         "10: unknown value `loud`, expected one of `error`, `warn`, `info`, `debug`, `trace`",
@@ -49,12 +68,18 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_name() {
 #[test]
 fn what_is_not_toml_is_named_with_its_line() {
     assert!(problem(&format!("{LISTENER}{TARGET}port = = 1\n")).starts_with("9: "));
-    assert!(problem(&format!("{LISTENER}{TARGET}port = \"a\"\n")).starts_with("9: invalid type: string \"a\", expected i64"));
+    assert!(
+        problem(&format!("{LISTENER}{TARGET}port = \"a\"\n"))
+            .starts_with("9: invalid type: string \"a\", expected i64")
+    );
 }
 
 #[test]
 fn a_duplicate_listener_is_refused() {
-    assert_problem(&format!("{LISTENER}{LISTENER}{TARGET}"), "5: listener.address = \"127.0.0.1:5439\": another listener has it");
+    assert_problem(
+        &format!("{LISTENER}{LISTENER}{TARGET}"),
+        "5: listener.address = \"127.0.0.1:5439\": another listener has it",
+    );
 }
 
 #[test]
@@ -68,7 +93,10 @@ fn a_target_that_no_listener_uses_is_refused() {
 #[test]
 fn a_target_that_does_not_exist_is_refused_with_the_nearest_name() {
     assert_problem(
-        &format!("{}{TARGET}", LISTENER.replace("[\"warehouse\"]", "[\"warehouse\", \"warehuose\"]")),
+        &format!(
+            "{}{TARGET}",
+            LISTENER.replace("[\"warehouse\"]", "[\"warehouse\", \"warehuose\"]")
+        ),
         "3: listener.targets: there is no target \"warehuose\"; did you mean \"warehouse\"?",
     );
 }
@@ -78,7 +106,10 @@ fn no_listener_is_refused() {
     let file = config_file(TARGET);
     let output = output(&["run", "--config", &file.display().to_string()]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no [[listener]]: add one with address = \"127.0.0.1:5439\""));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("no [[listener]]: add one with address = \"127.0.0.1:5439\"")
+    );
 }
 
 #[test]
@@ -101,7 +132,10 @@ fn trust_on_an_address_that_others_can_reach_is_refused() {
         "4: listener.auth = \"oauth\": must be \"trust\", \"scram-sha-256\", \"md5\", \"password\", \"cert\" or \"peer\"",
     );
     assert_problem(
-        &format!("{}{TARGET}", LISTENER.replace("127.0.0.1:5439", "localhost")),
+        &format!(
+            "{}{TARGET}",
+            LISTENER.replace("127.0.0.1:5439", "localhost")
+        ),
         "2: listener.address = \"localhost\": must be an IP address and a port, as in \"127.0.0.1:5439\", or the path of a unix socket",
     );
 }
@@ -109,15 +143,33 @@ fn trust_on_an_address_that_others_can_reach_is_refused() {
 #[test]
 fn redshift_settings_are_held_against_the_apis_constraints() {
     for (line, rule) in [
-        ("duration_seconds = 899", "must be 900 to 3600 (DurationSeconds of the API)"),
-        ("duration_seconds = 3601", "must be 900 to 3600 (DurationSeconds of the API)"),
+        (
+            "duration_seconds = 899",
+            "must be 900 to 3600 (DurationSeconds of the API)",
+        ),
+        (
+            "duration_seconds = 3601",
+            "must be 900 to 3600 (DurationSeconds of the API)",
+        ),
         ("db_user = \"1ana\"", "must begin with a letter"),
-        ("db_user = \"ana:x\"", "may have letters, digits and _ + . @ - only"),
+        (
+            "db_user = \"ana:x\"",
+            "may have letters, digits and _ + . @ - only",
+        ),
         ("db_user = \"public\"", "must not be PUBLIC"),
-        ("db_user = \"select\"", "must not be a word that Redshift reserves"),
-        ("database = \"a/b\"", "may have letters, digits and _ + . @ - only"),
+        (
+            "db_user = \"select\"",
+            "must not be a word that Redshift reserves",
+        ),
+        (
+            "database = \"a/b\"",
+            "may have letters, digits and _ + . @ - only",
+        ),
     ] {
-        assert_problem(&format!("{LISTENER}{TARGET}{line}\n"), &format!("9: {line}: {rule}"));
+        assert_problem(
+            &format!("{LISTENER}{TARGET}{line}\n"),
+            &format!("9: {line}: {rule}"),
+        );
     }
     assert_problem(
         &format!("{LISTENER}{TARGET}db_groups = [\"ok\", \"BI\"]\n"),
@@ -125,7 +177,9 @@ fn redshift_settings_are_held_against_the_apis_constraints() {
     );
     let text = "get-cluster-credentials-with-iam maps the AWS identity to the database user and takes none of this: delete it";
     assert_problem(
-        &format!("{LISTENER}{TARGET}api = \"get-cluster-credentials-with-iam\"\ndb_user = \"ana\"\n"),
+        &format!(
+            "{LISTENER}{TARGET}api = \"get-cluster-credentials-with-iam\"\ndb_user = \"ana\"\n"
+        ),
         &format!("10: db_user: {text}"),
     );
 }
@@ -133,7 +187,10 @@ fn redshift_settings_are_held_against_the_apis_constraints() {
 #[test]
 fn a_region_is_never_guessed() {
     assert_problem(
-        &format!("{LISTENER}{}", TARGET.replace("region = \"us-west-2\"\n", "")),
+        &format!(
+            "{LISTENER}{}",
+            TARGET.replace("region = \"us-west-2\"\n", "")
+        ),
         "5: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, never guessed",
     );
     assert_problem(
@@ -144,35 +201,59 @@ fn a_region_is_never_guessed() {
 
 #[test]
 fn keys_of_the_other_engine_are_refused() {
-    assert_problem(&format!("{LISTENER}{TARGET}signing_host = \"x\"\n"), "9: signing_host: is for engine = \"rds\": delete it");
     assert_problem(
-        &format!("{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"h\"\nregion = \"us-west-2\"\nauto_create = true\n"),
+        &format!("{LISTENER}{TARGET}signing_host = \"x\"\n"),
+        "9: signing_host: is for engine = \"rds\": delete it",
+    );
+    assert_problem(
+        &format!(
+            "{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"h\"\nregion = \"us-west-2\"\nauto_create = true\n"
+        ),
         "9: auto_create: is for engine = \"redshift\": delete it",
     );
 }
 
 #[test]
 fn a_workgroup_has_a_name_and_no_settings_of_a_database_user() {
-    let serverless = "[target.warehouse]\nengine = \"redshift-serverless\"\nregion = \"us-west-2\"\n";
+    let serverless =
+        "[target.warehouse]\nengine = \"redshift-serverless\"\nregion = \"us-west-2\"\n";
     assert_problem(
         &format!("{LISTENER}{serverless}"),
         "5: workgroup_name: say which workgroup, as in workgroup_name = \"myworkgroup\" (or custom_domain_name, or a host that ends in \
          .redshift-serverless.amazonaws.com)",
     );
     let serverless = format!("{serverless}workgroup_name = \"myworkgroup\"\n");
-    for (key, value) in [("db_user", "\"ana\""), ("api", "\"get-cluster-credentials\""), ("auto_create", "true"), ("db_groups", "[\"bi\"]")]
-    {
+    for (key, value) in [
+        ("db_user", "\"ana\""),
+        ("api", "\"get-cluster-credentials\""),
+        ("auto_create", "true"),
+        ("db_groups", "[\"bi\"]"),
+    ] {
         assert_problem(
             &format!("{LISTENER}{serverless}{key} = {value}\n"),
-            &format!("9: {key}: Redshift Serverless maps the AWS identity to the database user and takes none of this: delete it"),
+            &format!(
+                "9: {key}: Redshift Serverless maps the AWS identity to the database user and takes none of this: delete it"
+            ),
         );
     }
     for (line, problem) in [
-        ("cluster_identifier = \"c\"", "cluster_identifier: is for engine = \"redshift\" or \"rds\" or \"dsql\": delete it"),
-        ("duration_seconds = 899", "duration_seconds = 899: must be 900 to 3600 (DurationSeconds of the API)"),
-        ("database = \"select\"", "database = \"select\": must not be a word that Redshift reserves"),
+        (
+            "cluster_identifier = \"c\"",
+            "cluster_identifier: is for engine = \"redshift\" or \"rds\" or \"dsql\": delete it",
+        ),
+        (
+            "duration_seconds = 899",
+            "duration_seconds = 899: must be 900 to 3600 (DurationSeconds of the API)",
+        ),
+        (
+            "database = \"select\"",
+            "database = \"select\": must not be a word that Redshift reserves",
+        ),
     ] {
-        assert_problem(&format!("{LISTENER}{serverless}{line}\n"), &format!("9: {problem}"));
+        assert_problem(
+            &format!("{LISTENER}{serverless}{line}\n"),
+            &format!("9: {problem}"),
+        );
     }
     assert_problem(
         &format!("{LISTENER}{}", serverless.replace("myworkgroup", "My")),
@@ -203,9 +284,18 @@ fn a_dsql_cluster_has_a_name_and_one_database() {
         &format!("{dsql}region = \"us-east-1\"\ncluster_identifier = \"short\"\n"),
         "8: cluster_identifier = \"short\": must have 26 lower-case letters and digits",
     );
-    assert_problem(&format!("{dsql}region = \"us-east-1\"\nhost = \"10.0.0.5\"\n"), &format!("8: host = \"10.0.0.5\": {no_address}"));
-    assert_problem(&format!("{dsql}{host}tls_server_name = \"::1\"\n"), &format!("8: tls_server_name = \"::1\": {no_address}"));
-    assert_problem(&format!("{dsql}{host}signing_host = \"x\"\n"), "8: signing_host: is for engine = \"rds\": delete it");
+    assert_problem(
+        &format!("{dsql}region = \"us-east-1\"\nhost = \"10.0.0.5\"\n"),
+        &format!("8: host = \"10.0.0.5\": {no_address}"),
+    );
+    assert_problem(
+        &format!("{dsql}{host}tls_server_name = \"::1\"\n"),
+        &format!("8: tls_server_name = \"::1\": {no_address}"),
+    );
+    assert_problem(
+        &format!("{dsql}{host}signing_host = \"x\"\n"),
+        "8: signing_host: is for engine = \"rds\": delete it",
+    );
 }
 
 #[test]
@@ -217,12 +307,23 @@ fn sessions_are_reused_where_they_can_be_reset() {
     ];
     for engine in others {
         assert_problem(
-            &format!("{LISTENER}[target.warehouse]\nregion = \"us-west-2\"\n{engine}reuse_sessions = true\n"),
+            &format!(
+                "{LISTENER}[target.warehouse]\nregion = \"us-west-2\"\n{engine}reuse_sessions = true\n"
+            ),
             "9: reuse_sessions: is for engine = \"rds\": delete it",
         );
     }
-    let good = output(&["check", "--offline", "rds://jane_doe@localhost/postgres?region=us-west-2&reuse_sessions=true"]);
-    assert_eq!(good.status.code(), Some(0), "{}", String::from_utf8_lossy(&good.stderr));
+    let good = output(&[
+        "check",
+        "--offline",
+        "rds://jane_doe@localhost/postgres?region=us-west-2&reuse_sessions=true",
+    ]);
+    assert_eq!(
+        good.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
 }
 
 #[test]
@@ -241,7 +342,12 @@ fn spare_sessions_have_bounds() {
     }
     let url = "redshift://ana@examplecluster.us-west-2/dev?warm_sessions=5&spare_max_age=5min";
     let good = output(&["check", "--offline", url]);
-    assert_eq!(good.status.code(), Some(0), "{}", String::from_utf8_lossy(&good.stderr));
+    assert_eq!(
+        good.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
 }
 
 #[test]
@@ -254,21 +360,41 @@ fn a_region_is_taken_from_the_names_that_have_one() {
         "engine = \"dsql\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"\nregion = \"us-east-1\"",
     ] {
         let file = config_file(&format!("{LISTENER}[target.warehouse]\n{target}\n"));
-        let output = output(&["check", "--offline", "--config", &file.display().to_string()]);
-        assert_eq!(output.status.code(), Some(0), "{target}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = output(&[
+            "check",
+            "--offline",
+            "--config",
+            &file.display().to_string(),
+        ]);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{target}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
 #[test]
 fn an_unreadable_ca_file_is_refused() {
-    let missing = problem(&format!("{LISTENER}{TARGET}ca_file = \"/nonexistent/ca.pem\"\n"));
-    assert!(missing.starts_with("9: ca_file = \"/nonexistent/ca.pem\": cannot read it: "), "{missing}");
-    assert!(missing.ends_with("; it must be a readable PEM file"), "{missing}");
+    let missing = problem(&format!(
+        "{LISTENER}{TARGET}ca_file = \"/nonexistent/ca.pem\"\n"
+    ));
+    assert!(
+        missing.starts_with("9: ca_file = \"/nonexistent/ca.pem\": cannot read it: "),
+        "{missing}"
+    );
+    assert!(
+        missing.ends_with("; it must be a readable PEM file"),
+        "{missing}"
+    );
     let empty = config_file("no certificate in here\n");
     let path = empty.display();
     assert_problem(
         &format!("{LISTENER}{TARGET}ca_file = \"{path}\"\n"),
-        &format!("9: ca_file = \"{path}\": it has no PEM certificate: it must hold the PEM certificates of the authorities"),
+        &format!(
+            "9: ca_file = \"{path}\": it has no PEM certificate: it must hold the PEM certificates of the authorities"
+        ),
     );
 }
 
@@ -276,12 +402,17 @@ fn an_unreadable_ca_file_is_refused() {
 fn a_file_that_cannot_be_read_is_78() {
     let output = output(&["run", "--config", "/nonexistent/pg-iam-proxy.toml"]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(String::from_utf8_lossy(&output.stderr).starts_with("/nonexistent/pg-iam-proxy.toml: cannot read it: "));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .starts_with("/nonexistent/pg-iam-proxy.toml: cannot read it: ")
+    );
 }
 
 #[test]
 fn every_problem_is_reported_at_once() {
-    let file = config_file(&format!("{LISTENER}{TARGET}duration_seconds = 899\nport = 0\nca_file = \"/nonexistent\"\n"));
+    let file = config_file(&format!(
+        "{LISTENER}{TARGET}duration_seconds = 899\nport = 0\nca_file = \"/nonexistent\"\n"
+    ));
     let output = output(&["run", "--config", &file.display().to_string()]);
     assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 3);
 }
@@ -328,7 +459,10 @@ fn a_wrong_command_line_is_64_and_help_is_0() {
     assert_eq!(output(&["serve"]).status.code(), Some(64));
     assert_eq!(output(&["--help"]).status.code(), Some(0));
     let version = output(&["--version"]);
-    assert_eq!(String::from_utf8_lossy(&version.stdout).trim(), format!("pg-iam-proxy {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        String::from_utf8_lossy(&version.stdout).trim(),
+        format!("pg-iam-proxy {}", env!("CARGO_PKG_VERSION"))
+    );
 }
 
 fn readme() -> String {
@@ -338,23 +472,47 @@ fn readme() -> String {
 #[test]
 fn the_readmes_file_is_good_as_printed() {
     let readme = readme();
-    let text = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let text = readme
+        .split("```toml\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
     let file = config_file(text);
-    let output = output(&["check", "--offline", "--config", &file.display().to_string()]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = output(&[
+        "check",
+        "--offline",
+        "--config",
+        &file.display().to_string(),
+    ]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
 fn the_readmes_urls_are_taken_as_printed_and_print_what_it_shows() {
     let readme = readme();
-    let urls: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("pg-iam-proxy run '")?.strip_suffix('\'')).collect();
+    let urls: Vec<&str> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("pg-iam-proxy run '")?.strip_suffix('\''))
+        .collect();
     assert_eq!(urls.len(), 5);
     for url in urls {
         let separator = if url.contains('?') { '&' } else { '?' };
         let mut command = command();
         command.args(["run", &format!("{url}{separator}listen=127.0.0.1:0")]);
         let proxy = Proxy::start(command, 1);
-        let printed = proxy.printed.replace(&proxy.address().to_string(), "127.0.0.1:5439");
-        assert!(!url.contains("temp_creds_user") || readme.contains(&printed), "{printed}");
+        let printed = proxy
+            .printed
+            .replace(&proxy.address().to_string(), "127.0.0.1:5439");
+        assert!(
+            !url.contains("temp_creds_user") || readme.contains(&printed),
+            "{printed}"
+        );
     }
 }

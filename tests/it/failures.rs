@@ -6,7 +6,9 @@ use crate::support::client::{Client, ServerError};
 use crate::support::proxy::{Proxy, rds_config, redshift_config};
 
 fn refusal(proxy: &Proxy) -> ServerError {
-    Client::log_in(proxy.address(), &[("user", "x")]).err().expect("the login fails")
+    Client::log_in(proxy.address(), &[("user", "x")])
+        .err()
+        .expect("the login fails")
 }
 
 #[test]
@@ -14,36 +16,81 @@ fn a_denied_call_names_the_missing_action_first_and_no_arn() {
     let aws = Testbed::shared().aws();
     let config = redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"");
     aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeClusters").times(1));
-    aws.add_fault(FaultRule::new(Fault::DenyAction("redshift:JoinGroup")).of("GetClusterCredentials").times(1));
+    aws.add_fault(
+        FaultRule::new(Fault::DenyAction("redshift:JoinGroup"))
+            .of("GetClusterCredentials")
+            .times(1),
+    );
     let proxy = Proxy::with_config(&aws, &config);
     let error = refusal(&proxy);
-    assert_eq!((error.sqlstate(), error.message()), ("28000", "redshift:DescribeClusters is not allowed for the proxy's AWS identity"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        (
+            "28000",
+            "redshift:DescribeClusters is not allowed for the proxy's AWS identity"
+        )
+    );
     let proxy = Proxy::with_config(&aws, &config);
     let error = refusal(&proxy);
-    assert_eq!((error.sqlstate(), error.message()), ("28000", "redshift:JoinGroup is not allowed for the proxy's AWS identity"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        (
+            "28000",
+            "redshift:JoinGroup is not allowed for the proxy's AWS identity"
+        )
+    );
     assert!(!format!("{error:?}").contains("arn:"));
-    proxy.log_line(&["WARN", "login refused", "redshift:JoinGroup", "arn:aws:iam::123456789012:user/"]);
+    proxy.log_line(&[
+        "WARN",
+        "login refused",
+        "redshift:JoinGroup",
+        "arn:aws:iam::123456789012:user/",
+    ]);
 }
 
 #[test]
 fn a_denial_is_believed_for_a_moment_and_then_asked_again() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
-    aws.add_fault(FaultRule::new(Fault::Deny).of("GetClusterCredentials").times(1));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""),
+    );
+    aws.add_fault(
+        FaultRule::new(Fault::Deny)
+            .of("GetClusterCredentials")
+            .times(1),
+    );
     assert_eq!(refusal(&proxy).sqlstate(), "28000");
     assert_eq!(refusal(&proxy).sqlstate(), "28000");
-    assert_eq!(aws.calls("GetClusterCredentials"), 1, "the second answer is the first one's");
-    crate::support::wait_for("the permission", || Client::log_in(proxy.address(), &[("user", "x")]).ok());
+    assert_eq!(
+        aws.calls("GetClusterCredentials"),
+        1,
+        "the second answer is the first one's"
+    );
+    crate::support::wait_for("the permission", || {
+        Client::log_in(proxy.address(), &[("user", "x")]).ok()
+    });
     assert_eq!(aws.calls("GetClusterCredentials"), 2);
 }
 
 #[test]
 fn a_failing_aws_changes_nothing_for_logins_while_a_credential_lives() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
-    let log_in = || Client::log_in(proxy.address(), &[("user", "x")]).map(|mut client| client.value("select current_user"));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""),
+    );
+    let log_in = || {
+        Client::log_in(proxy.address(), &[("user", "x")])
+            .map(|mut client| client.value("select current_user"))
+    };
     assert_eq!(log_in().unwrap(), "IAM:ana");
-    for fault in [Fault::Throttle, Fault::InternalError, Fault::Deny, Fault::Hang] {
+    for fault in [
+        Fault::Throttle,
+        Fault::InternalError,
+        Fault::Deny,
+        Fault::Hang,
+    ] {
         aws.set_fault(fault);
         assert_eq!(log_in().unwrap(), "IAM:ana", "{fault:?}");
     }
@@ -56,10 +103,17 @@ fn a_credential_in_use_is_renewed_before_a_login_has_to_wait() {
     let aws = bed.aws();
     aws.set_credential_life(std::time::Duration::from_secs(3));
     bed.redshift().create_user("busy");
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"busy\"\ndatabase = \"dev\""));
-    let log_in = || Client::log_in(proxy.address(), &[("user", "x")]).map(|mut client| client.value("select current_user"));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"busy\"\ndatabase = \"dev\""),
+    );
+    let log_in = || {
+        Client::log_in(proxy.address(), &[("user", "x")])
+            .map(|mut client| client.value("select current_user"))
+    };
     assert_eq!(log_in().unwrap(), "IAM:busy");
-    // From now on every call takes its time to fail; logins go on with what is at hand, and the renewals come in between.
+    // From now on every call takes its time to fail; logins go on with what is at hand, and the
+    // renewals come in between.
     crate::support::wait_for("the third credential", || {
         assert_eq!(log_in().unwrap(), "IAM:busy");
         (aws.calls("GetClusterCredentials") >= 3).then_some(())
@@ -70,10 +124,15 @@ fn a_credential_in_use_is_renewed_before_a_login_has_to_wait() {
 fn an_aws_that_is_down_at_the_start_is_asked_again_until_it_answers() {
     let aws = Testbed::shared().aws();
     aws.set_fault(Fault::InternalError);
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""),
+    );
     assert_eq!(refusal(&proxy).sqlstate(), "57P03");
     aws.set_fault(None);
-    crate::support::wait_for("AWS", || Client::log_in(proxy.address(), &[("user", "x")]).ok());
+    crate::support::wait_for("AWS", || {
+        Client::log_in(proxy.address(), &[("user", "x")]).ok()
+    });
 }
 
 #[test]
@@ -85,11 +144,24 @@ fn what_may_pass_is_57p03() {
         (Fault::Hang, "AWS did not answer in time"),
         (Fault::Malformed, "AWS gave an answer that cannot be read"),
     ] {
-        let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
+        let proxy = Proxy::with_config(
+            &aws,
+            &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""),
+        );
         aws.set_fault(fault);
         let error = refusal(&proxy);
-        assert_eq!((error.sqlstate(), error.message()), ("57P03", format!("redshift:DescribeClusters: {why}").as_str()), "{fault:?}");
-        assert!(!proxy.log().contains("<DbUser>"), "an answer may hold a password");
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            (
+                "57P03",
+                format!("redshift:DescribeClusters: {why}").as_str()
+            ),
+            "{fault:?}"
+        );
+        assert!(
+            !proxy.log().contains("<DbUser>"),
+            "an answer may hold a password"
+        );
     }
 }
 
@@ -98,19 +170,32 @@ fn logins_to_a_server_wait_in_line_and_not_for_ever() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("queued").unwrap();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"queued\"\ndatabase = \"postgres\"\nmax_logins_per_second = 5"));
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config("db_user = \"queued\"\ndatabase = \"postgres\"\nmax_logins_per_second = 5"),
+    );
     let started = std::time::Instant::now();
     std::thread::scope(|scope| {
-        let logins: Vec<_> = (0..8).map(|_| scope.spawn(|| Client::log_in(proxy.address(), &[("user", "x")]).is_ok())).collect();
+        let logins: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| Client::log_in(proxy.address(), &[("user", "x")]).is_ok()))
+            .collect();
         assert!(logins.into_iter().all(|login| login.join().unwrap()));
     });
-    assert!(started.elapsed() > std::time::Duration::from_secs(1), "eight logins at five a second");
+    assert!(
+        started.elapsed() > std::time::Duration::from_secs(1),
+        "eight logins at five a second"
+    );
     let silent = crate::support::server::answer_ssl_request(b"");
-    let keys = format!("host = \"127.0.0.1\"\nport = {silent}\ndb_user = \"jane_doe\"\nmax_concurrent_logins = 1");
+    let keys = format!(
+        "host = \"127.0.0.1\"\nport = {silent}\ndb_user = \"jane_doe\"\nmax_concurrent_logins = 1"
+    );
     let proxy = Proxy::with_config(&aws, &rds_config(&keys));
     std::thread::scope(|scope| {
         let logins: Vec<_> = (0..3).map(|_| scope.spawn(|| refusal(&proxy))).collect();
-        let mut sqlstates: Vec<String> = logins.into_iter().map(|login| login.join().unwrap().sqlstate().to_string()).collect();
+        let mut sqlstates: Vec<String> = logins
+            .into_iter()
+            .map(|login| login.join().unwrap().sqlstate().to_string())
+            .collect();
         sqlstates.sort();
         // The first waits for the silent server, the second in line, the third too long.
         assert_eq!(sqlstates, ["08001", "08001", "57P03"]);
@@ -120,25 +205,50 @@ fn logins_to_a_server_wait_in_line_and_not_for_ever() {
 #[test]
 fn an_aws_that_cannot_be_reached_is_57p03() {
     let aws = Testbed::shared().aws();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = redshift_config(&aws, "db_user = \"ana\"").replace(&aws.endpoint_url(), &format!("http://127.0.0.1:{port}"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let config = redshift_config(&aws, "db_user = \"ana\"")
+        .replace(&aws.endpoint_url(), &format!("http://127.0.0.1:{port}"));
     let proxy = Proxy::with_config(&aws, &config);
     let error = refusal(&proxy);
-    assert_eq!((error.sqlstate(), error.message()), ("57P03", "redshift:DescribeClusters: AWS cannot be reached"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("57P03", "redshift:DescribeClusters: AWS cannot be reached")
+    );
 }
 
 #[test]
 fn clusters_and_instances_that_do_not_exist_are_58000() {
     let aws = Testbed::shared().aws();
-    let endpoint = format!("endpoint_url = \"{}\"\ndb_user = \"ana\"", aws.endpoint_url());
+    let endpoint = format!(
+        "endpoint_url = \"{}\"\ndb_user = \"ana\"",
+        aws.endpoint_url()
+    );
     for (config, action) in [
-        (redshift_config(&aws, "db_user = \"ana\"\ncluster_identifier = \"nowhere\""), "redshift:DescribeClusters"),
-        (rds_config(&format!("instance_identifier = \"nowhere\"\n{endpoint}")), "rds:DescribeDBInstances"),
-        (rds_config(&format!("cluster_identifier = \"nowhere\"\n{endpoint}")), "rds:DescribeDBClusters"),
+        (
+            redshift_config(&aws, "db_user = \"ana\"\ncluster_identifier = \"nowhere\""),
+            "redshift:DescribeClusters",
+        ),
+        (
+            rds_config(&format!("instance_identifier = \"nowhere\"\n{endpoint}")),
+            "rds:DescribeDBInstances",
+        ),
+        (
+            rds_config(&format!("cluster_identifier = \"nowhere\"\n{endpoint}")),
+            "rds:DescribeDBClusters",
+        ),
     ] {
         let error = refusal(&Proxy::with_config(&aws, &config));
-        let message = format!("{action}: there is no such cluster, workgroup or instance in this account and region");
-        assert_eq!((error.sqlstate(), error.message()), ("58000", message.as_str()));
+        let message = format!(
+            "{action}: there is no such cluster, workgroup or instance in this account and region"
+        );
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            ("58000", message.as_str())
+        );
     }
 }
 
@@ -157,9 +267,18 @@ fn keys_that_aws_does_not_know_are_28000() {
 #[test]
 fn a_database_user_that_does_not_exist_is_refused_in_the_servers_words() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"nobody_here\"\ndatabase = \"dev\""));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"nobody_here\"\ndatabase = \"dev\""),
+    );
     let error = refusal(&proxy);
-    assert_eq!((error.sqlstate(), error.message()), ("28P01", "password authentication failed for user \"IAM:nobody_here\""));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        (
+            "28P01",
+            "password authentication failed for user \"IAM:nobody_here\""
+        )
+    );
 }
 
 #[test]
@@ -167,11 +286,21 @@ fn a_cached_credential_that_the_server_refuses_is_replaced_once_unseen() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.redshift().create_user("revoked");
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"revoked\"\ndatabase = \"dev\""));
-    let log_in = || Client::log_in(proxy.address(), &[("user", "x")]).map(|mut client| client.value("select current_user"));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"revoked\"\ndatabase = \"dev\""),
+    );
+    let log_in = || {
+        Client::log_in(proxy.address(), &[("user", "x")])
+            .map(|mut client| client.value("select current_user"))
+    };
     assert_eq!(log_in().unwrap(), "IAM:revoked");
     assert_eq!(log_in().unwrap(), "IAM:revoked");
-    assert_eq!(aws.calls("GetClusterCredentials"), 1, "the second login used the first one's credential");
+    assert_eq!(
+        aws.calls("GetClusterCredentials"),
+        1,
+        "the second login used the first one's credential"
+    );
     bed.redshift().revoke("IAM:revoked").unwrap();
     assert_eq!(log_in().unwrap(), "IAM:revoked");
     assert_eq!(aws.calls("GetClusterCredentials"), 2);
@@ -182,7 +311,10 @@ fn a_fresh_credential_that_is_refused_too_is_08004() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("unlucky").unwrap();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"unlucky\"\ndatabase = \"postgres\""));
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config("db_user = \"unlucky\"\ndatabase = \"postgres\""),
+    );
     bed.rds().refuse_next_of("unlucky", 1);
     let error = refusal(&proxy);
     assert_eq!(
@@ -192,7 +324,10 @@ fn a_fresh_credential_that_is_refused_too_is_08004() {
     );
     assert!(Client::log_in(proxy.address(), &[("user", "x")]).is_ok());
     bed.rds().refuse_next_of("unlucky", 1);
-    assert!(Client::log_in(proxy.address(), &[("user", "x")]).is_ok(), "a cached one is retried");
+    assert!(
+        Client::log_in(proxy.address(), &[("user", "x")]).is_ok(),
+        "a cached one is retried"
+    );
     bed.rds().refuse_next_of("unlucky", 2);
     let error = refusal(&proxy);
     let message = "the database server refused the temporary password twice: LDAP authentication failed for user \"unlucky\"";
@@ -203,9 +338,16 @@ fn a_fresh_credential_that_is_refused_too_is_08004() {
 fn a_credential_near_its_end_is_not_handed_out() {
     let aws = Testbed::shared().aws();
     aws.set_credential_life(std::time::Duration::from_secs(2));
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"temp_creds_user\"\ndatabase = \"dev\""));
-    let log_in = || Client::log_in(proxy.address(), &[("user", "x")]).map(|mut client| client.value("select current_user"));
-    // Every login succeeds, however the credential's end falls: it is replaced before the server could refuse it.
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"temp_creds_user\"\ndatabase = \"dev\""),
+    );
+    let log_in = || {
+        Client::log_in(proxy.address(), &[("user", "x")])
+            .map(|mut client| client.value("select current_user"))
+    };
+    // Every login succeeds, however the credential's end falls: it is replaced before the server
+    // could refuse it.
     crate::support::wait_for("the third credential", || {
         assert_eq!(log_in().unwrap(), "IAM:temp_creds_user");
         (aws.calls("GetClusterCredentials") >= 3).then_some(())
@@ -232,10 +374,21 @@ fn one_broken_target_does_not_stop_the_others() {
     let proxy = Proxy::with_config(&aws, &config);
     let sqlstates: Vec<String> = proxy.addresses[1..]
         .iter()
-        .map(|&address| Client::log_in(address, &[("user", "x")]).err().unwrap().sqlstate().to_string())
+        .map(|&address| {
+            Client::log_in(address, &[("user", "x")])
+                .err()
+                .unwrap()
+                .sqlstate()
+                .to_string()
+        })
         .collect();
     assert_eq!(sqlstates, ["28000", "08001", "57P03"]);
-    assert_eq!(Client::log_in(proxy.address(), &[("user", "x")]).unwrap().value("select 1"), "1");
+    assert_eq!(
+        Client::log_in(proxy.address(), &[("user", "x")])
+            .unwrap()
+            .value("select 1"),
+        "1"
+    );
 }
 
 #[test]
@@ -243,10 +396,15 @@ fn first_logins_at_the_same_time_make_one_call() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.redshift().create_user("crowd");
-    let keys = format!("host = \"localhost\"\nport = {}\ndb_user = \"crowd\"\ndatabase = \"dev\"", bed.redshift().port());
+    let keys = format!(
+        "host = \"localhost\"\nport = {}\ndb_user = \"crowd\"\ndatabase = \"dev\"",
+        bed.redshift().port()
+    );
     let proxy = Proxy::with_config(&aws, &redshift_config(&aws, &keys));
     std::thread::scope(|scope| {
-        let logins: Vec<_> = (0..20).map(|_| scope.spawn(|| Client::log_in(proxy.address(), &[("user", "x")]).is_ok())).collect();
+        let logins: Vec<_> = (0..20)
+            .map(|_| scope.spawn(|| Client::log_in(proxy.address(), &[("user", "x")]).is_ok()))
+            .collect();
         assert!(logins.into_iter().all(|login| login.join().unwrap()));
     });
     assert_eq!(aws.calls("GetClusterCredentials"), 1);

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use testbed::aws::{CONTAINER_TOKEN, EXTERNAL_ID, PARTNER_ROLE, SSO_TOKEN, WEB_IDENTITY_ROLE, WEB_IDENTITY_TOKEN};
+use testbed::aws::{
+    CONTAINER_TOKEN, EXTERNAL_ID, PARTNER_ROLE, SSO_TOKEN, WEB_IDENTITY_ROLE, WEB_IDENTITY_TOKEN,
+};
 use testbed::{Aws, Testbed};
 
 use crate::support::client::Client;
@@ -16,9 +18,13 @@ const KEYS: &str = "api = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev
 fn identity(aws: &Aws, keys: &str, env: &[(&str, &str)]) -> String {
     let mut all = aws.env_without_key();
     all.retain(|(name, _)| !env.iter().any(|(other, _)| other == name));
-    all.extend(env.iter().map(|&(name, value)| (name.to_string(), value.to_string())));
+    all.extend(
+        env.iter()
+            .map(|&(name, value)| (name.to_string(), value.to_string())),
+    );
     let proxy = Proxy::with_config_and_env(&redshift_config(aws, &format!("{KEYS}\n{keys}")), all);
-    let user = Client::log_in(proxy.address(), &[("user", "x")]).map(|mut client| client.value("select current_user"));
+    let user = Client::log_in(proxy.address(), &[("user", "x")])
+        .map(|mut client| client.value("select current_user"));
     user.unwrap_or_else(|error| panic!("{error:?}\n{}", proxy.log()))
 }
 
@@ -32,7 +38,10 @@ fn file(directory: &Path, name: &str, text: &str) -> String {
 #[test]
 fn keys_in_the_environment() {
     let aws = Testbed::shared().aws();
-    let env = [("AWS_ACCESS_KEY_ID", aws.access_key_id()), ("AWS_SECRET_ACCESS_KEY", aws.secret_access_key())];
+    let env = [
+        ("AWS_ACCESS_KEY_ID", aws.access_key_id()),
+        ("AWS_SECRET_ACCESS_KEY", aws.secret_access_key()),
+    ];
     assert_eq!(identity(&aws, "", &env), format!("IAM:{}", aws.user_name()));
 }
 
@@ -40,19 +49,41 @@ fn keys_in_the_environment() {
 fn a_profile_named_by_the_target() {
     let aws = Testbed::shared().aws();
     let directory = tempfile::tempdir().unwrap();
-    let text = format!("[work]\naws_access_key_id = {}\naws_secret_access_key = {}\n", aws.access_key_id(), aws.secret_access_key());
+    let text = format!(
+        "[work]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+        aws.access_key_id(),
+        aws.secret_access_key()
+    );
     let credentials = file(directory.path(), "credentials", &text);
-    assert_eq!(identity(&aws, "profile = \"work\"", &[("AWS_SHARED_CREDENTIALS_FILE", &credentials)]), format!("IAM:{}", aws.user_name()));
+    assert_eq!(
+        identity(
+            &aws,
+            "profile = \"work\"",
+            &[("AWS_SHARED_CREDENTIALS_FILE", &credentials)]
+        ),
+        format!("IAM:{}", aws.user_name())
+    );
 }
 
 #[test]
 fn a_credential_process() {
     let aws = Testbed::shared().aws();
     let directory = tempfile::tempdir().unwrap();
-    let answer = format!(r#"{{"Version": 1, "AccessKeyId": "{}", "SecretAccessKey": "{}"}}"#, aws.access_key_id(), aws.secret_access_key());
+    let answer = format!(
+        r#"{{"Version": 1, "AccessKeyId": "{}", "SecretAccessKey": "{}"}}"#,
+        aws.access_key_id(),
+        aws.secret_access_key()
+    );
     let answer = file(directory.path(), "answer.json", &answer);
-    let config = file(directory.path(), "config", &format!("[default]\ncredential_process = cat {answer}\n"));
-    assert_eq!(identity(&aws, "", &[("AWS_CONFIG_FILE", &config)]), format!("IAM:{}", aws.user_name()));
+    let config = file(
+        directory.path(),
+        "config",
+        &format!("[default]\ncredential_process = cat {answer}\n"),
+    );
+    assert_eq!(
+        identity(&aws, "", &[("AWS_CONFIG_FILE", &config)]),
+        format!("IAM:{}", aws.user_name())
+    );
 }
 
 #[test]
@@ -68,11 +99,29 @@ fn single_sign_on() {
     let token = format!(
         r#"{{"accessToken": "{SSO_TOKEN}", "expiresAt": "2099-01-01T00:00:00Z", "startUrl": "{start_url}", "region": "us-west-2"}}"#
     );
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, start_url.as_bytes());
-    let name: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    file(directory.path(), &format!(".aws/sso/cache/{name}.json"), &token);
+    let digest = aws_lc_rs::digest::digest(
+        &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
+        start_url.as_bytes(),
+    );
+    let name: String = digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    file(
+        directory.path(),
+        &format!(".aws/sso/cache/{name}.json"),
+        &token,
+    );
     let home = directory.path().display().to_string();
-    assert_eq!(identity(&aws, "profile = \"sso\"", &[("AWS_CONFIG_FILE", &config), ("HOME", &home)]), "IAMR:analyst");
+    assert_eq!(
+        identity(
+            &aws,
+            "profile = \"sso\"",
+            &[("AWS_CONFIG_FILE", &config), ("HOME", &home)]
+        ),
+        "IAMR:analyst"
+    );
     assert_eq!(aws.calls("GetRoleCredentials"), 1);
 }
 
@@ -82,15 +131,25 @@ fn a_web_identity() {
     let directory = tempfile::tempdir().unwrap();
     let token = file(directory.path(), "token", WEB_IDENTITY_TOKEN);
     let role = aws.add_role(WEB_IDENTITY_ROLE, None);
-    let env = [("AWS_WEB_IDENTITY_TOKEN_FILE", token.as_str()), ("AWS_ROLE_ARN", &role), ("AWS_ROLE_SESSION_NAME", "pod")];
-    assert_eq!(identity(&aws, "", &env), format!("IAMR:{WEB_IDENTITY_ROLE}"));
+    let env = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.as_str()),
+        ("AWS_ROLE_ARN", &role),
+        ("AWS_ROLE_SESSION_NAME", "pod"),
+    ];
+    assert_eq!(
+        identity(&aws, "", &env),
+        format!("IAMR:{WEB_IDENTITY_ROLE}")
+    );
 }
 
 #[test]
 fn container_credentials() {
     let aws = Testbed::shared().aws();
     let url = aws.container_credentials_url();
-    let env = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()), ("AWS_CONTAINER_AUTHORIZATION_TOKEN", CONTAINER_TOKEN)];
+    let env = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", CONTAINER_TOKEN),
+    ];
     assert_eq!(identity(&aws, "", &env), "IAMR:task-role");
 }
 
@@ -98,15 +157,23 @@ fn container_credentials() {
 fn the_instance_metadata_service() {
     let aws = Testbed::shared().aws();
     let url = aws.imds_url();
-    let env = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", url.as_str()), ("AWS_EC2_METADATA_DISABLED", "false")];
+    let env = [
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", url.as_str()),
+        ("AWS_EC2_METADATA_DISABLED", "false"),
+    ];
     assert_eq!(identity(&aws, "", &env), "IAMR:instance-role");
 }
 
 #[test]
 fn no_identity_at_all_is_28000() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config_and_env(&redshift_config(&aws, "db_user = \"ana\""), aws.env_without_key());
-    let error = Client::log_in(proxy.address(), &[("user", "x")]).err().unwrap();
+    let proxy = Proxy::with_config_and_env(
+        &redshift_config(&aws, "db_user = \"ana\""),
+        aws.env_without_key(),
+    );
+    let error = Client::log_in(proxy.address(), &[("user", "x")])
+        .err()
+        .unwrap();
     let message = "no AWS credentials: none in the environment, the profile, a web identity, a container or the instance metadata";
     assert_eq!((error.sqlstate(), error.message()), ("28000", message));
 }
@@ -114,16 +181,32 @@ fn no_identity_at_all_is_28000() {
 #[test]
 fn an_assumed_role_is_asked_of_sts_once_for_many_logins() {
     let aws = Testbed::shared().aws();
-    let role = format!("{KEYS}\nrole_arn = \"{}\"\nexternal_id = \"{EXTERNAL_ID}\"", aws.add_role(PARTNER_ROLE, Some(EXTERNAL_ID)));
-    let config = redshift_config(&aws, &format!("{role}\nsts_endpoint_url = \"{}\"", aws.endpoint_url()));
+    let role = format!(
+        "{KEYS}\nrole_arn = \"{}\"\nexternal_id = \"{EXTERNAL_ID}\"",
+        aws.add_role(PARTNER_ROLE, Some(EXTERNAL_ID))
+    );
+    let config = redshift_config(
+        &aws,
+        &format!("{role}\nsts_endpoint_url = \"{}\"", aws.endpoint_url()),
+    );
     let proxy = Proxy::with_config(&aws, &config);
     for _ in 0..5 {
         let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-        assert_eq!(client.value("select current_user"), format!("IAMR:{PARTNER_ROLE}"));
+        assert_eq!(
+            client.value("select current_user"),
+            format!("IAMR:{PARTNER_ROLE}")
+        );
     }
     assert_eq!(aws.calls("AssumeRole"), 1);
-    let request = aws.requests().into_iter().find(|request| request.action == "AssumeRole").unwrap();
-    assert_eq!(request.params.get("RoleSessionName").map(String::as_str), Some("pg-iam-proxy"));
+    let request = aws
+        .requests()
+        .into_iter()
+        .find(|request| request.action == "AssumeRole")
+        .unwrap();
+    assert_eq!(
+        request.params.get("RoleSessionName").map(String::as_str),
+        Some("pg-iam-proxy")
+    );
 }
 
 #[test]
@@ -139,18 +222,37 @@ fn a_role_session_is_renewed_before_it_ends_and_tokens_do_not_outlive_it() {
     );
     let proxy = Proxy::with_config(&aws, &crate::support::proxy::rds_config(&keys));
     crate::support::wait_for("the third role session", || {
-        let user = Client::log_in(proxy.address(), &[("user", "x")]).unwrap().value("select current_user");
+        let user = Client::log_in(proxy.address(), &[("user", "x")])
+            .unwrap()
+            .value("select current_user");
         assert_eq!(user, "short");
         (aws.calls("AssumeRole") >= 3).then_some(())
     });
-    assert!(bed.rds().refusals_of("short").is_empty(), "no token was used after its signer's end");
+    assert!(
+        bed.rds().refusals_of("short").is_empty(),
+        "no token was used after its signer's end"
+    );
 }
 
 #[test]
 fn a_role_that_may_not_be_assumed_is_28000() {
     let aws = Testbed::shared().aws();
     let role = aws.add_role("guarded", Some("another id"));
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, &format!("{KEYS}\nrole_arn = \"{role}\"\nexternal_id = \"wrong\"")));
-    let error = Client::log_in(proxy.address(), &[("user", "x")]).err().unwrap();
-    assert_eq!((error.sqlstate(), error.message()), ("28000", "sts:AssumeRole is not allowed for the proxy's AWS identity"));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(
+            &aws,
+            &format!("{KEYS}\nrole_arn = \"{role}\"\nexternal_id = \"wrong\""),
+        ),
+    );
+    let error = Client::log_in(proxy.address(), &[("user", "x")])
+        .err()
+        .unwrap();
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        (
+            "28000",
+            "sts:AssumeRole is not allowed for the proxy's AWS identity"
+        )
+    );
 }

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use testbed::Testbed;
 
-use crate::support::client::{Client, Reply, V3_0, connect, read_refusal, read_reply, startup_packet};
+use crate::support::client::{
+    Client, Reply, V3_0, connect, read_refusal, read_reply, startup_packet,
+};
 use crate::support::proxy::{Proxy, command, config_file, rds_config};
 use crate::support::{server, wait_for};
 
@@ -14,16 +16,26 @@ const TARGET: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
 #[test]
 fn over_max_sessions_the_client_is_told_and_a_freed_place_is_given_again() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &format!("{}[limits]\nmax_sessions = 1\n", rds_config(TARGET)));
+    let proxy = Proxy::with_config(
+        &aws,
+        &format!("{}[limits]\nmax_sessions = 1\n", rds_config(TARGET)),
+    );
     let mut only = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    let error = Client::log_in(proxy.address(), &[("user", "x")]).err().unwrap();
-    assert_eq!((error.sqlstate(), error.message()), ("53300", "sorry, too many clients already"));
+    let error = Client::log_in(proxy.address(), &[("user", "x")])
+        .err()
+        .unwrap();
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("53300", "sorry, too many clients already")
+    );
     proxy.log_line(&["login refused", "detail=\"limits.max_sessions = 1\""]);
     // A cancel needs no place.
     only.send_query("select pg_sleep(60)");
     crate::support::client::cancel(proxy.address(), &only.key);
     drop(only);
-    wait_for("the free place", || Client::log_in(proxy.address(), &[("user", "x")]).ok());
+    wait_for("the free place", || {
+        Client::log_in(proxy.address(), &[("user", "x")]).ok()
+    });
 }
 
 #[test]
@@ -31,13 +43,30 @@ fn running_out_of_file_descriptors_does_not_end_the_server() {
     let aws = Testbed::shared().aws();
     let file = config_file(&rds_config(TARGET));
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -n 40 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_pg-iam-proxy"), "run", "--config"]).arg(&file);
-    limited.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).envs(aws.env());
+    limited
+        .args([
+            "-c",
+            "ulimit -n 40 && exec \"$@\"",
+            "sh",
+            env!("CARGO_BIN_EXE_pg-iam-proxy"),
+            "run",
+            "--config",
+        ])
+        .arg(&file);
+    limited
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .envs(aws.env());
     let proxy = Proxy::start(limited, 1);
     let crowd: Vec<_> = (0..60).map(|_| connect(proxy.address())).collect();
-    proxy.log_line(&["ERROR", "cannot accept connections; trying again until it works"]);
+    proxy.log_line(&[
+        "ERROR",
+        "cannot accept connections; trying again until it works",
+    ]);
     drop(crowd);
-    let mut client = wait_for("a login", || Client::log_in(proxy.address(), &[("user", "x")]).ok());
+    let mut client = wait_for("a login", || {
+        Client::log_in(proxy.address(), &[("user", "x")]).ok()
+    });
     assert_eq!(client.value("select 1"), "1");
 }
 
@@ -52,12 +81,17 @@ fn a_stop_signal_refuses_logins_under_way_and_lets_sessions_end() {
     let mut proxy = Proxy::with_config(&aws, &config);
     let mut session = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let mut under_way = connect(proxy.addresses[1]);
-    under_way.write_all(&startup_packet(V3_0, &[("user", "x")])).unwrap();
+    under_way
+        .write_all(&startup_packet(V3_0, &[("user", "x")]))
+        .unwrap();
     // The proxy reads in order of arrival: once this one is refused, the other login is under way.
     assert!(Client::log_in(proxy.addresses[1], &[]).is_err());
     proxy.signal("-TERM");
     let error = read_refusal(&mut under_way);
-    assert_eq!((error.sqlstate(), error.message()), ("57P03", "the proxy is shutting down"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("57P03", "the proxy is shutting down")
+    );
     proxy.log_line(&["stopping: waiting for sessions to end"]);
     assert_eq!(session.value("select 1"), "1", "an open session goes on");
     session.send(b'X', b"");
@@ -82,8 +116,17 @@ fn an_address_in_use_is_exit_1_and_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let file = config_file(&rds_config(TARGET).replace("127.0.0.1:0", &address));
-    let output = command().args(["run", "--config"]).arg(&file).output().unwrap();
+    let output = command()
+        .args(["run", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains(&format!("cannot listen on {address}: Address already in use")), "{text}");
+    assert!(
+        text.contains(&format!(
+            "cannot listen on {address}: Address already in use"
+        )),
+        "{text}"
+    );
 }

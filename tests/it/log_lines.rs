@@ -3,7 +3,9 @@
 use testbed::Testbed;
 
 use crate::support::client::Client;
-use crate::support::proxy::{Proxy, command, config_file, dsql_config, rds_config, redshift_config, serverless_config};
+use crate::support::proxy::{
+    Proxy, command, config_file, dsql_config, rds_config, redshift_config, serverless_config,
+};
 
 #[test]
 fn a_session_is_one_line_at_its_login_and_one_at_its_end_as_text_and_as_json() {
@@ -30,7 +32,11 @@ fn a_session_is_one_line_at_its_login_and_one_at_its_end_as_text_and_as_json() {
                 }
             }
         }
-        let expected = if format == "json" { "\"target\":\"app\"" } else { "target=\"app\"" };
+        let expected = if format == "json" {
+            "\"target\":\"app\""
+        } else {
+            "target=\"app\""
+        };
         assert!(proxy.log().contains(expected));
     }
 }
@@ -38,10 +44,16 @@ fn a_session_is_one_line_at_its_login_and_one_at_its_end_as_text_and_as_json() {
 #[test]
 fn flags_and_environment_win_over_the_file() {
     let aws = Testbed::shared().aws();
-    let file = config_file(&format!("{}[log]\nformat = \"text\"\nlevel = \"error\"\n", rds_config("db_user = \"jane_doe\"")));
+    let file = config_file(&format!(
+        "{}[log]\nformat = \"text\"\nlevel = \"error\"\n",
+        rds_config("db_user = \"jane_doe\"")
+    ));
     let mut command = command();
     command.args(["run", "--log-level", "info"]).envs(aws.env());
-    command.env("PG_IAM_PROXY_CONFIG", &*file).env("PG_IAM_PROXY_LOG_FORMAT", "json").env("PG_IAM_PROXY_LOG_LEVEL", "error");
+    command
+        .env("PG_IAM_PROXY_CONFIG", &*file)
+        .env("PG_IAM_PROXY_LOG_FORMAT", "json")
+        .env("PG_IAM_PROXY_LOG_LEVEL", "error");
     let proxy = Proxy::start(command, 1);
     drop(Client::log_in(proxy.address(), &[("user", "x"), ("database", "postgres")]).unwrap());
     assert!(proxy.log_line(&["session opened"]).starts_with('{'));
@@ -53,30 +65,57 @@ fn no_secret_no_sql_and_no_startup_parameter_value_is_ever_logged() {
     let aws = bed.aws();
     let role = format!("role_arn = \"{}\"\n", aws.add_role("quiet", None));
     for config in [
-        rds_config(&format!("db_user = \"jane_doe\"\ndatabase = \"postgres\"\nendpoint_url = \"{}\"\n{role}", aws.endpoint_url())),
-        redshift_config(&aws, &format!("db_user = \"ana\"\ndatabase = \"dev\"\n{role}")),
-        serverless_config(&aws, &format!("workgroup_name = \"myworkgroup\"\ndatabase = \"dev\"\n{role}")),
-        dsql_config(&format!("db_user = \"dsql_reader\"\nendpoint_url = \"{}\"\n{role}", aws.endpoint_url())),
+        rds_config(&format!(
+            "db_user = \"jane_doe\"\ndatabase = \"postgres\"\nendpoint_url = \"{}\"\n{role}",
+            aws.endpoint_url()
+        )),
+        redshift_config(
+            &aws,
+            &format!("db_user = \"ana\"\ndatabase = \"dev\"\n{role}"),
+        ),
+        serverless_config(
+            &aws,
+            &format!("workgroup_name = \"myworkgroup\"\ndatabase = \"dev\"\n{role}"),
+        ),
+        dsql_config(&format!(
+            "db_user = \"dsql_reader\"\nendpoint_url = \"{}\"\n{role}",
+            aws.endpoint_url()
+        )),
     ] {
         let file = config_file(&config);
         let mut command = command();
-        command.args(["run", "--log-level", "trace", "--config"]).arg(&file).envs(aws.env());
+        command
+            .args(["run", "--log-level", "trace", "--config"])
+            .arg(&file)
+            .envs(aws.env());
         let proxy = Proxy::start(command, 1);
-        let mut client = Client::log_in(proxy.address(), &[("user", "x"), ("application_name", "payroll-export")]).unwrap();
+        let mut client = Client::log_in(
+            proxy.address(),
+            &[("user", "x"), ("application_name", "payroll-export")],
+        )
+        .unwrap();
         client.value("select 'the text of a query'");
         drop(client);
         proxy.log_line(&["session ended"]);
         let log = proxy.log();
-        for secret in
-            ["X-Amz-Signature", "X-Amz-Security-Token", "DbPassword", "the text of a query", "payroll-export", aws.secret_access_key()]
-        {
+        for secret in [
+            "X-Amz-Signature",
+            "X-Amz-Security-Token",
+            "DbPassword",
+            "the text of a query",
+            "payroll-export",
+            aws.secret_access_key(),
+        ] {
             assert!(!log.contains(secret), "{secret} in:\n{log}");
         }
         for secret in [bed.accounts().secrets(), bed.redshift().passwords()].concat() {
             assert!(!log.contains(&secret), "{secret} in:\n{log}");
         }
         for request in aws.requests() {
-            assert!(request.access_key_id.is_none_or(|id| !log.contains(&id)), "an access key id in:\n{log}");
+            assert!(
+                request.access_key_id.is_none_or(|id| !log.contains(&id)),
+                "an access key id in:\n{log}"
+            );
         }
     }
 }
@@ -87,8 +126,17 @@ fn a_client_cannot_forge_a_log_line() {
     let config = redshift_config(&aws, "db_user = \"ana\"");
     let proxy = Proxy::with_config(&aws, &config);
     let database = "x\n2026-01-01T00:00:00.000000Z  INFO session opened";
-    let error = Client::log_in(proxy.address(), &[("user", "x"), ("database", database)]).err().unwrap();
+    let error = Client::log_in(proxy.address(), &[("user", "x"), ("database", database)])
+        .err()
+        .unwrap();
     assert_eq!(error.sqlstate(), "28000");
     proxy.log_line(&["login refused", "28000"]);
-    assert!(proxy.log().lines().all(|line| !line.starts_with("2026-01-01")), "{}", proxy.log());
+    assert!(
+        proxy
+            .log()
+            .lines()
+            .all(|line| !line.starts_with("2026-01-01")),
+        "{}",
+        proxy.log()
+    );
 }

@@ -23,20 +23,41 @@ fn psql_logs_in_without_a_password_to_both_engines() {
         bed.ca_file().display()
     );
     let proxy = Proxy::with_urls(&aws, &[&redshift, &rds]);
-    let uris: Vec<&str> = proxy.printed.lines().filter_map(|line| line.strip_prefix("  psql  ")).collect();
+    let uris: Vec<&str> = proxy
+        .printed
+        .lines()
+        .filter_map(|line| line.strip_prefix("  psql  "))
+        .collect();
     for (uri, expected) in uris.into_iter().zip(["IAM:ana|dev", "jane_doe|exampledb"]) {
-        let psql =
-            Command::new("psql").args(["-XAtw", uri, "-c", "select current_user, current_database()"]).output().expect("psql starts");
-        assert_eq!(String::from_utf8_lossy(&psql.stdout).trim(), expected, "{}", String::from_utf8_lossy(&psql.stderr));
+        let psql = Command::new("psql")
+            .args([
+                "-XAtw",
+                uri,
+                "-c",
+                "select current_user, current_database()",
+            ])
+            .output()
+            .expect("psql starts");
+        assert_eq!(
+            String::from_utf8_lossy(&psql.stdout).trim(),
+            expected,
+            "{}",
+            String::from_utf8_lossy(&psql.stderr)
+        );
     }
 }
 
 #[test]
 fn the_greeting_arrives_in_one_piece_and_ends_with_ready_for_query() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""),
+    );
     let mut stream = connect(proxy.address());
-    stream.write_all(&startup_packet(V3_0, &[("user", "anybody")])).unwrap();
+    stream
+        .write_all(&startup_packet(V3_0, &[("user", "anybody")]))
+        .unwrap();
     let mut greeting = vec![0; 65_536];
     let length = stream.read(&mut greeting).unwrap();
     assert_eq!(&greeting[..9], b"R\0\0\0\x08\0\0\0\0");
@@ -46,26 +67,59 @@ fn the_greeting_arrives_in_one_piece_and_ends_with_ready_for_query() {
 #[test]
 fn the_client_is_told_the_servers_settings_and_its_real_process_id() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
-    let mut client = Client::log_in(proxy.address(), &[("user", "x"), ("application_name", "it"), ("client_encoding", "UTF8")]).unwrap();
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""),
+    );
+    let mut client = Client::log_in(
+        proxy.address(),
+        &[
+            ("user", "x"),
+            ("application_name", "it"),
+            ("client_encoding", "UTF8"),
+        ],
+    )
+    .unwrap();
     assert_eq!(client.settings["application_name"], "it");
     assert_eq!(client.settings["session_authorization"], "jane_doe");
-    assert_eq!(client.value("select pg_backend_pid()"), client.process_id().to_string());
+    assert_eq!(
+        client.value("select pg_backend_pid()"),
+        client.process_id().to_string()
+    );
     assert_eq!(client.key.len(), 8);
 }
 
 #[test]
 fn protocol_3_2_is_spoken_and_newer_minors_come_down_to_it() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""),
+    );
     let client = Client::log_in_with(proxy.address(), V3_2, &[("user", "x")]).unwrap();
     assert_eq!(client.negotiated, None);
-    assert!((4 + 32..=4 + 256).contains(&client.key.len()), "{}", client.key.len());
-    let client = Client::log_in_with(proxy.address(), 0x0003_270f, &[("user", "x"), ("_pq_.new", "1")]).unwrap();
-    assert_eq!(client.negotiated.unwrap(), b"\0\x03\0\x02\0\0\0\x01_pq_.new\0");
+    assert!(
+        (4 + 32..=4 + 256).contains(&client.key.len()),
+        "{}",
+        client.key.len()
+    );
+    let client = Client::log_in_with(
+        proxy.address(),
+        0x0003_270f,
+        &[("user", "x"), ("_pq_.new", "1")],
+    )
+    .unwrap();
+    assert_eq!(
+        client.negotiated.unwrap(),
+        b"\0\x03\0\x02\0\0\0\x01_pq_.new\0"
+    );
     assert!(client.key.len() > 4 + 4);
-    let client = Client::log_in_with(proxy.address(), V3_0, &[("user", "x"), ("_pq_.new", "1")]).unwrap();
-    assert_eq!(client.negotiated.unwrap(), b"\0\x03\0\0\0\0\0\x01_pq_.new\0");
+    let client =
+        Client::log_in_with(proxy.address(), V3_0, &[("user", "x"), ("_pq_.new", "1")]).unwrap();
+    assert_eq!(
+        client.negotiated.unwrap(),
+        b"\0\x03\0\0\0\0\0\x01_pq_.new\0"
+    );
     assert_eq!(client.key.len(), 4 + 4);
 }
 
@@ -73,19 +127,38 @@ fn protocol_3_2_is_spoken_and_newer_minors_come_down_to_it() {
 fn the_redshift_jdbc_drivers_compression_is_taken_out_in_silence() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""));
-    let parameters = [("user", "x"), ("_pq_.compression", "lz4:1"), ("driver_version", "Redshift JDBC Driver 2.1.0.30")];
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""),
+    );
+    let parameters = [
+        ("user", "x"),
+        ("_pq_.compression", "lz4:1"),
+        ("driver_version", "Redshift JDBC Driver 2.1.0.30"),
+    ];
     let mut client = Client::log_in(proxy.address(), &parameters).unwrap();
     assert_eq!(client.negotiated, None);
     assert_eq!(client.value("select 1"), "1");
-    assert!(bed.redshift().startups().iter().flatten().all(|(name, _)| !name.starts_with("_pq_.")));
+    assert!(
+        bed.redshift()
+            .startups()
+            .iter()
+            .flatten()
+            .all(|(name, _)| !name.starts_with("_pq_."))
+    );
 }
 
 #[test]
 fn startup_parameters_reach_the_server_in_order_without_what_it_refuses() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"ana\"\nignore_startup_parameters = [\"geqo\"]"));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(
+            &aws,
+            "db_user = \"ana\"\nignore_startup_parameters = [\"geqo\"]",
+        ),
+    );
     let parameters = [
         ("user", "x"),
         ("DateStyle", "ISO"),
@@ -99,8 +172,14 @@ fn startup_parameters_reach_the_server_in_order_without_what_it_refuses() {
     let mut client = Client::log_in(proxy.address(), &parameters).unwrap();
     assert_eq!(client.value("select current_user"), "IAM:ana");
     let startups = bed.redshift().startups();
-    let seen = startups.iter().find(|startup| startup.contains(&("application_name".into(), "ordered".into()))).unwrap();
-    let seen: Vec<(&str, &str)> = seen.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let seen = startups
+        .iter()
+        .find(|startup| startup.contains(&("application_name".into(), "ordered".into())))
+        .unwrap();
+    let seen: Vec<(&str, &str)> = seen
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     let expected = [
         ("user", "IAM:ana"),
         ("DateStyle", "ISO"),
@@ -115,20 +194,42 @@ fn startup_parameters_reach_the_server_in_order_without_what_it_refuses() {
 #[test]
 fn amazon_drivers_parameters_do_not_reach_rds() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
-    let parameters =
-        [("user", "x"), ("client_protocol_version", "2"), ("driver_version", "Redshift Python Driver 2.2.0"), ("os_version", "x")];
-    assert_eq!(Client::log_in(proxy.address(), &parameters).unwrap().value("select 1"), "1");
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""),
+    );
+    let parameters = [
+        ("user", "x"),
+        ("client_protocol_version", "2"),
+        ("driver_version", "Redshift Python Driver 2.2.0"),
+        ("os_version", "x"),
+    ];
+    assert_eq!(
+        Client::log_in(proxy.address(), &parameters)
+            .unwrap()
+            .value("select 1"),
+        "1"
+    );
 }
 
 #[test]
 fn values_that_are_not_utf8_pass_through() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""),
+    );
     let mut stream = connect(proxy.address());
-    let body = [&V3_0.to_be_bytes()[..], b"user\0x\0client_encoding\0LATIN1\0application_name\0caf\xe9\0\0"].concat();
-    stream.write_all(&crate::support::client::packet(&body)).unwrap();
-    // PostgreSQL replaces what is not ASCII in application_name, byte by byte: one for the one that was sent.
+    let body = [
+        &V3_0.to_be_bytes()[..],
+        b"user\0x\0client_encoding\0LATIN1\0application_name\0caf\xe9\0\0",
+    ]
+    .concat();
+    stream
+        .write_all(&crate::support::client::packet(&body))
+        .unwrap();
+    // PostgreSQL replaces what is not ASCII in application_name, byte by byte: one for the one that
+    // was sent.
     let mut greeting = vec![0; 65_536];
     let length = stream.read(&mut greeting).unwrap();
     assert!(String::from_utf8_lossy(&greeting[..length]).contains("application_name\0caf?\0"));
@@ -138,21 +239,48 @@ fn values_that_are_not_utf8_pass_through() {
 fn the_servers_own_error_arrives_field_for_field() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\""));
-    let error = Client::log_in(proxy.address(), &[("user", "x"), ("database", "nowhere")]).err().unwrap();
-    assert_eq!((error.sqlstate(), error.message()), ("3D000", "database \"nowhere\" does not exist"));
-    assert_eq!(error.0[&'R'], "InitPostgres", "the server's routine name is there too");
-    assert!(!error.detail().contains("pg-iam-proxy"), "nothing of ours is added");
+    let error = Client::log_in(proxy.address(), &[("user", "x"), ("database", "nowhere")])
+        .err()
+        .unwrap();
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("3D000", "database \"nowhere\" does not exist")
+    );
+    assert_eq!(
+        error.0[&'R'], "InitPostgres",
+        "the server's routine name is there too"
+    );
+    assert!(
+        !error.detail().contains("pg-iam-proxy"),
+        "nothing of ours is added"
+    );
 }
 
 #[test]
 fn an_error_after_authentication_ok_is_the_first_thing_the_client_sees() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""));
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""),
+    );
     let mut stream = connect(proxy.address());
-    stream.write_all(&startup_packet(V3_0, &[("user", "x"), ("no_such_setting", "1")])).unwrap();
-    let crate::support::client::Reply::Message(b'E', body) = read_reply(&mut stream) else { panic!("an error first") };
+    stream
+        .write_all(&startup_packet(
+            V3_0,
+            &[("user", "x"), ("no_such_setting", "1")],
+        ))
+        .unwrap();
+    let crate::support::client::Reply::Message(b'E', body) = read_reply(&mut stream) else {
+        panic!("an error first")
+    };
     let error = crate::support::client::error_fields(&body);
-    assert_eq!((error.sqlstate(), error.message()), ("42704", "unrecognized configuration parameter \"no_such_setting\""));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        (
+            "42704",
+            "unrecognized configuration parameter \"no_such_setting\""
+        )
+    );
 }
 
 #[test]
@@ -161,14 +289,31 @@ fn several_targets_on_one_listener_are_chosen_by_database_name() {
     let aws = bed.aws();
     let both = format!(
         "{}{}",
-        redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"")
-            .replace("targets = [\"warehouse\"]", "targets = [\"warehouse\", \"app\"]"),
-        rds_config("db_user = \"jane_doe\"").split_once("[target.app]").map(|(_, target)| format!("[target.app]{target}")).unwrap()
+        redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"").replace(
+            "targets = [\"warehouse\"]",
+            "targets = [\"warehouse\", \"app\"]"
+        ),
+        rds_config("db_user = \"jane_doe\"")
+            .split_once("[target.app]")
+            .map(|(_, target)| format!("[target.app]{target}"))
+            .unwrap()
     );
     let proxy = Proxy::with_config(&aws, &both);
-    let user = |database: &str| Client::log_in(proxy.address(), &[("user", "x"), ("database", database)]);
-    assert_eq!(user("warehouse").unwrap().value("select current_user"), "IAM:ana");
-    assert_eq!(user("app/exampledb").unwrap().value("select current_user || '@' || current_database()"), "jane_doe@exampledb");
+    let user =
+        |database: &str| Client::log_in(proxy.address(), &[("user", "x"), ("database", database)]);
+    assert_eq!(
+        user("warehouse").unwrap().value("select current_user"),
+        "IAM:ana"
+    );
+    assert_eq!(
+        user("app/exampledb")
+            .unwrap()
+            .value("select current_user || '@' || current_database()"),
+        "jane_doe@exampledb"
+    );
     let error = user("elsewhere").err().unwrap();
-    assert_eq!((error.sqlstate(), error.message()), ("3D000", "no target \"elsewhere\" on this address"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("3D000", "no target \"elsewhere\" on this address")
+    );
 }

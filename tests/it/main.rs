@@ -1,4 +1,5 @@
-//! What a user or an attacker sees of the real binary, in front of real PostgreSQL servers and an AWS that verifies.
+//! What a user or an attacker sees of the real binary, in front of real PostgreSQL servers and an
+//! AWS that verifies.
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failing test")]
 

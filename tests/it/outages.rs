@@ -1,4 +1,5 @@
-//! AWS and the instance metadata service slow, silent or away; AWS credentials that end; and storms of first logins.
+//! AWS and the instance metadata service slow, silent or away; AWS credentials that end; and storms
+//! of first logins.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,14 +13,18 @@ use crate::support::proxy::{Proxy, rds_config, redshift_config};
 use crate::support::{PATIENCE, wait_for};
 
 fn log_in(proxy: &Proxy, user: &str) -> Result<String, ServerError> {
-    Client::log_in(proxy.address(), &[("user", user)]).map(|mut client| client.value("select current_user"))
+    Client::log_in(proxy.address(), &[("user", user)])
+        .map(|mut client| client.value("select current_user"))
 }
 
 /// A proxy that has its AWS credentials from the instance metadata service.
 fn on_an_instance(aws: &Aws) -> Proxy {
     let mut env = aws.env_without_key();
     env.retain(|(name, _)| name != "AWS_EC2_METADATA_DISABLED");
-    env.push(("AWS_EC2_METADATA_SERVICE_ENDPOINT".to_string(), aws.imds_url()));
+    env.push((
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT".to_string(),
+        aws.imds_url(),
+    ));
     Proxy::with_config_and_env(&redshift_config(aws, "database = \"dev\""), env)
 }
 
@@ -29,7 +34,10 @@ fn a_slow_instance_metadata_service_is_waited_for() {
     aws.add_fault(FaultRule::new(Fault::Slow(Duration::from_millis(700))).of("metadata"));
     let started = Instant::now();
     assert_eq!(log_in(&on_an_instance(&aws), "ana").unwrap(), "IAM:ana");
-    assert!(started.elapsed() > Duration::from_millis(1_400), "a token, and what it opens");
+    assert!(
+        started.elapsed() > Duration::from_millis(1_400),
+        "a token, and what it opens"
+    );
 }
 
 #[test]
@@ -40,8 +48,12 @@ fn an_instance_metadata_service_that_hangs_is_an_error_and_not_a_client_that_han
     let started = Instant::now();
     // The crowd waits together.
     let errors: Vec<ServerError> = std::thread::scope(|scope| {
-        let logins = ["ana", "ana", "bi_tableau"].map(|user| scope.spawn(|| log_in(&proxy, user).unwrap_err()));
-        logins.into_iter().map(|login| login.join().unwrap()).collect()
+        let logins = ["ana", "ana", "bi_tableau"]
+            .map(|user| scope.spawn(|| log_in(&proxy, user).unwrap_err()));
+        logins
+            .into_iter()
+            .map(|login| login.join().unwrap())
+            .collect()
     });
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     for error in errors {
@@ -50,7 +62,10 @@ fn an_instance_metadata_service_that_hangs_is_an_error_and_not_a_client_that_han
         assert_eq!((error.sqlstate(), error.message()), ("28000", message));
     }
     aws.set_fault(None);
-    assert_eq!(wait_for("the metadata service", || log_in(&proxy, "ana").ok()), "IAM:ana");
+    assert_eq!(
+        wait_for("the metadata service", || log_in(&proxy, "ana").ok()),
+        "IAM:ana"
+    );
 }
 
 #[test]
@@ -62,7 +77,10 @@ fn an_instance_metadata_service_that_hangs_after_it_has_answered_is_57p03() {
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
     aws.add_fault(FaultRule::new(Fault::Hang).of("metadata"));
     let error = wait_for("the end of all credentials", || log_in(&proxy, "ana").err());
-    assert_eq!((error.sqlstate(), error.message()), ("57P03", "AWS credentials cannot be loaded now"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("57P03", "AWS credentials cannot be loaded now")
+    );
 }
 
 #[test]
@@ -75,7 +93,11 @@ fn an_instance_metadata_service_that_hangs_holds_up_nobody_while_what_it_gave_is
     // A cached password, and one that is made with the instance's credentials at hand.
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
     assert_eq!(log_in(&proxy, "bi_tableau").unwrap(), "IAM:bi_tableau");
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]
@@ -87,11 +109,20 @@ fn an_instance_metadata_service_that_hangs_at_the_renewal_holds_up_nobody() {
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
     let asked = aws.calls("metadata");
     aws.add_fault(FaultRule::new(Fault::Hang).of("metadata"));
-    assert_eq!(log_in(&proxy, "temp_creds_user").unwrap(), "IAM:temp_creds_user");
-    wait_for("the renewal", || (aws.calls("metadata") > asked).then_some(()));
+    assert_eq!(
+        log_in(&proxy, "temp_creds_user").unwrap(),
+        "IAM:temp_creds_user"
+    );
+    wait_for("the renewal", || {
+        (aws.calls("metadata") > asked).then_some(())
+    });
     let started = Instant::now();
     assert_eq!(log_in(&proxy, "bi_tableau").unwrap(), "IAM:bi_tableau");
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]
@@ -101,16 +132,28 @@ fn while_aws_is_down_logins_go_on_with_one_line_in_the_log_and_one_when_it_answe
     // Renewed after 21 to 28 seconds, and good for 30.
     aws.set_credential_life(Duration::from_secs(40));
     bed.redshift().create_user("steady");
-    let proxy = Proxy::with_config(&aws, &redshift_config(&aws, "db_user = \"steady\"\ndatabase = \"dev\""));
+    let proxy = Proxy::with_config(
+        &aws,
+        &redshift_config(&aws, "db_user = \"steady\"\ndatabase = \"dev\""),
+    );
     let started = Instant::now();
     let log_in = || assert_eq!(log_in(&proxy, "x").unwrap(), "IAM:steady");
     log_in();
     aws.set_fault(Fault::Deny);
-    wait_for("a third of its life", || (started.elapsed() > Duration::from_secs(13)).then_some(()));
-    proxy.log_line(&["WARN", "cannot be renewed; what is at hand serves on", "warehouse as \\\"steady\\\""]);
+    wait_for("a third of its life", || {
+        (started.elapsed() > Duration::from_secs(13)).then_some(())
+    });
+    proxy.log_line(&[
+        "WARN",
+        "cannot be renewed; what is at hand serves on",
+        "warehouse as \\\"steady\\\"",
+    ]);
     (0..5).for_each(|_| log_in());
     // The first, the renewal, and where this machine is slow another attempt a second later.
-    assert!((2..=3).contains(&aws.calls("GetClusterCredentials")), "logins ask nobody");
+    assert!(
+        (2..=3).contains(&aws.calls("GetClusterCredentials")),
+        "logins ask nobody"
+    );
     aws.set_fault(None);
     wait_for("AWS", || {
         log_in();
@@ -118,13 +161,18 @@ fn while_aws_is_down_logins_go_on_with_one_line_in_the_log_and_one_when_it_answe
     });
     (0..5).for_each(|_| log_in());
     assert!((3..=4).contains(&aws.calls("GetClusterCredentials")));
-    assert_eq!(["cannot be renewed", "AWS answers again"].map(|line| proxy.log().matches(line).count()), [1, 1]);
+    assert_eq!(
+        ["cannot be renewed", "AWS answers again"].map(|line| proxy.log().matches(line).count()),
+        [1, 1]
+    );
 }
 
 /// A port that is taken, and where nobody listens.
 fn dead_port() -> (socket2::Socket, SocketAddr) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket
+        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+        .unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, address)
 }
@@ -134,19 +182,35 @@ fn an_aws_that_cannot_be_reached_at_the_start_is_used_when_it_can() {
     let aws = Testbed::shared().aws();
     let (socket, address) = dead_port();
     let keys = "database = \"dev\"\nrole_arn = \"arn:aws:iam::123456789012:role/analyst\"";
-    let config = redshift_config(&aws, keys).replace(&aws.endpoint_url(), &format!("http://{address}"));
+    let config =
+        redshift_config(&aws, keys).replace(&aws.endpoint_url(), &format!("http://{address}"));
     let proxy = Proxy::with_config(&aws, &config);
     let error = log_in(&proxy, "ana").unwrap_err();
-    assert_eq!((error.sqlstate(), error.message()), ("57P03", "sts:AssumeRole: AWS cannot be reached"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("57P03", "sts:AssumeRole: AWS cannot be reached")
+    );
     socket.listen(128).unwrap();
-    let there: SocketAddr = aws.endpoint_url().trim_start_matches("http://").parse().unwrap();
-    std::thread::spawn(move || std::net::TcpListener::from(socket).incoming().flatten().for_each(|stream| forward(stream, there)));
+    let there: SocketAddr = aws
+        .endpoint_url()
+        .trim_start_matches("http://")
+        .parse()
+        .unwrap();
+    std::thread::spawn(move || {
+        std::net::TcpListener::from(socket)
+            .incoming()
+            .flatten()
+            .for_each(|stream| forward(stream, there));
+    });
     assert_eq!(wait_for("AWS", || log_in(&proxy, "ana").ok()), "IAM:ana");
 }
 
 fn forward(here: TcpStream, there: SocketAddr) {
     let there = TcpStream::connect(there).unwrap();
-    for (mut from, mut to) in [(here.try_clone().unwrap(), there.try_clone().unwrap()), (there, here)] {
+    for (mut from, mut to) in [
+        (here.try_clone().unwrap(), there.try_clone().unwrap()),
+        (there, here),
+    ] {
         std::thread::spawn(move || std::io::copy(&mut from, &mut to));
     }
 }
@@ -158,25 +222,43 @@ fn a_thousand_first_logins_at_once_make_one_call_for_each_database_user() {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let aws = Testbed::shared().aws();
     aws.add_fault(FaultRule::new(Fault::Slow(Duration::from_secs(1))).of("GetClusterCredentials"));
-    // Behind the credential nobody listens: what a thousand PostgreSQL processes would cost is not what is looked at.
+    // Behind the credential nobody listens: what a thousand PostgreSQL processes would cost is not
+    // what is looked at.
     let (_socket, nobody) = dead_port();
     let keys = format!(
         "host = \"127.0.0.1\"\nport = {}\ndatabase = \"dev\"\nauto_create = true\nmax_logins_per_second = 100000\n\
          max_concurrent_logins = 1000",
         nobody.port()
     );
-    let proxy = Proxy::with_config(&aws, &format!("{}[limits]\nmax_sessions = {LOGINS}\n", redshift_config(&aws, &keys)));
+    let proxy = Proxy::with_config(
+        &aws,
+        &format!(
+            "{}[limits]\nmax_sessions = {LOGINS}\n",
+            redshift_config(&aws, &keys)
+        ),
+    );
     let mut clients: Vec<TcpStream> = (0..LOGINS).map(|_| connect(proxy.address())).collect();
     for (client, user) in clients.iter_mut().zip(USERS.into_iter().cycle()) {
-        client.write_all(&startup_packet(V3_0, &[("user", user)])).unwrap();
+        client
+            .write_all(&startup_packet(V3_0, &[("user", user)]))
+            .unwrap();
     }
     for client in &mut clients {
         let error = read_refusal(client);
-        assert_eq!((error.sqlstate(), error.message()), ("08001", "cannot connect to the database server"));
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            ("08001", "cannot connect to the database server")
+        );
     }
     let mut calls: BTreeMap<String, usize> = BTreeMap::new();
     for request in aws.requests() {
-        *calls.entry(format!("{} {}", request.action, request.params.get("DbUser").unwrap())).or_default() += 1;
+        *calls
+            .entry(format!(
+                "{} {}",
+                request.action,
+                request.params.get("DbUser").unwrap()
+            ))
+            .or_default() += 1;
     }
     let expected = USERS.map(|user| (format!("GetClusterCredentials {user}"), 1));
     assert_eq!(calls, expected.into());
@@ -210,19 +292,35 @@ fn keys_that_are_replaced_in_their_file_are_taken_when_aws_refuses_the_old_ones(
     let aws = bed.aws();
     let keys = |name: &str| {
         let key = bed.accounts().add_user(name);
-        (format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", key.id, key.secret), key.id)
+        (
+            format!(
+                "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+                key.id, key.secret
+            ),
+            key.id,
+        )
     };
     let (old, old_id) = keys("rotated");
     let file = AwsFile::new(&old);
-    let proxy = Proxy::with_config_and_env(&redshift_config(&aws, "database = \"dev\""), file.env(&aws, "AWS_SHARED_CREDENTIALS_FILE"));
+    let proxy = Proxy::with_config_and_env(
+        &redshift_config(&aws, "database = \"dev\""),
+        file.env(&aws, "AWS_SHARED_CREDENTIALS_FILE"),
+    );
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
     bed.accounts().remove(&old_id);
     let error = log_in(&proxy, "bi_tableau").unwrap_err();
     let message = "redshift:GetClusterCredentials: AWS does not accept the proxy's AWS credentials (InvalidClientTokenId)";
     assert_eq!((error.sqlstate(), error.message()), ("28000", message));
-    assert_eq!(aws.calls("GetClusterCredentials"), 2, "the same keys are not tried again");
+    assert_eq!(
+        aws.calls("GetClusterCredentials"),
+        2,
+        "the same keys are not tried again"
+    );
     file.write(&keys("rotated").0);
-    assert_eq!(log_in(&proxy, "temp_creds_user").unwrap(), "IAM:temp_creds_user");
+    assert_eq!(
+        log_in(&proxy, "temp_creds_user").unwrap(),
+        "IAM:temp_creds_user"
+    );
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
 }
 
@@ -235,8 +333,17 @@ fn a_token_is_not_signed_with_aws_credentials_that_have_expired() {
         aws.secret_access_key()
     );
     let answer = AwsFile::new(&answer);
-    let file = AwsFile::new(&format!("[default]\ncredential_process = cat {}\n", answer.0.display()));
-    let proxy = Proxy::with_config_and_env(&rds_config("db_user = \"jane_doe\""), file.env(&aws, "AWS_CONFIG_FILE"));
+    let file = AwsFile::new(&format!(
+        "[default]\ncredential_process = cat {}\n",
+        answer.0.display()
+    ));
+    let proxy = Proxy::with_config_and_env(
+        &rds_config("db_user = \"jane_doe\""),
+        file.env(&aws, "AWS_CONFIG_FILE"),
+    );
     let error = log_in(&proxy, "x").unwrap_err();
-    assert_eq!((error.sqlstate(), error.message()), ("28000", "the proxy's AWS credentials have expired"));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("28000", "the proxy's AWS credentials have expired")
+    );
 }

@@ -1,4 +1,5 @@
-//! The policies that a configuration needs: their exact text, and what an independent linter says of each.
+//! The policies that a configuration needs: their exact text, and what an independent linter says
+//! of each.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,8 +10,7 @@ use testbed::{Aws, Fault, FaultRule, Testbed};
 
 use crate::support::proxy::{command, config_file};
 
-const SCRAM: &str =
-    "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const SCRAM: &str = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const EVERYTHING: &str = r#"
 [[listener]]
 address = "127.0.0.1:5439"
@@ -92,12 +92,22 @@ fn discovered(aws: &Aws, config: &str) -> (Value, Vec<String>) {
 
 fn run(mut command: Command, config: &str, arguments: &[&str]) -> (Value, Vec<String>) {
     let file = config_file(config);
-    let output = command.arg("policy").args(arguments).arg("--config").arg(&file).output().unwrap();
+    let output = command
+        .arg("policy")
+        .args(arguments)
+        .arg("--config")
+        .arg(&file)
+        .output()
+        .unwrap();
     let notes = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{notes}");
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(lint(&printed), None, "{printed:#}");
-    let note = |line: &str| line.strip_prefix("pg-iam-proxy: ").unwrap_or_else(|| panic!("{line}")).to_string();
+    let note = |line: &str| {
+        line.strip_prefix("pg-iam-proxy: ")
+            .unwrap_or_else(|| panic!("{line}"))
+            .to_string()
+    };
     (printed, notes.lines().map(note).collect())
 }
 
@@ -105,9 +115,17 @@ fn run(mut command: Command, config: &str, arguments: &[&str]) -> (Value, Vec<St
 fn lint(printed: &Value) -> Option<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/venv/bin/python");
-    assert!(python.exists(), "{} does not exist: run\n    make venv", python.display());
+    assert!(
+        python.exists(),
+        "{} does not exist: run\n    make venv",
+        python.display()
+    );
     let mut command = Command::new(python);
-    command.arg(root.join("tests/it/lint_policies.py")).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg(root.join("tests/it/lint_policies.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut linter = command.spawn().unwrap();
     write!(linter.stdin.take().unwrap(), "{printed}").unwrap();
     let output = linter.wait_with_output().unwrap();
@@ -142,28 +160,58 @@ fn rds_target(keys: &str) -> String {
 
 /// Resources of the first statement.
 fn resources(policy: &Value) -> Vec<&str> {
-    policy["Statement"][0]["Resource"].as_array().unwrap().iter().map(|resource| resource.as_str().unwrap()).collect()
+    policy["Statement"][0]["Resource"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|resource| resource.as_str().unwrap())
+        .collect()
 }
 
 #[test]
 fn the_linter_finds_what_is_wrong() {
     let of = |action: &str, resource: &str| lint(&document(&[allow("Sid", action, &[resource])]));
-    assert!(of("redshift:GetClusterPassword", "*").unwrap().contains("UNKNOWN_ACTION"));
-    assert!(of("redshift:JoinGroup", "arn:aws:redshift:us-west-2:123456789012:dbuser:c/bi").unwrap().contains("RESOURCE_MISMATCH"));
-    let roles = document(&[allow("Sid", "sts:AssumeRole", &["arn:aws:iam::123456789012:role/reports"])]);
-    let trust =
-        json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "nobody"}, "Action": "sts:AssumeRole"}]});
+    assert!(
+        of("redshift:GetClusterPassword", "*")
+            .unwrap()
+            .contains("UNKNOWN_ACTION")
+    );
+    assert!(
+        of(
+            "redshift:JoinGroup",
+            "arn:aws:redshift:us-west-2:123456789012:dbuser:c/bi"
+        )
+        .unwrap()
+        .contains("RESOURCE_MISMATCH")
+    );
+    let roles = document(&[allow(
+        "Sid",
+        "sts:AssumeRole",
+        &["arn:aws:iam::123456789012:role/reports"],
+    )]);
+    let trust = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "nobody"}, "Action": "sts:AssumeRole"}]});
     let printed = json!({"Roles": [{"RoleArn": "arn:aws:iam::123456789012:role/reports", "Policy": roles, "TrustPolicy": trust}]});
     assert!(lint(&printed).unwrap().contains("UNKNOWN_PRINCIPAL"));
 }
 
 #[test]
 fn the_readmes_file() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let config = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let config = readme
+        .split("```toml\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
     let (printed, notes) = policy(config, &["--account", "123456789012"]);
     let own = document(&[
-        allow("RdsConnect", "rds-db:connect", &["arn:aws:rds-db:us-west-2:123456789012:dbuser:*/jane_doe"]),
+        allow(
+            "RdsConnect",
+            "rds-db:connect",
+            &["arn:aws:rds-db:us-west-2:123456789012:dbuser:*/jane_doe"],
+        ),
         allow(
             "RedshiftCredentials",
             "redshift:GetClusterCredentials",
@@ -177,34 +225,79 @@ fn the_readmes_file() {
             "redshift:CreateClusterUser",
             &["arn:aws:redshift:us-west-2:123456789012:dbuser:examplecluster/temp_creds_user"],
         ),
-        allow("RedshiftJoinGroup", "redshift:JoinGroup", &["arn:aws:redshift:us-west-2:123456789012:dbgroup:examplecluster/bi"]),
+        allow(
+            "RedshiftJoinGroup",
+            "redshift:JoinGroup",
+            &["arn:aws:redshift:us-west-2:123456789012:dbgroup:examplecluster/bi"],
+        ),
         allow("RedshiftEndpoints", "redshift:DescribeClusters", &["*"]),
-        allow("AssumeRoles", "sts:AssumeRole", &["arn:aws:iam::123456789012:role/reports"]),
+        allow(
+            "AssumeRoles",
+            "sts:AssumeRole",
+            &["arn:aws:iam::123456789012:role/reports"],
+        ),
     ]);
     let of_role = document(&[
-        allow("RdsConnect", "rds-db:connect", &["arn:aws:rds-db:us-west-2:123456789012:dbuser:*/*"]),
-        allow("RdsClusterEndpoints", "rds:DescribeDBClusters", &["arn:aws:rds:us-west-2:123456789012:cluster:mycluster"]),
+        allow(
+            "RdsConnect",
+            "rds-db:connect",
+            &["arn:aws:rds-db:us-west-2:123456789012:dbuser:*/*"],
+        ),
+        allow(
+            "RdsClusterEndpoints",
+            "rds:DescribeDBClusters",
+            &["arn:aws:rds:us-west-2:123456789012:cluster:mycluster"],
+        ),
     ]);
     let role = json!({"RoleArn": "arn:aws:iam::123456789012:role/reports", "Policy": of_role, "TrustPolicy": trust("123456789012")});
     assert_eq!(printed, json!({"ProxyPolicy": own, "Roles": [role]}));
-    let no_id = |target| format!("{target}: {NO_ID} (DbiResourceId, DbClusterResourceId or prx-…) in place of dbuser:*");
-    let any_user =
-        "reports: the client chooses the database user, so that every one is allowed: set db_user, or say in a rule who the users are";
+    let no_id = |target| {
+        format!(
+            "{target}: {NO_ID} (DbiResourceId, DbClusterResourceId or prx-…) in place of dbuser:*"
+        )
+    };
+    let any_user = "reports: the client chooses the database user, so that every one is allowed: set db_user, or say in a rule who the users are";
     let trusted = "trust policies name the proxy's account: put its own role or user in that place where it is known";
-    assert_eq!(notes, [no_id("app"), any_user.to_string(), no_id("reports"), trusted.to_string()]);
+    assert_eq!(
+        notes,
+        [
+            no_id("app"),
+            any_user.to_string(),
+            no_id("reports"),
+            trusted.to_string()
+        ]
+    );
 }
 
 #[test]
 fn everything_that_there_is() {
-    let (printed, notes) = policy(&EVERYTHING.replace("VERIFIER", SCRAM), &["--account", "111111111111"]);
+    let (printed, notes) = policy(
+        &EVERYTHING.replace("VERIFIER", SCRAM),
+        &["--account", "111111111111"],
+    );
     let warehouse = |kind: &str| format!("arn:aws:redshift:us-west-2:222222222222:{kind}");
     let credentials = |db_user: &str| {
-        let resources = [&*warehouse("dbname:examplecluster/*"), &*warehouse(&format!("dbuser:examplecluster/{db_user}"))];
-        allow("RedshiftCredentials", "redshift:GetClusterCredentials", &resources)
+        let resources = [
+            &*warehouse("dbname:examplecluster/*"),
+            &*warehouse(&format!("dbuser:examplecluster/{db_user}")),
+        ];
+        allow(
+            "RedshiftCredentials",
+            "redshift:GetClusterCredentials",
+            &resources,
+        )
     };
-    let create =
-        |user: &str| allow("RedshiftCreateUser", "redshift:CreateClusterUser", &[&warehouse(&format!("dbuser:examplecluster/{user}"))]);
-    let (bob, team) = ("arn:aws:iam::222222222222:role/only_bob", "arn:aws:iam::222222222222:role/warehouse");
+    let create = |user: &str| {
+        allow(
+            "RedshiftCreateUser",
+            "redshift:CreateClusterUser",
+            &[&warehouse(&format!("dbuser:examplecluster/{user}"))],
+        )
+    };
+    let (bob, team) = (
+        "arn:aws:iam::222222222222:role/only_bob",
+        "arn:aws:iam::222222222222:role/warehouse",
+    );
     let proxy = json!({"AWS": ["arn:aws:iam::111111111111:root"]});
     let people = document(&[
         json!({
@@ -275,7 +368,11 @@ fn everything_that_there_is() {
         ],
     });
     assert_eq!(printed, expected);
-    let wide: Vec<&str> = notes.iter().filter_map(|note| note.split_once(": the server's id")).map(|(target, _)| target).collect();
+    let wide: Vec<&str> = notes
+        .iter()
+        .filter_map(|note| note.split_once(": the server's id"))
+        .map(|(target, _)| target)
+        .collect();
     assert_eq!(wide, ["mapped", "app", "instance"]);
 }
 
@@ -285,14 +382,30 @@ fn serverless_and_dsql() {
     let (printed, notes) = policy(&one_target(serverless), &["--account", "111111111111"]);
     let workgroup = "arn:aws:redshift-serverless:us-west-2:111111111111:workgroup/*";
     let expected = document(&[
-        allow("ServerlessCredentials", "redshift-serverless:GetCredentials", &[workgroup]),
-        allow("ServerlessEndpoints", "redshift-serverless:GetWorkgroup", &[workgroup]),
+        allow(
+            "ServerlessCredentials",
+            "redshift-serverless:GetCredentials",
+            &[workgroup],
+        ),
+        allow(
+            "ServerlessEndpoints",
+            "redshift-serverless:GetWorkgroup",
+            &[workgroup],
+        ),
     ]);
     assert_eq!(printed, expected);
-    assert!(notes.iter().any(|note| note.contains("put the id (workgroupId) in place of workgroup/*")), "{notes:?}");
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("put the id (workgroupId) in place of workgroup/*")),
+        "{notes:?}"
+    );
     let cluster = "arn:aws:dsql:us-west-2:111111111111:cluster/aaaaaaaaaaaaaaaaaaaaaaaaaa";
     for (db_user, statement) in [
-        ("admin", allow("DsqlConnectAdmin", "dsql:DbConnectAdmin", &[cluster])),
+        (
+            "admin",
+            allow("DsqlConnectAdmin", "dsql:DbConnectAdmin", &[cluster]),
+        ),
         ("reader", allow("DsqlConnect", "dsql:DbConnect", &[cluster])),
     ] {
         let dsql = format!(
@@ -306,10 +419,30 @@ fn serverless_and_dsql() {
 
 #[test]
 fn without_an_account_every_one_is_allowed_and_it_is_said() {
-    let (printed, notes) = policy(&one_target("engine = \"redshift\"\nhost = \"h\"\ncluster_identifier = \"c\"\ndb_user = \"ana\""), &[]);
-    let resources = ["arn:aws:redshift:us-west-2:*:dbname:c/*", "arn:aws:redshift:us-west-2:*:dbuser:c/ana"];
-    assert_eq!(printed, document(&[allow("RedshiftCredentials", "redshift:GetClusterCredentials", &resources)]));
-    assert_eq!(notes, ["app: the account is not known and every one is allowed: run with --account or --discover"]);
+    let (printed, notes) = policy(
+        &one_target(
+            "engine = \"redshift\"\nhost = \"h\"\ncluster_identifier = \"c\"\ndb_user = \"ana\"",
+        ),
+        &[],
+    );
+    let resources = [
+        "arn:aws:redshift:us-west-2:*:dbname:c/*",
+        "arn:aws:redshift:us-west-2:*:dbuser:c/ana",
+    ];
+    assert_eq!(
+        printed,
+        document(&[allow(
+            "RedshiftCredentials",
+            "redshift:GetClusterCredentials",
+            &resources
+        )])
+    );
+    assert_eq!(
+        notes,
+        [
+            "app: the account is not known and every one is allowed: run with --account or --discover"
+        ]
+    );
 }
 
 #[test]
@@ -319,27 +452,50 @@ fn where_nobody_says_the_proxy_is_in_the_account_of_its_roles() {
     assert_eq!(printed["Roles"][0]["TrustPolicy"], trust("123456789012"));
     assert!(notes.contains(&"the proxy is taken to be in account 123456789012, as its roles are: --account says otherwise".to_string()));
     // Never a wildcard: that would let in everybody.
-    let (printed, _) = policy(&rds_target(&format!("host = \"h\"\n{role}\n[user.ana]\n{}", role.replace("1234", "4321"))), &[]);
+    let (printed, _) = policy(
+        &rds_target(&format!(
+            "host = \"h\"\n{role}\n[user.ana]\n{}",
+            role.replace("1234", "4321")
+        )),
+        &[],
+    );
     assert_eq!(printed["Roles"][0]["TrustPolicy"], trust("123456789012"));
     assert_eq!(printed["Roles"][1]["TrustPolicy"], trust("432156789012"));
 }
 
 #[test]
 fn a_listener_that_lets_nobody_in_needs_nothing() {
-    let config = rds_target("host = \"h\"").replace("auth = \"trust\"", "rule = [{ auth = \"reject\" }]");
+    let config =
+        rds_target("host = \"h\"").replace("auth = \"trust\"", "rule = [{ auth = \"reject\" }]");
     let file = config_file(&config);
-    let output = command().args(["policy", "--config"]).arg(&file).output().unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), document(&[]));
+    let output = command()
+        .args(["policy", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert_eq!(
+        serde_json::from_slice::<Value>(&output.stdout).unwrap(),
+        document(&[])
+    );
     assert!(String::from_utf8_lossy(&output.stderr).contains("nobody can log in"));
 }
 
 #[test]
 fn discovery_finds_the_account_and_the_ids_of_servers() {
     let aws = Testbed::shared().aws();
-    let (cluster, instance) = ("cluster-ABCDEFGHIJKLMNOPQRSTUVWXYZ", "db-ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    let (cluster, instance) = (
+        "cluster-ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        "db-ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    );
     let finds = |keys: &str, id: &str| {
         let (printed, notes) = discovered(&aws, &rds_target(keys));
-        assert_eq!(resources(&printed), [format!("arn:aws:rds-db:us-west-2:123456789012:dbuser:{id}/jane_doe")], "{keys}");
+        assert_eq!(
+            resources(&printed),
+            [format!(
+                "arn:aws:rds-db:us-west-2:123456789012:dbuser:{id}/jane_doe"
+            )],
+            "{keys}"
+        );
         assert_eq!(notes, Vec::<String>::new());
     };
     finds("instance_identifier = \"mydb\"", instance);
@@ -355,11 +511,17 @@ fn discovery_finds_the_account_and_the_ids_of_servers() {
         let host = format!("{name}.us-west-2.rds.amazonaws.com");
         aws.set_rds_address(&host);
         finds(&format!("host = \"{host}\""), id);
-        finds(&format!("host = \"127.0.0.1\"\nsigning_host = \"{host}\""), id);
+        finds(
+            &format!("host = \"127.0.0.1\"\nsigning_host = \"{host}\""),
+            id,
+        );
     }
     let keys = "engine = \"redshift\"\ncustom_domain_name = \"warehouse.example.com\"\napi = \"get-cluster-credentials-with-iam\"";
     let (printed, _) = discovered(&aws, &one_target(keys));
-    assert_eq!(resources(&printed), ["arn:aws:redshift:us-west-2:123456789012:dbname:examplecluster/*"]);
+    assert_eq!(
+        resources(&printed),
+        ["arn:aws:redshift:us-west-2:123456789012:dbname:examplecluster/*"]
+    );
 }
 
 #[test]
@@ -376,44 +538,84 @@ fn what_aws_does_not_say_is_a_wildcard_and_it_is_said_why() {
     // An instance of the same name, elsewhere.
     aws.set_rds_address("mydb.other.us-west-2.rds.amazonaws.com");
     let nowhere = "rds:DescribeDBInstances: there is no such server in the account that was asked";
-    assert_eq!(why(&rds_target(host)), format!("app: the server's id is not known: {nowhere}"));
-    assert_eq!(why(&rds_target("host = \"h\"")), "app: the server's id is not known: \"h\" is not a name that RDS gives");
+    assert_eq!(
+        why(&rds_target(host)),
+        format!("app: the server's id is not known: {nowhere}")
+    );
+    assert_eq!(
+        why(&rds_target("host = \"h\"")),
+        "app: the server's id is not known: \"h\" is not a name that RDS gives"
+    );
     aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeDBInstances"));
     let denied = "rds:DescribeDBInstances is not allowed for the proxy's AWS identity";
-    assert_eq!(why(&rds_target(host)), format!("app: the server's id is not known: {denied}"));
-    let (printed, notes) = run(command(), &rds_target("host = \"h\"\nprofile = \"none\""), &["--discover"]);
-    assert_eq!(resources(&printed), ["arn:aws:rds-db:us-west-2:*:dbuser:*/jane_doe"]);
-    assert!(notes[0].starts_with("the account is not known: "), "{notes:?}");
+    assert_eq!(
+        why(&rds_target(host)),
+        format!("app: the server's id is not known: {denied}")
+    );
+    let (printed, notes) = run(
+        command(),
+        &rds_target("host = \"h\"\nprofile = \"none\""),
+        &["--discover"],
+    );
+    assert_eq!(
+        resources(&printed),
+        ["arn:aws:rds-db:us-west-2:*:dbuser:*/jane_doe"]
+    );
+    assert!(
+        notes[0].starts_with("the account is not known: "),
+        "{notes:?}"
+    );
 }
 
 #[test]
 fn a_role_of_our_own_account_is_not_assumed_to_look_since_it_may_not_exist_yet() {
     let aws = Testbed::shared().aws();
-    let config = |account: &str| rds_target(&format!("instance_identifier = \"mydb\"\nrole_arn = \"arn:aws:iam::{account}:role/future\""));
+    let config = |account: &str| {
+        rds_target(&format!(
+            "instance_identifier = \"mydb\"\nrole_arn = \"arn:aws:iam::{account}:role/future\""
+        ))
+    };
     let (printed, _) = discovered(&aws, &config("123456789012"));
     let id = "arn:aws:rds-db:us-west-2:123456789012:dbuser:db-ABCDEFGHIJKLMNOPQRSTUVWXYZ/jane_doe";
     assert_eq!(resources(&printed["Roles"][0]["Policy"]), [id]);
     assert_eq!(aws.calls("AssumeRole"), 0);
     let (_, notes) = discovered(&aws, &config("210987654321"));
-    assert_eq!(notes[0], "app: the server's id is not known: sts:AssumeRole is not allowed for the proxy's AWS identity");
+    assert_eq!(
+        notes[0],
+        "app: the server's id is not known: sts:AssumeRole is not allowed for the proxy's AWS identity"
+    );
 }
 
 #[test]
 fn a_policy_that_iam_would_not_take_is_written_with_wildcards() {
-    let users: String = (0..300).map(|number| format!("[user.bi_{number:03}]\npassword = \"{SCRAM}\"\n")).collect();
-    let config = one_target(&format!("engine = \"rds\"\nhost = \"h\"\n{users}")).replace("\"trust\"", "\"scram-sha-256\"");
+    let users: String = (0..300)
+        .map(|number| format!("[user.bi_{number:03}]\npassword = \"{SCRAM}\"\n"))
+        .collect();
+    let config = one_target(&format!("engine = \"rds\"\nhost = \"h\"\n{users}"))
+        .replace("\"trust\"", "\"scram-sha-256\"");
     let (printed, notes) = policy(&config, &["--account", "123456789012"]);
     let wildcard = "arn:aws:rds-db:us-west-2:123456789012:dbuser:*/bi_*";
     assert_eq!(resources(&printed), [wildcard]);
     assert!(notes[1].starts_with("the proxy's policy had "), "{notes:?}");
-    assert!(notes[1].ends_with(&format!(" characters where IAM takes 6144, so that names became wildcards: {wildcard}")), "{notes:?}");
+    assert!(
+        notes[1].ends_with(&format!(
+            " characters where IAM takes 6144, so that names became wildcards: {wildcard}"
+        )),
+        "{notes:?}"
+    );
 }
 
 #[test]
 fn a_wrong_account_is_64_and_a_wrong_file_78() {
     let file = config_file(&rds_target("host = \"h\""));
     let code = |arguments: &[&str], file: &Path| {
-        let output = command().arg("policy").args(arguments).arg("--config").arg(file).output().unwrap();
+        let output = command()
+            .arg("policy")
+            .args(arguments)
+            .arg("--config")
+            .arg(file)
+            .output()
+            .unwrap();
         output.status.code()
     };
     assert_eq!(code(&["--account", "1234"], &file), Some(64));

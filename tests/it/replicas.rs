@@ -17,28 +17,48 @@ fn key_file() -> tempfile::TempPath {
 fn replicas_that_share_a_key_file_cancel_each_others_sessions() {
     let aws = Testbed::shared().aws();
     let key = key_file();
-    let config = format!("cancel_key_file = \"{}\"\n{}", key.display(), rds_config(TARGET));
-    let (one, two) = (Proxy::with_config(&aws, &config), Proxy::with_config(&aws, &config));
+    let config = format!(
+        "cancel_key_file = \"{}\"\n{}",
+        key.display(),
+        rds_config(TARGET)
+    );
+    let (one, two) = (
+        Proxy::with_config(&aws, &config),
+        Proxy::with_config(&aws, &config),
+    );
     for version in [V3_0, V3_2] {
         let mut client = Client::log_in_with(one.address(), version, &[("user", "x")]).unwrap();
         let mut observer = Client::log_in(one.address(), &[("user", "x")]).unwrap();
         client.sleep_on_server(&mut observer);
         cancel(two.address(), &client.key);
-        assert_eq!(client.read_rows().err().unwrap().sqlstate(), "57014", "protocol {version:x}");
-        two.log_line(&["cancel request forwarded", &format!("pid={}", client.process_id())]);
+        assert_eq!(
+            client.read_rows().err().unwrap().sqlstate(),
+            "57014",
+            "protocol {version:x}"
+        );
+        two.log_line(&[
+            "cancel request forwarded",
+            &format!("pid={}", client.process_id()),
+        ]);
     }
 }
 
 #[test]
 fn replicas_with_other_keys_cancel_nothing_of_each_others() {
     let aws = Testbed::shared().aws();
-    let (one, two) = (Proxy::with_config(&aws, &rds_config(TARGET)), Proxy::with_config(&aws, &rds_config(TARGET)));
+    let (one, two) = (
+        Proxy::with_config(&aws, &rds_config(TARGET)),
+        Proxy::with_config(&aws, &rds_config(TARGET)),
+    );
     for version in [V3_0, V3_2] {
         let mut client = Client::log_in_with(one.address(), version, &[("user", "x")]).unwrap();
         let mut observer = Client::log_in(one.address(), &[("user", "x")]).unwrap();
         client.sleep_on_server(&mut observer);
         cancel(two.address(), &client.key);
-        two.log_line(&["cancel request with a key of no session", &format!("pid={}", client.process_id())]);
+        two.log_line(&[
+            "cancel request with a key of no session",
+            &format!("pid={}", client.process_id()),
+        ]);
         cancel(one.address(), &client.key);
         assert_eq!(client.read_rows().err().unwrap().sqlstate(), "57014");
     }
@@ -48,12 +68,25 @@ fn replicas_with_other_keys_cancel_nothing_of_each_others() {
 fn guesses_at_keys_of_other_replicas_are_limited_by_source() {
     let aws = Testbed::shared().aws();
     let key = key_file();
-    let proxy = Proxy::with_config(&aws, &format!("cancel_key_file = \"{}\"\n{}", key.display(), rds_config(TARGET)));
+    let proxy = Proxy::with_config(
+        &aws,
+        &format!(
+            "cancel_key_file = \"{}\"\n{}",
+            key.display(),
+            rds_config(TARGET)
+        ),
+    );
     // A first login finds the endpoint and the way to it.
     let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let mut guesses = 0;
-    while !proxy.log().contains("cancel request not tried elsewhere: too many from this address") {
-        cancel(proxy.address(), &[&client.process_id().to_be_bytes()[..], &[0, 0, 0, guesses]].concat());
+    while !proxy
+        .log()
+        .contains("cancel request not tried elsewhere: too many from this address")
+    {
+        cancel(
+            proxy.address(),
+            &[&client.process_id().to_be_bytes()[..], &[0, 0, 0, guesses]].concat(),
+        );
         guesses += 1;
         assert!(guesses < 30);
     }
@@ -68,10 +101,22 @@ fn guesses_at_keys_of_other_replicas_are_limited_by_source() {
 fn a_cancel_key_that_is_too_short_to_be_secret_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "short\n").unwrap();
-    let config = format!("cancel_key_file = \"{}\"\n{}", file.path().display(), rds_config(TARGET));
+    let config = format!(
+        "cancel_key_file = \"{}\"\n{}",
+        file.path().display(),
+        rds_config(TARGET)
+    );
     let path = crate::support::proxy::config_file(&config);
-    let output = crate::support::proxy::output(&["check", "--offline", "--config", &path.display().to_string()]);
+    let output = crate::support::proxy::output(&[
+        "check",
+        "--offline",
+        "--config",
+        &path.display().to_string(),
+    ]);
     assert_eq!(output.status.code(), Some(78));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("must hold at least 32 bytes, as `openssl rand -hex 32` makes them"), "{text}");
+    assert!(
+        text.contains("must hold at least 32 bytes, as `openssl rand -hex 32` makes them"),
+        "{text}"
+    );
 }

@@ -1,4 +1,5 @@
-//! One session at the server for one client after another: what the next one finds, and who leaves nothing behind.
+//! One session at the server for one client after another: what the next one finds, and who leaves
+//! nothing behind.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -20,7 +21,11 @@ fn proxy(keys: &str) -> Proxy {
 }
 
 fn log_in(proxy: &Proxy, name: &str) -> Client {
-    Client::log_in(proxy.address(), &[("user", "x"), ("application_name", name)]).unwrap()
+    Client::log_in(
+        proxy.address(),
+        &[("user", "x"), ("application_name", name)],
+    )
+    .unwrap()
 }
 
 /// Says goodbye as drivers do, and waits for the close that answers it.
@@ -30,7 +35,9 @@ fn leave(mut client: Client) {
 }
 
 fn wait_for_resets(proxy: &Proxy, count: usize) {
-    wait_for("resets", || (proxy.log().matches("how=\"reset\"").count() >= count).then_some(()));
+    wait_for("resets", || {
+        (proxy.log().matches("how=\"reset\"").count() >= count).then_some(())
+    });
 }
 
 /// The session ends, for this reason, and the next client has another one.
@@ -71,7 +78,8 @@ fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
         "set role rds_iam",
         "select setseed(0.25)",
     ] {
-        one.query(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        one.query(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
     // An unnamed prepared statement, which DEALLOCATE ALL does not know.
     one.send(b'P', b"\0select 'secret'\0\0\0");
@@ -84,13 +92,24 @@ fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
     proxy.log_line(&["session opened", "warm=true"]);
     two.send(b'B', b"\0\0\0\0\0\0\0\0");
     two.send(b'S', b"");
-    assert_eq!(two.read_rows().err().unwrap().message(), "unnamed prepared statement does not exist");
+    assert_eq!(
+        two.read_rows().err().unwrap().message(),
+        "unnamed prepared statement does not exist"
+    );
     // The values that a session with this seed would give are known.
     let mut other = log_in(&proxy, "seeded");
-    assert_ne!(two.value("select random()"), other.query("select setseed(0.25); select random()").unwrap()[1]);
+    assert_ne!(
+        two.value("select random()"),
+        other
+            .query("select setseed(0.25); select random()")
+            .unwrap()[1]
+    );
     assert_eq!((two.settings.clone(), two.value(defaults)), before);
     for (sql, expected) in [
-        ("select current_user || ' ' || session_user", "jane_doe jane_doe"),
+        (
+            "select current_user || ' ' || session_user",
+            "jane_doe jane_doe",
+        ),
         ("show role", "none"),
         ("show TimeZone", "Asia/Tokyo"),
         ("show work_mem", "1234kB"),
@@ -98,19 +117,33 @@ fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
         ("show client_encoding", &before.0["client_encoding"]),
         ("show transaction_read_only", "off"),
         // Its name is still known, its value is not.
-        ("select coalesce(current_setting('my.secret', true), '')", ""),
+        (
+            "select coalesce(current_setting('my.secret', true), '')",
+            "",
+        ),
         ("select count(*) from pg_prepared_statements", "0"),
         ("select count(*) from pg_cursors", "0"),
         ("select count(*) from pg_listening_channels()", "0"),
-        ("select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()", "0"),
-        ("select count(*) from pg_class where relnamespace = pg_my_temp_schema()", "0"),
-        ("select count(*) from pg_proc where pronamespace = pg_my_temp_schema()", "0"),
+        (
+            "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
+            "0",
+        ),
+        (
+            "select count(*) from pg_class where relnamespace = pg_my_temp_schema()",
+            "0",
+        ),
+        (
+            "select count(*) from pg_proc where pronamespace = pg_my_temp_schema()",
+            "0",
+        ),
     ] {
         assert_eq!(two.value(sql), expected, "{sql}");
     }
-    for (sql, sqlstate) in
-        [("select currval('public.reused_sequence')", "55000"), ("select lastval()", "55000"), ("select * from t", "42P01")]
-    {
+    for (sql, sqlstate) in [
+        ("select currval('public.reused_sequence')", "55000"),
+        ("select lastval()", "55000"),
+        ("select * from t", "42P01"),
+    ] {
         assert_eq!(two.query(sql).err().unwrap().sqlstate(), sqlstate, "{sql}");
     }
     two.query("drop sequence public.reused_sequence").unwrap();
@@ -124,13 +157,23 @@ fn clients_over_tls_leave_their_sessions_too() {
         std::fs::write(folder.path().join(name), text).unwrap();
         folder.path().join(name).display().to_string()
     };
-    let (certificate, key) = (path("server.pem", &identity.certificate), path("server.key", &identity.key));
-    let listener = format!("auth = \"trust\"\ntls = \"required\"\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n");
+    let (certificate, key) = (
+        path("server.pem", &identity.certificate),
+        path("server.key", &identity.key),
+    );
+    let listener = format!(
+        "auth = \"trust\"\ntls = \"required\"\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n"
+    );
     let config = rds_config(TARGET).replace("auth = \"trust\"\n", &listener);
     let proxy = Proxy::with_config(&Testbed::shared().aws(), &config);
     let tls = TlsClient::trusting(&authority.certificate);
     let mut one = tls.log_in(proxy.address(), "x").unwrap();
-    assert_eq!(one.query("select repeat('x', 100000) from generate_series(1, 20)").unwrap().len(), 20);
+    assert_eq!(
+        one.query("select repeat('x', 100000) from generate_series(1, 20)")
+            .unwrap()
+            .len(),
+        20
+    );
     let process_id = one.process_id();
     // A record each.
     one.stream.write_all(b"X").unwrap();
@@ -139,7 +182,10 @@ fn clients_over_tls_leave_their_sessions_too() {
     drop(one);
     wait_for_resets(&proxy, 1);
     let mut two = tls.log_in(proxy.address(), "x").unwrap();
-    assert_eq!((two.process_id(), two.value("select 1")), (process_id, "1".to_string()));
+    assert_eq!(
+        (two.process_id(), two.value("select 1")),
+        (process_id, "1".to_string())
+    );
 }
 
 #[test]
@@ -174,15 +220,30 @@ fn a_role_that_is_the_sessions_default_is_taken_again() {
     leave(one);
     wait_for_resets(&proxy, 1);
     let mut two = log_in(&proxy, "role");
-    assert_eq!((two.process_id(), two.value("select current_user")), (process_id, "reuse_other".to_string()));
+    assert_eq!(
+        (two.process_id(), two.value("select current_user")),
+        (process_id, "reuse_other".to_string())
+    );
 }
 
 #[test]
 fn a_session_with_unfinished_business_is_closed() {
     for (name, begin, reason) in [
-        ("open transaction", "begin", "the client left in the middle of something"),
-        ("failed transaction", "begin; select 1/0", "the client left in the middle of something"),
-        ("copy in progress", "copy (select 1) to stdout; copy pg_temp.t from stdin", "the client left in the middle of something"),
+        (
+            "open transaction",
+            "begin",
+            "the client left in the middle of something",
+        ),
+        (
+            "failed transaction",
+            "begin; select 1/0",
+            "the client left in the middle of something",
+        ),
+        (
+            "copy in progress",
+            "copy (select 1) to stdout; copy pg_temp.t from stdin",
+            "the client left in the middle of something",
+        ),
     ] {
         let proxy = proxy("");
         let mut client = log_in(&proxy, name);
@@ -222,17 +283,27 @@ fn bytes_behind_the_goodbye_close_the_session() {
     let mut client = log_in(&proxy, "chatty");
     let process_id = client.process_id();
     let query = [&b"Q"[..], &packet(b"select 1\0")].concat();
-    client.stream.write_all(&[&b"X\0\0\0\x04"[..], &query].concat()).unwrap();
+    client
+        .stream
+        .write_all(&[&b"X\0\0\0\x04"[..], &query].concat())
+        .unwrap();
     assert_eq!(read_reply(&mut client.stream), Reply::Closed);
     drop(client);
-    assert_not_reused(&proxy, "chatty", process_id, "more than Terminate came from the client");
+    assert_not_reused(
+        &proxy,
+        "chatty",
+        process_id,
+        "more than Terminate came from the client",
+    );
 }
 
 #[test]
 fn a_session_that_was_notified_is_closed() {
     let proxy = proxy("");
     let mut client = log_in(&proxy, "listener");
-    client.query("listen reuse_channel; notify reuse_channel").unwrap();
+    client
+        .query("listen reuse_channel; notify reuse_channel")
+        .unwrap();
     let process_id = client.process_id();
     client.send(b'X', b"");
     while read_reply(&mut client.stream) != Reply::Closed {}
@@ -250,19 +321,39 @@ fn a_session_whose_reset_fails_is_closed() {
     client.query("set statement_timeout = '10ms'").unwrap();
     let process_id = client.process_id();
     leave(client);
-    assert_not_reused(&proxy, "slow", process_id, "the server refuses: canceling statement due to statement timeout");
+    assert_not_reused(
+        &proxy,
+        "slow",
+        process_id,
+        "the server refuses: canceling statement due to statement timeout",
+    );
 }
 
 #[test]
 fn where_languages_keep_something_for_a_session_none_is_used_again() {
     let bed = Testbed::shared();
-    bed.rds().administer("postgres", "create database keepers").unwrap();
-    bed.rds().administer("keepers", "create language keeper handler plpgsql_call_handler").unwrap();
-    let proxy = Proxy::with_config(&bed.aws(), &rds_config(&TARGET.replace("\"postgres\"", "\"keepers\"")));
+    bed.rds()
+        .administer("postgres", "create database keepers")
+        .unwrap();
+    bed.rds()
+        .administer(
+            "keepers",
+            "create language keeper handler plpgsql_call_handler",
+        )
+        .unwrap();
+    let proxy = Proxy::with_config(
+        &bed.aws(),
+        &rds_config(&TARGET.replace("\"postgres\"", "\"keepers\"")),
+    );
     let client = log_in(&proxy, "keeper");
     let process_id = client.process_id();
     leave(client);
-    assert_not_reused(&proxy, "keeper", process_id, "there are procedural languages, dblink");
+    assert_not_reused(
+        &proxy,
+        "keeper",
+        process_id,
+        "there are procedural languages, dblink",
+    );
 }
 
 #[test]
@@ -290,7 +381,14 @@ fn another_kind_of_client_gets_another_session() {
 fn a_former_client_cannot_cancel_the_next_ones_query() {
     let proxy = proxy("");
     for version in [V3_0, V3_2] {
-        let connect = || Client::log_in_with(proxy.address(), version, &[("user", "x"), ("application_name", "heir")]).unwrap();
+        let connect = || {
+            Client::log_in_with(
+                proxy.address(),
+                version,
+                &[("user", "x"), ("application_name", "heir")],
+            )
+            .unwrap()
+        };
         let one = connect();
         let (process_id, old_key) = (one.process_id(), one.key.clone());
         let resets = proxy.log().matches("how=\"reset\"").count();
@@ -302,11 +400,18 @@ fn a_former_client_cannot_cancel_the_next_ones_query() {
         assert_ne!(two.key, old_key);
         let mut observer = log_in(&proxy, "observer");
         two.sleep_on_server(&mut observer);
-        let refused = || proxy.log().matches("cancel request with a key of no session").count();
+        let refused = || {
+            proxy
+                .log()
+                .matches("cancel request with a key of no session")
+                .count()
+        };
         let before = refused();
         cancel(proxy.address(), &old_key);
         wait_for("the refusal", || (refused() == before + 1).then_some(()));
-        let running = format!("select count(*) from pg_locks where pid = {process_id} and locktype = 'virtualxid'");
+        let running = format!(
+            "select count(*) from pg_locks where pid = {process_id} and locktype = 'virtualxid'"
+        );
         assert_eq!(observer.value(&running), "1", "nothing was cancelled");
         cancel(proxy.address(), &two.key);
         assert_eq!(two.read_rows().err().unwrap().sqlstate(), "57014");
@@ -338,7 +443,10 @@ fn a_cancel_request_of_a_client_that_leaves_meanwhile_does_not_hit_the_next_one(
             canceller.join().unwrap();
         }
     }
-    assert!(process_ids.len() < 45, "sessions are used again: {process_ids:?}");
+    assert!(
+        process_ids.len() < 45,
+        "sessions are used again: {process_ids:?}"
+    );
 }
 
 #[test]
@@ -357,7 +465,12 @@ fn a_cancel_request_that_is_held_up_on_its_way_closes_the_session() {
     proxy.log_line(&["spare session ended", "a cancel request was under way"]);
     relay.release();
     canceller.join().unwrap();
-    assert_not_reused(&proxy, "held up", process_id, "a cancel request was under way");
+    assert_not_reused(
+        &proxy,
+        "held up",
+        process_id,
+        "a cancel request was under way",
+    );
 }
 
 #[test]
@@ -369,10 +482,19 @@ fn a_storm_of_clients_shares_no_session_and_no_secret() {
             std::thread::spawn(move || {
                 let mut process_ids = BTreeSet::new();
                 for round in 0..15 {
-                    let mut client = Client::log_in(address, &[("user", "x"), ("application_name", "stormy")]).unwrap();
-                    assert_eq!(client.value("select pg_backend_pid()"), client.process_id().to_string());
+                    let mut client =
+                        Client::log_in(address, &[("user", "x"), ("application_name", "stormy")])
+                            .unwrap();
+                    assert_eq!(
+                        client.value("select pg_backend_pid()"),
+                        client.process_id().to_string()
+                    );
                     process_ids.insert(client.process_id());
-                    client.query(&format!("create temporary table mine as select {number} as n")).expect("no table of others is there");
+                    client
+                        .query(&format!(
+                            "create temporary table mine as select {number} as n"
+                        ))
+                        .expect("no table of others is there");
                     client.query("set application_name = 'changed'").unwrap();
                     assert_eq!(client.value("select n from mine"), number.to_string());
                     if (number + round) % 4 == 0 {
@@ -385,11 +507,19 @@ fn a_storm_of_clients_shares_no_session_and_no_secret() {
             })
         })
         .collect();
-    let sessions: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
-    assert!(proxy.log().matches("how=\"reset\"").count() > 20, "{sessions}");
+    let sessions: usize = clients
+        .into_iter()
+        .map(|client| client.join().unwrap())
+        .sum();
+    assert!(
+        proxy.log().matches("how=\"reset\"").count() > 20,
+        "{sessions}"
+    );
     let mut observer = log_in(&proxy, "observer");
     let open = "select count(*) from pg_stat_activity where application_name = 'stormy'";
-    wait_for("ten spares at most", || (observer.value(open).parse::<u32>().unwrap() <= 10).then_some(()));
+    wait_for("ten spares at most", || {
+        (observer.value(open).parse::<u32>().unwrap() <= 10).then_some(())
+    });
 }
 
 #[test]
@@ -397,9 +527,17 @@ fn a_session_left_by_one_client_makes_room_for_another() {
     let proxy = proxy("max_sessions = 1\n");
     leave(log_in(&proxy, "tenant"));
     wait_for_resets(&proxy, 1);
-    let other = wait_for("the place", || Client::log_in(proxy.address(), &[("user", "x"), ("application_name", "other tenant")]).ok());
+    let other = wait_for("the place", || {
+        Client::log_in(
+            proxy.address(),
+            &[("user", "x"), ("application_name", "other tenant")],
+        )
+        .ok()
+    });
     proxy.log_line(&["spare session ended", "not needed"]);
-    let error = Client::log_in(proxy.address(), &[("user", "x")]).err().unwrap();
+    let error = Client::log_in(proxy.address(), &[("user", "x")])
+        .err()
+        .unwrap();
     assert_eq!(error.sqlstate(), "53300");
     leave(other);
 }
@@ -419,5 +557,7 @@ fn a_stop_leaves_no_sessions_behind() {
     let other = self::proxy("");
     let mut observer = log_in(&other, "observer");
     let open = format!("select count(*) from pg_stat_activity where application_name = '{name}'");
-    wait_for("the end of the server's session", || (observer.value(&open) == "0").then_some(()));
+    wait_for("the end of the server's session", || {
+        (observer.value(&open) == "0").then_some(())
+    });
 }

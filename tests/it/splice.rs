@@ -9,7 +9,10 @@ use crate::support::proxy::{Proxy, rds_config};
 
 fn proxy() -> Proxy {
     let aws = Testbed::shared().aws();
-    Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""))
+    Proxy::with_config(
+        &aws,
+        &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\""),
+    )
 }
 
 #[test]
@@ -17,13 +20,27 @@ fn the_servers_last_error_arrives_before_the_close() {
     let proxy = proxy();
     let mut victim = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let mut other = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    assert_eq!(other.value(&format!("select pg_terminate_backend({})", victim.process_id())), "t");
-    let Reply::Message(b'E', body) = read_reply(&mut victim.stream) else { panic!("the server's error") };
-    assert_eq!(crate::support::client::error_fields(&body).sqlstate(), "57P01");
+    assert_eq!(
+        other.value(&format!(
+            "select pg_terminate_backend({})",
+            victim.process_id()
+        )),
+        "t"
+    );
+    let Reply::Message(b'E', body) = read_reply(&mut victim.stream) else {
+        panic!("the server's error")
+    };
+    assert_eq!(
+        crate::support::client::error_fields(&body).sqlstate(),
+        "57P01"
+    );
     assert_eq!(read_reply(&mut victim.stream), Reply::Closed);
     drop(victim);
     let line = proxy.log_line(&["session ended", "ended_by=upstream"]);
-    assert!(!line.contains("error="), "a close without close_notify is a close: {line}");
+    assert!(
+        !line.contains("error="),
+        "a close without close_notify is a close: {line}"
+    );
 }
 
 #[test]
@@ -32,13 +49,22 @@ fn the_servers_last_error_arrives_though_the_client_goes_on_sending() {
     let mut victim = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let mut other = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     victim.value("select 1");
-    other.value(&format!("select pg_terminate_backend({})", victim.process_id()));
-    // Queries that no server will read: closing on them at once would make the kernel throw the error away.
+    other.value(&format!(
+        "select pg_terminate_backend({})",
+        victim.process_id()
+    ));
+    // Queries that no server will read: closing on them at once would make the kernel throw the
+    // error away.
     for _ in 0..100 {
         victim.send_query("select 1");
     }
-    let Reply::Message(b'E', body) = read_reply(&mut victim.stream) else { panic!("the server's error") };
-    assert_eq!(crate::support::client::error_fields(&body).sqlstate(), "57P01");
+    let Reply::Message(b'E', body) = read_reply(&mut victim.stream) else {
+        panic!("the server's error")
+    };
+    assert_eq!(
+        crate::support::client::error_fields(&body).sqlstate(),
+        "57P01"
+    );
 }
 
 #[test]
@@ -67,18 +93,29 @@ fn a_client_that_ends_properly_is_logged_with_its_bytes() {
 fn copy_moves_megabytes_unchanged_in_both_directions() {
     let proxy = proxy();
     let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    client.query("create temporary table t (n int, v text)").unwrap();
+    client
+        .query("create temporary table t (n int, v text)")
+        .unwrap();
     client.send_query("copy t from stdin");
-    assert!(matches!(read_reply(&mut client.stream), Reply::Message(b'G', _)));
+    assert!(matches!(
+        read_reply(&mut client.stream),
+        Reply::Message(b'G', _)
+    ));
     let rows = 200_000;
     for first in (0..rows).step_by(1_000) {
-        let chunk: String = (first..first + 1_000).map(|n| format!("{n}\t{:0>60}\n", n * 7)).collect();
+        let chunk: String = (first..first + 1_000)
+            .map(|n| format!("{n}\t{:0>60}\n", n * 7))
+            .collect();
         client.send(b'd', chunk.as_bytes());
     }
     client.send(b'c', b"");
     client.read_rows().unwrap();
-    assert_eq!(client.value("select count(*) from t where v::bigint = n * 7::bigint"), rows.to_string());
-    // Down: more than every buffer on the way holds, read only after the server has been made to wait.
+    assert_eq!(
+        client.value("select count(*) from t where v::bigint = n * 7::bigint"),
+        rows.to_string()
+    );
+    // Down: more than every buffer on the way holds, read only after the server has been made to
+    // wait.
     client.send_query("copy t to stdout");
     let (mut lines, mut bytes) = (0, 0);
     loop {
@@ -104,7 +141,10 @@ fn a_client_that_vanishes_ends_the_servers_session() {
     drop(client);
     let mut other = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     crate::support::wait_for("the end of the server's session", || {
-        (other.value(&format!("select count(*) from pg_stat_activity where pid = {pid}")) == "0").then_some(())
+        (other.value(&format!(
+            "select count(*) from pg_stat_activity where pid = {pid}"
+        )) == "0")
+            .then_some(())
     });
 }
 

@@ -4,7 +4,9 @@ use std::io::Write;
 
 use testbed::Testbed;
 
-use crate::support::client::{Client, Reply, V3_0, connect, error_fields, read_reply, startup_packet};
+use crate::support::client::{
+    Client, Reply, V3_0, connect, error_fields, read_reply, startup_packet,
+};
 use crate::support::proxy::{Proxy, rds_config, redshift_config};
 
 #[test]
@@ -22,13 +24,33 @@ fn a_persons_name_is_the_role_session_the_source_identity_and_a_tag() {
         let mut client = Client::log_in(proxy.address(), &[("user", user)]).unwrap();
         assert_eq!(client.value("select current_user"), "IAMR:named");
     }
-    let requests: Vec<_> = aws.requests().into_iter().filter(|request| request.action == "AssumeRole").collect();
-    let of = |name: &str| requests.iter().map(|request| request.params.get(name).cloned().unwrap_or_default()).collect::<Vec<_>>();
-    assert_eq!(of("RoleSessionName"), ["ana", "bob-smith"], "one session a person, however often they log in");
+    let requests: Vec<_> = aws
+        .requests()
+        .into_iter()
+        .filter(|request| request.action == "AssumeRole")
+        .collect();
+    let of = |name: &str| {
+        requests
+            .iter()
+            .map(|request| request.params.get(name).cloned().unwrap_or_default())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of("RoleSessionName"),
+        ["ana", "bob-smith"],
+        "one session a person, however often they log in"
+    );
     assert_eq!(of("SourceIdentity"), ["ana", "bob-smith"]);
-    assert_eq!(of("Tags.member.1.Key"), ["pg-iam-proxy:user", "pg-iam-proxy:user"]);
+    assert_eq!(
+        of("Tags.member.1.Key"),
+        ["pg-iam-proxy:user", "pg-iam-proxy:user"]
+    );
     assert_eq!(of("Tags.member.1.Value"), ["ana", "bob-smith"]);
-    assert_eq!(aws.calls("GetClusterCredentialsWithIAM"), 2, "two people never share a credential");
+    assert_eq!(
+        aws.calls("GetClusterCredentialsWithIAM"),
+        2,
+        "two people never share a credential"
+    );
 }
 
 #[test]
@@ -36,14 +58,26 @@ fn a_fixed_session_name_names_nobody_and_is_shared() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let role = aws.add_role("shared", None);
-    let keys = format!("db_user = \"ana\"\ndatabase = \"dev\"\nrole_arn = \"{role}\"\nsession_name = \"bi-server\"");
+    let keys = format!(
+        "db_user = \"ana\"\ndatabase = \"dev\"\nrole_arn = \"{role}\"\nsession_name = \"bi-server\""
+    );
     let proxy = Proxy::with_config(&aws, &redshift_config(&aws, &keys));
     for user in ["ana", "bob"] {
         assert!(Client::log_in(proxy.address(), &[("user", user)]).is_ok());
     }
-    let requests: Vec<_> = aws.requests().into_iter().filter(|request| request.action == "AssumeRole").collect();
+    let requests: Vec<_> = aws
+        .requests()
+        .into_iter()
+        .filter(|request| request.action == "AssumeRole")
+        .collect();
     assert_eq!(requests.len(), 1);
-    assert_eq!(requests[0].params.get("RoleSessionName").map(String::as_str), Some("bi-server"));
+    assert_eq!(
+        requests[0]
+            .params
+            .get("RoleSessionName")
+            .map(String::as_str),
+        Some("bi-server")
+    );
     assert_eq!(requests[0].params.get("SourceIdentity"), None);
     assert_eq!(aws.calls("GetClusterCredentials"), 1);
 }
@@ -52,9 +86,17 @@ fn a_fixed_session_name_names_nobody_and_is_shared() {
 fn a_user_may_have_a_role_of_its_own() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    let (role, own) = (aws.add_role("everybody", None), aws.add_role("only_ana", None));
-    let keys = format!("api = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev\"\nrole_arn = \"{role}\"");
-    let config = format!("{}[user.ana]\nrole_arn = \"{own}\"\n", redshift_config(&aws, &keys));
+    let (role, own) = (
+        aws.add_role("everybody", None),
+        aws.add_role("only_ana", None),
+    );
+    let keys = format!(
+        "api = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev\"\nrole_arn = \"{role}\""
+    );
+    let config = format!(
+        "{}[user.ana]\nrole_arn = \"{own}\"\n",
+        redshift_config(&aws, &keys)
+    );
     let proxy = Proxy::with_config(&aws, &config);
     for (user, expected) in [("ana", "IAMR:only_ana"), ("bob", "IAMR:everybody")] {
         let mut client = Client::log_in(proxy.address(), &[("user", user)]).unwrap();
@@ -65,9 +107,21 @@ fn a_user_may_have_a_role_of_its_own() {
 #[test]
 fn application_name_tells_the_database_who_it_is_and_where() {
     let aws = Testbed::shared().aws();
-    let proxy = Proxy::with_config(&aws, &rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"\napplication_name_suffix = true"));
-    let name = |parameters: &[(&str, &str)]| Client::log_in(proxy.address(), parameters).unwrap().value("show application_name");
-    assert_eq!(name(&[("user", "ana"), ("application_name", "report")]), "report ana@127.0.0.1");
+    let proxy = Proxy::with_config(
+        &aws,
+        &rds_config(
+            "db_user = \"jane_doe\"\ndatabase = \"postgres\"\napplication_name_suffix = true",
+        ),
+    );
+    let name = |parameters: &[(&str, &str)]| {
+        Client::log_in(proxy.address(), parameters)
+            .unwrap()
+            .value("show application_name")
+    };
+    assert_eq!(
+        name(&[("user", "ana"), ("application_name", "report")]),
+        "report ana@127.0.0.1"
+    );
     assert_eq!(name(&[("user", "ana")]), "ana@127.0.0.1");
     let long = "x".repeat(80);
     assert_eq!(
@@ -79,21 +133,32 @@ fn application_name_tells_the_database_who_it_is_and_where() {
 
 fn proxy_behind_a_load_balancer(from: &str) -> Proxy {
     let aws = Testbed::shared().aws();
-    let listener = format!("auth = \"trust\"\nproxy_protocol = true\nproxy_protocol_from = [\"{from}\"]\n");
-    let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"\napplication_name_suffix = true");
+    let listener =
+        format!("auth = \"trust\"\nproxy_protocol = true\nproxy_protocol_from = [\"{from}\"]\n");
+    let config = rds_config(
+        "db_user = \"jane_doe\"\ndatabase = \"postgres\"\napplication_name_suffix = true",
+    );
     Proxy::with_config(&aws, &config.replace("auth = \"trust\"\n", &listener))
 }
 
 fn application_name(proxy: &Proxy, header: &[u8]) -> Result<String, String> {
     let mut stream = connect(proxy.address());
     // In one segment, as load balancers send it.
-    stream.write_all(&[header, &startup_packet(V3_0, &[("user", "ana")])].concat()).unwrap();
+    stream
+        .write_all(&[header, &startup_packet(V3_0, &[("user", "ana")])].concat())
+        .unwrap();
     loop {
         match read_reply(&mut stream) {
             Reply::Message(b'S', body) if body.starts_with(b"application_name\0") => {
                 return Ok(String::from_utf8(body[17..body.len() - 1].to_vec()).unwrap());
             }
-            Reply::Message(b'E', body) => return Err(format!("{}: {}", error_fields(&body).sqlstate(), error_fields(&body).message())),
+            Reply::Message(b'E', body) => {
+                return Err(format!(
+                    "{}: {}",
+                    error_fields(&body).sqlstate(),
+                    error_fields(&body).message()
+                ));
+            }
             Reply::Message(..) => {}
             Reply::Closed => return Err("closed".to_string()),
         }
@@ -103,7 +168,10 @@ fn application_name(proxy: &Proxy, header: &[u8]) -> Result<String, String> {
 #[test]
 fn a_proxy_header_from_a_configured_network_says_who_the_client_is() {
     let proxy = proxy_behind_a_load_balancer("127.0.0.0/8");
-    assert_eq!(application_name(&proxy, b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 5439\r\n").unwrap(), "ana@192.0.2.7");
+    assert_eq!(
+        application_name(&proxy, b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 5439\r\n").unwrap(),
+        "ana@192.0.2.7"
+    );
     proxy.log_line(&["session opened", "client=192.0.2.7:4711"]);
     let v2 = [
         &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x26"[..],
@@ -112,8 +180,16 @@ fn a_proxy_header_from_a_configured_network_says_who_the_client_is() {
     ]
     .concat();
     assert_eq!(application_name(&proxy, &v2).unwrap(), "ana@192.0.2.8");
-    proxy.log_line(&["session opened", "client=192.0.2.8:4711", "vpc_endpoint=\"vpce-08d2bf15fac5001c9\""]);
-    assert_eq!(application_name(&proxy, b"PROXY UNKNOWN\r\n").unwrap(), "ana@127.0.0.1", "a load balancer speaks for itself");
+    proxy.log_line(&[
+        "session opened",
+        "client=192.0.2.8:4711",
+        "vpc_endpoint=\"vpce-08d2bf15fac5001c9\"",
+    ]);
+    assert_eq!(
+        application_name(&proxy, b"PROXY UNKNOWN\r\n").unwrap(),
+        "ana@127.0.0.1",
+        "a load balancer speaks for itself"
+    );
 }
 
 #[test]
@@ -122,15 +198,22 @@ fn without_the_header_that_is_due_there_is_no_login() {
     assert_eq!(application_name(&proxy, b"").unwrap_err(), "closed");
     proxy.log_line(&["expected a PROXY header"]);
     let mut stream = connect(proxy.address());
-    stream.write_all(&crate::support::client::SSL_REQUEST).unwrap();
-    assert_eq!(read_reply(&mut stream), Reply::Closed, "at once, though an SSLRequest is shorter than any header");
+    stream
+        .write_all(&crate::support::client::SSL_REQUEST)
+        .unwrap();
+    assert_eq!(
+        read_reply(&mut stream),
+        Reply::Closed,
+        "at once, though an SSLRequest is shorter than any header"
+    );
 }
 
 #[test]
 fn a_header_from_anywhere_else_is_not_believed() {
     let proxy = proxy_behind_a_load_balancer("192.0.2.0/24");
     assert_eq!(application_name(&proxy, b"").unwrap(), "ana@127.0.0.1");
-    let error = application_name(&proxy, b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 5439\r\n").unwrap_err();
+    let error =
+        application_name(&proxy, b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 5439\r\n").unwrap_err();
     assert_eq!(error, "08P01: invalid length of startup packet");
 }
 
@@ -139,17 +222,42 @@ fn every_limit_on_sessions_is_named_in_detail() {
     let aws = Testbed::shared().aws();
     let base = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"");
     for (config, detail) in [
-        (format!("{base}[limits]\nmax_sessions = 1\n"), "limits.max_sessions = 1"),
-        (base.replace("auth = \"trust\"\n", "auth = \"trust\"\nmax_sessions = 1\n"), "max_sessions of listener 127.0.0.1:0 = 1"),
-        (base.replace("engine = \"rds\"\n", "engine = \"rds\"\nmax_sessions = 1\n"), "target.app.max_sessions = 1"),
-        (format!("{base}[user.ana]\nmax_sessions = 1\n"), "user.ana.max_sessions = 1"),
+        (
+            format!("{base}[limits]\nmax_sessions = 1\n"),
+            "limits.max_sessions = 1",
+        ),
+        (
+            base.replace("auth = \"trust\"\n", "auth = \"trust\"\nmax_sessions = 1\n"),
+            "max_sessions of listener 127.0.0.1:0 = 1",
+        ),
+        (
+            base.replace("engine = \"rds\"\n", "engine = \"rds\"\nmax_sessions = 1\n"),
+            "target.app.max_sessions = 1",
+        ),
+        (
+            format!("{base}[user.ana]\nmax_sessions = 1\n"),
+            "user.ana.max_sessions = 1",
+        ),
     ] {
         let proxy = Proxy::with_config(&aws, &config);
         let first = Client::log_in(proxy.address(), &[("user", "ana")]).unwrap();
-        let error = Client::log_in(proxy.address(), &[("user", "ana")]).err().unwrap();
-        assert_eq!((error.sqlstate(), error.message()), ("53300", "sorry, too many clients already"));
-        assert!(error.detail().starts_with(&format!("{detail}; pg-iam-proxy session ")), "{}", error.detail());
+        let error = Client::log_in(proxy.address(), &[("user", "ana")])
+            .err()
+            .unwrap();
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            ("53300", "sorry, too many clients already")
+        );
+        assert!(
+            error
+                .detail()
+                .starts_with(&format!("{detail}; pg-iam-proxy session ")),
+            "{}",
+            error.detail()
+        );
         drop(first);
-        crate::support::wait_for("the free place", || Client::log_in(proxy.address(), &[("user", "ana")]).ok());
+        crate::support::wait_for("the free place", || {
+            Client::log_in(proxy.address(), &[("user", "ana")]).ok()
+        });
     }
 }

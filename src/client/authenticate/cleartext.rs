@@ -7,23 +7,35 @@ use crate::error::{Ending, Kind, Refusal};
 use crate::verifier::Verifier;
 use crate::wire::backend::encode_cleartext_password;
 
-pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, question: &Question<'_>) -> Result<Verdict, Ending> {
+pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    question: &Question<'_>,
+) -> Result<Verdict, Ending> {
     send(stream, encode_cleartext_password).await?;
     let password = read_password(stream).await?;
     let md5_matches = match question.verifier {
         Some(Verifier::Md5(verifier)) => Some(verifier.matches(question.user, password.expose())),
         Some(Verifier::Scram(_)) | None => None,
     };
-    // Milliseconds of work, also for who has no SCRAM verifier: an answer that came sooner would tell. It is done where it
-    // holds up no other session; the permit goes along, since the work outlives a login that is given up.
-    let permit = question.judge.hashing.clone().acquire_owned().await.expect("the semaphore is never closed");
+    // Milliseconds of work, also for who has no SCRAM verifier: an answer that came sooner would
+    // tell. It is done where it holds up no other session; the permit goes along, since the work
+    // outlives a login that is given up.
+    let permit = question
+        .judge
+        .hashing
+        .clone()
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
     let (verifier, known) = question.scram_verifier();
     let verifier = verifier.into_owned();
     let hashing = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         verifier.matches(password.expose())
     });
-    let scram_matches = hashing.await.map_err(|error| Refusal::new(Kind::Internal, "the password could not be verified").because(error))?;
+    let scram_matches = hashing.await.map_err(|error| {
+        Refusal::new(Kind::Internal, "the password could not be verified").because(error)
+    })?;
     Ok(match md5_matches {
         Some(true) => Ok(()),
         Some(false) => Err(WRONG),

@@ -8,7 +8,10 @@ use crate::error::Ending;
 use crate::verifier::Verifier;
 use crate::wire::backend::encode_md5_password;
 
-pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, question: &Question<'_>) -> Result<Verdict, Ending> {
+pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    question: &Question<'_>,
+) -> Result<Verdict, Ending> {
     let mut salt = [0; 4];
     rand::fill(&mut salt).expect("the system's random generator works");
     send(stream, |out| encode_md5_password(out, salt)).await?;

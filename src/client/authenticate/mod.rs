@@ -1,7 +1,8 @@
 //! Is the client who it says it is? One file for each method that has a password in it.
 //!
-//! Who is refused reads one text, after the same messages and the same work, whether the user is unknown, has no password
-//! that serves the method, or has another one. Only the log tells these apart.
+//! Who is refused reads one text, after the same messages and the same work, whether the user is
+//! unknown, has no password that serves the method, or has another one. Only the log tells these
+//! apart.
 
 mod cleartext;
 mod md5;
@@ -38,7 +39,8 @@ pub struct Question<'a> {
     pub user: &'a str,
     /// `None`: there is no such user, or none with a password.
     pub verifier: Option<&'a Verifier>,
-    /// `tls-server-end-point` data of our certificate; `None` without TLS, and for a certificate that has none.
+    /// `tls-server-end-point` data of our certificate; `None` without TLS, and for a certificate
+    /// that has none.
     pub channel_binding: Option<&'a [u8]>,
     /// What all clients share.
     pub judge: &'a Judge,
@@ -52,18 +54,27 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Makes up the salts of unknown users from this secret. Replicas need the same one: a user whose salt changes from
-    /// one login to the next does not exist. `mock_iterations` are what the users that exist have.
+    /// Makes up the salts of unknown users from this secret. Replicas need the same one: a user
+    /// whose salt changes from one login to the next does not exist. `mock_iterations` are what the
+    /// users that exist have.
     pub fn new(mock_secret: Secret, mock_iterations: NonZeroU32) -> Self {
         // More at once would be no faster, and would leave no processor to the sessions.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { mock_secret, mock_iterations, hashing: Arc::new(Semaphore::new(processors)) }
+        Self {
+            mock_secret,
+            mock_iterations,
+            hashing: Arc::new(Semaphore::new(processors)),
+        }
     }
 
-    /// For who has no SCRAM verifier: looks like one that PostgreSQL made, and is the same at each login.
+    /// For who has no SCRAM verifier: looks like one that PostgreSQL made, and is the same at each
+    /// login.
     fn mock(&self, user: &str) -> ScramVerifier {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.mock_secret.expose());
-        ScramVerifier::of_nobody(self.mock_iterations, hmac::sign(&key, user.as_bytes()).as_ref()[..SALT_LENGTH].to_vec())
+        ScramVerifier::of_nobody(
+            self.mock_iterations,
+            hmac::sign(&key, user.as_bytes()).as_ref()[..SALT_LENGTH].to_vec(),
+        )
     }
 }
 
@@ -73,10 +84,12 @@ type Verdict = Result<(), &'static str>;
 const WRONG: &str = "wrong password";
 const NOBODY: &str = "no such user, or one without a password";
 
-/// Asks for the password and judges the answer. What follows a right one, `AuthenticationOk`, is left to the welcome.
+/// Asks for the password and judges the answer. What follows a right one, `AuthenticationOk`, is
+/// left to the welcome.
 ///
 /// # Errors
-/// 28P01 for every wrong answer; [`Ending::ClientGone`] when the client leaves instead, as psql does to ask for a password.
+/// 28P01 for every wrong answer; [`Ending::ClientGone`] when the client leaves instead, as psql
+/// does to ask for a password.
 pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     method: Method,
@@ -88,8 +101,13 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         Method::Cleartext => cleartext::ask(stream, question).await?,
     };
     verdict.map_err(|cause| {
-        let message = format!("password authentication failed for user \"{}\"", question.user);
-        Refusal::new(Kind::WrongPassword, message).because(cause).into()
+        let message = format!(
+            "password authentication failed for user \"{}\"",
+            question.user
+        );
+        Refusal::new(Kind::WrongPassword, message)
+            .because(cause)
+            .into()
     })
 }
 
@@ -98,16 +116,25 @@ impl Question<'_> {
     fn scram_verifier(&self) -> (Cow<'_, ScramVerifier>, Verdict) {
         match self.verifier {
             Some(Verifier::Scram(verifier)) => (Cow::Borrowed(verifier), Ok(())),
-            Some(Verifier::Md5(_)) => (Cow::Owned(self.judge.mock(self.user)), Err("the user has an MD5 verifier, which is no use here")),
+            Some(Verifier::Md5(_)) => (
+                Cow::Owned(self.judge.mock(self.user)),
+                Err("the user has an MD5 verifier, which is no use here"),
+            ),
             None => (Cow::Owned(self.judge.mock(self.user)), Err(NOBODY)),
         }
     }
 }
 
-async fn send<S: AsyncWrite + Unpin>(stream: &mut S, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Ending> {
+async fn send<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    encode: impl FnOnce(&mut BytesMut),
+) -> Result<(), Ending> {
     let mut out = BytesMut::new();
     encode(&mut out);
-    stream.write_all(&out).await.map_err(|_| Ending::ClientGone)?;
+    stream
+        .write_all(&out)
+        .await
+        .map_err(|_| Ending::ClientGone)?;
     stream.flush().await.map_err(|_| Ending::ClientGone)
 }
 
@@ -128,11 +155,17 @@ mod tests {
     use crate::wire::backend::{Authentication, Message, parse, read_message};
     use crate::wire::frontend::{password_message, sasl_initial_response, sasl_response};
     use postgres_protocol::authentication::md5_hash;
-    use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+    use postgres_protocol::authentication::sasl::{
+        ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+    };
     use tokio::io::DuplexStream;
 
     fn scram() -> Verifier {
-        Verifier::Scram(ScramVerifier::from_password(b"right", ITERATIONS, vec![7; SALT_LENGTH]))
+        Verifier::Scram(ScramVerifier::from_password(
+            b"right",
+            ITERATIONS,
+            vec![7; SALT_LENGTH],
+        ))
     }
 
     fn md5() -> Verifier {
@@ -152,7 +185,12 @@ mod tests {
     ) -> Option<Ending> {
         let (mut ours, theirs) = tokio::io::duplex(64);
         let judge = judge();
-        let question = Question { user: "ana", verifier, channel_binding, judge: &judge };
+        let question = Question {
+            user: "ana",
+            verifier,
+            channel_binding,
+            judge: &judge,
+        };
         let server = async move { authenticate(&mut ours, method, &question).await.err() };
         tokio::join!(server, client(theirs)).0
     }
@@ -165,7 +203,11 @@ mod tests {
     }
 
     fn assert_wrong(ending: Option<Ending>, cause: &str) {
-        let expected = Refusal::new(Kind::WrongPassword, "password authentication failed for user \"ana\"").because(cause);
+        let expected = Refusal::new(
+            Kind::WrongPassword,
+            "password authentication failed for user \"ana\"",
+        )
+        .because(cause);
         assert_eq!(refusal(ending), expected);
     }
 
@@ -179,25 +221,44 @@ mod tests {
         }
     }
 
-    /// A whole SCRAM client, which notes the lengths of what it reads. `Ok` when it found that the server knows the password.
-    async fn scram_client(mut stream: DuplexStream, password: &str, bound: Option<&[u8]>, lengths: &mut Vec<usize>) -> Result<(), String> {
-        let (Authentication::Sasl { mechanisms }, length) = next(&mut stream).await.unwrap() else { panic!("a SASL request") };
+    /// A whole SCRAM client, which notes the lengths of what it reads. `Ok` when it found that the
+    /// server knows the password.
+    async fn scram_client(
+        mut stream: DuplexStream,
+        password: &str,
+        bound: Option<&[u8]>,
+        lengths: &mut Vec<usize>,
+    ) -> Result<(), String> {
+        let (Authentication::Sasl { mechanisms }, length) = next(&mut stream).await.unwrap() else {
+            panic!("a SASL request")
+        };
         lengths.push(length);
         let (mechanism, binding) = match bound {
-            Some(data) => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(data.to_vec())),
+            Some(data) => (
+                SCRAM_SHA_256_PLUS,
+                ChannelBinding::tls_server_end_point(data.to_vec()),
+            ),
             None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
         };
         assert!(mechanisms.iter().any(|offered| offered == mechanism));
         let mut exchange = ScramSha256::new(password.as_bytes(), binding);
-        stream.write_all(sasl_initial_response(mechanism, exchange.message()).expose()).await.unwrap();
+        stream
+            .write_all(sasl_initial_response(mechanism, exchange.message()).expose())
+            .await
+            .unwrap();
         while let Some((request, length)) = next(&mut stream).await {
             lengths.push(length);
             match request {
                 Authentication::SaslContinue(data) => {
                     exchange.update(&data).unwrap();
-                    stream.write_all(sasl_response(exchange.message()).expose()).await.unwrap();
+                    stream
+                        .write_all(sasl_response(exchange.message()).expose())
+                        .await
+                        .unwrap();
                 }
-                Authentication::SaslFinal(data) => return exchange.finish(&data).map_err(|error| error.to_string()),
+                Authentication::SaslFinal(data) => {
+                    return exchange.finish(&data).map_err(|error| error.to_string());
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -212,7 +273,11 @@ mod tests {
         theirs: Option<&[u8]>,
     ) -> (Option<Ending>, bool, Vec<usize>) {
         let (mut proved, mut lengths) = (false, Vec::new());
-        let client = async |stream| proved = scram_client(stream, password, theirs, &mut lengths).await.is_ok();
+        let client = async |stream| {
+            proved = scram_client(stream, password, theirs, &mut lengths)
+                .await
+                .is_ok();
+        };
         let ending = judged(Method::ScramSha256, verifier, ours, client).await;
         (ending, proved, lengths)
     }
@@ -225,11 +290,19 @@ mod tests {
 
     #[tokio::test]
     async fn scram_plus_binds_to_our_certificate() {
-        let (ending, verified, _) = scram_login(Some(&scram()), "right", Some(b"hash"), Some(b"hash")).await;
+        let (ending, verified, _) =
+            scram_login(Some(&scram()), "right", Some(b"hash"), Some(b"hash")).await;
         assert!(ending.is_none() && verified, "{ending:?}");
-        let (ending, verified, _) = scram_login(Some(&scram()), "right", Some(b"hash"), Some(b"another")).await;
+        let (ending, verified, _) =
+            scram_login(Some(&scram()), "right", Some(b"hash"), Some(b"another")).await;
         let refusal = refusal(ending);
-        assert_eq!((refusal.kind, &*refusal.message), (Kind::InvalidAuthorization, "SCRAM channel binding check failed"));
+        assert_eq!(
+            (refusal.kind, &*refusal.message),
+            (
+                Kind::InvalidAuthorization,
+                "SCRAM channel binding check failed"
+            )
+        );
         assert!(!verified);
         // A client that does not know -PLUS says 'n', and may.
         let (ending, verified, _) = scram_login(Some(&scram()), "right", Some(b"hash"), None).await;
@@ -254,24 +327,56 @@ mod tests {
     fn a_made_up_salt_is_the_users_own_and_stays() {
         assert_eq!(judge().mock("ana"), judge().mock("ana"));
         assert_ne!(judge().mock("ana").salt, judge().mock("bob").salt);
-        assert_ne!(judge().mock("ana").salt, Judge::new(Secret::new("another"), ITERATIONS).mock("ana").salt);
-        assert_eq!((judge().mock("ana").salt.len(), judge().mock("ana").iterations.get()), (16, 4096));
+        assert_ne!(
+            judge().mock("ana").salt,
+            Judge::new(Secret::new("another"), ITERATIONS)
+                .mock("ana")
+                .salt
+        );
+        assert_eq!(
+            (
+                judge().mock("ana").salt.len(),
+                judge().mock("ana").iterations.get()
+            ),
+            (16, 4096)
+        );
     }
 
     #[tokio::test]
     async fn scram_takes_a_first_message_that_comes_late() {
         let client = async |mut stream: DuplexStream| {
             next(&mut stream).await;
-            stream.write_all(b"p\0\0\0\x16SCRAM-SHA-256\0\xff\xff\xff\xff").await.unwrap();
-            assert_eq!(next(&mut stream).await.unwrap().0, Authentication::SaslContinue("".into()));
+            stream
+                .write_all(b"p\0\0\0\x16SCRAM-SHA-256\0\xff\xff\xff\xff")
+                .await
+                .unwrap();
+            assert_eq!(
+                next(&mut stream).await.unwrap().0,
+                Authentication::SaslContinue("".into())
+            );
             let mut exchange = ScramSha256::new(b"right", ChannelBinding::unsupported());
-            stream.write_all(sasl_response(exchange.message()).expose()).await.unwrap();
-            let (Authentication::SaslContinue(data), _) = next(&mut stream).await.unwrap() else { panic!("a server-first-message") };
+            stream
+                .write_all(sasl_response(exchange.message()).expose())
+                .await
+                .unwrap();
+            let (Authentication::SaslContinue(data), _) = next(&mut stream).await.unwrap() else {
+                panic!("a server-first-message")
+            };
             exchange.update(&data).unwrap();
-            stream.write_all(sasl_response(exchange.message()).expose()).await.unwrap();
-            assert!(matches!(next(&mut stream).await, Some((Authentication::SaslFinal(_), _))));
+            stream
+                .write_all(sasl_response(exchange.message()).expose())
+                .await
+                .unwrap();
+            assert!(matches!(
+                next(&mut stream).await,
+                Some((Authentication::SaslFinal(_), _))
+            ));
         };
-        assert!(judged(Method::ScramSha256, Some(&scram()), None, client).await.is_none());
+        assert!(
+            judged(Method::ScramSha256, Some(&scram()), None, client)
+                .await
+                .is_none()
+        );
     }
 
     #[tokio::test]
@@ -279,11 +384,22 @@ mod tests {
         for mechanism in ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1", ""] {
             let client = async |mut stream: DuplexStream| {
                 let (request, _) = next(&mut stream).await.unwrap();
-                assert_eq!(request, Authentication::Sasl { mechanisms: vec!["SCRAM-SHA-256".to_string()] });
-                stream.write_all(sasl_initial_response(mechanism, b"n,,n=,r=x").expose()).await.unwrap();
+                assert_eq!(
+                    request,
+                    Authentication::Sasl {
+                        mechanisms: vec!["SCRAM-SHA-256".to_string()]
+                    }
+                );
+                stream
+                    .write_all(sasl_initial_response(mechanism, b"n,,n=,r=x").expose())
+                    .await
+                    .unwrap();
             };
             let refusal = refusal(judged(Method::ScramSha256, Some(&scram()), None, client).await);
-            assert_eq!(refusal.message, "client selected an invalid SASL authentication mechanism", "{mechanism}");
+            assert_eq!(
+                refusal.message, "client selected an invalid SASL authentication mechanism",
+                "{mechanism}"
+            );
         }
     }
 
@@ -292,17 +408,30 @@ mod tests {
         let say = async |binding: Option<&[u8]>| {
             let client = async |mut stream: DuplexStream| {
                 next(&mut stream).await;
-                stream.write_all(sasl_initial_response(SCRAM_SHA_256, b"y,,n=,r=x").expose()).await.unwrap();
+                stream
+                    .write_all(sasl_initial_response(SCRAM_SHA_256, b"y,,n=,r=x").expose())
+                    .await
+                    .unwrap();
             };
             judged(Method::ScramSha256, Some(&scram()), binding, client).await
         };
         let refusal = refusal(say(Some(b"hash")).await);
-        assert_eq!((refusal.kind, &*refusal.message), (Kind::InvalidAuthorization, "SCRAM channel binding negotiation error"));
+        assert_eq!(
+            (refusal.kind, &*refusal.message),
+            (
+                Kind::InvalidAuthorization,
+                "SCRAM channel binding negotiation error"
+            )
+        );
         assert!(matches!(say(None).await, Some(Ending::ClientGone)));
     }
 
     /// What the client sends in answer to the one request of the other two methods.
-    async fn password_login(method: Method, verifier: Option<&Verifier>, answer: impl Fn(Authentication) -> Secret) -> Option<Ending> {
+    async fn password_login(
+        method: Method,
+        verifier: Option<&Verifier>,
+        answer: impl Fn(Authentication) -> Secret,
+    ) -> Option<Ending> {
         let client = async |mut stream: DuplexStream| {
             let (request, _) = next(&mut stream).await.unwrap();
             stream.write_all(answer(request).expose()).await.unwrap();
@@ -312,25 +441,44 @@ mod tests {
 
     fn salted(password: &str) -> impl Fn(Authentication) -> Secret {
         move |request| {
-            let Authentication::Md5Password { salt } = request else { panic!("{request:?}") };
+            let Authentication::Md5Password { salt } = request else {
+                panic!("{request:?}")
+            };
             password_message(md5_hash(b"ana", password.as_bytes(), salt).as_bytes())
         }
     }
 
     #[tokio::test]
     async fn md5_judges_by_an_md5_verifier_only() {
-        assert!(password_login(Method::Md5, Some(&md5()), salted("right")).await.is_none());
-        assert_wrong(password_login(Method::Md5, Some(&md5()), salted("wrong")).await, "wrong password");
-        assert_wrong(password_login(Method::Md5, None, salted("right")).await, "no such user, or one without a password");
+        assert!(
+            password_login(Method::Md5, Some(&md5()), salted("right"))
+                .await
+                .is_none()
+        );
+        assert_wrong(
+            password_login(Method::Md5, Some(&md5()), salted("wrong")).await,
+            "wrong password",
+        );
+        assert_wrong(
+            password_login(Method::Md5, None, salted("right")).await,
+            "no such user, or one without a password",
+        );
         let cause = "the user has a SCRAM verifier, which is no use here";
-        assert_wrong(password_login(Method::Md5, Some(&scram()), salted("right")).await, cause);
+        assert_wrong(
+            password_login(Method::Md5, Some(&scram()), salted("right")).await,
+            cause,
+        );
     }
 
     #[tokio::test]
     async fn cleartext_judges_by_either_verifier() {
         for verifier in [scram(), md5()] {
-            let say =
-                async |password: &str| password_login(Method::Cleartext, Some(&verifier), |_| password_message(password.as_bytes())).await;
+            let say = async |password: &str| {
+                password_login(Method::Cleartext, Some(&verifier), |_| {
+                    password_message(password.as_bytes())
+                })
+                .await
+            };
             assert!(say("right").await.is_none());
             assert_wrong(say("wrong").await, "wrong password");
         }
@@ -341,8 +489,12 @@ mod tests {
     #[tokio::test]
     async fn an_empty_password_is_refused() {
         for method in [Method::Md5, Method::Cleartext] {
-            let refusal = refusal(password_login(method, Some(&md5()), |_| password_message(b"")).await);
-            assert_eq!((refusal.kind, &*refusal.message), (Kind::WrongPassword, "empty password returned by client"));
+            let refusal =
+                refusal(password_login(method, Some(&md5()), |_| password_message(b"")).await);
+            assert_eq!(
+                (refusal.kind, &*refusal.message),
+                (Kind::WrongPassword, "empty password returned by client")
+            );
         }
     }
 
@@ -355,20 +507,30 @@ mod tests {
                     stream.write_all(torn).await.unwrap();
                 };
                 let ending = judged(method, Some(&scram()), None, client).await;
-                assert!(matches!(ending, Some(Ending::ClientGone)), "{method:?} {torn:?}: {ending:?}");
+                assert!(
+                    matches!(ending, Some(Ending::ClientGone)),
+                    "{method:?} {torn:?}: {ending:?}"
+                );
             }
         }
     }
 
     #[tokio::test]
     async fn another_message_than_an_answer_is_a_violation() {
-        for (method, name) in [(Method::ScramSha256, "SASL"), (Method::Md5, "password"), (Method::Cleartext, "password")] {
+        for (method, name) in [
+            (Method::ScramSha256, "SASL"),
+            (Method::Md5, "password"),
+            (Method::Cleartext, "password"),
+        ] {
             let client = async |mut stream: DuplexStream| {
                 next(&mut stream).await;
                 stream.write_all(b"Q\0\0\0\x0dSELECT 1\0").await.unwrap();
             };
             let refusal = refusal(judged(method, Some(&scram()), None, client).await);
-            assert_eq!(refusal.message, format!("expected {name} response, got message type 81"));
+            assert_eq!(
+                refusal.message,
+                format!("expected {name} response, got message type 81")
+            );
         }
     }
 
@@ -376,9 +538,22 @@ mod tests {
     async fn hashing_waits_for_a_processor() {
         let (mut ours, mut theirs) = tokio::io::duplex(64);
         let (judge, verifier) = (judge(), scram());
-        let all = judge.hashing.clone().acquire_many_owned(judge.hashing.available_permits().try_into().unwrap()).await.unwrap();
-        let question = Question { user: "ana", verifier: Some(&verifier), channel_binding: None, judge: &judge };
-        theirs.write_all(password_message(b"right").expose()).await.unwrap();
+        let all = judge
+            .hashing
+            .clone()
+            .acquire_many_owned(judge.hashing.available_permits().try_into().unwrap())
+            .await
+            .unwrap();
+        let question = Question {
+            user: "ana",
+            verifier: Some(&verifier),
+            channel_binding: None,
+            judge: &judge,
+        };
+        theirs
+            .write_all(password_message(b"right").expose())
+            .await
+            .unwrap();
         let mut login = Box::pin(authenticate(&mut ours, Method::Cleartext, &question));
         tokio::select! {
             biased;

@@ -1,7 +1,8 @@
-//! SCRAM-SHA-256 as the server, with channel binding where our certificate allows it (RFC 5802, RFC 7677).
+//! SCRAM-SHA-256 as the server, with channel binding where our certificate allows it (RFC 5802, RFC
+//! 7677).
 //!
-//! What is accepted, what is refused and the texts are PostgreSQL's `auth-scram.c`. The user name inside the exchange
-//! is ignored: the startup message has it.
+//! What is accepted, what is refused and the texts are PostgreSQL's `auth-scram.c`. The user name
+//! inside the exchange is ignored: the startup message has it.
 
 use aws_lc_rs::rand;
 use base64::Engine;
@@ -21,7 +22,10 @@ const NONCE_LENGTH: usize = 18;
 /// Length of a proof.
 const PROOF_LENGTH: usize = aws_lc_rs::digest::SHA256_OUTPUT_LEN;
 
-pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, question: &Question<'_>) -> Result<Verdict, Ending> {
+pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    question: &Question<'_>,
+) -> Result<Verdict, Ending> {
     let offered: &[&str] = match question.channel_binding {
         Some(_) => &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256],
         None => &[SCRAM_SHA_256],
@@ -40,7 +44,10 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, quest
     };
     let (verifier, known) = question.scram_verifier();
     let exchange = Exchange::begin(client_first, binding, &verifier, &server_nonce())?;
-    send(stream, |out| encode_sasl_continue(out, &exchange.server_first)).await?;
+    send(stream, |out| {
+        encode_sasl_continue(out, &exchange.server_first);
+    })
+    .await?;
     let answer = read(stream, Awaited::Sasl).await?;
     let server_final = exchange.finish(answer.expose())?;
     Ok(match (known, server_final) {
@@ -76,7 +83,9 @@ impl<'a> Binding<'a> {
             (Ok(SCRAM_SHA_256_PLUS), Some(data)) => Ok(Self::To(data)),
             (Ok(SCRAM_SHA_256), Some(_)) => Ok(Self::Declined),
             (Ok(SCRAM_SHA_256), None) => Ok(Self::NotOffered),
-            _ => Err(Violation::new("client selected an invalid SASL authentication mechanism").into()),
+            _ => Err(
+                Violation::new("client selected an invalid SASL authentication mechanism").into(),
+            ),
         }
     }
 }
@@ -94,11 +103,19 @@ struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    fn begin(message: &'a [u8], binding: Binding<'a>, verifier: &'a ScramVerifier, server_nonce: &str) -> Result<Self, Refusal> {
+    fn begin(
+        message: &'a [u8],
+        binding: Binding<'a>,
+        verifier: &'a ScramVerifier,
+        server_nonce: &str,
+    ) -> Result<Self, Refusal> {
         let client_first_bare = read_gs2_header(message, binding)?;
         let mut attributes = Attributes(client_first_bare);
         if attributes.0.first() == Some(&b'm') {
-            return Err(Refusal::new(Kind::UnsupportedScram, "client requires an unsupported SCRAM extension"));
+            return Err(Refusal::new(
+                Kind::UnsupportedScram,
+                "client requires an unsupported SCRAM extension",
+            ));
         }
         attributes.take(b'n')?;
         let client_nonce = attributes.take(b'r')?;
@@ -113,9 +130,20 @@ impl<'a> Exchange<'a> {
             binding_input.extend_from_slice(data);
         }
         let nonce = [client_nonce, server_nonce.as_bytes()].concat();
-        let tail = format!(",s={},i={}", STANDARD.encode(&verifier.salt), verifier.iterations);
+        let tail = format!(
+            ",s={},i={}",
+            STANDARD.encode(&verifier.salt),
+            verifier.iterations
+        );
         let server_first = [b"r=", &nonce[..], tail.as_bytes()].concat();
-        Ok(Self { verifier, binding, binding_input, nonce, client_first_bare, server_first })
+        Ok(Self {
+            verifier,
+            binding,
+            binding_input,
+            nonce,
+            client_first_bare,
+            server_first,
+        })
     }
 
     /// Judges the client's proof. `Some`: our own, to be sent; `None`: it is wrong.
@@ -124,11 +152,17 @@ impl<'a> Exchange<'a> {
         let mut attributes = Attributes(message);
         if attributes.take(b'c')? != STANDARD.encode(&self.binding_input).as_bytes() {
             return Err(match self.binding {
-                Binding::To(_) => Refusal::new(Kind::InvalidAuthorization, "SCRAM channel binding check failed")
-                    .because("the client sees another certificate than ours: something between ends its TLS"),
-                Binding::Declined | Binding::NotOffered => {
-                    Violation::new("unexpected SCRAM channel-binding attribute in client-final-message").into()
-                }
+                Binding::To(_) => Refusal::new(
+                    Kind::InvalidAuthorization,
+                    "SCRAM channel binding check failed",
+                )
+                .because(
+                    "the client sees another certificate than ours: something between ends its TLS",
+                ),
+                Binding::Declined | Binding::NotOffered => Violation::new(
+                    "unexpected SCRAM channel-binding attribute in client-final-message",
+                )
+                .into(),
             });
         }
         let nonce = attributes.take(b'r')?;
@@ -138,13 +172,19 @@ impl<'a> Exchange<'a> {
                 break (&message[..start - 1], proof);
             }
         };
-        let proof = STANDARD.decode(proof).ok().filter(|proof| proof.len() == PROOF_LENGTH);
+        let proof = STANDARD
+            .decode(proof)
+            .ok()
+            .filter(|proof| proof.len() == PROOF_LENGTH);
         let proof = proof.ok_or_else(|| malformed("Malformed proof in client-final-message."))?;
         if !attributes.0.is_empty() {
-            return Err(malformed("Garbage found at the end of client-final-message."));
+            return Err(malformed(
+                "Garbage found at the end of client-final-message.",
+            ));
         }
         if nonce != self.nonce {
-            return Err(Refusal::from(Violation::new("invalid SCRAM response")).detail("Nonce does not match."));
+            return Err(Refusal::from(Violation::new("invalid SCRAM response"))
+                .detail("Nonce does not match."));
         }
         let exchange = [self.client_first_bare, &self.server_first, without_proof].join(&b","[..]);
         let proved = self.verifier.proves(&proof, &exchange);
@@ -152,7 +192,8 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Checks the part that says what the client knows of channel binding, and returns what is behind it.
+/// Checks the part that says what the client knows of channel binding, and returns what is behind
+/// it.
 fn read_gs2_header<'a>(message: &'a [u8], binding: Binding<'_>) -> Result<&'a [u8], Refusal> {
     check_length(message)?;
     let mut attributes = Attributes(message);
@@ -160,7 +201,10 @@ fn read_gs2_header<'a>(message: &'a [u8], binding: Binding<'_>) -> Result<&'a [u
         (b'n', Binding::Declined | Binding::NotOffered) | (b'y', Binding::NotOffered) => {
             attributes.skip();
             if attributes.next() != b',' {
-                return Err(malformed(format!("Comma expected, but found character \"{}\".", printable(attributes.next()))));
+                return Err(malformed(format!(
+                    "Comma expected, but found character \"{}\".",
+                    printable(attributes.next())
+                )));
             }
             attributes.skip();
         }
@@ -171,7 +215,9 @@ fn read_gs2_header<'a>(message: &'a [u8], binding: Binding<'_>) -> Result<&'a [u
             ));
         }
         (b'n' | b'y', Binding::To(_)) => {
-            return Err(malformed("The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data."));
+            return Err(malformed(
+                "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.",
+            ));
         }
         (b'p', Binding::Declined | Binding::NotOffered) => {
             return Err(malformed(
@@ -181,15 +227,37 @@ fn read_gs2_header<'a>(message: &'a [u8], binding: Binding<'_>) -> Result<&'a [u
         (b'p', Binding::To(_)) => {
             let kind = attributes.take(b'p')?;
             if kind != b"tls-server-end-point" {
-                return Err(Violation(format!("unsupported SCRAM channel-binding type \"{}\"", kind.escape_ascii()).into()).into());
+                return Err(Violation(
+                    format!(
+                        "unsupported SCRAM channel-binding type \"{}\"",
+                        kind.escape_ascii()
+                    )
+                    .into(),
+                )
+                .into());
             }
         }
-        (other, _) => return Err(malformed(format!("Unexpected channel-binding flag \"{}\".", printable(other)))),
+        (other, _) => {
+            return Err(malformed(format!(
+                "Unexpected channel-binding flag \"{}\".",
+                printable(other)
+            )));
+        }
     }
     match attributes.next() {
         b',' => attributes.skip(),
-        b'a' => return Err(Refusal::new(Kind::UnsupportedScram, "client uses authorization identity, but it is not supported")),
-        other => return Err(malformed(format!("Unexpected attribute \"{}\" in client-first-message.", printable(other)))),
+        b'a' => {
+            return Err(Refusal::new(
+                Kind::UnsupportedScram,
+                "client uses authorization identity, but it is not supported",
+            ));
+        }
+        other => {
+            return Err(malformed(format!(
+                "Unexpected attribute \"{}\" in client-first-message.",
+                printable(other)
+            )));
+        }
     }
     Ok(attributes.0)
 }
@@ -202,7 +270,11 @@ impl<'a> Attributes<'a> {
     fn take(&mut self, name: u8) -> Result<&'a [u8], Refusal> {
         let found = self.next();
         if found != name {
-            return Err(malformed(format!("Expected attribute \"{}\" but found \"{}\".", name as char, printable(found))));
+            return Err(malformed(format!(
+                "Expected attribute \"{}\" but found \"{}\".",
+                name as char,
+                printable(found)
+            )));
         }
         Ok(self.take_any()?.1)
     }
@@ -212,14 +284,23 @@ impl<'a> Attributes<'a> {
         let name = match self.0.first() {
             Some(name) if name.is_ascii_alphabetic() => *name,
             Some(&other) => {
-                return Err(malformed(format!("Attribute expected, but found invalid character \"{}\".", printable(other))));
+                return Err(malformed(format!(
+                    "Attribute expected, but found invalid character \"{}\".",
+                    printable(other)
+                )));
             }
             None => return Err(malformed("Attribute expected, but found end of string.")),
         };
         let Some(rest) = self.0[1..].strip_prefix(b"=") else {
-            return Err(malformed(format!("Expected character \"=\" for attribute \"{}\".", name as char)));
+            return Err(malformed(format!(
+                "Expected character \"=\" for attribute \"{}\".",
+                name as char
+            )));
         };
-        let end = rest.iter().position(|&byte| byte == b',').unwrap_or(rest.len());
+        let end = rest
+            .iter()
+            .position(|&byte| byte == b',')
+            .unwrap_or(rest.len());
         let (value, rest) = rest.split_at(end);
         self.0 = rest.strip_prefix(b",").unwrap_or(rest);
         Ok((name, value))
@@ -251,7 +332,11 @@ fn malformed(detail: impl Into<String>) -> Refusal {
 }
 
 fn printable(byte: u8) -> String {
-    if byte.is_ascii_graphic() { char::from(byte).to_string() } else { format!("0x{byte:02x}") }
+    if byte.is_ascii_graphic() {
+        char::from(byte).to_string()
+    } else {
+        format!("0x{byte:02x}")
+    }
 }
 
 #[cfg(test)]
@@ -262,96 +347,183 @@ mod tests {
     /// RFC 7677 §3.
     const CLIENT_FIRST: &[u8] = b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO";
     const SERVER_NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
-    const SERVER_FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    const SERVER_FIRST: &str =
+        "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
     const CLIENT_FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
     const SERVER_FINAL: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
     fn pencil() -> ScramVerifier {
-        ScramVerifier::from_password(b"pencil", ITERATIONS, STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap())
+        ScramVerifier::from_password(
+            b"pencil",
+            ITERATIONS,
+            STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(),
+        )
     }
 
     /// Message and detail of a refused first message.
     fn first(message: &[u8], binding: Binding<'_>) -> (String, Option<String>) {
-        let refusal = Exchange::begin(message, binding, &pencil(), SERVER_NONCE).err().expect("the message is refused");
+        let refusal = Exchange::begin(message, binding, &pencil(), SERVER_NONCE)
+            .err()
+            .expect("the message is refused");
         (refusal.message.into_owned(), refusal.detail)
     }
 
     /// Message and detail of a refused last message.
     fn last(message: &str) -> (String, Option<String>) {
         let verifier = pencil();
-        let exchange = Exchange::begin(CLIENT_FIRST, Binding::NotOffered, &verifier, SERVER_NONCE).unwrap();
-        let refusal = exchange.finish(message.as_bytes()).expect_err("the message is refused");
+        let exchange =
+            Exchange::begin(CLIENT_FIRST, Binding::NotOffered, &verifier, SERVER_NONCE).unwrap();
+        let refusal = exchange
+            .finish(message.as_bytes())
+            .expect_err("the message is refused");
         (refusal.message.into_owned(), refusal.detail)
     }
 
     fn malformed(detail: &str) -> (String, Option<String>) {
-        ("malformed SCRAM message".to_string(), Some(detail.to_string()))
+        (
+            "malformed SCRAM message".to_string(),
+            Some(detail.to_string()),
+        )
     }
 
     #[test]
     fn the_example_of_rfc_7677_is_understood() {
         let verifier = pencil();
-        let exchange = Exchange::begin(CLIENT_FIRST, Binding::NotOffered, &verifier, SERVER_NONCE).unwrap();
-        assert_eq!(std::str::from_utf8(&exchange.server_first), Ok(SERVER_FIRST));
-        assert_eq!(exchange.finish(CLIENT_FINAL.as_bytes()), Ok(Some(SERVER_FINAL.to_string())));
+        let exchange =
+            Exchange::begin(CLIENT_FIRST, Binding::NotOffered, &verifier, SERVER_NONCE).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&exchange.server_first),
+            Ok(SERVER_FIRST)
+        );
+        assert_eq!(
+            exchange.finish(CLIENT_FINAL.as_bytes()),
+            Ok(Some(SERVER_FINAL.to_string()))
+        );
         // Another proof of the right length.
-        assert_eq!(exchange.finish(CLIENT_FINAL.replace("p=dH", "p=eH").as_bytes()), Ok(None));
+        assert_eq!(
+            exchange.finish(CLIENT_FINAL.replace("p=dH", "p=eH").as_bytes()),
+            Ok(None)
+        );
         // What was proved is all of the exchange, so optional extensions count.
-        assert_eq!(exchange.finish(CLIENT_FINAL.replace(",p=", ",x=1,p=").as_bytes()), Ok(None));
+        assert_eq!(
+            exchange.finish(CLIENT_FINAL.replace(",p=", ",x=1,p=").as_bytes()),
+            Ok(None)
+        );
     }
 
     #[test]
     fn what_a_client_says_of_channel_binding_must_fit_what_it_chose() {
         use Binding::{Declined, NotOffered, To};
-        let missing = malformed("The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.");
+        let missing = malformed(
+            "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.",
+        );
         assert_eq!(first(b"n,,n=,r=x", To(b"h")), missing);
         assert_eq!(first(b"y,,n=,r=x", To(b"h")), missing);
-        let unwanted =
-            malformed("The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data.");
+        let unwanted = malformed(
+            "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data.",
+        );
         assert_eq!(first(b"p=tls-server-end-point,,n=,r=x", Declined), unwanted);
-        assert_eq!(first(b"p=tls-server-end-point,,n=,r=x", NotOffered), unwanted);
-        assert_eq!(first(b"y,,n=,r=x", Declined).0, "SCRAM channel binding negotiation error");
-        assert_eq!(first(b"p=tls-unique,,n=,r=x", To(b"h")).0, "unsupported SCRAM channel-binding type \"tls-unique\"");
-        assert_eq!(first(b"p=\xff,,n=,r=x", To(b"h")).0, "unsupported SCRAM channel-binding type \"\\xff\"");
-        assert_eq!(first(b"p,,n=,r=x", To(b"h")), malformed("Expected character \"=\" for attribute \"p\"."));
-        assert_eq!(first(b"x,,n=,r=x", NotOffered), malformed("Unexpected channel-binding flag \"x\"."));
+        assert_eq!(
+            first(b"p=tls-server-end-point,,n=,r=x", NotOffered),
+            unwanted
+        );
+        assert_eq!(
+            first(b"y,,n=,r=x", Declined).0,
+            "SCRAM channel binding negotiation error"
+        );
+        assert_eq!(
+            first(b"p=tls-unique,,n=,r=x", To(b"h")).0,
+            "unsupported SCRAM channel-binding type \"tls-unique\""
+        );
+        assert_eq!(
+            first(b"p=\xff,,n=,r=x", To(b"h")).0,
+            "unsupported SCRAM channel-binding type \"\\xff\""
+        );
+        assert_eq!(
+            first(b"p,,n=,r=x", To(b"h")),
+            malformed("Expected character \"=\" for attribute \"p\".")
+        );
+        assert_eq!(
+            first(b"x,,n=,r=x", NotOffered),
+            malformed("Unexpected channel-binding flag \"x\".")
+        );
     }
 
     #[test]
     fn first_messages_of_the_wrong_shape_are_refused() {
         for (message, detail) in [
             (&b""[..], "The message is empty."),
-            (b"n,,n=,r=x\0", "Message length does not match input length."),
+            (
+                b"n,,n=,r=x\0",
+                "Message length does not match input length.",
+            ),
             (b"n", "Comma expected, but found character \"0x00\"."),
             (b"n;,n=,r=x", "Comma expected, but found character \";\"."),
-            (b"n,", "Unexpected attribute \"0x00\" in client-first-message."),
-            (b"n,x,n=,r=x", "Unexpected attribute \"x\" in client-first-message."),
+            (
+                b"n,",
+                "Unexpected attribute \"0x00\" in client-first-message.",
+            ),
+            (
+                b"n,x,n=,r=x",
+                "Unexpected attribute \"x\" in client-first-message.",
+            ),
             (b"n,,", "Expected attribute \"n\" but found \"0x00\"."),
             (b"n,,r=x", "Expected attribute \"n\" but found \"r\"."),
             (b"n,,n", "Expected character \"=\" for attribute \"n\"."),
             (b"n,,n=", "Expected attribute \"r\" but found \"0x00\"."),
-            (b"n,,n=,r=x,\xff", "Attribute expected, but found invalid character \"0xff\"."),
-            (b"n,,n=,r=x,y", "Expected character \"=\" for attribute \"y\"."),
+            (
+                b"n,,n=,r=x,\xff",
+                "Attribute expected, but found invalid character \"0xff\".",
+            ),
+            (
+                b"n,,n=,r=x,y",
+                "Expected character \"=\" for attribute \"y\".",
+            ),
         ] {
-            assert_eq!(first(message, Binding::NotOffered), malformed(detail), "{message:?}");
+            assert_eq!(
+                first(message, Binding::NotOffered),
+                malformed(detail),
+                "{message:?}"
+            );
         }
         for nonce in [&b"n,,n=,r=\x01"[..], b"n,,n=,r=a b", b"n,,n=,r=\xc3\xa4"] {
-            assert_eq!(first(nonce, Binding::NotOffered), ("non-printable characters in SCRAM nonce".to_string(), None));
+            assert_eq!(
+                first(nonce, Binding::NotOffered),
+                ("non-printable characters in SCRAM nonce".to_string(), None)
+            );
         }
     }
 
     #[test]
     fn what_we_do_not_do_is_refused_as_such() {
         for (message, text) in [
-            (&b"n,a=bob,n=,r=x"[..], "client uses authorization identity, but it is not supported"),
-            (b"n,,m=x,n=,r=x", "client requires an unsupported SCRAM extension"),
+            (
+                &b"n,a=bob,n=,r=x"[..],
+                "client uses authorization identity, but it is not supported",
+            ),
+            (
+                b"n,,m=x,n=,r=x",
+                "client requires an unsupported SCRAM extension",
+            ),
         ] {
-            let refusal = Exchange::begin(message, Binding::NotOffered, &pencil(), SERVER_NONCE).err().unwrap();
-            assert_eq!((refusal.kind, &*refusal.message), (Kind::UnsupportedScram, text));
+            let refusal = Exchange::begin(message, Binding::NotOffered, &pencil(), SERVER_NONCE)
+                .err()
+                .unwrap();
+            assert_eq!(
+                (refusal.kind, &*refusal.message),
+                (Kind::UnsupportedScram, text)
+            );
         }
-        // A nonce may hold any printable character but the comma; extensions that are not mandatory are ignored.
+        // A nonce may hold any printable character but the comma; extensions that are not mandatory
+        // are ignored.
         let verifier = pencil();
-        let exchange = Exchange::begin(b"n,,n=,r='\"\\=~,e=1", Binding::NotOffered, &verifier, "ours").unwrap();
+        let exchange = Exchange::begin(
+            b"n,,n=,r='\"\\=~,e=1",
+            Binding::NotOffered,
+            &verifier,
+            "ours",
+        )
+        .unwrap();
         assert!(exchange.server_first.starts_with(b"r='\"\\=~ours,s="));
     }
 
@@ -359,21 +531,51 @@ mod tests {
     fn last_messages_of_the_wrong_shape_are_refused() {
         for (message, detail) in [
             (String::new(), "The message is empty."),
-            ("\0".to_string(), "Message length does not match input length."),
-            ("r=x".to_string(), "Expected attribute \"c\" but found \"r\"."),
-            ("c=biws".to_string(), "Expected attribute \"r\" but found \"0x00\"."),
-            ("c=biws,r=x".to_string(), "Attribute expected, but found end of string."),
-            ("c=biws,r=x,1=2".to_string(), "Attribute expected, but found invalid character \"1\"."),
-            (CLIENT_FINAL.replace("p=dHzb", "p="), "Malformed proof in client-final-message."),
-            (CLIENT_FINAL.replace("p=dHzb", "p=!!!!"), "Malformed proof in client-final-message."),
-            (format!("{CLIENT_FINAL},x=1"), "Garbage found at the end of client-final-message."),
+            (
+                "\0".to_string(),
+                "Message length does not match input length.",
+            ),
+            (
+                "r=x".to_string(),
+                "Expected attribute \"c\" but found \"r\".",
+            ),
+            (
+                "c=biws".to_string(),
+                "Expected attribute \"r\" but found \"0x00\".",
+            ),
+            (
+                "c=biws,r=x".to_string(),
+                "Attribute expected, but found end of string.",
+            ),
+            (
+                "c=biws,r=x,1=2".to_string(),
+                "Attribute expected, but found invalid character \"1\".",
+            ),
+            (
+                CLIENT_FINAL.replace("p=dHzb", "p="),
+                "Malformed proof in client-final-message.",
+            ),
+            (
+                CLIENT_FINAL.replace("p=dHzb", "p=!!!!"),
+                "Malformed proof in client-final-message.",
+            ),
+            (
+                format!("{CLIENT_FINAL},x=1"),
+                "Garbage found at the end of client-final-message.",
+            ),
         ] {
             assert_eq!(last(&message), malformed(detail), "{message:?}");
         }
         let unexpected = "unexpected SCRAM channel-binding attribute in client-final-message";
         // "y,," where "n,," was said.
-        assert_eq!(last(&CLIENT_FINAL.replace("c=biws", "c=eSws")).0, unexpected);
-        let mismatch = ("invalid SCRAM response".to_string(), Some("Nonce does not match.".to_string()));
+        assert_eq!(
+            last(&CLIENT_FINAL.replace("c=biws", "c=eSws")).0,
+            unexpected
+        );
+        let mismatch = (
+            "invalid SCRAM response".to_string(),
+            Some("Nonce does not match.".to_string()),
+        );
         assert_eq!(last(&CLIENT_FINAL.replace("r=rOpr", "r=rOpR")), mismatch);
         assert_eq!(last(&CLIENT_FINAL.replace("$k0,", ",")), mismatch);
     }

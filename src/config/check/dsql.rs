@@ -11,19 +11,37 @@ use crate::config::{Dsql, Endpoint, EndpointSource, Engine};
 const DEFAULT_PORT: u16 = 5432;
 
 impl Checker<'_> {
-    pub(super) fn dsql(&mut self, span: &Range<usize>, raw: &raw::Target, dial: Dial) -> Option<(Engine, EndpointSource)> {
+    pub(super) fn dsql(
+        &mut self,
+        span: &Range<usize>,
+        raw: &raw::Target,
+        dial: Dial,
+    ) -> Option<(Engine, EndpointSource)> {
         self.postgresql_name("db_user", raw.db_user.as_ref());
         self.rule("database", raw.database.as_ref(), |name| match name {
             "postgres" => Ok(()),
             _ => Err("must be \"postgres\": a cluster of Aurora DSQL has no other database"),
         });
-        self.rule("cluster_identifier", raw.cluster_identifier.as_ref(), |identifier| {
-            let good = identifier.len() == 26 && identifier.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-            if good { Ok(()) } else { Err("must have 26 lower-case letters and digits") }
-        });
+        self.rule(
+            "cluster_identifier",
+            raw.cluster_identifier.as_ref(),
+            |identifier| {
+                let good = identifier.len() == 26
+                    && identifier
+                        .bytes()
+                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+                if good {
+                    Ok(())
+                } else {
+                    Err("must have 26 lower-case letters and digits")
+                }
+            },
+        );
         // Named after the identifier by rule, so that AWS need not be asked.
         let public_name = match (&raw.cluster_identifier, &dial.region) {
-            (Some(identifier), Some(region)) => Some(format!("{}.dsql.{region}.on.aws", identifier.as_ref())),
+            (Some(identifier), Some(region)) => {
+                Some(format!("{}.dsql.{region}.on.aws", identifier.as_ref()))
+            }
             // The missing region is a problem of its own.
             (Some(_), None) => return None,
             (None, _) => None,
@@ -37,15 +55,26 @@ impl Checker<'_> {
             );
             return None;
         };
-        let name = raw.tls_server_name.as_ref().map(|value| value.as_ref().clone()).or(public_name).unwrap_or_else(|| host.clone());
+        let name = raw
+            .tls_server_name
+            .as_ref()
+            .map(|value| value.as_ref().clone())
+            .or(public_name)
+            .unwrap_or_else(|| host.clone());
         if name.parse::<IpAddr>().is_ok() {
-            let key = raw.tls_server_name.as_ref().map(|value| ("tls_server_name", value));
+            let key = raw
+                .tls_server_name
+                .as_ref()
+                .map(|value| ("tls_server_name", value));
             let (key, value) = key.or_else(|| raw.host.as_ref().map(|value| ("host", value)))?;
             let rule = "Aurora DSQL finds the cluster by the name in the TLS handshake (SNI), where no address can be: give the cluster's \
                         own name as tls_server_name";
             self.value(key, value, rule);
         }
-        let endpoint = Endpoint { host, port: dial.port.unwrap_or(DEFAULT_PORT) };
+        let endpoint = Endpoint {
+            host,
+            port: dial.port.unwrap_or(DEFAULT_PORT),
+        };
         Some((Engine::Dsql(Dsql { name }), EndpointSource::Fixed(endpoint)))
     }
 }

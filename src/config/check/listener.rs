@@ -11,7 +11,9 @@ use toml::Spanned;
 
 use super::{Checker, Targets, Users};
 use crate::config::raw;
-use crate::config::{Address, Auth, CertificateMapping, ClientTls, Listener, Location, NamePattern, Rule, Target};
+use crate::config::{
+    Address, Auth, CertificateMapping, ClientTls, Listener, Location, NamePattern, Rule, Target,
+};
 use crate::tls::listener::{ListenerFiles, ListenerTls};
 
 impl<'a> Checker<'a> {
@@ -31,8 +33,15 @@ impl<'a> Checker<'a> {
         let certificate_map = self.certificate_map(raw);
         let proxy_protocol_from = self.proxy_protocol(raw);
         let max_sessions = self.max_sessions("listener.max_sessions", raw.max_sessions.as_ref());
-        let listener =
-            Listener { address: address?, targets: chosen, tls: tls?, rules, certificate_map, proxy_protocol_from, max_sessions };
+        let listener = Listener {
+            address: address?,
+            targets: chosen,
+            tls: tls?,
+            rules,
+            certificate_map,
+            proxy_protocol_from,
+            max_sessions,
+        };
         for rule in &listener.rules {
             self.proof_is_possible(&span, raw, &listener, rule, users);
         }
@@ -53,13 +62,20 @@ impl<'a> Checker<'a> {
                     used.insert(name.as_ref());
                     match targets.get(name.as_ref()) {
                         Some(target) => chosen.extend(target.clone()),
-                        None => self.problem(&name.span(), unknown_target("listener.targets", name.as_ref(), targets)),
+                        None => self.problem(
+                            &name.span(),
+                            unknown_target("listener.targets", name.as_ref(), targets),
+                        ),
                     }
                 }
             }
             other => {
                 let at = other.as_ref().map_or(span.clone(), Spanned::span);
-                self.problem(&at, "listener.targets: name at least one target, as in targets = [\"warehouse\"]".to_string());
+                self.problem(
+                    &at,
+                    "listener.targets: name at least one target, as in targets = [\"warehouse\"]"
+                        .to_string(),
+                );
             }
         }
         chosen
@@ -84,11 +100,18 @@ impl<'a> Checker<'a> {
     }
 
     fn client_tls(&mut self, span: &Range<usize>, raw: &raw::Listener) -> Option<ClientTls> {
-        let tls: fn(Arc<ListenerTls>) -> ClientTls = match raw.tls.as_ref().map(|tls| tls.as_ref().as_str()) {
+        let tls: fn(Arc<ListenerTls>) -> ClientTls = match raw
+            .tls
+            .as_ref()
+            .map(|tls| tls.as_ref().as_str())
+        {
             None | Some("off") => {
-                for (key, value) in
-                    [("certificate", &raw.certificate), ("key", &raw.key), ("client_ca", &raw.client_ca), ("client_crl", &raw.client_crl)]
-                {
+                for (key, value) in [
+                    ("certificate", &raw.certificate),
+                    ("key", &raw.key),
+                    ("client_ca", &raw.client_ca),
+                    ("client_crl", &raw.client_crl),
+                ] {
                     self.foreign(
                         &format!("listener.{key}"),
                         value.as_ref(),
@@ -100,17 +123,35 @@ impl<'a> Checker<'a> {
             Some("optional") => ClientTls::Optional,
             Some("required") => ClientTls::Required,
             Some(_) => {
-                self.value("listener.tls", raw.tls.as_ref()?, "must be \"off\", \"optional\" or \"required\"");
+                self.value(
+                    "listener.tls",
+                    raw.tls.as_ref()?,
+                    "must be \"off\", \"optional\" or \"required\"",
+                );
                 return None;
             }
         };
-        let file = |checker: &Self, value: &Option<Spanned<String>>| value.as_ref().map(|value| checker.path(value.as_ref()));
-        let certificate =
-            self.required(span, "listener.certificate", raw.certificate.as_ref(), "say which, as in certificate = \"server.crt\" (PEM)");
-        let key = self.required(span, "listener.key", raw.key.as_ref(), "say which, as in key = \"server.key\" (PEM)");
+        let file = |checker: &Self, value: &Option<Spanned<String>>| {
+            value.as_ref().map(|value| checker.path(value.as_ref()))
+        };
+        let certificate = self.required(
+            span,
+            "listener.certificate",
+            raw.certificate.as_ref(),
+            "say which, as in certificate = \"server.crt\" (PEM)",
+        );
+        let key = self.required(
+            span,
+            "listener.key",
+            raw.key.as_ref(),
+            "say which, as in key = \"server.key\" (PEM)",
+        );
         let (certificate, key) = (certificate?, key?);
         if let (Some(crl), None) = (&raw.client_crl, &raw.client_ca) {
-            self.problem(&crl.span(), "listener.client_crl: goes with client_ca: add that, or delete it".to_string());
+            self.problem(
+                &crl.span(),
+                "listener.client_crl: goes with client_ca: add that, or delete it".to_string(),
+            );
         }
         let files = ListenerFiles {
             certificate: self.path(certificate.as_ref()),
@@ -121,7 +162,10 @@ impl<'a> Checker<'a> {
         match ListenerTls::load(files) {
             Ok(loaded) => Some(tls(Arc::new(loaded))),
             Err(error) => {
-                self.problem(&certificate.span(), format!("listener.certificate: {error}"));
+                self.problem(
+                    &certificate.span(),
+                    format!("listener.certificate: {error}"),
+                );
                 None
             }
         }
@@ -139,7 +183,11 @@ impl<'a> Checker<'a> {
             else {
                 continue;
             };
-            let from = match rule.from.as_ref().map(|from| (from, from.as_ref().as_str())) {
+            let from = match rule
+                .from
+                .as_ref()
+                .map(|from| (from, from.as_ref().as_str()))
+            {
                 None => Some(Location::Anywhere),
                 Some((_, "local")) => Some(Location::Local),
                 Some((from, text)) => {
@@ -152,7 +200,11 @@ impl<'a> Checker<'a> {
                 }
             };
             let Some(from) = from else { continue };
-            rules.push(Rule { from, users: rule.users.clone(), auth });
+            rules.push(Rule {
+                from,
+                users: rule.users.clone(),
+                auth,
+            });
         }
         match &raw.auth {
             Some(auth) => {
@@ -193,7 +245,14 @@ impl<'a> Checker<'a> {
     }
 
     /// Refuses a proof that could not be given here, or that would be none.
-    fn proof_is_possible(&mut self, span: &Range<usize>, raw: &raw::Listener, listener: &Listener, rule: &Rule, users: &Users) {
+    fn proof_is_possible(
+        &mut self,
+        span: &Range<usize>,
+        raw: &raw::Listener,
+        listener: &Listener,
+        rule: &Rule,
+        users: &Users,
+    ) {
         let at = raw.auth.as_ref().map_or(span.clone(), Spanned::span);
         let has_passwords = users.values().any(|user| user.verifier.is_some());
         match rule.auth {
@@ -220,7 +279,11 @@ impl<'a> Checker<'a> {
                 );
             }
             Auth::Cert if raw.client_ca.is_none() => {
-                self.problem(&at, "auth = \"cert\" needs tls and client_ca, whose certificates clients show".to_string());
+                self.problem(
+                    &at,
+                    "auth = \"cert\" needs tls and client_ca, whose certificates clients show"
+                        .to_string(),
+                );
             }
             Auth::Peer if !matches!(listener.address, Address::Unix(_)) => {
                 self.problem(&at, "auth = \"peer\" is for unix sockets: give a path as address, or use another method".to_string());
@@ -235,16 +298,34 @@ impl<'a> Checker<'a> {
             let span = mapping.span();
             let raw::CertificateMap { certificate, user } = mapping.as_ref();
             let key = "listener.certificate_map";
-            let certificate = self.required(&span, key, certificate.as_ref(), "give certificate = \"name\", or \"/expression\"");
-            let user = self.required(&span, key, user.as_ref(), "give user = \"name\"; \\\\1 is what the expression's group matched");
-            let (Some(certificate), Some(user)) = (certificate, user) else { continue };
+            let certificate = self.required(
+                &span,
+                key,
+                certificate.as_ref(),
+                "give certificate = \"name\", or \"/expression\"",
+            );
+            let user = self.required(
+                &span,
+                key,
+                user.as_ref(),
+                "give user = \"name\"; \\\\1 is what the expression's group matched",
+            );
+            let (Some(certificate), Some(user)) = (certificate, user) else {
+                continue;
+            };
             let pattern = match certificate.as_ref().strip_prefix('/') {
                 None => Some(NamePattern::Exact(certificate.as_ref().clone())),
-                // Anchored: an expression that matches in the middle of a name would let in names that nobody thought of.
-                Some(expression) => regex_lite::Regex::new(&format!("^(?:{expression})$")).ok().map(NamePattern::Expression),
+                // Anchored: an expression that matches in the middle of a name would let in names
+                // that nobody thought of.
+                Some(expression) => regex_lite::Regex::new(&format!("^(?:{expression})$"))
+                    .ok()
+                    .map(NamePattern::Expression),
             };
             match pattern {
-                Some(certificate) => map.push(CertificateMapping { certificate, user: user.as_ref().clone() }),
+                Some(certificate) => map.push(CertificateMapping {
+                    certificate,
+                    user: user.as_ref().clone(),
+                }),
                 None => self.value(key, certificate, "is not a regular expression"),
             }
         }
@@ -252,12 +333,19 @@ impl<'a> Checker<'a> {
     }
 
     fn proxy_protocol(&mut self, raw: &raw::Listener) -> Vec<IpNet> {
-        let wanted = raw.proxy_protocol.as_ref().is_some_and(|value| *value.as_ref());
+        let wanted = raw
+            .proxy_protocol
+            .as_ref()
+            .is_some_and(|value| *value.as_ref());
         let mut networks = Vec::new();
         for from in raw.proxy_protocol_from.iter().flat_map(Spanned::as_ref) {
             match network(from.as_ref()) {
                 Some(network) => networks.push(network),
-                None => self.value("listener.proxy_protocol_from", from, "must be a network as in \"10.0.0.0/8\", or an IP address"),
+                None => self.value(
+                    "listener.proxy_protocol_from",
+                    from,
+                    "must be a network as in \"10.0.0.0/8\", or an IP address",
+                ),
             }
         }
         match (&raw.proxy_protocol, &raw.proxy_protocol_from) {
@@ -283,12 +371,19 @@ impl<'a> Checker<'a> {
 }
 
 pub(super) fn unknown_target(key: &str, name: &str, targets: &Targets) -> String {
-    match targets.keys().max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b))) {
-        Some(nearest) => format!("{key}: there is no target \"{name}\"; did you mean \"{nearest}\"?"),
+    match targets
+        .keys()
+        .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)))
+    {
+        Some(nearest) => {
+            format!("{key}: there is no target \"{name}\"; did you mean \"{nearest}\"?")
+        }
         None => format!("{key}: there is no target \"{name}\": add [target.{name}]"),
     }
 }
 
 fn network(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
+    text.parse()
+        .ok()
+        .or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
 }

@@ -1,7 +1,8 @@
-//! From the configuration as written to the one that is used: listeners, limits, and how problems are collected.
+//! From the configuration as written to the one that is used: listeners, limits, and how problems
+//! are collected.
 //!
-//! `listener`, `target` and `user` have the rules of one of each, `redshift`, `rds` and `dsql` those of a target's engine,
-//! `host` those of host names.
+//! `listener`, `target` and `user` have the rules of one of each, `redshift`, `rds` and `dsql`
+//! those of a target's engine, `host` those of host names.
 
 mod dsql;
 pub(super) mod host;
@@ -35,7 +36,12 @@ const LONGEST_STARTUP_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Checks all sources together.
 pub(super) fn check(sources: &[Source], warnings: Vec<String>) -> Result<Config, ConfigError> {
-    let mut checker = Checker { sources, source: 0, problems: Vec::new(), trust: BTreeMap::new() };
+    let mut checker = Checker {
+        sources,
+        source: 0,
+        problems: Vec::new(),
+        trust: BTreeMap::new(),
+    };
     let targets = checker.targets();
     let users = checker.users(&targets);
     let listeners = checker.listeners(&targets, &users);
@@ -43,7 +49,15 @@ pub(super) fn check(sources: &[Source], warnings: Vec<String>) -> Result<Config,
     let (limits, log) = checker.limits_and_log();
     let admin = checker.admin(&listeners);
     match checker.problems {
-        problems if problems.is_empty() => Ok(Config { listeners, users, cancel_key, limits, log, admin, warnings }),
+        problems if problems.is_empty() => Ok(Config {
+            listeners,
+            users,
+            cancel_key,
+            limits,
+            log,
+            admin,
+            warnings,
+        }),
         problems => Err(ConfigError(problems)),
     }
 }
@@ -68,12 +82,20 @@ impl Checker<'_> {
             self.source = index;
             for (name, target) in &source.file.target {
                 if targets.contains_key(name) {
-                    self.problem(&target.span(), format!("target \"{name}\" exists already: give this one another name"));
+                    self.problem(
+                        &target.span(),
+                        format!("target \"{name}\" exists already: give this one another name"),
+                    );
                     continue;
                 }
                 let before = self.problems.len();
                 let checked = self.target(name, target);
-                targets.insert(name.clone(), checked.filter(|_| self.problems.len() == before).map(Arc::new));
+                targets.insert(
+                    name.clone(),
+                    checked
+                        .filter(|_| self.problems.len() == before)
+                        .map(Arc::new),
+                );
             }
         }
         targets
@@ -85,15 +107,32 @@ impl Checker<'_> {
         for (index, source) in self.sources.iter().enumerate() {
             self.source = index;
             for raw in &source.file.listener {
-                let Some(listener) = self.listener(raw, targets, users, &mut used) else { continue };
-                let any_port = matches!(listener.address, Address::Tcp(address) if address.port() == 0);
-                if !any_port && listeners.iter().any(|other| other.address == listener.address) {
-                    self.problem(&raw.span(), format!("listener.address = \"{}\": another listener has it", listener.address));
+                let Some(listener) = self.listener(raw, targets, users, &mut used) else {
+                    continue;
+                };
+                let any_port =
+                    matches!(listener.address, Address::Tcp(address) if address.port() == 0);
+                if !any_port
+                    && listeners
+                        .iter()
+                        .any(|other| other.address == listener.address)
+                {
+                    self.problem(
+                        &raw.span(),
+                        format!(
+                            "listener.address = \"{}\": another listener has it",
+                            listener.address
+                        ),
+                    );
                 }
                 listeners.push(listener);
             }
         }
-        if self.sources.iter().all(|source| source.file.listener.is_empty()) {
+        if self
+            .sources
+            .iter()
+            .all(|source| source.file.listener.is_empty())
+        {
             self.source = 0;
             self.problem(
                 &(0..0),
@@ -102,7 +141,12 @@ impl Checker<'_> {
         }
         for (index, source) in self.sources.iter().enumerate() {
             self.source = index;
-            for (name, target) in source.file.target.iter().filter(|(name, _)| !used.contains(name.as_str())) {
+            for (name, target) in source
+                .file
+                .target
+                .iter()
+                .filter(|(name, _)| !used.contains(name.as_str()))
+            {
                 self.problem(
                     &target.span(),
                     format!("target \"{name}\" is used by no listener: add it to a listener's targets, or delete it"),
@@ -112,11 +156,14 @@ impl Checker<'_> {
         listeners
     }
 
-    /// At least 32 bytes that nobody can guess; the file's final newline, which tools add, is none of them.
+    /// At least 32 bytes that nobody can guess; the file's final newline, which tools add, is none
+    /// of them.
     fn cancel_key(&mut self) -> Option<Secret> {
         for (index, source) in self.sources.iter().enumerate() {
             self.source = index;
-            let Some(value) = &source.file.cancel_key_file else { continue };
+            let Some(value) = &source.file.cancel_key_file else {
+                continue;
+            };
             match fs::read(source.path(value.as_ref())) {
                 Ok(mut bytes) => {
                     if bytes.last() == Some(&b'\n') {
@@ -125,9 +172,17 @@ impl Checker<'_> {
                     if bytes.len() >= SHORTEST_CANCEL_KEY {
                         return Some(Secret::new(bytes));
                     }
-                    self.value("cancel_key_file", value, "must hold at least 32 bytes, as `openssl rand -hex 32` makes them");
+                    self.value(
+                        "cancel_key_file",
+                        value,
+                        "must hold at least 32 bytes, as `openssl rand -hex 32` makes them",
+                    );
                 }
-                Err(error) => self.value("cancel_key_file", value, &format!("cannot read it: {error}")),
+                Err(error) => self.value(
+                    "cancel_key_file",
+                    value,
+                    &format!("cannot read it: {error}"),
+                ),
             }
         }
         None
@@ -140,27 +195,48 @@ impl Checker<'_> {
             Ok(0) => None,
             Ok(sessions) if sessions <= MOST_SESSIONS => Some(sessions),
             _ => {
-                self.problem(&value.span(), format!("{key} = {}: must be 1 to {MOST_SESSIONS}, or 0 for no limit", value.as_ref()));
+                self.problem(
+                    &value.span(),
+                    format!(
+                        "{key} = {}: must be 1 to {MOST_SESSIONS}, or 0 for no limit",
+                        value.as_ref()
+                    ),
+                );
                 None
             }
         }
     }
 
     fn limits_and_log(&mut self) -> (Limits, Log) {
-        let mut limits = Limits { max_sessions: DEFAULT_MAX_SESSIONS, startup_timeout: DEFAULT_STARTUP_TIMEOUT };
+        let mut limits = Limits {
+            max_sessions: DEFAULT_MAX_SESSIONS,
+            startup_timeout: DEFAULT_STARTUP_TIMEOUT,
+        };
         let mut log = Log::default();
         for (index, source) in self.sources.iter().enumerate() {
             self.source = index;
             if let Some(value) = &source.file.limits.max_sessions {
                 match usize::try_from(*value.as_ref()) {
                     Ok(sessions @ 1..=MOST_SESSIONS) => limits.max_sessions = sessions,
-                    _ => self.problem(&value.span(), format!("limits.max_sessions = {}: must be 1 to {MOST_SESSIONS}", value.as_ref())),
+                    _ => self.problem(
+                        &value.span(),
+                        format!(
+                            "limits.max_sessions = {}: must be 1 to {MOST_SESSIONS}",
+                            value.as_ref()
+                        ),
+                    ),
                 }
             }
             if let Some(value) = &source.file.limits.startup_timeout {
                 match humantime::parse_duration(value.as_ref()) {
-                    Ok(timeout) if !timeout.is_zero() && timeout <= LONGEST_STARTUP_TIMEOUT => limits.startup_timeout = timeout,
-                    _ => self.value("limits.startup_timeout", value, "must be a time up to 10min, as in \"10s\" or \"500ms\""),
+                    Ok(timeout) if !timeout.is_zero() && timeout <= LONGEST_STARTUP_TIMEOUT => {
+                        limits.startup_timeout = timeout;
+                    }
+                    _ => self.value(
+                        "limits.startup_timeout",
+                        value,
+                        "must be a time up to 10min, as in \"10s\" or \"500ms\"",
+                    ),
                 }
             }
             log.format = log.format.or(source.file.log.format);
@@ -173,26 +249,48 @@ impl Checker<'_> {
         let mut admin = None;
         for (index, source) in self.sources.iter().enumerate() {
             self.source = index;
-            let Some(value) = &source.file.admin.http else { continue };
+            let Some(value) = &source.file.admin.http else {
+                continue;
+            };
             match value.as_ref().parse::<SocketAddr>() {
-                Ok(address) if address.port() != 0 && listeners.iter().any(|listener| listener.address == Address::Tcp(address)) => {
+                Ok(address)
+                    if address.port() != 0
+                        && listeners
+                            .iter()
+                            .any(|listener| listener.address == Address::Tcp(address)) =>
+                {
                     self.value("admin.http", value, "a listener has it");
                 }
                 Ok(address) => admin = Some(address),
-                Err(_) => self.value("admin.http", value, "must be an IP address and a port, as in \"127.0.0.1:9439\""),
+                Err(_) => self.value(
+                    "admin.http",
+                    value,
+                    "must be an IP address and a port, as in \"127.0.0.1:9439\"",
+                ),
             }
         }
         admin
     }
 
-    fn required<'k, T>(&mut self, span: &Range<usize>, key: &str, value: Option<&'k Spanned<T>>, remedy: &str) -> Option<&'k Spanned<T>> {
+    fn required<'k, T>(
+        &mut self,
+        span: &Range<usize>,
+        key: &str,
+        value: Option<&'k Spanned<T>>,
+        remedy: &str,
+    ) -> Option<&'k Spanned<T>> {
         if value.is_none() {
             self.problem(span, format!("{key}: {remedy}"));
         }
         value
     }
 
-    fn rule(&mut self, key: &str, value: Option<&Spanned<String>>, check: impl Fn(&str) -> Result<(), &'static str>) {
+    fn rule(
+        &mut self,
+        key: &str,
+        value: Option<&Spanned<String>>,
+        check: impl Fn(&str) -> Result<(), &'static str>,
+    ) {
         if let Some(value) = value
             && let Err(rule) = check(value.as_ref())
         {
@@ -207,10 +305,16 @@ impl Checker<'_> {
     }
 
     fn value(&mut self, key: &str, value: &Spanned<String>, rule: &str) {
-        self.problem(&value.span(), format!("{key} = \"{}\": {rule}", value.as_ref()));
+        self.problem(
+            &value.span(),
+            format!("{key} = \"{}\": {rule}", value.as_ref()),
+        );
     }
 
     fn problem(&mut self, span: &Range<usize>, text: String) {
-        self.problems.push(Problem { place: self.sources[self.source].place(span), text });
+        self.problems.push(Problem {
+            place: self.sources[self.source].place(span),
+            text,
+        });
     }
 }

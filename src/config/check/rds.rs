@@ -11,25 +11,51 @@ use crate::config::{ClusterRole, Discovery, Endpoint, EndpointSource, Engine, Rd
 const DEFAULT_PORT: u16 = 5432;
 
 impl Checker<'_> {
-    pub(super) fn rds(&mut self, span: &Range<usize>, raw: &raw::Target, dial: Dial) -> Option<(Engine, EndpointSource)> {
+    pub(super) fn rds(
+        &mut self,
+        span: &Range<usize>,
+        raw: &raw::Target,
+        dial: Dial,
+    ) -> Option<(Engine, EndpointSource)> {
         let Dial { host, port, .. } = dial;
         self.postgresql_name("db_user", raw.db_user.as_ref());
         self.postgresql_name("database", raw.database.as_ref());
-        let role = match raw.endpoint.as_ref().map(|endpoint| endpoint.as_ref().as_str()) {
+        let role = match raw
+            .endpoint
+            .as_ref()
+            .map(|endpoint| endpoint.as_ref().as_str())
+        {
             None | Some("writer") => ClusterRole::Writer,
             Some("reader") => ClusterRole::Reader,
             Some(_) => {
-                self.value("endpoint", raw.endpoint.as_ref()?, "must be \"writer\" or \"reader\"");
+                self.value(
+                    "endpoint",
+                    raw.endpoint.as_ref()?,
+                    "must be \"writer\" or \"reader\"",
+                );
                 return None;
             }
         };
-        let cluster = raw.cluster_identifier.as_ref().map(|value| value.as_ref().clone());
-        let instance = raw.instance_identifier.as_ref().map(|value| value.as_ref().clone());
+        let cluster = raw
+            .cluster_identifier
+            .as_ref()
+            .map(|value| value.as_ref().clone());
+        let instance = raw
+            .instance_identifier
+            .as_ref()
+            .map(|value| value.as_ref().clone());
         if role == ClusterRole::Reader && (cluster.is_none() || host.is_some()) {
-            self.value("endpoint", raw.endpoint.as_ref()?, "needs cluster_identifier, and no host: AWS is asked for the reader endpoint");
+            self.value(
+                "endpoint",
+                raw.endpoint.as_ref()?,
+                "needs cluster_identifier, and no host: AWS is asked for the reader endpoint",
+            );
         }
         let endpoint = match (host, instance, cluster) {
-            (Some(host), _, _) => EndpointSource::Fixed(Endpoint { host, port: port.unwrap_or(DEFAULT_PORT) }),
+            (Some(host), _, _) => EndpointSource::Fixed(Endpoint {
+                host,
+                port: port.unwrap_or(DEFAULT_PORT),
+            }),
             (None, Some(_), Some(_)) => {
                 self.problem(
                     &raw.instance_identifier.as_ref()?.span(),
@@ -37,8 +63,14 @@ impl Checker<'_> {
                 );
                 return None;
             }
-            (None, Some(instance), None) => EndpointSource::Discover { what: Discovery::RdsInstance(instance), port },
-            (None, None, Some(identifier)) => EndpointSource::Discover { what: Discovery::RdsCluster { identifier, role }, port },
+            (None, Some(instance), None) => EndpointSource::Discover {
+                what: Discovery::RdsInstance(instance),
+                port,
+            },
+            (None, None, Some(identifier)) => EndpointSource::Discover {
+                what: Discovery::RdsCluster { identifier, role },
+                port,
+            },
             (None, None, None) => {
                 self.problem(
                     span,

@@ -26,22 +26,42 @@ impl Checker<'_> {
     }
 
     fn user(&mut self, raw: &raw::User, targets: &Targets) -> User {
-        let verifier = raw.password.as_ref().and_then(|password| match Verifier::parse(password.as_ref()) {
-            Ok(verifier) => Some(verifier),
-            Err(rule) => {
-                // Never the value: it may be the password itself.
-                self.problem(&password.span(), format!("user.password: {rule}"));
-                None
-            }
-        });
-        for name in raw.targets.iter().flat_map(Spanned::as_ref).filter(|name| !targets.contains_key(name.as_ref())) {
-            self.problem(&name.span(), unknown_target("user.targets", name.as_ref(), targets));
+        let verifier =
+            raw.password
+                .as_ref()
+                .and_then(|password| match Verifier::parse(password.as_ref()) {
+                    Ok(verifier) => Some(verifier),
+                    Err(rule) => {
+                        // Never the value: it may be the password itself.
+                        self.problem(&password.span(), format!("user.password: {rule}"));
+                        None
+                    }
+                });
+        for name in raw
+            .targets
+            .iter()
+            .flat_map(Spanned::as_ref)
+            .filter(|name| !targets.contains_key(name.as_ref()))
+        {
+            self.problem(
+                &name.span(),
+                unknown_target("user.targets", name.as_ref(), targets),
+            );
         }
         for group in raw.db_groups.iter().flat_map(Spanned::as_ref) {
-            self.rule("user.db_groups", Some(group), redshift_rules::check_db_group);
+            self.rule(
+                "user.db_groups",
+                Some(group),
+                redshift_rules::check_db_group,
+            );
         }
         self.role_arn("user.role_arn", raw.role_arn.as_ref());
-        let texts = |list: &Spanned<Vec<Spanned<String>>>| list.as_ref().iter().map(|item| item.as_ref().clone()).collect();
+        let texts = |list: &Spanned<Vec<Spanned<String>>>| {
+            list.as_ref()
+                .iter()
+                .map(|item| item.as_ref().clone())
+                .collect()
+        };
         User {
             verifier,
             targets: raw.targets.as_ref().map(texts),

@@ -34,7 +34,12 @@ impl Messages {
     }
 
     /// Reads the payload of one record.
-    pub(super) fn read(&mut self, mut payload: &[u8], tls13: bool, server: bool) -> Result<Option<Asked>, Fault> {
+    pub(super) fn read(
+        &mut self,
+        mut payload: &[u8],
+        tls13: bool,
+        server: bool,
+    ) -> Result<Option<Asked>, Fault> {
         if payload.is_empty() {
             return Err(Fault::Unexpected("an empty handshake record"));
         }
@@ -57,22 +62,35 @@ impl Messages {
             let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
             self.have = 0;
             match kind {
-                NEW_SESSION_TICKET if tls13 && !server && length <= MAX_MESSAGE => self.skip = length,
+                NEW_SESSION_TICKET if tls13 && !server && length <= MAX_MESSAGE => {
+                    self.skip = length;
+                }
                 KEY_UPDATE if tls13 => {
-                    // The message before new keys ends its record: what follows is sealed with them.
-                    let &[request @ (0 | 1)] = payload else { return Err(Fault::Unexpected("a malformed KeyUpdate")) };
+                    // The message before new keys ends its record: what follows is sealed with
+                    // them.
+                    let &[request @ (0 | 1)] = payload else {
+                        return Err(Fault::Unexpected("a malformed KeyUpdate"));
+                    };
                     if length != 1 || asked.is_some() {
                         return Err(Fault::Unexpected("a malformed KeyUpdate"));
                     }
-                    asked = Some(Asked::KeyUpdate { answer: request == 1 });
+                    asked = Some(Asked::KeyUpdate {
+                        answer: request == 1,
+                    });
                     payload = &[];
                 }
-                HELLO_REQUEST if !tls13 && !server && length == 0 => asked = Some(Asked::Renegotiation),
+                HELLO_REQUEST if !tls13 && !server && length == 0 => {
+                    asked = Some(Asked::Renegotiation);
+                }
                 CLIENT_HELLO if !tls13 && server && length <= MAX_MESSAGE => {
                     self.skip = length;
                     asked = Some(Asked::Renegotiation);
                 }
-                _ => return Err(Fault::Unexpected("a handshake message that has no place after the handshake")),
+                _ => {
+                    return Err(Fault::Unexpected(
+                        "a handshake message that has no place after the handshake",
+                    ));
+                }
             }
         }
         Ok(asked)

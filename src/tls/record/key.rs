@@ -1,6 +1,9 @@
-//! One direction's key: opens or seals single records (RFC 8446 §5, RFC 5246 §6.2, RFC 5288, RFC 7905).
+//! One direction's key: opens or seals single records (RFC 8446 §5, RFC 5246 §6.2, RFC 5288, RFC
+//! 7905).
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 
 use super::{APPLICATION_DATA, Fault, HEADER, Layout, MAX_PAYLOAD};
@@ -33,11 +36,16 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn new(version: ProtocolVersion, (sequence, secrets): &(u64, ConnectionTrafficSecrets)) -> Result<Self, Fault> {
+    pub(super) fn new(
+        version: ProtocolVersion,
+        (sequence, secrets): &(u64, ConnectionTrafficSecrets),
+    ) -> Result<Self, Fault> {
         let (algorithm, key, iv, limit): (&'static Algorithm, _, _, _) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, GCM_RECORDS),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, GCM_RECORDS),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv, u64::MAX),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+                (&CHACHA20_POLY1305, key, iv, u64::MAX)
+            }
             _ => return Err(Fault::Unsupported),
         };
         let form = match version {
@@ -48,7 +56,13 @@ impl Key {
         };
         let aead = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| Fault::Unsupported)?;
         let iv = iv.as_ref().try_into().map_err(|_| Fault::Unsupported)?;
-        Ok(Self { aead: LessSafeKey::new(aead), iv, sequence: *sequence, limit, form })
+        Ok(Self {
+            aead: LessSafeKey::new(aead),
+            iv,
+            sequence: *sequence,
+            limit,
+            form,
+        })
     }
 
     /// Whether the key must be replaced before it seals many more.
@@ -63,14 +77,29 @@ impl Key {
 
     pub(super) fn layout(&self) -> Layout {
         match self.form {
-            Form::Tls13 => Layout { before: HEADER, after: INNER_TYPE + TAG },
-            Form::Tls12Gcm => Layout { before: HEADER + EXPLICIT_NONCE, after: TAG },
-            Form::Tls12Chacha => Layout { before: HEADER, after: TAG },
+            Form::Tls13 => Layout {
+                before: HEADER,
+                after: INNER_TYPE + TAG,
+            },
+            Form::Tls12Gcm => Layout {
+                before: HEADER + EXPLICIT_NONCE,
+                after: TAG,
+            },
+            Form::Tls12Chacha => Layout {
+                before: HEADER,
+                after: TAG,
+            },
         }
     }
 
-    /// Seals the payload that stands behind the space for what comes before it, in place; the length of the whole record.
-    pub(super) fn seal(&mut self, content: u8, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
+    /// Seals the payload that stands behind the space for what comes before it, in place; the
+    /// length of the whole record.
+    pub(super) fn seal(
+        &mut self,
+        content: u8,
+        slot: &mut [u8],
+        payload: usize,
+    ) -> Result<usize, Fault> {
         let Layout { before, after } = self.layout();
         let length = before + payload + after;
         let nonce = self.nonce();
@@ -94,7 +123,10 @@ impl Key {
         };
         let (body, rest) = slot[before..length].split_at_mut(sealed);
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let tag = self.aead.seal_in_place_separate_tag(nonce, Aad::from(aad), body).map_err(|_| Fault::Exhausted)?;
+        let tag = self
+            .aead
+            .seal_in_place_separate_tag(nonce, Aad::from(aad), body)
+            .map_err(|_| Fault::Exhausted)?;
         rest.copy_from_slice(tag.as_ref());
         self.sequence = self.sequence.checked_add(1).ok_or(Fault::Exhausted)?;
         Ok(length)
@@ -103,19 +135,28 @@ impl Key {
     /// How long the payload of a whole record is at most. Fails on a length that no payload has.
     pub(super) fn payload_of(&self, record: &[u8]) -> Result<usize, Fault> {
         let Layout { before, after } = self.layout();
-        let payload = record.len().checked_sub(before + after).ok_or(Fault::BadRecordMac)?;
-        if payload > MAX_PAYLOAD { Err(Fault::RecordOverflow) } else { Ok(payload) }
+        let payload = record
+            .len()
+            .checked_sub(before + after)
+            .ok_or(Fault::BadRecordMac)?;
+        if payload > MAX_PAYLOAD {
+            Err(Fault::RecordOverflow)
+        } else {
+            Ok(payload)
+        }
     }
 
-    /// Opens a whole record into `out`, which has space for [`Key::payload_of`] it and one byte more: content type, and
-    /// length of the payload.
+    /// Opens a whole record into `out`, which has space for [`Key::payload_of`] it and one byte
+    /// more: content type, and length of the payload.
     pub(super) fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<(u8, usize), Fault> {
         let Layout { before, after } = self.layout();
         let space = self.payload_of(record)? + after - TAG;
         let outer = record[0];
         let mut nonce = self.nonce();
         let aad = match self.form {
-            Form::Tls13 if outer != APPLICATION_DATA => return Err(Fault::Unexpected("a record that is not encrypted")),
+            Form::Tls13 if outer != APPLICATION_DATA => {
+                return Err(Fault::Unexpected("a record that is not encrypted"));
+            }
             Form::Tls13 => Associated::tls13(&record[..HEADER]),
             Form::Tls12Gcm => {
                 nonce = self.iv;
@@ -127,7 +168,13 @@ impl Key {
         let (body, tag) = record[before..].split_at(space);
         let out = &mut out[..space];
         self.aead
-            .open_separate_gather(Nonce::assume_unique_for_key(nonce), Aad::from(aad), body, tag, out)
+            .open_separate_gather(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(aad),
+                body,
+                tag,
+                out,
+            )
             .map_err(|_| Fault::BadRecordMac)?;
         self.sequence = self.sequence.checked_add(1).ok_or(Fault::Exhausted)?;
         if self.form != Form::Tls13 {
@@ -159,7 +206,10 @@ impl Associated {
     fn tls13(header: &[u8]) -> Self {
         let mut bytes = [0; 13];
         bytes[..HEADER].copy_from_slice(header);
-        Self { bytes, length: HEADER }
+        Self {
+            bytes,
+            length: HEADER,
+        }
     }
 
     fn tls12(sequence: u64, content: u8, payload: usize) -> Self {
@@ -178,5 +228,7 @@ impl AsRef<[u8]> for Associated {
 }
 
 fn two_bytes(length: usize) -> [u8; 2] {
-    u16::try_from(length).expect("no record is longer").to_be_bytes()
+    u16::try_from(length)
+        .expect("no record is longer")
+        .to_be_bytes()
 }

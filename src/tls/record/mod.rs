@@ -1,8 +1,9 @@
-//! The record layer of an open connection: rustls shakes hands and derives keys, records are opened and sealed here.
+//! The record layer of an open connection: rustls shakes hands and derives keys, records are opened
+//! and sealed here.
 //!
-//! Its own, because rustls copies each record twice and keeps buffers for idle connections. What TLS asks of it beside
-//! that: key updates (RFC 8446 §4.6.3) when the peer wants one and before a key has sealed too much (§5.5), alerts (§6),
-//! and an end that cannot be forged, `close_notify`.
+//! Its own, because rustls copies each record twice and keeps buffers for idle connections. What
+//! TLS asks of it beside that: key updates (RFC 8446 §4.6.3) when the peer wants one and before a
+//! key has sealed too much (§5.5), alerts (§6), and an end that cannot be forged, `close_notify`.
 
 mod after_handshake;
 mod key;
@@ -159,8 +160,14 @@ impl Records {
         Self::new(&secrets, version, Kernel::Server(kernel))
     }
 
-    fn new(secrets: &ExtractedSecrets, version: ProtocolVersion, kernel: Kernel) -> Result<Self, rustls::Error> {
-        let key = |secrets| Key::new(version, secrets).map_err(|fault| rustls::Error::General(fault.to_string()));
+    fn new(
+        secrets: &ExtractedSecrets,
+        version: ProtocolVersion,
+        kernel: Kernel,
+    ) -> Result<Self, rustls::Error> {
+        let key = |secrets| {
+            Key::new(version, secrets).map_err(|fault| rustls::Error::General(fault.to_string()))
+        };
         Ok(Self {
             opener: key(&secrets.rx)?,
             sealer: key(&secrets.tx)?,
@@ -188,18 +195,27 @@ impl Records {
     /// # Errors
     /// It is no record, or one that is too long, which is known before it has come.
     pub fn complete(&self, input: &[u8]) -> Result<Option<usize>, Fault> {
-        let Some(header) = input.first_chunk::<HEADER>() else { return Ok(None) };
+        let Some(header) = input.first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
         if !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&header[0]) || header[1] != 3 {
             return Err(Fault::Unexpected("what is no TLS record"));
         }
         let length = HEADER + usize::from(u16::from_be_bytes([header[3], header[4]]));
-        if length > if self.tls13 { MAX_RECORD_13 } else { MAX_RECORD } {
+        if length
+            > if self.tls13 {
+                MAX_RECORD_13
+            } else {
+                MAX_RECORD
+            }
+        {
             return Err(Fault::RecordOverflow);
         }
         Ok(Some(length).filter(|length| *length <= input.len()))
     }
 
-    /// How long the payload of a complete record is at most, itself never more than [`MAX_PAYLOAD`].
+    /// How long the payload of a complete record is at most, itself never more than
+    /// [`MAX_PAYLOAD`].
     ///
     /// # Errors
     /// No payload makes a record of this length.
@@ -207,15 +223,18 @@ impl Records {
         self.opener.payload_of(record)
     }
 
-    /// Opens a complete record into `out`, and acts on it where it is not for the application. `out` has space for
-    /// [`Records::payload_of`] it and one byte more.
+    /// Opens a complete record into `out`, and acts on it where it is not for the application.
+    /// `out` has space for [`Records::payload_of`] it and one byte more.
     ///
     /// # Errors
-    /// [`Fault`]: nothing of the record may be used, and the connection is over. [`Records::seal_alert`] tells the peer.
+    /// [`Fault`]: nothing of the record may be used, and the connection is over.
+    /// [`Records::seal_alert`] tells the peer.
     pub fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened, Fault> {
         let (content, length) = self.opener.open(record, out)?;
         if content != HANDSHAKE && self.messages.in_message() {
-            return Err(Fault::Unexpected("another record inside a handshake message"));
+            return Err(Fault::Unexpected(
+                "another record inside a handshake message",
+            ));
         }
         let payload = &out[..length];
         match content {
@@ -224,12 +243,17 @@ impl Records {
                 return Ok(Opened::Data(length));
             }
             APPLICATION_DATA => {}
-            HANDSHAKE => match self.messages.read(payload, self.tls13, matches!(self.kernel, Kernel::Server(_)))? {
+            HANDSHAKE => match self.messages.read(
+                payload,
+                self.tls13,
+                matches!(self.kernel, Kernel::Server(_)),
+            )? {
                 Some(asked @ Asked::KeyUpdate { answer }) => {
                     let secrets = self.kernel.next_to_open().map_err(|_| Fault::Unsupported)?;
                     self.opener = Key::new(self.version(), &secrets)?;
                     if answer {
-                        // One answer serves all that were asked for since the last: RFC 8446 §4.6.3.
+                        // One answer serves all that were asked for since the last: RFC 8446
+                        // §4.6.3.
                         self.owed = Some(asked);
                     }
                 }
@@ -249,13 +273,22 @@ impl Records {
                 [_, description] => return Err(Fault::Alert(description)),
                 _ => return Err(Fault::Unexpected("a malformed alert")),
             },
-            _ => return Err(Fault::Unexpected("a content type that has no place after the handshake")),
+            _ => {
+                return Err(Fault::Unexpected(
+                    "a content type that has no place after the handshake",
+                ));
+            }
         }
         self.empty += 1;
-        if self.empty > MAX_EMPTY { Err(Fault::Unexpected("too many records that carry nothing")) } else { Ok(Opened::Nothing) }
+        if self.empty > MAX_EMPTY {
+            Err(Fault::Unexpected("too many records that carry nothing"))
+        } else {
+            Ok(Opened::Nothing)
+        }
     }
 
-    /// Seals `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind [`Layout::before`]; the length of the record.
+    /// Seals `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind
+    /// [`Layout::before`]; the length of the record.
     ///
     /// # Errors
     /// [`Fault::Exhausted`].
@@ -266,13 +299,18 @@ impl Records {
         self.sealer.seal(APPLICATION_DATA, slot, payload)
     }
 
-    /// To be called between batches of records, well below as many as are left to a key that has sealed as much as it should:
-    /// replaces that, and writes what says so into `slot`, which has [`MAX_CONTROL`] bytes. Its length; 0 most of the time.
+    /// To be called between batches of records, well below as many as are left to a key that has
+    /// sealed as much as it should: replaces that, and writes what says so into `slot`, which has
+    /// [`MAX_CONTROL`] bytes. Its length; 0 most of the time.
     ///
     /// # Errors
     /// [`Fault::Exhausted`].
     pub fn replace_worn_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
-        if self.sealer.is_worn() && self.tls13 { self.update_key(slot) } else { Ok(0) }
+        if self.sealer.is_worn() && self.tls13 {
+            self.update_key(slot)
+        } else {
+            Ok(0)
+        }
     }
 
     /// Whether TLS wants an answer from us.
@@ -289,7 +327,9 @@ impl Records {
         let length = match self.owed.take() {
             None => return Ok(()),
             Some(Asked::KeyUpdate { .. }) => self.update_key(&mut slot)?,
-            Some(Asked::Renegotiation) => self.control(&mut slot, ALERT, &[WARNING, NO_RENEGOTIATION])?,
+            Some(Asked::Renegotiation) => {
+                self.control(&mut slot, ALERT, &[WARNING, NO_RENEGOTIATION])?
+            }
         };
         out.extend_from_slice(&slot[..length]);
         Ok(())
@@ -336,7 +376,11 @@ impl Records {
     }
 
     fn version(&self) -> ProtocolVersion {
-        if self.tls13 { ProtocolVersion::TLSv1_3 } else { ProtocolVersion::TLSv1_2 }
+        if self.tls13 {
+            ProtocolVersion::TLSv1_3
+        } else {
+            ProtocolVersion::TLSv1_2
+        }
     }
 }
 

@@ -30,7 +30,9 @@ where
 }
 
 fn payload(length: usize) -> Vec<u8> {
-    (0..length).map(|number| u8::try_from(number % 251).unwrap()).collect()
+    (0..length)
+        .map(|number| u8::try_from(number % 251).unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -90,7 +92,10 @@ async fn a_worn_key_of_tls_1_2_ends_the_connection() {
     ours.wear_out_after(1);
     pass(&mut ours, &mut theirs, b"the last").await;
     let error = ours.write_all(b"one more").await.unwrap_err();
-    assert_eq!(error.to_string(), "the TLS 1.2 key of the connection is used up");
+    assert_eq!(
+        error.to_string(),
+        "the TLS 1.2 key of the connection is used up"
+    );
 }
 
 #[tokio::test]
@@ -101,7 +106,11 @@ async fn close_notify_ends_one_direction_and_leaves_the_other() {
     assert_eq!(ours.read(&mut [0]).await.unwrap(), 0);
     pass(&mut ours, &mut theirs, b"still there").await;
     ours.shutdown().await.unwrap();
-    assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0, "rustls is content: close_notify came before the end");
+    assert_eq!(
+        theirs.read(&mut [0]).await.unwrap(),
+        0,
+        "rustls is content: close_notify came before the end"
+    );
 }
 
 #[tokio::test]
@@ -109,7 +118,10 @@ async fn an_end_without_close_notify_is_told_from_one_with_it() {
     let (near, far) = duplex(1 << 20);
     let (mut ours, theirs) = our_client(&configs(None), near, far).await;
     drop(theirs);
-    assert_eq!(ours.read(&mut [0]).await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(
+        ours.read(&mut [0]).await.unwrap_err().kind(),
+        ErrorKind::UnexpectedEof
+    );
 }
 
 #[tokio::test]
@@ -117,12 +129,18 @@ async fn data_before_an_alert_is_good_and_the_alert_ends_the_connection() {
     let (mut ours, mut theirs) = both_ours(&configs(None)).await;
     theirs.write_all(b"good").await.unwrap();
     let mut alert = Vec::new();
-    theirs.records.seal_alert(Fault::Unexpected("a test"), &mut alert).unwrap();
+    theirs
+        .records
+        .seal_alert(Fault::Unexpected("a test"), &mut alert)
+        .unwrap();
     theirs.get_mut().write_all(&alert).await.unwrap();
     let mut got = [0; 4];
     ours.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"good");
-    assert_eq!(ours.read(&mut [0]).await.unwrap_err().to_string(), "received fatal TLS alert 10");
+    assert_eq!(
+        ours.read(&mut [0]).await.unwrap_err().to_string(),
+        "received fatal TLS alert 10"
+    );
 }
 
 /// What our client says to these raw bytes, and what our server then hears from it.
@@ -139,7 +157,11 @@ async fn refusal_of(content: u8, payloads: &[&[u8]]) -> String {
     for payload in payloads {
         let mut slot = vec![0; payload.len() + 2 * MAX_CONTROL];
         slot[HEADER..HEADER + payload.len()].copy_from_slice(payload);
-        let length = theirs.records.sealer.seal(content, &mut slot, payload.len()).unwrap();
+        let length = theirs
+            .records
+            .sealer
+            .seal(content, &mut slot, payload.len())
+            .unwrap();
         theirs.get_mut().write_all(&slot[..length]).await.unwrap();
     }
     match ours.read(&mut [0]).await {
@@ -151,41 +173,82 @@ async fn refusal_of(content: u8, payloads: &[&[u8]]) -> String {
 #[tokio::test]
 async fn a_forged_record_ends_the_connection_and_the_peer_is_told() {
     let forged = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat();
-    let expected = ("received a TLS record that is corrupt or forged", "received fatal TLS alert 20");
-    assert_eq!(refusal(&forged).await, (expected.0.into(), expected.1.into()));
+    let expected = (
+        "received a TLS record that is corrupt or forged",
+        "received fatal TLS alert 20",
+    );
+    assert_eq!(
+        refusal(&forged).await,
+        (expected.0.into(), expected.1.into())
+    );
 }
 
 #[tokio::test]
 async fn a_record_too_short_for_its_tag_is_forged() {
-    assert_eq!(refusal(&[23, 3, 3, 0, 1, 9]).await.0, "received a TLS record that is corrupt or forged");
+    assert_eq!(
+        refusal(&[23, 3, 3, 0, 1, 9]).await.0,
+        "received a TLS record that is corrupt or forged"
+    );
 }
 
 #[tokio::test]
 async fn a_record_that_is_too_long_is_refused_by_its_header() {
-    let expected = ("received a TLS record that is too long", "received fatal TLS alert 22");
-    assert_eq!(refusal(&[23, 3, 3, 0x41, 0x01]).await, (expected.0.into(), expected.1.into()));
+    let expected = (
+        "received a TLS record that is too long",
+        "received fatal TLS alert 22",
+    );
+    assert_eq!(
+        refusal(&[23, 3, 3, 0x41, 0x01]).await,
+        (expected.0.into(), expected.1.into())
+    );
 }
 
 #[tokio::test]
 async fn what_is_no_record_is_refused() {
-    assert_eq!(refusal(b"HTTP/1.1 400 Bad Request\r\n").await.0, "received what is no TLS record on a TLS connection");
-    assert_eq!(refusal(&[22, 3, 3, 0, 30, 1].repeat(8)).await.0, "received a record that is not encrypted on a TLS connection");
-    assert_eq!(refusal(&[20, 3, 3, 0, 18, 1].repeat(8)).await.0, "received a record that is not encrypted on a TLS connection");
+    assert_eq!(
+        refusal(b"HTTP/1.1 400 Bad Request\r\n").await.0,
+        "received what is no TLS record on a TLS connection"
+    );
+    assert_eq!(
+        refusal(&[22, 3, 3, 0, 30, 1].repeat(8)).await.0,
+        "received a record that is not encrypted on a TLS connection"
+    );
+    assert_eq!(
+        refusal(&[20, 3, 3, 0, 18, 1].repeat(8)).await.0,
+        "received a record that is not encrypted on a TLS connection"
+    );
 }
 
 #[tokio::test]
 async fn messages_that_have_no_place_after_the_handshake_are_refused() {
-    let misplaced = "received a handshake message that has no place after the handshake on a TLS connection";
+    let misplaced =
+        "received a handshake message that has no place after the handshake on a TLS connection";
     // Finished, CertificateRequest, HelloRequest, ClientHello.
     for kind in [20, 13, 0, 1] {
         assert_eq!(refusal_of(HANDSHAKE, &[&[kind, 0, 0, 0]]).await, misplaced);
     }
     let malformed = "received a malformed KeyUpdate on a TLS connection";
-    for message in [&[24, 0, 0, 1, 2][..], &[24, 0, 0, 2, 0, 0], &[24, 0, 0, 0], &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0], &[24, 0, 0, 1]] {
-        assert_eq!(refusal_of(HANDSHAKE, &[message]).await, malformed, "{message:?}");
+    for message in [
+        &[24, 0, 0, 1, 2][..],
+        &[24, 0, 0, 2, 0, 0],
+        &[24, 0, 0, 0],
+        &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0],
+        &[24, 0, 0, 1],
+    ] {
+        assert_eq!(
+            refusal_of(HANDSHAKE, &[message]).await,
+            malformed,
+            "{message:?}"
+        );
     }
-    assert_eq!(refusal_of(HANDSHAKE, &[b""]).await, "received an empty handshake record on a TLS connection");
-    assert_eq!(refusal_of(ALERT, &[&[2]]).await, "received a malformed alert on a TLS connection");
+    assert_eq!(
+        refusal_of(HANDSHAKE, &[b""]).await,
+        "received an empty handshake record on a TLS connection"
+    );
+    assert_eq!(
+        refusal_of(ALERT, &[&[2]]).await,
+        "received a malformed alert on a TLS connection"
+    );
     assert_eq!(
         refusal_of(CHANGE_CIPHER_SPEC, &[&[1]]).await,
         "received a content type that has no place after the handshake on a TLS connection"
@@ -200,7 +263,11 @@ async fn session_tickets_are_skipped_wherever_records_cut_them() {
         for payload in [&ticket[..cut], &ticket[cut..]] {
             let mut slot = [0; 512];
             slot[HEADER..HEADER + payload.len()].copy_from_slice(payload);
-            let length = theirs.records.sealer.seal(HANDSHAKE, &mut slot, payload.len()).unwrap();
+            let length = theirs
+                .records
+                .sealer
+                .seal(HANDSHAKE, &mut slot, payload.len())
+                .unwrap();
             theirs.get_mut().write_all(&slot[..length]).await.unwrap();
         }
         pass(&mut theirs, &mut ours, b"behind the tickets").await;
@@ -216,7 +283,10 @@ async fn nothing_may_come_inside_a_handshake_message() {
     theirs.get_mut().write_all(&slot[..length]).await.unwrap();
     theirs.write_all(b"data").await.unwrap();
     let error = ours.read(&mut [0]).await.unwrap_err();
-    assert_eq!(error.to_string(), "received another record inside a handshake message on a TLS connection");
+    assert_eq!(
+        error.to_string(),
+        "received another record inside a handshake message on a TLS connection"
+    );
 }
 
 #[tokio::test]
@@ -227,7 +297,11 @@ async fn a_flood_of_records_that_carry_nothing_is_refused_and_a_few_are_not() {
     for _ in 0..3 {
         for _ in 0..30 {
             let mut slot = [0; 64];
-            let length = theirs.records.sealer.seal(APPLICATION_DATA, &mut slot, 0).unwrap();
+            let length = theirs
+                .records
+                .sealer
+                .seal(APPLICATION_DATA, &mut slot, 0)
+                .unwrap();
             theirs.get_mut().write_all(&slot[..length]).await.unwrap();
         }
         pass(&mut theirs, &mut ours, b"data").await;
@@ -238,7 +312,8 @@ async fn a_flood_of_records_that_carry_nothing_is_refused_and_a_few_are_not() {
 async fn padding_of_tls_1_3_is_taken_off() {
     let (mut ours, mut theirs) = both_ours(&configs(None)).await;
     let mut slot = [0; 128];
-    // Content type 23 inside, three bytes of padding behind it; `seal` appends a zero as the type, which is one more.
+    // Content type 23 inside, three bytes of padding behind it; `seal` appends a zero as the type,
+    // which is one more.
     slot[HEADER..HEADER + 8].copy_from_slice(&[b'd', b'a', b't', b'a', 23, 0, 0, 0]);
     let length = theirs.records.sealer.seal(0, &mut slot, 8).unwrap();
     theirs.get_mut().write_all(&slot[..length]).await.unwrap();
@@ -249,7 +324,10 @@ async fn padding_of_tls_1_3_is_taken_off() {
 
 #[tokio::test]
 async fn a_record_of_padding_alone_is_refused() {
-    assert_eq!(refusal_of(0, &[&[0; 8]]).await, "received a record without a content type on a TLS connection");
+    assert_eq!(
+        refusal_of(0, &[&[0; 8]]).await,
+        "received a record without a content type on a TLS connection"
+    );
 }
 
 #[tokio::test]
@@ -266,7 +344,10 @@ async fn renegotiation_of_tls_1_2_is_declined_and_not_for_ever() {
     pass(&mut server, &mut client, b"this one is the client's first").await;
     send_empty_message(&mut client, client_hello).await;
     let error = server.read(&mut [0]).await.unwrap_err();
-    assert_eq!(error.to_string(), "received too many attempts at renegotiation on a TLS connection");
+    assert_eq!(
+        error.to_string(),
+        "received too many attempts at renegotiation on a TLS connection"
+    );
 }
 
 /// Sends an empty handshake message of this type.
@@ -277,15 +358,19 @@ async fn send_empty_message(stream: &mut TlsStream<tokio::io::DuplexStream>, kin
     stream.get_mut().write_all(&slot[..length]).await.unwrap();
 }
 
-/// What a peer that has these bytes to send makes of our end: an error or an end, and never a panic.
+/// What a peer that has these bytes to send makes of our end: an error or an end, and never a
+/// panic.
 fn endure(send: impl AsyncFnOnce(&mut TlsStream<tokio::io::DuplexStream>)) {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-        let (mut ours, mut theirs) = both_ours(&configs(None)).await;
-        send(&mut theirs).await;
-        drop(theirs);
-        let mut got = Vec::new();
-        let _ = ours.read_to_end(&mut got).await;
-    });
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let (mut ours, mut theirs) = both_ours(&configs(None)).await;
+            send(&mut theirs).await;
+            drop(theirs);
+            let mut got = Vec::new();
+            let _ = ours.read_to_end(&mut got).await;
+        });
 }
 
 proptest! {
@@ -325,11 +410,19 @@ impl OpenSsl {
             .stderr(writer)
             .spawn()
             .expect("openssl is missing: apt-get install openssl");
-        Self { process, output: BufReader::new(reader) }
+        Self {
+            process,
+            output: BufReader::new(reader),
+        }
     }
 
     fn say(&mut self, text: &str) {
-        self.process.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        self.process
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
     }
 
     /// Reads up to a line with this text.
@@ -337,7 +430,10 @@ impl OpenSsl {
         let mut line = String::new();
         while !line.contains(text) {
             line.clear();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "openssl ended before it said {text}");
+            assert!(
+                self.output.read_line(&mut line).unwrap() > 0,
+                "openssl ended before it said {text}"
+            );
         }
         line
     }
@@ -363,7 +459,9 @@ async fn exchange_with_key_updates(ours: &mut TlsStream<TcpStream>, openssl: &mu
         ours.read_exact(&mut got).await.unwrap();
         assert_eq!(String::from_utf8(got).unwrap(), line);
         ours.wear_out_after(1);
-        ours.write_all(format!("from us {number}\nand more {number}\n").as_bytes()).await.unwrap();
+        ours.write_all(format!("from us {number}\nand more {number}\n").as_bytes())
+            .await
+            .unwrap();
         openssl.wait_for(&format!("from us {number}"));
         openssl.wait_for(&format!("and more {number}"));
     }
@@ -373,14 +471,35 @@ async fn exchange_with_key_updates(ours: &mut TlsStream<TcpStream>, openssl: &mu
 async fn openssl_as_the_server_updates_keys_and_follows_ours() {
     let configs = configs(None);
     let files = tempfile::tempdir().unwrap();
-    let (certificate, key) = (files.path().join("certificate.pem"), files.path().join("key.pem"));
+    let (certificate, key) = (
+        files.path().join("certificate.pem"),
+        files.path().join("key.pem"),
+    );
     std::fs::write(&certificate, &configs.certificate).unwrap();
     std::fs::write(&key, &configs.key).unwrap();
     let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
-    let mut openssl = OpenSsl::start(&["s_server", "-accept", "127.0.0.1:0", "-cert", certificate, "-key", key, "-tls1_3"]);
-    let address = openssl.wait_for("ACCEPT").trim().rsplit(' ').next().unwrap().to_string();
+    let mut openssl = OpenSsl::start(&[
+        "s_server",
+        "-accept",
+        "127.0.0.1:0",
+        "-cert",
+        certificate,
+        "-key",
+        key,
+        "-tls1_3",
+    ]);
+    let address = openssl
+        .wait_for("ACCEPT")
+        .trim()
+        .rsplit(' ')
+        .next()
+        .unwrap()
+        .to_string();
     let tcp = TcpStream::connect(&address).await.unwrap();
-    let mut ours = handshake::connect(configs.client, localhost(), tcp).await.unwrap().stream;
+    let mut ours = handshake::connect(configs.client, localhost(), tcp)
+        .await
+        .unwrap()
+        .stream;
     exchange_with_key_updates(&mut ours, &mut openssl).await;
 }
 
@@ -389,9 +508,19 @@ async fn openssl_as_the_client_updates_keys_and_follows_ours() {
     let configs = configs(None);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let mut openssl = OpenSsl::start(&["s_client", "-connect", &address, "-tls1_3", "-servername", "LOCALHOST"]);
+    let mut openssl = OpenSsl::start(&[
+        "s_client",
+        "-connect",
+        &address,
+        "-tls1_3",
+        "-servername",
+        "LOCALHOST",
+    ]);
     let (tcp, _) = listener.accept().await.unwrap();
-    let shaken = handshake::accept(configs.server, tcp).await.map_err(|(error, _)| error).unwrap();
+    let shaken = handshake::accept(configs.server, tcp)
+        .await
+        .map_err(|(error, _)| error)
+        .unwrap();
     assert_eq!(shaken.server_name.as_deref(), Some("localhost"));
     let mut ours = shaken.stream;
     exchange_with_key_updates(&mut ours, &mut openssl).await;

@@ -11,19 +11,29 @@ pub struct Claim {
     pub held: usize,
 }
 
-/// Divides this many spares among kinds, the one that logged in last first, in proportion to their logins (as D'Hondt divides
-/// seats). Where two deserve a spare alike it goes to the one that has it, so that kinds in turn do not take it from
-/// each other at every login, else to the one that logged in last.
+/// Divides this many spares among kinds, the one that logged in last first, in proportion to their
+/// logins (as D'Hondt divides seats). Where two deserve a spare alike it goes to the one that has
+/// it, so that kinds in turn do not take it from each other at every login, else to the one that
+/// logged in last.
 pub fn allot(claims: &[Claim], seats: usize) -> Vec<usize> {
     let mut shares = vec![0; claims.len()];
     let bid = |kind: usize, share: usize| {
         let Claim { logins, held } = claims[kind];
-        // In millionths of a login for each spare: what is lost to rounding decides nothing that matters.
-        (share < logins).then(|| (logins * 1_000_000 / (share + 1), held > share, std::cmp::Reverse(kind)))
+        // In millionths of a login for each spare: what is lost to rounding decides nothing that
+        // matters.
+        (share < logins).then(|| {
+            (
+                logins * 1_000_000 / (share + 1),
+                held > share,
+                std::cmp::Reverse(kind),
+            )
+        })
     };
     let mut bids: BinaryHeap<_> = (0..claims.len()).filter_map(|kind| bid(kind, 0)).collect();
     for _ in 0..seats {
-        let Some((.., std::cmp::Reverse(kind))) = bids.pop() else { break };
+        let Some((.., std::cmp::Reverse(kind))) = bids.pop() else {
+            break;
+        };
         shares[kind] += 1;
         bids.extend(bid(kind, shares[kind]));
     }
@@ -35,7 +45,10 @@ mod tests {
     use super::*;
 
     fn shares(claims: &[(usize, usize)], spares: usize) -> Vec<usize> {
-        let claims: Vec<_> = claims.iter().map(|&(logins, held)| Claim { logins, held }).collect();
+        let claims: Vec<_> = claims
+            .iter()
+            .map(|&(logins, held)| Claim { logins, held })
+            .collect();
         allot(&claims, spares)
     }
 
@@ -56,7 +69,15 @@ mod tests {
     #[test]
     fn kinds_in_turn_leave_each_other_what_they_have() {
         assert_eq!(shares(&[(2, 0), (2, 1)], 1), [0, 1]);
-        assert_eq!(shares(&[(2, 0), (2, 0)], 1), [1, 0], "without a holder the last login decides");
-        assert_eq!(shares(&[(3, 0), (2, 1)], 1), [1, 0], "more logins win over holding");
+        assert_eq!(
+            shares(&[(2, 0), (2, 0)], 1),
+            [1, 0],
+            "without a holder the last login decides"
+        );
+        assert_eq!(
+            shares(&[(3, 0), (2, 1)], 1),
+            [1, 0],
+            "more logins win over holding"
+        );
     }
 }

@@ -1,18 +1,21 @@
 //! Spare sessions: logged in before their client comes, or left by one and reset.
 //!
-//! A target with `warm_sessions = N` has a [`Pool`] that makes up to N spares, for logins of the kinds seen lately. A [`Kind`] is
-//! everything that a server or AWS could tell two logins apart by; a spare is handed to a login of exactly its kind, once.
-//! With `reuse_sessions` clients leave spares too, after a reset, up to N or [`REUSED`], whichever is more.
+//! A target with `warm_sessions = N` has a [`Pool`] that makes up to N spares, for logins of the
+//! kinds seen lately. A [`Kind`] is everything that a server or AWS could tell two logins apart by;
+//! a spare is handed to a login of exactly its kind, once. With `reuse_sessions` clients leave
+//! spares too, after a reset, up to N or [`REUSED`], whichever is more.
 //!
-//! The claim of a kind is its logins: of the last four for each spare that there may be (at least 8), within five minutes.
-//! `allot` divides the spares by that, so an idle target holds none. A kind whose login is refused loses its claim and its spares until a client has logged in that
-//! way again; other failures make the pool pause, twice as long each time, with one attempt in between.
+//! The claim of a kind is its logins: of the last four for each spare that there may be (at least
+//! 8), within five minutes. `allot` divides the spares by that, so an idle target holds none. A
+//! kind whose login is refused loses its claim and its spares until a client has logged in that way
+//! again; other failures make the pool pause, twice as long each time, with one attempt in between.
 //!
-//! A spare is watched all the time. Whatever its server says (nothing is due on an idle session) or a close ends it, so
-//! its settings are those of its login for as long as it lives; what TLS has to say to itself (session tickets, new keys)
-//! is no such word. It ends as well when it is `spare_max_age` old, when its address is none of the target's any more, and
-//! when the machine has slept. One that has been lost is not replaced before the next login of its kind: a server
-//! that closes idle sessions is not given new ones for nothing.
+//! A spare is watched all the time. Whatever its server says (nothing is due on an idle session) or
+//! a close ends it, so its settings are those of its login for as long as it lives; what TLS has to
+//! say to itself (session tickets, new keys) is no such word. It ends as well when it is
+//! `spare_max_age` old, when its address is none of the target's any more, and when the machine has
+//! slept. One that has been lost is not replaced before the next login of its kind: a server that
+//! closes idle sessions is not given new ones for nothing.
 
 mod allot;
 mod pool;
@@ -44,8 +47,8 @@ pub struct Kind {
     pub parameters: Vec<(Bytes, Bytes)>,
 }
 
-/// Spares that clients may leave at a target that says no number. A tool that opens a dozen connections for one report
-/// finds most of them again for the next.
+/// Spares that clients may leave at a target that says no number. A tool that opens a dozen
+/// connections for one report finds most of them again for the next.
 pub const REUSED: usize = 10;
 
 /// A session that can wait.
@@ -98,9 +101,23 @@ pub struct Warm<L: LogIn>(HashMap<String, Arc<Pool<L>>>);
 
 impl<L: LogIn> Warm<L> {
     /// Empty pools, and the tasks that fill them. Must be called on the runtime.
-    pub fn new<'a>(targets: impl IntoIterator<Item = &'a Arc<Target>>, places: &Arc<Places>) -> Self {
-        let targets = targets.into_iter().filter(|target| target.warm_sessions > 0 || target.reuse_sessions);
-        Self(targets.map(|target| (target.name.clone(), Pool::start(target.clone(), places.clone()))).collect())
+    pub fn new<'a>(
+        targets: impl IntoIterator<Item = &'a Arc<Target>>,
+        places: &Arc<Places>,
+    ) -> Self {
+        let targets = targets
+            .into_iter()
+            .filter(|target| target.warm_sessions > 0 || target.reuse_sessions);
+        Self(
+            targets
+                .map(|target| {
+                    (
+                        target.name.clone(),
+                        Pool::start(target.clone(), places.clone()),
+                    )
+                })
+                .collect(),
+        )
     }
 
     /// The pool of this target.

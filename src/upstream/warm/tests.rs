@@ -72,7 +72,11 @@ impl LogIn for Server {
         }
         let (stream, end) = duplex(64);
         self.0.ends.lock().unwrap().push(end);
-        Ok(Logged { stream, number, since: Instant::now() })
+        Ok(Logged {
+            stream,
+            number,
+            since: Instant::now(),
+        })
     }
 
     async fn addresses(&self) -> Option<Vec<SocketAddr>> {
@@ -95,7 +99,10 @@ impl Server {
     }
 
     fn fail(&self, refused: bool) {
-        *self.0.failure.lock().unwrap() = Some(Failure { refused, text: "no".to_string() });
+        *self.0.failure.lock().unwrap() = Some(Failure {
+            refused,
+            text: "no".to_string(),
+        });
     }
 
     /// The server's end of the youngest session.
@@ -115,10 +122,18 @@ fn address(last: u8) -> SocketAddr {
 
 fn kind(application_name: &'static str) -> Kind {
     Kind {
-        aws: AwsIdentity { profile: None, role: None, endpoint_url: None, sts_endpoint_url: None },
+        aws: AwsIdentity {
+            profile: None,
+            role: None,
+            endpoint_url: None,
+            sts_endpoint_url: None,
+        },
         db_user: "jane_doe".to_string(),
         db_groups: Vec::new(),
-        parameters: vec![(Bytes::from("application_name"), Bytes::from(application_name))],
+        parameters: vec![(
+            Bytes::from("application_name"),
+            Bytes::from(application_name),
+        )],
     }
 }
 
@@ -149,7 +164,12 @@ impl Pool<Server> {
 }
 
 /// What a client leaves to a pool that reuses sessions: the server's end of it, and its number.
-async fn leave(pool: &Arc<Pool<Server>>, server: &Server, name: &'static str, place: Taken) -> (DuplexStream, usize) {
+async fn leave(
+    pool: &Arc<Pool<Server>>,
+    server: &Server,
+    name: &'static str,
+    place: Taken,
+) -> (DuplexStream, usize) {
     let session = server.log_in().await.unwrap();
     let number = session.number;
     let kind = pool.seen(kind(name), server.clone());
@@ -214,7 +234,10 @@ async fn clients_leave_no_more_than_ten_and_no_more_than_have_logged_in() {
     for name in ["a"; 12].into_iter().chain(["b"; 3]) {
         ends.push(leave(&pool, &server, name, Taken::default()).await.0);
     }
-    let open = tokio::task::unconstrained(async { ends.iter_mut().map(is_open).filter(|open| *open).count() }).await;
+    let open = tokio::task::unconstrained(async {
+        ends.iter_mut().map(is_open).filter(|open| *open).count()
+    })
+    .await;
     assert!((8..=10).contains(&open), "{open}");
     assert!(pool.make_room());
     pool.refused(&kind("a"));
@@ -222,7 +245,10 @@ async fn clients_leave_no_more_than_ten_and_no_more_than_have_logged_in() {
     let other = pool.seen(kind("c"), server.clone());
     pool.refused(&kind("c"));
     pool.offer(&other, session, Taken::default());
-    assert!(is_terminated(server.last_end()).await, "nobody speaks for it");
+    assert!(
+        is_terminated(server.last_end()).await,
+        "nobody speaks for it"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,12 +291,34 @@ async fn a_login_that_differs_in_anything_gets_no_spare() {
     pool.login("a", &server).await;
     let like = || kind("a");
     let others = [
-        Kind { aws: AwsIdentity { profile: Some("p".to_string()), ..like().aws }, ..like() },
-        Kind { db_user: "ana".to_string(), ..like() },
-        Kind { db_groups: vec!["bi".to_string()], ..like() },
+        Kind {
+            aws: AwsIdentity {
+                profile: Some("p".to_string()),
+                ..like().aws
+            },
+            ..like()
+        },
+        Kind {
+            db_user: "ana".to_string(),
+            ..like()
+        },
+        Kind {
+            db_groups: vec!["bi".to_string()],
+            ..like()
+        },
         kind("b"),
-        Kind { parameters: like().parameters.into_iter().chain([("geqo".into(), "off".into())]).collect(), ..like() },
-        Kind { parameters: Vec::new(), ..like() },
+        Kind {
+            parameters: like()
+                .parameters
+                .into_iter()
+                .chain([("geqo".into(), "off".into())])
+                .collect(),
+            ..like()
+        },
+        Kind {
+            parameters: Vec::new(),
+            ..like()
+        },
     ];
     for other in others {
         assert!(pool.take(&other).await.is_none(), "{other:?}");
@@ -288,11 +336,17 @@ async fn a_spare_that_is_being_made_is_left_to_be_made() {
     }
     assert!(pool.take(&kind("a")).await.is_none());
     settle().await;
-    assert_eq!(pool.take(&kind("a")).await.map(|(session, _)| session.number), Some(0));
+    assert_eq!(
+        pool.take(&kind("a"))
+            .await
+            .map(|(session, _)| session.number),
+        Some(0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_on_which_the_server_says_anything_is_ended_and_not_replaced_before_the_next_login() {
+async fn a_spare_on_which_the_server_says_anything_is_ended_and_not_replaced_before_the_next_login()
+{
     let (pool, server, _) = pool("warm_sessions=2");
     for _ in 0..5 {
         pool.login("a", &server).await;
@@ -331,8 +385,16 @@ async fn an_idle_target_holds_no_spares() {
     for _ in 0..5 {
         terminated.push(is_terminated(server.end()).await);
     }
-    assert_eq!(terminated.iter().filter(|terminated| **terminated).count(), 3, "two were for clients, who did not say goodbye");
-    assert!((300..=305).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+    assert_eq!(
+        terminated.iter().filter(|terminated| **terminated).count(),
+        3,
+        "two were for clients, who did not say goodbye"
+    );
+    assert!(
+        (300..=305).contains(&begin.elapsed().as_secs()),
+        "{:?}",
+        begin.elapsed()
+    );
     sleep(Duration::from_mins(10)).await;
     assert_eq!(server.logins(), 5, "none is made again");
 }
@@ -363,7 +425,11 @@ async fn failures_make_the_pool_pause_longer_each_time_until_one_succeeds() {
         sleep(Duration::from_secs(1)).await;
     }
     let made = *attempts.last().unwrap();
-    assert!((7..=12).contains(&made), "{made} attempts in {:?}: {attempts:?}", begin.elapsed());
+    assert!(
+        (7..=12).contains(&made),
+        "{made} attempts in {:?}: {attempts:?}",
+        begin.elapsed()
+    );
     *server.0.failure.lock().unwrap() = None;
     for _ in 0..70 {
         pool.seen(kind("a"), server.clone());
@@ -406,7 +472,10 @@ async fn spares_have_places_at_the_target_and_make_room_for_clients() {
     places.take(&place, &mut client).unwrap();
     let (_session, taken) = pool.take(&kind("a")).await.unwrap();
     assert!(!pool.make_room(), "none is left");
-    assert!(places.take(&place, &mut client).is_err(), "the spare's place went with it");
+    assert!(
+        places.take(&place, &mut client).is_err(),
+        "the spare's place went with it"
+    );
     drop(taken);
     places.take(&place, &mut client).unwrap();
 }
@@ -423,13 +492,22 @@ async fn a_crowd_gets_each_spare_once_and_there_are_never_too_many() {
             })
             .collect();
         for client in clients {
-            assert!(client.await.unwrap().is_none_or(|number| numbers.insert(number)), "given twice");
+            assert!(
+                client
+                    .await
+                    .unwrap()
+                    .is_none_or(|number| numbers.insert(number)),
+                "given twice"
+            );
         }
         settle().await;
         // What the clients were given is dropped by now, so whoever is still there is a spare.
         let mut ends = std::mem::take(&mut *server.0.ends.lock().unwrap());
         // Polled out of turn: without a budget, which would end before the streams do.
-        let open = tokio::task::unconstrained(async { ends.iter_mut().map(is_open).filter(|open| *open).count() }).await;
+        let open = tokio::task::unconstrained(async {
+            ends.iter_mut().map(is_open).filter(|open| *open).count()
+        })
+        .await;
         server.0.ends.lock().unwrap().append(&mut ends);
         assert!(open <= 20, "{open}");
     }
@@ -439,7 +517,8 @@ async fn a_crowd_gets_each_spare_once_and_there_are_never_too_many() {
 fn is_open(end: &mut DuplexStream) -> bool {
     let mut byte = [0];
     let read = std::pin::pin!(end.read(&mut byte));
-    read.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending()
+    read.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+        .is_pending()
 }
 
 #[tokio::test(start_paused = true)]
@@ -459,5 +538,8 @@ async fn closing_ends_all_spares_and_no_more_are_made() {
 fn a_machine_that_slept_has_no_spares_left() {
     let now = (Instant::now(), std::time::SystemTime::now());
     assert!(!super::pool::machine_slept(now));
-    assert!(super::pool::machine_slept((now.0, now.1 - Duration::from_mins(5))));
+    assert!(super::pool::machine_slept((
+        now.0,
+        now.1 - Duration::from_mins(5)
+    )));
 }

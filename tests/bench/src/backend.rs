@@ -1,8 +1,9 @@
-//! A server that is never what limits a proxy: as much PostgreSQL as a proxy needs to see, and nothing behind it.
+//! A server that is never what limits a proxy: as much PostgreSQL as a proxy needs to see, and
+//! nothing behind it.
 //!
-//! TLS is asked for with SSLRequest or begun at once; without it nobody is let in. It asks for a cleartext password, as
-//! RDS does for a token, and takes any. `down N` and `up N` move N pieces of CopyData; `select` gives one row, and
-//! any other statement succeeds.
+//! TLS is asked for with SSLRequest or begun at once; without it nobody is let in. It asks for a
+//! cleartext password, as RDS does for a token, and takes any. `down N` and `up N` move N pieces of
+//! CopyData; `select` gives one row, and any other statement succeeds.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ struct Shared {
     piece: Vec<u8>,
 }
 
-/// Prints the ports; ends with standard input. Several ports, since loopback has 28 000 connections to one.
+/// Prints the ports; ends with standard input. Several ports, since loopback has 28 000 connections
+/// to one.
 pub fn run(certificate: &str, key: &str) -> Result<()> {
     let shared = Arc::new(Shared {
         config: leg::server_config(&std::fs::read(certificate)?, &std::fs::read(key)?)?,
@@ -105,7 +107,8 @@ async fn answer(leg: &mut Leg, query: &[u8], inbox: &mut Vec<u8>, shared: &Share
             for _ in 0..pieces.parse::<usize>()? {
                 leg.write(&shared.piece).await?;
             }
-            leg.write(&[&wire::COPY_DONE[..], &wire::complete("COPY 1")].concat()).await
+            leg.write(&[&wire::COPY_DONE[..], &wire::complete("COPY 1")].concat())
+                .await
         }
         Some(("up", pieces)) => {
             leg.write(&wire::message(b'G', &[0, 0, 1, 0, 0])).await?;
@@ -146,6 +149,8 @@ async fn next(leg: &mut Leg, inbox: &mut Vec<u8>) -> Result<(u8, Vec<u8>)> {
 }
 
 fn length(bytes: &[u8], at: usize) -> Result<usize> {
-    let field = bytes.get(at..at + 4).context("a message without a length")?;
+    let field = bytes
+        .get(at..at + 4)
+        .context("a message without a length")?;
     Ok(u32::from_be_bytes(field.try_into()?) as usize)
 }

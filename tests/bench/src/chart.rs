@@ -6,12 +6,27 @@ use crate::results::Results;
 use crate::titles::number;
 
 const PANELS: [(&str, &str); 6] = [
-    ("bulk_down_mb_s", "Bulk to the client, MB/s — more is better"),
-    ("bulk_down_cpu_s_per_gb", "CPU for a gigabyte, seconds — less is better"),
-    ("trips_16_cpu_us", "CPU of a round trip, 16 clients, µs — less is better"),
-    ("logins_fresh_per_s", "Logins a second, nothing pooled — more is better"),
+    (
+        "bulk_down_mb_s",
+        "Bulk to the client, MB/s — more is better",
+    ),
+    (
+        "bulk_down_cpu_s_per_gb",
+        "CPU for a gigabyte, seconds — less is better",
+    ),
+    (
+        "trips_16_cpu_us",
+        "CPU of a round trip, 16 clients, µs — less is better",
+    ),
+    (
+        "logins_fresh_per_s",
+        "Logins a second, nothing pooled — more is better",
+    ),
     ("logins_fresh_cpu_ms", "CPU of a login, ms — less is better"),
-    ("memory_1000_burst_kib", "Memory of an idle session, KiB — less is better"),
+    (
+        "memory_1000_burst_kib",
+        "Memory of an idle session, KiB — less is better",
+    ),
 ];
 const NAMES: [&str; 5] = [OURS, "haproxy", "nginx", "pgbouncer", "stunnel"];
 const COLUMN: usize = 430;
@@ -24,7 +39,10 @@ const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#57606a}.title{fon
 
 /// None where none of the panels was measured.
 pub fn svg(results: &Results) -> Option<String> {
-    let panels: Vec<(String, usize)> = PANELS.iter().filter_map(|(figure, title)| panel(results, figure, title)).collect();
+    let panels: Vec<(String, usize)> = PANELS
+        .iter()
+        .filter_map(|(figure, title)| panel(results, figure, title))
+        .collect();
     let height = panels.iter().map(|(_, height)| *height).max()?;
     let rows = panels.len().div_ceil(2);
     let mut text = format!(
@@ -42,10 +60,26 @@ pub fn svg(results: &Results) -> Option<String> {
 
 /// And its height.
 fn panel(results: &Results, figure: &str, title: &str) -> Option<(String, usize)> {
-    let median = |leg, name| results.spread(figure, leg, name).map(|spread| spread.median);
-    let bars = |leg| NAMES.iter().filter_map(move |name| Some((*name, median(leg, name)?))).collect::<Vec<_>>();
-    let legs = [("client leg plain", bars(LegKind::Plain)), ("client leg TLS", bars(LegKind::Tls))];
-    let most = legs.iter().flat_map(|(_, bars)| bars).map(|(_, value)| *value).fold(0.0, f64::max);
+    let median = |leg, name| {
+        results
+            .spread(figure, leg, name)
+            .map(|spread| spread.median)
+    };
+    let bars = |leg| {
+        NAMES
+            .iter()
+            .filter_map(move |name| Some((*name, median(leg, name)?)))
+            .collect::<Vec<_>>()
+    };
+    let legs = [
+        ("client leg plain", bars(LegKind::Plain)),
+        ("client leg TLS", bars(LegKind::Tls)),
+    ];
+    let most = legs
+        .iter()
+        .flat_map(|(_, bars)| bars)
+        .map(|(_, value)| *value)
+        .fold(0.0, f64::max);
     if most <= 0.0 {
         return None;
     }
@@ -59,9 +93,18 @@ fn panel(results: &Results, figure: &str, title: &str) -> Option<(String, usize)
             let width = (value / most * (COLUMN - LABEL - 70) as f64).max(1.0);
             let class = if *name == OURS { "ours" } else { "peer" };
             let top = y - BAR + 2;
-            text += &format!("<text x=\"{}\" y=\"{y}\" text-anchor=\"end\">{name}</text>", LABEL - 6);
-            text += &format!("<rect class=\"{class}\" x=\"{LABEL}\" y=\"{top}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>");
-            text += &format!("<text x=\"{:.1}\" y=\"{y}\">{}</text>\n", LABEL as f64 + width + 6.0, number(*value));
+            text += &format!(
+                "<text x=\"{}\" y=\"{y}\" text-anchor=\"end\">{name}</text>",
+                LABEL - 6
+            );
+            text += &format!(
+                "<rect class=\"{class}\" x=\"{LABEL}\" y=\"{top}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>"
+            );
+            text += &format!(
+                "<text x=\"{:.1}\" y=\"{y}\">{}</text>\n",
+                LABEL as f64 + width + 6.0,
+                number(*value)
+            );
         }
     }
     Some((text, y + LEG_GAP))

@@ -48,7 +48,8 @@ pub struct Judged {
 pub enum Word {
     Met,
     Missed,
-    /// Server, load and proxy together had no processor left: the machine was measured and not the proxy.
+    /// Server, load and proxy together had no processor left: the machine was measured and not the
+    /// proxy.
     MachineFull,
 }
 
@@ -58,7 +59,14 @@ use LegKind::{Plain, Tls};
 
 pub fn goals() -> Vec<Goal> {
     let mut goals = Vec::new();
-    let mut add = |figure, leg, against, bound| goals.push(Goal { figure, leg, against, bound });
+    let mut add = |figure, leg, against, bound| {
+        goals.push(Goal {
+            figure,
+            leg,
+            against,
+            bound,
+        });
+    };
     for figure in ["bulk_down_mb_s", "bulk_up_mb_s"] {
         add(figure, Plain, Best, AtLeast(1.5));
         add(figure, Plain, Peer("pgbouncer"), AtLeast(2.8));
@@ -75,15 +83,32 @@ pub fn goals() -> Vec<Goal> {
     }
     for leg in [Plain, Tls] {
         add("trips_16_cpu_us", leg, Best, AtMost(1.0));
-        for figure in ["trips_1_p50_us", "trips_1_p99_us", "trips_16_p50_us", "trips_16_p99_us", "trips_64_p50_us", "trips_64_p99_us"] {
+        for figure in [
+            "trips_1_p50_us",
+            "trips_1_p99_us",
+            "trips_16_p50_us",
+            "trips_16_p99_us",
+            "trips_64_p50_us",
+            "trips_64_p99_us",
+        ] {
             add(figure, leg, Best, AtMost(1.0));
         }
     }
     for (leg, more) in [(Plain, 3.5), (Tls, 3.0)] {
         add("logins_fresh_per_s", leg, Peer("pgbouncer"), AtLeast(more));
         add("logins_fresh_cpu_ms", leg, Peer("pgbouncer"), AtMost(0.30));
-        add("login_warm_p50_ms", leg, Figure("pgbouncer", "login_pooled_p50_ms"), AtMost(1.0));
-        add("login_reused_p50_ms", leg, Figure("pgbouncer", "login_pooled_p50_ms"), AtMost(1.0));
+        add(
+            "login_warm_p50_ms",
+            leg,
+            Figure("pgbouncer", "login_pooled_p50_ms"),
+            AtMost(1.0),
+        );
+        add(
+            "login_reused_p50_ms",
+            leg,
+            Figure("pgbouncer", "login_pooled_p50_ms"),
+            AtMost(1.0),
+        );
     }
     for (leg, down, trips) in [(Plain, 0.85, 0.78), (Tls, 0.77, 0.66)] {
         add("real_copy_down_mb_s", leg, Direct, AtLeast(down));
@@ -91,7 +116,12 @@ pub fn goals() -> Vec<Goal> {
         add("real_tps_16_simple", leg, Peer("pgbouncer"), AtLeast(1.15));
     }
     for (leg, most) in [(Plain, 12.0), (Tls, 14.0)] {
-        for figure in ["memory_1000_kib", "memory_1000_burst_kib", "memory_10000_kib", "memory_10000_burst_kib"] {
+        for figure in [
+            "memory_1000_kib",
+            "memory_1000_burst_kib",
+            "memory_10000_kib",
+            "memory_10000_burst_kib",
+        ] {
             add(figure, leg, Nothing, AtMost(most));
         }
         // The rest of it is pages of the program's file, most of them the AWS SDK's code.
@@ -112,8 +142,15 @@ impl Goal {
             Figure(name, figure) => (Some(name), figure, self.leg),
             Direct => (Some("direct"), self.figure, Tls),
             Best => {
-                let median = |peer: &&str| results.spread(self.figure, self.leg, peer).map(|spread| spread.median);
-                let mut known: Vec<(f64, &str)> = PEERS.iter().filter_map(|peer| Some((median(peer)?, *peer))).collect();
+                let median = |peer: &&str| {
+                    results
+                        .spread(self.figure, self.leg, peer)
+                        .map(|spread| spread.median)
+                };
+                let mut known: Vec<(f64, &str)> = PEERS
+                    .iter()
+                    .filter_map(|peer| Some((median(peer)?, *peer)))
+                    .collect();
                 known.sort_by(|one, other| one.0.total_cmp(&other.0));
                 let best = if higher { known.last() } else { known.first() };
                 (Some(best?.1), self.figure, self.leg)
@@ -138,7 +175,13 @@ impl Goal {
             (false, true) => Word::MachineFull,
             (false, false) => Word::Missed,
         };
-        Some(Judged { goal: self, ours, peer, ratio, word })
+        Some(Judged {
+            goal: self,
+            ours,
+            peer,
+            ratio,
+            word,
+        })
     }
 }
 
@@ -157,21 +200,50 @@ mod tests {
     }
 
     fn judge(results: &Results, figure: &'static str, against: Against, bound: Bound) -> Judged {
-        Goal { figure, leg: Plain, against, bound }.judge(results).expect("it was measured")
+        Goal {
+            figure,
+            leg: Plain,
+            against,
+            bound,
+        }
+        .judge(results)
+        .expect("it was measured")
     }
 
     #[test]
     fn the_best_peer_is_the_one_with_the_better_median() {
-        let results = results(&[("x", OURS, &[6.0, 6.0, 6.0]), ("x", "nginx", &[1.0, 3.0, 9.0]), ("x", "haproxy", &[2.0, 2.0, 2.0])]);
-        assert_eq!(judge(&results, "x", Best, AtLeast(2.0)).peer.expect("there is one").0, "nginx");
-        assert_eq!(judge(&results, "x", Best, AtMost(2.0)).peer.expect("there is one").0, "haproxy");
+        let results = results(&[
+            ("x", OURS, &[6.0, 6.0, 6.0]),
+            ("x", "nginx", &[1.0, 3.0, 9.0]),
+            ("x", "haproxy", &[2.0, 2.0, 2.0]),
+        ]);
+        assert_eq!(
+            judge(&results, "x", Best, AtLeast(2.0))
+                .peer
+                .expect("there is one")
+                .0,
+            "nginx"
+        );
+        assert_eq!(
+            judge(&results, "x", Best, AtMost(2.0))
+                .peer
+                .expect("there is one")
+                .0,
+            "haproxy"
+        );
     }
 
     #[test]
     fn ratios_are_of_the_same_round() {
-        let results = results(&[("x", OURS, &[2.0, 40.0, 9.0]), ("x", "nginx", &[1.0, 10.0, 3.0])]);
+        let results = results(&[
+            ("x", OURS, &[2.0, 40.0, 9.0]),
+            ("x", "nginx", &[1.0, 10.0, 3.0]),
+        ]);
         let judged = judge(&results, "x", Best, AtLeast(3.0));
-        assert_eq!((judged.ratio.min, judged.ratio.median, judged.ratio.max), (2.0, 3.0, 4.0));
+        assert_eq!(
+            (judged.ratio.min, judged.ratio.median, judged.ratio.max),
+            (2.0, 3.0, 4.0)
+        );
         assert_eq!(judged.word, Word::Met);
         assert_eq!(judge(&results, "x", Best, AtLeast(3.1)).word, Word::Missed);
     }
@@ -181,7 +253,13 @@ mod tests {
         let gain = ("together_down_gain", OURS, &[1.2][..]);
         let full = results(&[gain, ("together_down_busy", OURS, &[0.97])]);
         let idle = results(&[gain, ("together_down_busy", OURS, &[0.60])]);
-        assert_eq!(judge(&full, "together_down_gain", Nothing, AtLeast(1.8)).word, Word::MachineFull);
-        assert_eq!(judge(&idle, "together_down_gain", Nothing, AtLeast(1.8)).word, Word::Missed);
+        assert_eq!(
+            judge(&full, "together_down_gain", Nothing, AtLeast(1.8)).word,
+            Word::MachineFull
+        );
+        assert_eq!(
+            judge(&idle, "together_down_gain", Nothing, AtLeast(1.8)).word,
+            Word::Missed
+        );
     }
 }

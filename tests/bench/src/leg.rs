@@ -1,4 +1,5 @@
-//! One connection of the backend or of the load, plain or TLS 1.3; it holds no buffer while it is idle.
+//! One connection of the backend or of the load, plain or TLS 1.3; it holds no buffer while it is
+//! idle.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -32,24 +33,39 @@ pub struct Leg {
 
 impl Leg {
     pub fn plain(stream: TcpStream) -> Leg {
-        Leg { stream, records: None }
+        Leg {
+            stream,
+            records: None,
+        }
     }
 
     /// `first` is what was read of the client before.
-    pub async fn accept(mut stream: TcpStream, config: &Arc<ServerConfig>, first: &[u8]) -> Result<Leg> {
+    pub async fn accept(
+        mut stream: TcpStream,
+        config: &Arc<ServerConfig>,
+        first: &[u8],
+    ) -> Result<Leg> {
         let connection = ServerConnection::new(Arc::clone(config))?;
         let records = Records::handshake(&mut stream, connection.into(), first).await?;
-        Ok(Leg { stream, records: Some(Box::new(records)) })
+        Ok(Leg {
+            stream,
+            records: Some(Box::new(records)),
+        })
     }
 
     pub async fn connect(mut stream: TcpStream, config: &Arc<ClientConfig>) -> Result<Leg> {
         let connection = ClientConnection::new(Arc::clone(config), "localhost".try_into()?)?;
         let records = Records::handshake(&mut stream, connection.into(), &[]).await?;
-        Ok(Leg { stream, records: Some(Box::new(records)) })
+        Ok(Leg {
+            stream,
+            records: Some(Box::new(records)),
+        })
     }
 
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some(records) = &mut self.records else { return Ok(self.stream.write_all(bytes).await?) };
+        let Some(records) = &mut self.records else {
+            return Ok(self.stream.write_all(bytes).await?);
+        };
         let mut sealed = SEALED.take();
         sealed.clear();
         records.seal(bytes, &mut sealed)?;
@@ -69,7 +85,11 @@ impl Leg {
                 });
                 // A handshake may have brought whole records with it.
                 let mut filled = held;
-                if !self.records.as_ref().is_some_and(|records| is_whole(&records.left)) {
+                if !self
+                    .records
+                    .as_ref()
+                    .is_some_and(|records| is_whole(&records.left))
+                {
                     let mut buffer = ReadBuf::new(&mut scratch[held..]);
                     ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
                     if buffer.filled().is_empty() {
@@ -86,7 +106,9 @@ impl Leg {
                 if opened.consumed == filled {
                     records.left.shrink_to(0);
                 } else {
-                    records.left.extend_from_slice(&scratch[opened.consumed..filled]);
+                    records
+                        .left
+                        .extend_from_slice(&scratch[opened.consumed..filled]);
                 }
                 Poll::Ready(Ok(!opened.closed))
             })
@@ -103,7 +125,9 @@ fn is_whole(bytes: &[u8]) -> bool {
 pub fn server_config(certificate: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>> {
     let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
     let builder = ServerConfig::builder_with_provider(provider(&[kx_group::SECP256R1]));
-    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_no_client_auth();
+    let builder = builder
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth();
     let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -117,8 +141,12 @@ pub fn client_config(authority: &[u8]) -> Result<Arc<ClientConfig>> {
     for certificate in CertificateDer::pem_slice_iter(authority) {
         roots.add(certificate?)?;
     }
-    let builder = ClientConfig::builder_with_provider(provider(&[kx_group::X25519, kx_group::SECP256R1]));
-    let mut config = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_root_certificates(roots).with_no_client_auth();
+    let builder =
+        ClientConfig::builder_with_provider(provider(&[kx_group::X25519, kx_group::SECP256R1]));
+    let mut config = builder
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     config.enable_secret_extraction = true;
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))

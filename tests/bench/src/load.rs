@@ -41,19 +41,39 @@ pub enum Tls {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Job {
     /// Logs sessions in, `clients` at a time, and keeps them.
-    Open { server: Server, sessions: usize, clients: usize },
+    Open {
+        server: Server,
+        sessions: usize,
+        clients: usize,
+    },
     /// Ends the last of the sessions that are kept.
     Close { sessions: usize },
-    /// The statement on each of the last sessions at once, again and again, and its answer thrown away.
-    Down { statement: String, sessions: usize, milliseconds: u64 },
+    /// The statement on each of the last sessions at once, again and again, and its answer thrown
+    /// away.
+    Down {
+        statement: String,
+        sessions: usize,
+        milliseconds: u64,
+    },
     /// The same, with `pieces` of CopyData sent each time.
-    Up { statement: String, pieces: usize, sessions: usize, milliseconds: u64 },
+    Up {
+        statement: String,
+        pieces: usize,
+        sessions: usize,
+        milliseconds: u64,
+    },
     /// `select 1` on each of the last sessions, one after another.
     Trips { sessions: usize, milliseconds: u64 },
-    /// So many pieces down and up on every session that is kept, one after another on each of `clients`.
+    /// So many pieces down and up on every session that is kept, one after another on each of
+    /// `clients`.
     Burst { pieces: usize, clients: usize },
     /// Connections that log in and close, with a pause in between.
-    Logins { server: Server, clients: usize, milliseconds: u64, pause_milliseconds: u64 },
+    Logins {
+        server: Server,
+        clients: usize,
+        milliseconds: u64,
+        pause_milliseconds: u64,
+    },
     /// So many logins at once, one for each client.
     Rush { server: Server, sessions: usize },
 }
@@ -89,10 +109,17 @@ struct Share {
 }
 
 pub fn run(authority: &str) -> Result<()> {
-    let mut load = Load { config: leg::client_config(&std::fs::read(authority)?)?, threads: Threads::start(2), sessions: Vec::new() };
+    let mut load = Load {
+        config: leg::client_config(&std::fs::read(authority)?)?,
+        threads: Threads::start(2),
+        sessions: Vec::new(),
+    };
     for line in std::io::stdin().lock().lines() {
         let job = serde_json::from_str(&line?)?;
-        let done = load.perform(job).unwrap_or_else(|error| Done { error: Some(format!("{error:#}")), ..Done::default() });
+        let done = load.perform(job).unwrap_or_else(|error| Done {
+            error: Some(format!("{error:#}")),
+            ..Done::default()
+        });
         println!("{}", serde_json::to_string(&done)?);
         std::io::stdout().flush()?;
     }
@@ -104,61 +131,124 @@ impl Load {
         let started = Instant::now();
         let after = |milliseconds| started + Duration::from_millis(milliseconds);
         let shares = match job {
-            Job::Open { server, sessions, clients } => {
+            Job::Open {
+                server,
+                sessions,
+                clients,
+            } => {
                 let left = Arc::new(AtomicUsize::new(sessions));
-                self.each(clients, |thread| open(self.config.clone(), server.clone(), left.clone(), thread))?
+                self.each(clients, |thread| {
+                    open(self.config.clone(), server.clone(), left.clone(), thread)
+                })?
             }
             Job::Close { sessions } => self.with_last(sessions, |mut session| async move {
                 let _ = session.leg.write(&wire::TERMINATE).await;
                 Ok(Share::default())
             })?,
-            Job::Down { statement, sessions, milliseconds } => {
+            Job::Down {
+                statement,
+                sessions,
+                milliseconds,
+            } => {
                 let (query, end) = (wire::query(&statement), after(milliseconds));
-                self.with_last(sessions, move |session| bulk(session, query.clone(), None, end))?
+                self.with_last(sessions, move |session| {
+                    bulk(session, query.clone(), None, end)
+                })?
             }
-            Job::Up { statement, pieces, sessions, milliseconds } => {
+            Job::Up {
+                statement,
+                pieces,
+                sessions,
+                milliseconds,
+            } => {
                 let (query, end) = (wire::query(&statement), after(milliseconds));
-                self.with_last(sessions, move |session| bulk(session, query.clone(), Some(pieces), end))?
+                self.with_last(sessions, move |session| {
+                    bulk(session, query.clone(), Some(pieces), end)
+                })?
             }
-            Job::Trips { sessions, milliseconds } => {
+            Job::Trips {
+                sessions,
+                milliseconds,
+            } => {
                 let end = after(milliseconds);
                 self.with_last(sessions, move |session| trips(session, end))?
             }
             Job::Burst { pieces, clients } => self.burst(pieces, clients)?,
-            Job::Logins { server, clients, milliseconds, pause_milliseconds } => {
-                let (end, pause) = (after(milliseconds), Duration::from_millis(pause_milliseconds));
-                self.each(clients, |_| logins(self.config.clone(), server.clone(), end, pause))?
+            Job::Logins {
+                server,
+                clients,
+                milliseconds,
+                pause_milliseconds,
+            } => {
+                let (end, pause) = (
+                    after(milliseconds),
+                    Duration::from_millis(pause_milliseconds),
+                );
+                self.each(clients, |_| {
+                    logins(self.config.clone(), server.clone(), end, pause)
+                })?
             }
-            Job::Rush { server, sessions } => {
-                self.each(sessions, |_| logins(self.config.clone(), server.clone(), started, Duration::ZERO))?
-            }
+            Job::Rush { server, sessions } => self.each(sessions, |_| {
+                logins(self.config.clone(), server.clone(), started, Duration::ZERO)
+            })?,
         };
         let seconds = started.elapsed().as_secs_f64();
-        let mut times: Vec<u64> = shares.iter().flat_map(|share| share.nanoseconds.iter().copied()).collect();
+        let mut times: Vec<u64> = shares
+            .iter()
+            .flat_map(|share| share.nanoseconds.iter().copied())
+            .collect();
         times.sort_unstable();
-        let at = |share: usize| times.get(times.len() * share / 100).map_or(0.0, |time| *time as f64 / 1e3);
+        let at = |share: usize| {
+            times
+                .get(times.len() * share / 100)
+                .map_or(0.0, |time| *time as f64 / 1e3)
+        };
         let count = shares.iter().map(|share| share.count).sum::<u64>() as f64;
-        let done = Done { seconds, count, p50_us: at(50), p99_us: at(99), error: None };
+        let done = Done {
+            seconds,
+            count,
+            p50_us: at(50),
+            p99_us: at(99),
+            error: None,
+        };
         self.keep(shares.into_iter().flat_map(|share| share.sessions));
         Ok(done)
     }
 
-    fn each<F: Future<Output = Result<Share>> + Send + 'static>(&self, tasks: usize, task: impl Fn(usize) -> F) -> Result<Vec<Share>> {
-        collect((0..tasks).map(|index| self.threads.spawn(index, task(index))).collect())
+    fn each<F: Future<Output = Result<Share>> + Send + 'static>(
+        &self,
+        tasks: usize,
+        task: impl Fn(usize) -> F,
+    ) -> Result<Vec<Share>> {
+        collect(
+            (0..tasks)
+                .map(|index| self.threads.spawn(index, task(index)))
+                .collect(),
+        )
     }
 
     fn with_last<F>(&mut self, sessions: usize, task: impl Fn(Session) -> F) -> Result<Vec<Share>>
     where
         F: Future<Output = Result<Share>> + Send + 'static,
     {
-        ensure!(sessions <= self.sessions.len(), "{sessions} sessions of {}", self.sessions.len());
+        ensure!(
+            sessions <= self.sessions.len(),
+            "{sessions} sessions of {}",
+            self.sessions.len()
+        );
         let sessions = self.sessions.split_off(self.sessions.len() - sessions);
-        collect(sessions.into_iter().map(|session| self.threads.spawn(session.thread, task(session))).collect())
+        collect(
+            sessions
+                .into_iter()
+                .map(|session| self.threads.spawn(session.thread, task(session)))
+                .collect(),
+        )
     }
 
     /// The threads in turn, so that the last sessions are always of both.
     fn keep(&mut self, sessions: impl Iterator<Item = Session>) {
-        let (mut even, mut odd): (Vec<_>, Vec<_>) = sessions.partition(|session| session.thread % 2 == 0);
+        let (mut even, mut odd): (Vec<_>, Vec<_>) =
+            sessions.partition(|session| session.thread % 2 == 0);
         while !even.is_empty() || !odd.is_empty() {
             self.sessions.extend(even.pop());
             self.sessions.extend(odd.pop());
@@ -171,7 +261,10 @@ impl Load {
         for (index, session) in self.sessions.drain(..).enumerate() {
             parts[index % clients].push(session);
         }
-        let (down, up) = (wire::query(&format!("down {pieces}")), wire::query(&format!("up {pieces}")));
+        let (down, up) = (
+            wire::query(&format!("down {pieces}")),
+            wire::query(&format!("up {pieces}")),
+        );
         let tasks = parts.into_iter().enumerate().map(|(index, part)| {
             let (down, up) = (down.clone(), up.clone());
             self.threads.spawn(index, async move {
@@ -195,17 +288,35 @@ fn collect(handles: Vec<JoinHandle<Result<Share>>>) -> Result<Vec<Share>> {
     join(handles)?.into_iter().collect()
 }
 
-async fn open(config: Arc<ClientConfig>, server: Server, left: Arc<AtomicUsize>, thread: usize) -> Result<Share> {
+async fn open(
+    config: Arc<ClientConfig>,
+    server: Server,
+    left: Arc<AtomicUsize>,
+    thread: usize,
+) -> Result<Share> {
     let mut share = Share::default();
-    let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+    let take = || {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(1)
+        })
+        .is_ok()
+    };
     while take() {
-        share.sessions.push(Session { leg: open_session(&config, &server).await?, thread });
+        share.sessions.push(Session {
+            leg: open_session(&config, &server).await?,
+            thread,
+        });
         share.count += 1;
     }
     Ok(share)
 }
 
-async fn logins(config: Arc<ClientConfig>, server: Server, end: Instant, pause: Duration) -> Result<Share> {
+async fn logins(
+    config: Arc<ClientConfig>,
+    server: Server,
+    end: Instant,
+    pause: Duration,
+) -> Result<Share> {
     let mut share = Share::default();
     loop {
         let started = Instant::now();
@@ -238,7 +349,12 @@ async fn trips(mut session: Session, end: Instant) -> Result<Share> {
 }
 
 /// At least once; up where there are `pieces` to send.
-async fn bulk(mut session: Session, query: Vec<u8>, pieces: Option<usize>, end: Instant) -> Result<Share> {
+async fn bulk(
+    mut session: Session,
+    query: Vec<u8>,
+    pieces: Option<usize>,
+    end: Instant,
+) -> Result<Share> {
     let piece = pieces.map(|_| wire::rows(PIECE)).unwrap_or_default();
     let mut share = Share::default();
     let leg = &mut session.leg;
@@ -267,7 +383,10 @@ async fn bulk(mut session: Session, query: Vec<u8>, pieces: Option<usize>, end: 
 async fn until_ready(leg: &mut Leg) -> Result<u64> {
     let mut tail = Tail::default();
     while !tail.is_ready() {
-        ensure!(leg.read(|bytes| tail.push(bytes)).await?, "closed in the middle of an answer");
+        ensure!(
+            leg.read(|bytes| tail.push(bytes)).await?,
+            "closed in the middle of an answer"
+        );
         ensure!(tail.first != Some(b'E'), "the server says no");
     }
     Ok(tail.length)
@@ -299,7 +418,8 @@ impl Tail {
     }
 }
 
-/// Until the first query is answered: pgbouncer says that a login is done before it has a server for it.
+/// Until the first query is answered: pgbouncer says that a login is done before it has a server
+/// for it.
 async fn open_session(config: &Arc<ClientConfig>, server: &Server) -> Result<Leg> {
     let mut leg = log_in(config, server).await?;
     leg.write(&wire::query("select 1")).await?;
@@ -308,7 +428,9 @@ async fn open_session(config: &Arc<ClientConfig>, server: &Server) -> Result<Leg
 }
 
 async fn log_in(config: &Arc<ClientConfig>, server: &Server) -> Result<Leg> {
-    let mut stream = TcpStream::connect(server.address).await.context("connect")?;
+    let mut stream = TcpStream::connect(server.address)
+        .await
+        .context("connect")?;
     stream.set_nodelay(true)?;
     let mut leg = match server.tls {
         Tls::None => Leg::plain(stream),
@@ -319,14 +441,18 @@ async fn log_in(config: &Arc<ClientConfig>, server: &Server) -> Result<Leg> {
             Leg::connect(stream, config).await?
         }
     };
-    leg.write(&wire::startup(&server.user, &server.database)).await?;
+    leg.write(&wire::startup(&server.user, &server.database))
+        .await?;
     let mut inbox = Vec::new();
     let mut scram = ScramSha256::new(server.password.as_bytes(), ChannelBinding::unsupported());
     loop {
         while let Some((kind, body, length)) = first_message(&inbox) {
             let answer = match (kind, body.get(..4)) {
                 (b'Z', _) => return Ok(leg),
-                (b'E', _) => bail!("refused: {}", String::from_utf8_lossy(body).replace('\0', " ")),
+                (b'E', _) => bail!(
+                    "refused: {}",
+                    String::from_utf8_lossy(body).replace('\0', " ")
+                ),
                 (b'R', Some([0, 0, 0, 3])) => Some([server.password.as_bytes(), &[0]].concat()),
                 (b'R', Some([0, 0, 0, 10])) => {
                     let first = scram.message();
@@ -344,7 +470,10 @@ async fn log_in(config: &Arc<ClientConfig>, server: &Server) -> Result<Leg> {
                 leg.write(&wire::message(b'p', &answer)).await?;
             }
         }
-        ensure!(leg.read(|bytes| inbox.extend_from_slice(bytes)).await?, "closed during login");
+        ensure!(
+            leg.read(|bytes| inbox.extend_from_slice(bytes)).await?,
+            "closed during login"
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! `make bench`: the proxy and its peers, measured on the same work in one interleaved run.
 //!
-//! Backend and load are processes of their own (this program again), so that what they cost is never a proxy's.
+//! Backend and load are processes of their own (this program again), so that what they cost is
+//! never a proxy's.
 
 mod backend;
 mod chart;
@@ -37,7 +38,9 @@ fn main() -> ExitCode {
         [] => bench(),
         ["backend", certificate, key] => backend::run(certificate, key),
         ["load", authority] => load::run(authority),
-        _ => Err(anyhow::anyhow!("usage: bench, with variables QUICK, ONLY, ROUNDS, PEERS, LEGS, PROXY, OUTPUT in the environment")),
+        _ => Err(anyhow::anyhow!(
+            "usage: bench, with variables QUICK, ONLY, ROUNDS, PEERS, LEGS, PROXY, OUTPUT in the environment"
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,9 +70,14 @@ fn measure(run: &mut Run) -> Result<()> {
     // These take longest, and differ least from round to round.
     let few = rounds.div_ceil(3);
     let has = |run: &Run, groups: &[&str]| groups.iter().any(|group| run.options.has(group));
-    let steady = has(run, &["bulk", "together", "trips"]).then(|| run.start_all(Mode::Default, |_| true));
+    let steady =
+        has(run, &["bulk", "together", "trips"]).then(|| run.start_all(Mode::Default, |_| true));
     let logins = has(run, &["logins"]).then(|| figures::logins::start(run));
-    let testbed = if has(run, &["real", "credentials"]) { Some(Arc::new(Testbed::start()?)) } else { None };
+    let testbed = if has(run, &["real", "credentials"]) {
+        Some(Arc::new(Testbed::start()?))
+    } else {
+        None
+    };
     let real = match &testbed {
         Some(testbed) if has(run, &["real"]) => Some(figures::real::Real::start(run, testbed)?),
         _ => None,
@@ -100,7 +108,9 @@ fn measure(run: &mut Run) -> Result<()> {
         }
     }
     match &testbed {
-        Some(testbed) if run.options.has("credentials") => figures::credentials::measure(run, testbed),
+        Some(testbed) if run.options.has("credentials") => {
+            figures::credentials::measure(run, testbed)
+        }
         _ => Ok(()),
     }
 }

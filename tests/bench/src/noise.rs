@@ -44,7 +44,12 @@ struct Ticks {
 
 impl Noise {
     pub fn start() -> Noise {
-        Noise { loops: Vec::new(), block: vec![7; HASHED], start: ticks(), own_at_start: cpu_seconds_of_all(std::process::id()) }
+        Noise {
+            loops: Vec::new(),
+            block: vec![7; HASHED],
+            start: ticks(),
+            own_at_start: cpu_seconds_of_all(std::process::id()),
+        }
     }
 
     /// Between measurements, when nothing of ours runs.
@@ -68,15 +73,28 @@ impl Noise {
         let spread = at(9) / at(1) - 1.0;
         let mut reasons = Vec::new();
         for (value, most, what) in [
-            (spread, MOST_SPREAD, "the calibration loop's time differs by"),
+            (
+                spread,
+                MOST_SPREAD,
+                "the calibration loop's time differs by",
+            ),
             (steal, MOST_STEAL, "the hypervisor took"),
             (others, MOST_OTHERS, "other programs took"),
         ] {
             if value > most {
-                reasons.push(format!("{what} {:.0} %, more than {:.0} %", value * 100.0, most * 100.0));
+                reasons.push(format!(
+                    "{what} {:.0} %, more than {:.0} %",
+                    value * 100.0,
+                    most * 100.0
+                ));
             }
         }
-        Verdict { spread, steal, others, reasons }
+        Verdict {
+            spread,
+            steal,
+            others,
+            reasons,
+        }
     }
 }
 
@@ -88,8 +106,12 @@ impl Verdict {
 
 impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (spread, steal, others) = (self.spread * 100.0, self.steal * 100.0, self.others * 100.0);
-        write!(f, "calibration loop within {spread:.0} %, {steal:.1} % of the processors stolen, {others:.1} % taken by other programs")
+        let (spread, steal, others) =
+            (self.spread * 100.0, self.steal * 100.0, self.others * 100.0);
+        write!(
+            f,
+            "calibration loop within {spread:.0} %, {steal:.1} % of the processors stolen, {others:.1} % taken by other programs"
+        )
     }
 }
 
@@ -111,8 +133,18 @@ impl Busy {
 /// The first line of /proc/stat.
 fn ticks() -> Ticks {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let fields: Vec<f64> =
-        text.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let fields: Vec<f64> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|field| field.parse().ok())
+        .collect();
     let field = |index: usize| fields.get(index).copied().unwrap_or_default();
-    Ticks { busy: field(0) + field(1) + field(2) + field(5) + field(6), steal: field(7), all: fields.iter().take(8).sum() }
+    Ticks {
+        busy: field(0) + field(1) + field(2) + field(5) + field(6),
+        steal: field(7),
+        all: fields.iter().take(8).sum(),
+    }
 }

@@ -1,4 +1,5 @@
-//! What was asked for? Everything comes by environment variables, as `make bench NAME=value` hands them over.
+//! What was asked for? Everything comes by environment variables, as `make bench NAME=value` hands
+//! them over.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,7 +9,15 @@ use anyhow::{Context, Result, ensure};
 
 use crate::peers::{LegKind, Subject};
 
-pub const GROUPS: [&str; 7] = ["bulk", "together", "trips", "logins", "memory", "real", "credentials"];
+pub const GROUPS: [&str; 7] = [
+    "bulk",
+    "together",
+    "trips",
+    "logins",
+    "memory",
+    "real",
+    "credentials",
+];
 
 pub struct Options {
     /// Under five minutes: fewer rounds, shorter measurements, 10 000 sessions through ours only.
@@ -27,28 +36,50 @@ pub struct Options {
 }
 
 impl Options {
-    /// QUICK, ROUNDS, ONLY (groups), PEERS (names), LEGS (plain, tls), PROXY (a path, or name=path,...), OUTPUT (a folder),
-    /// README.
+    /// QUICK, ROUNDS, ONLY (groups), PEERS (names), LEGS (plain, tls), PROXY (a path, or
+    /// name=path,...), OUTPUT (a folder), README.
     pub fn from_environment() -> Result<Options> {
         let list = |name: &str| -> Vec<String> {
             let text = env::var(name).unwrap_or_default();
-            text.split([',', ' ']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            text.split([',', ' '])
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+                .collect()
         };
         let quick = env::var("QUICK").is_ok_and(|value| !value.is_empty());
         let only = list("ONLY");
         if let Some(unknown) = only.iter().find(|group| !GROUPS.contains(&group.as_str())) {
             anyhow::bail!("ONLY={unknown}: there are {}", GROUPS.join(", "));
         }
-        let beside = env::current_exe()?.parent().context("it is in a folder")?.to_owned();
+        let beside = env::current_exe()?
+            .parent()
+            .context("it is in a folder")?
+            .to_owned();
         let mut subjects = ours(&list("PROXY"), beside.join("pg-iam-proxy"))?;
         let peers = list("PEERS");
-        let all = [Subject::Haproxy, Subject::Nginx, Subject::Pgbouncer, Subject::Stunnel, Subject::Direct];
-        subjects.extend(all.into_iter().filter(|peer| peers.is_empty() || peers.iter().any(|name| name == peer.name())));
+        let all = [
+            Subject::Haproxy,
+            Subject::Nginx,
+            Subject::Pgbouncer,
+            Subject::Stunnel,
+            Subject::Direct,
+        ];
+        subjects.extend(
+            all.into_iter()
+                .filter(|peer| peers.is_empty() || peers.iter().any(|name| name == peer.name())),
+        );
         let named = list("LEGS");
-        let legs = [LegKind::Plain, LegKind::Tls].into_iter().filter(|leg| named.is_empty() || named.iter().any(|name| name == leg.name()));
+        let legs = [LegKind::Plain, LegKind::Tls]
+            .into_iter()
+            .filter(|leg| named.is_empty() || named.iter().any(|name| name == leg.name()));
         let legs: Vec<LegKind> = legs.collect();
         ensure!(!legs.is_empty(), "LEGS: there are plain and tls");
-        let rounds = env::var("ROUNDS").ok().filter(|text| !text.is_empty()).map(|text| text.parse()).transpose().context("ROUNDS")?;
+        let rounds = env::var("ROUNDS")
+            .ok()
+            .filter(|text| !text.is_empty())
+            .map(|text| text.parse())
+            .transpose()
+            .context("ROUNDS")?;
         Ok(Options {
             quick,
             rounds: rounds.unwrap_or(if quick { 3 } else { 11 }),
@@ -56,8 +87,11 @@ impl Options {
             only,
             legs,
             subjects,
-            output: env::var_os("OUTPUT").map_or_else(|| beside.with_file_name("bench"), PathBuf::from),
-            readme: env::var_os("README").filter(|value| !value.is_empty()).map(|_| PathBuf::from("README.md")),
+            output: env::var_os("OUTPUT")
+                .map_or_else(|| beside.with_file_name("bench"), PathBuf::from),
+            readme: env::var_os("README")
+                .filter(|value| !value.is_empty())
+                .map(|_| PathBuf::from("README.md")),
             started: Instant::now(),
         })
     }
@@ -77,14 +111,24 @@ fn ours(builds: &[String], default: PathBuf) -> Result<Vec<Subject>> {
             (_, "") => format!("ours-{}", index + 1),
             (_, name) => name.to_owned(),
         };
-        subjects.push(Subject::Ours { name, binary: std::path::absolute(path)? });
+        subjects.push(Subject::Ours {
+            name,
+            binary: std::path::absolute(path)?,
+        });
     }
     if subjects.is_empty() {
-        subjects.push(Subject::Ours { name: crate::goals::OURS.to_owned(), binary: default });
+        subjects.push(Subject::Ours {
+            name: crate::goals::OURS.to_owned(),
+            binary: default,
+        });
     }
     for subject in &subjects {
         if let Subject::Ours { binary, .. } = subject {
-            ensure!(binary.exists(), "{} is not there: cargo build --release --bin pg-iam-proxy", binary.display());
+            ensure!(
+                binary.exists(),
+                "{} is not there: cargo build --release --bin pg-iam-proxy",
+                binary.display()
+            );
         }
     }
     Ok(subjects)

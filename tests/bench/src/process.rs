@@ -27,7 +27,9 @@ struct Stat {
 
 impl Process {
     pub fn start(command: &mut Command) -> Result<Process> {
-        let child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         Ok(Process(child))
     }
 
@@ -47,7 +49,10 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // SIGTERM by kill(1): signals need unsafe code or a dependency.
-        let _ = Command::new("kill").arg(self.id().to_string()).stderr(Stdio::null()).status();
+        let _ = Command::new("kill")
+            .arg(self.id().to_string())
+            .stderr(Stdio::null())
+            .status();
         let deadline = Instant::now() + Duration::from_secs(2);
         while Instant::now() < deadline && !self.has_ended() {
             pause(Duration::from_millis(5));
@@ -60,13 +65,21 @@ impl Drop for Process {
 /// CPU seconds, user and system, of a process and all living ones under it.
 pub fn cpu_seconds(root: u32) -> f64 {
     let stats = stats();
-    tree(root, &stats).iter().map(|id| stats[id].own).sum::<u64>() as f64 / TICKS_PER_SECOND
+    tree(root, &stats)
+        .iter()
+        .map(|id| stats[id].own)
+        .sum::<u64>() as f64
+        / TICKS_PER_SECOND
 }
 
 /// The same, with those that have ended.
 pub fn cpu_seconds_of_all(root: u32) -> f64 {
     let stats = stats();
-    tree(root, &stats).iter().map(|id| stats[id].own + stats[id].ended).sum::<u64>() as f64 / TICKS_PER_SECOND
+    tree(root, &stats)
+        .iter()
+        .map(|id| stats[id].own + stats[id].ended)
+        .sum::<u64>() as f64
+        / TICKS_PER_SECOND
 }
 
 /// Resident memory of a process and all under it.
@@ -83,7 +96,8 @@ pub fn resident(root: u32) -> Resident {
         let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok()).unwrap_or_default()
+            line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok())
+                .unwrap_or_default()
         };
         resident.all_kib += field("VmRSS:");
         resident.anonymous_kib += field("RssAnon:");
@@ -96,7 +110,12 @@ fn tree(root: u32, stats: &BTreeMap<u32, Stat>) -> Vec<u32> {
     let mut next = 0;
     while next < found.len() {
         let parent = found[next];
-        found.extend(stats.iter().filter(|(_, stat)| stat.parent == parent).map(|(id, _)| *id));
+        found.extend(
+            stats
+                .iter()
+                .filter(|(_, stat)| stat.parent == parent)
+                .map(|(id, _)| *id),
+        );
         next += 1;
     }
     found.retain(|id| stats.contains_key(id));
@@ -114,7 +133,11 @@ fn stat(id: u32) -> Option<Stat> {
     // The name of a program may have spaces and parentheses in it.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-    Some(Stat { parent: fields.get(1)?.parse().ok()?, own: number(11)? + number(12)?, ended: number(13)? + number(14)? })
+    Some(Stat {
+        parent: fields.get(1)?.parse().ok()?,
+        own: number(11)? + number(12)?,
+        ended: number(13)? + number(14)?,
+    })
 }
 
 /// Another part of this program, spoken to in lines.
@@ -127,15 +150,27 @@ pub struct Part {
 impl Part {
     pub fn start(arguments: &[&str]) -> Result<Part> {
         let mut command = Command::new(std::env::current_exe()?);
-        let mut process = Process::start(command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let mut process = Process::start(
+            command
+                .args(arguments)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped()),
+        )?;
         let stdin = process.child().stdin.take().context("piped")?;
         let stdout = BufReader::new(process.child().stdout.take().context("piped")?);
-        Ok(Part { stdin, stdout, _process: process })
+        Ok(Part {
+            stdin,
+            stdout,
+            _process: process,
+        })
     }
 
     pub fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        ensure!(self.stdout.read_line(&mut line)? > 0, "a part of the benchmark has ended");
+        ensure!(
+            self.stdout.read_line(&mut line)? > 0,
+            "a part of the benchmark has ended"
+        );
         Ok(line)
     }
 
@@ -150,7 +185,10 @@ impl Part {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "a pause between two looks, and for what is measured to come to rest")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a pause between two looks, and for what is measured to come to rest"
+)]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }

@@ -1,6 +1,7 @@
 //! TLS 1.3 records sealed and opened with the keys of a finished rustls handshake.
 //!
-//! Backend and load must not be what limits a proxy: rustls' own buffers read 4 KiB at a time and copy twice.
+//! Backend and load must not be what limits a proxy: rustls' own buffers read 4 KiB at a time and
+//! copy twice.
 
 use anyhow::{Result, bail, ensure};
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -40,7 +41,11 @@ pub struct Opened {
 
 impl Records {
     /// Performs the handshake; `first` is what was read of the peer's bytes before.
-    pub async fn handshake(stream: &mut TcpStream, mut connection: Connection, first: &[u8]) -> Result<Records> {
+    pub async fn handshake(
+        stream: &mut TcpStream,
+        mut connection: Connection,
+        first: &[u8],
+    ) -> Result<Records> {
         let mut left = first.to_vec();
         loop {
             let mut out = Vec::new();
@@ -72,7 +77,11 @@ impl Records {
             }
         }
         let secrets = connection.dangerous_extract_secrets()?;
-        Ok(Records { seal: Half::new(&secrets.tx)?, open: Half::new(&secrets.rx)?, left })
+        Ok(Records {
+            seal: Half::new(&secrets.tx)?,
+            open: Half::new(&secrets.rx)?,
+            left,
+        })
     }
 
     /// Appends the records of `plaintext`.
@@ -85,7 +94,11 @@ impl Records {
             out.extend_from_slice(fragment);
             out.push(APPLICATION_DATA);
             let nonce = self.seal.nonce();
-            let tag = self.seal.key.seal_in_place_separate_tag(nonce, Aad::from(header), &mut out[start..])?;
+            let tag = self.seal.key.seal_in_place_separate_tag(
+                nonce,
+                Aad::from(header),
+                &mut out[start..],
+            )?;
             out.extend_from_slice(tag.as_ref());
         }
         Ok(())
@@ -103,15 +116,25 @@ impl Records {
             let aad = Aad::from([header[0], header[1], header[2], header[3], header[4]]);
             let nonce = self.open.nonce();
             let inner = self.open.key.open_in_place(nonce, aad, body)?;
-            let Some(end) = inner.iter().rposition(|byte| *byte != 0) else { bail!("a record of padding only") };
+            let Some(end) = inner.iter().rposition(|byte| *byte != 0) else {
+                bail!("a record of padding only")
+            };
             match inner[end] {
                 APPLICATION_DATA => sink(&inner[..end]),
-                ALERT => return Ok(Opened { consumed, closed: true }),
+                ALERT => {
+                    return Ok(Opened {
+                        consumed,
+                        closed: true,
+                    });
+                }
                 // Session tickets; nobody here rekeys.
                 _ => {}
             }
         }
-        Ok(Opened { consumed, closed: false })
+        Ok(Opened {
+            consumed,
+            closed: false,
+        })
     }
 }
 
@@ -123,7 +146,11 @@ impl Half {
             _ => bail!("a cipher that nobody was to offer"),
         };
         let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref())?);
-        Ok(Half { key, iv: iv.as_ref().try_into()?, sequence: *sequence })
+        Ok(Half {
+            key,
+            iv: iv.as_ref().try_into()?,
+            sequence: *sequence,
+        })
     }
 
     fn nonce(&mut self) -> Nonce {

@@ -22,13 +22,30 @@ const FIGURES: [&str; 2] = ["<!-- figures -->\n", "<!-- /figures -->"];
 /// Prints the tables and writes the files; says where they are.
 pub fn write(run: &Run) -> Result<()> {
     let verdict = run.noise.verdict();
-    let judged: Vec<Judged> = goals().into_iter().filter_map(|goal| goal.judge(&run.results)).collect();
+    let judged: Vec<Judged> = goals()
+        .into_iter()
+        .filter_map(|goal| goal.judge(&run.results))
+        .collect();
     let (figures, ratios) = (figures(run), ratios(&judged, &verdict));
-    let text = [padded(&figures), String::new(), padded(&ratios), String::new(), words(run, &judged, &verdict)].join("\n");
+    let text = [
+        padded(&figures),
+        String::new(),
+        padded(&ratios),
+        String::new(),
+        words(run, &judged, &verdict),
+    ]
+    .join("\n");
     println!("\n{text}");
     let folder = &run.options.output;
     fs::create_dir_all(folder)?;
-    let all = [markdown(&ratios), String::new(), markdown(&figures), String::new(), words(run, &judged, &verdict)].join("\n");
+    let all = [
+        markdown(&ratios),
+        String::new(),
+        markdown(&figures),
+        String::new(),
+        words(run, &judged, &verdict),
+    ]
+    .join("\n");
     fs::write(folder.join("bench.md"), all)?;
     let short = markdown(&short(&judged));
     fs::write(folder.join("readme.md"), format!("{short}\n"))?;
@@ -44,44 +61,115 @@ pub fn write(run: &Run) -> Result<()> {
         "results": run.results.to_json(),
         "goals": judged.iter().map(to_json).collect::<Vec<_>>(),
     });
-    fs::write(folder.join("bench.json"), serde_json::to_string_pretty(&file)?)?;
+    fs::write(
+        folder.join("bench.json"),
+        serde_json::to_string_pretty(&file)?,
+    )?;
     if let Some(readme) = &run.options.readme {
-        ensure!(verdict.reasons.is_empty(), "{} stays as it is: the machine was too noisy", readme.display());
+        ensure!(
+            verdict.reasons.is_empty(),
+            "{} stays as it is: the machine was too noisy",
+            readme.display()
+        );
         let text = fs::read_to_string(readme)?;
         let noise = format!("{} rounds; {verdict}.", run.options.rounds);
-        fs::write(readme, with_figures(&text, &format!("![{CAPTION}]({CHART})\n\n{short}\n\n{noise}"))?)?;
+        fs::write(
+            readme,
+            with_figures(
+                &text,
+                &format!("![{CAPTION}]({CHART})\n\n{short}\n\n{noise}"),
+            )?,
+        )?;
         fs::copy(folder.join("chart.svg"), CHART)?;
     }
-    println!("Written: {}", written.iter().map(|name| folder.join(name).display().to_string()).collect::<Vec<_>>().join(", "));
+    println!(
+        "Written: {}",
+        written
+            .iter()
+            .map(|name| folder.join(name).display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
     Ok(())
 }
 
 /// A page with what stands between its marks replaced.
 fn with_figures(page: &str, figures: &str) -> Result<String> {
-    let (before, rest) = page.split_once(FIGURES[0]).context("no mark where the figures begin")?;
-    let (_, after) = rest.split_once(FIGURES[1]).context("no mark where the figures end")?;
-    Ok(format!("{before}{}{figures}\n{}{after}", FIGURES[0], FIGURES[1]))
+    let (before, rest) = page
+        .split_once(FIGURES[0])
+        .context("no mark where the figures begin")?;
+    let (_, after) = rest
+        .split_once(FIGURES[1])
+        .context("no mark where the figures end")?;
+    Ok(format!(
+        "{before}{}{figures}\n{}{after}",
+        FIGURES[0], FIGURES[1]
+    ))
 }
 
 /// Medians of everybody.
 fn figures(run: &Run) -> Vec<Vec<String>> {
-    let mut names: Vec<&str> = run.options.subjects.iter().map(crate::peers::Subject::name).collect();
-    let measured: BTreeSet<&str> = run.results.figures().flat_map(|(figure, leg)| run.results.subjects(figure, leg)).collect();
+    let mut names: Vec<&str> = run
+        .options
+        .subjects
+        .iter()
+        .map(crate::peers::Subject::name)
+        .collect();
+    let measured: BTreeSet<&str> = run
+        .results
+        .figures()
+        .flat_map(|(figure, leg)| run.results.subjects(figure, leg))
+        .collect();
     names.retain(|name| measured.contains(name));
-    let mut table = vec![["figure", "leg"].iter().chain(&names).map(ToString::to_string).collect::<Vec<_>>()];
+    let mut table = vec![
+        ["figure", "leg"]
+            .iter()
+            .chain(&names)
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+    ];
     for (figure, leg) in run.results.figures() {
-        let cell = |name: &&str| run.results.spread(figure, leg, name).map_or_else(String::new, |spread| number(spread.median));
-        table.push([figure.to_owned(), leg.name().to_owned()].into_iter().chain(names.iter().map(cell)).collect());
+        let cell = |name: &&str| {
+            run.results
+                .spread(figure, leg, name)
+                .map_or_else(String::new, |spread| number(spread.median))
+        };
+        table.push(
+            [figure.to_owned(), leg.name().to_owned()]
+                .into_iter()
+                .chain(names.iter().map(cell))
+                .collect(),
+        );
     }
     table
 }
 
 fn ratios(judged: &[Judged], verdict: &Verdict) -> Vec<Vec<String>> {
-    let heading = ["figure", "leg", "ours", "against", "theirs", "ratio min", "median", "max", "goal", "verdict"];
+    let heading = [
+        "figure",
+        "leg",
+        "ours",
+        "against",
+        "theirs",
+        "ratio min",
+        "median",
+        "max",
+        "goal",
+        "verdict",
+    ];
     let mut table = vec![heading.map(str::to_owned).to_vec()];
-    for Judged { goal, ours, peer, ratio, word } in judged {
-        let (name, theirs) =
-            peer.as_ref().map_or_else(|| ("itself".to_owned(), String::new()), |(name, spread)| (name.clone(), number(spread.median)));
+    for Judged {
+        goal,
+        ours,
+        peer,
+        ratio,
+        word,
+    } in judged
+    {
+        let (name, theirs) = peer.as_ref().map_or_else(
+            || ("itself".to_owned(), String::new()),
+            |(name, spread)| (name.clone(), number(spread.median)),
+        );
         let bound = match goal.bound {
             Bound::AtLeast(least) => format!(">= {least}"),
             Bound::AtMost(most) => format!("<= {most}"),
@@ -92,32 +180,66 @@ fn ratios(judged: &[Judged], verdict: &Verdict) -> Vec<Vec<String>> {
             Word::Missed => "MISSED",
             Word::MachineFull => "machine full",
         };
-        let cells = [goal.figure, goal.leg.name(), &number(ours.median), &name, &theirs];
-        let cells = cells.into_iter().map(str::to_owned).chain([ratio.min, ratio.median, ratio.max].map(|value| format!("{value:.2}")));
+        let cells = [
+            goal.figure,
+            goal.leg.name(),
+            &number(ours.median),
+            &name,
+            &theirs,
+        ];
+        let cells = cells
+            .into_iter()
+            .map(str::to_owned)
+            .chain([ratio.min, ratio.median, ratio.max].map(|value| format!("{value:.2}")));
         table.push(cells.chain([bound, word.to_owned()]).collect());
     }
     table
 }
 
-/// Of the README, in words: a row for each figure and whom it is compared with, a column for each leg.
+/// Of the README, in words: a row for each figure and whom it is compared with, a column for each
+/// leg.
 fn short(judged: &[Judged]) -> Vec<Vec<String>> {
-    let mut table = vec![["ours : theirs, ratio (least to most)", "client leg plain", "client leg TLS"].map(str::to_owned).to_vec()];
+    let mut table = vec![
+        [
+            "ours : theirs, ratio (least to most)",
+            "client leg plain",
+            "client leg TLS",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
     let mut rows: Vec<(&str, Against, [String; 2])> = Vec::new();
-    for Judged { goal, ours, peer, ratio, .. } in judged {
+    for Judged {
+        goal,
+        ours,
+        peer,
+        ratio,
+        ..
+    } in judged
+    {
         let cell = match peer {
             None => number(ours.median),
             Some((name, theirs)) => {
                 let (ours, theirs) = (number(ours.median), number(theirs.median));
-                format!("{ours} : {theirs} {name}, **{:.2}** ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max)
+                format!(
+                    "{ours} : {theirs} {name}, **{:.2}** ({:.2} to {:.2})",
+                    ratio.median, ratio.min, ratio.max
+                )
             }
         };
-        let row = rows.iter().position(|(figure, against, _)| *figure == goal.figure && *against == goal.against).unwrap_or(rows.len());
+        let row = rows
+            .iter()
+            .position(|(figure, against, _)| *figure == goal.figure && *against == goal.against)
+            .unwrap_or(rows.len());
         if row == rows.len() {
             rows.push((goal.figure, goal.against, Default::default()));
         }
         rows[row].2[usize::from(goal.leg == LegKind::Tls)] = cell;
     }
-    table.extend(rows.into_iter().map(|(figure, _, [plain, tls])| vec![title(figure), plain, tls]));
+    table.extend(
+        rows.into_iter()
+            .map(|(figure, _, [plain, tls])| vec![title(figure), plain, tls]),
+    );
     table
 }
 
@@ -128,15 +250,32 @@ fn words(run: &Run, judged: &[Judged], verdict: &Verdict) -> String {
         run.options.rounds,
         run.options.started.elapsed().as_secs()
     ));
-    lines.extend(run.options.subjects.iter().map(|subject| format!("{}: {}.", subject.name(), subject.settings())));
-    lines.extend(run.results.failures.iter().map(|failure| format!("Not measured: {failure}")));
+    lines.extend(
+        run.options
+            .subjects
+            .iter()
+            .map(|subject| format!("{}: {}.", subject.name(), subject.settings())),
+    );
+    lines.extend(
+        run.results
+            .failures
+            .iter()
+            .map(|failure| format!("Not measured: {failure}")),
+    );
     lines.push(format!("Noise: {verdict}."));
     if verdict.reasons.is_empty() {
         let count = |word| judged.iter().filter(|judged| judged.word == word).count();
-        let (met, missed, full) = (count(Word::Met), count(Word::Missed), count(Word::MachineFull));
+        let (met, missed, full) = (
+            count(Word::Met),
+            count(Word::Missed),
+            count(Word::MachineFull),
+        );
         lines.push(format!("{met} goals met, {missed} missed, {full} that this machine has too few processors to show."));
     } else {
-        lines.push(format!("No verdict, the machine was too noisy: {}.", verdict.reasons.join("; ")));
+        lines.push(format!(
+            "No verdict, the machine was too noisy: {}.",
+            verdict.reasons.join("; ")
+        ));
     }
     lines.join("\n")
 }
@@ -146,7 +285,8 @@ fn to_json(judged: &Judged) -> serde_json::Value {
         Bound::AtLeast(least) => ("at_least", least),
         Bound::AtMost(most) => ("at_most", most),
     };
-    let spread = |spread: &Spread| json!({ "min": spread.min, "median": spread.median, "max": spread.max });
+    let spread =
+        |spread: &Spread| json!({ "min": spread.min, "median": spread.median, "max": spread.max });
     json!({
         "figure": judged.goal.figure,
         "leg": judged.goal.leg.name(),
@@ -160,11 +300,24 @@ fn to_json(judged: &Judged) -> serde_json::Value {
 }
 
 fn padded(table: &[Vec<String>]) -> String {
-    let widths: Vec<usize> =
-        (0..table[0].len()).map(|column| table.iter().map(|row| row[column].len()).max().unwrap_or_default()).collect();
+    let widths: Vec<usize> = (0..table[0].len())
+        .map(|column| {
+            table
+                .iter()
+                .map(|row| row[column].len())
+                .max()
+                .unwrap_or_default()
+        })
+        .collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(index, (cell, width))| if index < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") });
+        let cells = cells.map(|(index, (cell, width))| {
+            if index < 2 {
+                format!("{cell:<width$}")
+            } else {
+                format!("{cell:>width$}")
+            }
+        });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     table.iter().map(line).collect::<Vec<_>>().join("\n")

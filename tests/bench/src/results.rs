@@ -23,26 +23,48 @@ pub struct Spread {
 impl Results {
     pub fn add(&mut self, figure: &str, leg: LegKind, subject: &str, round: usize, value: f64) {
         let subjects = self.samples.entry((figure.to_owned(), leg)).or_default();
-        subjects.entry(subject.to_owned()).or_default().insert(round, value);
+        subjects
+            .entry(subject.to_owned())
+            .or_default()
+            .insert(round, value);
     }
 
     pub fn figures(&self) -> impl Iterator<Item = (&str, LegKind)> {
-        self.samples.keys().map(|(figure, leg)| (figure.as_str(), *leg))
+        self.samples
+            .keys()
+            .map(|(figure, leg)| (figure.as_str(), *leg))
     }
 
     pub fn subjects(&self, figure: &str, leg: LegKind) -> impl Iterator<Item = &str> {
-        self.samples.get(&(figure.to_owned(), leg)).into_iter().flatten().map(|(subject, _)| subject.as_str())
+        self.samples
+            .get(&(figure.to_owned(), leg))
+            .into_iter()
+            .flatten()
+            .map(|(subject, _)| subject.as_str())
     }
 
     pub fn spread(&self, figure: &str, leg: LegKind, subject: &str) -> Option<Spread> {
-        Spread::of(self.rounds(figure, leg, subject)?.values().copied().collect())
+        Spread::of(
+            self.rounds(figure, leg, subject)?
+                .values()
+                .copied()
+                .collect(),
+        )
     }
 
     /// One by the other of the same round; each may be on a leg and a figure of its own.
-    pub fn ratio(&self, one: (&str, LegKind, &str), other: (&str, LegKind, &str)) -> Option<Spread> {
+    pub fn ratio(
+        &self,
+        one: (&str, LegKind, &str),
+        other: (&str, LegKind, &str),
+    ) -> Option<Spread> {
         let others = self.rounds(other.0, other.1, other.2)?;
         let ones = self.rounds(one.0, one.1, one.2)?.iter();
-        Spread::of(ones.filter_map(|(round, value)| Some(value / others.get(round)?)).filter(|ratio| ratio.is_finite()).collect())
+        Spread::of(
+            ones.filter_map(|(round, value)| Some(value / others.get(round)?))
+                .filter(|ratio| ratio.is_finite())
+                .collect(),
+        )
     }
 
     pub fn to_json(&self) -> Value {
@@ -61,6 +83,10 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-        Some(Spread { min, median: f64::midpoint(low, high), max })
+        Some(Spread {
+            min,
+            median: f64::midpoint(low, high),
+            max,
+        })
     }
 }

@@ -43,7 +43,10 @@ impl Run {
         let sessions = allow_open_files(MANY)?;
         let dir = tempfile::Builder::new().prefix("bench-").tempdir()?;
         // Peers that are not root look into it.
-        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        fs::set_permissions(
+            dir.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )?;
         let pki = Pki::create()?;
         let [authority, _] = pki.write_authorities(dir.path())?;
         let identity = pki.identity(ServerCertificate::Good);
@@ -67,8 +70,13 @@ impl Run {
                 *binary = copy;
             }
         }
-        let path = |path: &PathBuf| path.to_str().map(str::to_owned).context("TMPDIR is not UTF-8");
-        let mut backend = Part::start(&["backend", &path(&files.certificate)?, &path(&files.key)?])?;
+        let path = |path: &PathBuf| {
+            path.to_str()
+                .map(str::to_owned)
+                .context("TMPDIR is not UTF-8")
+        };
+        let mut backend =
+            Part::start(&["backend", &path(&files.certificate)?, &path(&files.key)?])?;
         let ports = serde_json::from_str(&backend.line()?)?;
         Ok(Run {
             options,
@@ -95,8 +103,18 @@ impl Run {
     }
 
     /// All that can be started; what cannot is noted as failed.
-    pub fn start_all(&mut self, mode: Mode, wanted: impl Fn(&Subject) -> bool) -> Vec<(Subject, Peer)> {
-        let subjects: Vec<Subject> = self.options.subjects.iter().filter(|subject| wanted(subject)).cloned().collect();
+    pub fn start_all(
+        &mut self,
+        mode: Mode,
+        wanted: impl Fn(&Subject) -> bool,
+    ) -> Vec<(Subject, Peer)> {
+        let subjects: Vec<Subject> = self
+            .options
+            .subjects
+            .iter()
+            .filter(|subject| wanted(subject))
+            .cloned()
+            .collect();
         let start = |subject: Subject| match self.start(&subject, mode) {
             Ok(peer) => Some((subject, peer)),
             Err(error) => {
@@ -108,10 +126,17 @@ impl Run {
     }
 
     pub fn load(&self) -> Result<Part> {
-        Part::start(&["load", self.files.authority.to_str().context("TMPDIR is not UTF-8")?])
+        Part::start(&[
+            "load",
+            self.files
+                .authority
+                .to_str()
+                .context("TMPDIR is not UTF-8")?,
+        ])
     }
 
-    /// In every round each peer on each leg, beginning with another one each time; what fails is noted and left out.
+    /// In every round each peer on each leg, beginning with another one each time; what fails is
+    /// noted and left out.
     pub fn interleaved(
         &mut self,
         what: &str,
@@ -130,9 +155,15 @@ impl Run {
                 if !subject.legs().contains(&leg) {
                     continue;
                 }
-                let done = self.load().and_then(|mut load| measure(&mut self.results, &mut load, subject, peer, leg));
+                let done = self
+                    .load()
+                    .and_then(|mut load| measure(&mut self.results, &mut load, subject, peer, leg));
                 if let Err(error) = done {
-                    self.note(&format!("{what}, {}, {}: {error:#}", subject.name(), leg.name()));
+                    self.note(&format!(
+                        "{what}, {}, {}: {error:#}",
+                        subject.name(),
+                        leg.name()
+                    ));
                 }
             }
         }
@@ -152,13 +183,21 @@ impl Run {
 
 impl Upstream {
     fn synthetic(port: u16) -> Upstream {
-        let aws = [("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")];
+        let aws = [
+            ("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"),
+            (
+                "AWS_SECRET_ACCESS_KEY",
+                "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            ),
+        ];
         Upstream {
             port,
             user: "bench".into(),
             password: "bench".into(),
             database: "bench".into(),
-            aws: aws.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            aws: aws
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             iam_user: "bench".into(),
         }
     }
@@ -169,11 +208,14 @@ pub fn costed(load: &mut Part, peer: &Peer, job: &Job) -> Result<Cost> {
     let cpu = || peer.id().map_or(0.0, cpu_seconds);
     let before = cpu();
     let done = load.perform(job)?;
-    Ok(Cost { done, cpu: cpu() - before })
+    Ok(Cost {
+        done,
+        cpu: cpu() - before,
+    })
 }
 
-/// Raises the limit of open files, for us and everybody we start, and says how many of `sessions` a proxy can then have:
-/// each is two files there.
+/// Raises the limit of open files, for us and everybody we start, and says how many of `sessions` a
+/// proxy can then have: each is two files there.
 pub fn allow_open_files(sessions: usize) -> Result<usize> {
     let needed = 2 * sessions as u64 + SPARE_FILES;
     let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE)?;
@@ -182,6 +224,9 @@ pub fn allow_open_files(sessions: usize) -> Result<usize> {
         rlimit::setrlimit(rlimit::Resource::NOFILE, hard, hard)?;
     }
     let (soft, _) = rlimit::getrlimit(rlimit::Resource::NOFILE)?;
-    ensure!(soft >= 4096, "the hard limit of open files is {hard}: raise it (ulimit -Hn, or run as root)");
+    ensure!(
+        soft >= 4096,
+        "the hard limit of open files is {hard}: raise it (ulimit -Hn, or run as root)"
+    );
     Ok(sessions.min(((soft - SPARE_FILES) / 2) as usize))
 }

@@ -1,4 +1,5 @@
-//! Threads that share nothing, each with a runtime of its own: who runs where is decided here and not by the scheduler.
+//! Threads that share nothing, each with a runtime of its own: who runs where is decided here and
+//! not by the scheduler.
 
 use std::future::Future;
 
@@ -11,7 +12,10 @@ pub struct Threads(Vec<Handle>);
 impl Threads {
     pub fn start(count: usize) -> Threads {
         let start = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime starts");
             let handle = runtime.handle().clone();
             std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
             handle
@@ -20,7 +24,11 @@ impl Threads {
     }
 
     /// On thread `index`, counted round and round.
-    pub fn spawn<T: Send + 'static>(&self, index: usize, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        index: usize,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
         self.0[index % self.0.len()].spawn(task)
     }
 }
@@ -28,5 +36,8 @@ impl Threads {
 /// Waits on a thread that runs no tasks.
 pub fn join<T>(handles: Vec<JoinHandle<T>>) -> Result<Vec<T>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    handles.into_iter().map(|handle| runtime.block_on(handle).context("a task panicked")).collect()
+    handles
+        .into_iter()
+        .map(|handle| runtime.block_on(handle).context("a task panicked"))
+        .collect()
 }

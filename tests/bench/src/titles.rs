@@ -16,7 +16,10 @@ pub fn title(figure: &str) -> String {
     .into_iter()
     .find(|(end, _)| figure.ends_with(end))
     .map_or_else(String::new, |(_, unit)| format!(", {unit}"));
-    let quantile = words.iter().find(|word| matches!(**word, "p50" | "p99")).map_or_else(String::new, |word| format!(" {word}"));
+    let quantile = words
+        .iter()
+        .find(|word| matches!(**word, "p50" | "p99"))
+        .map_or_else(String::new, |word| format!(" {word}"));
     match words[..] {
         ["bulk", direction, ..] => format!("bulk {direction}{unit}"),
         ["together", direction, "gain"] => format!("two bulk sessions {direction}, by one"),
@@ -24,19 +27,35 @@ pub fn title(figure: &str) -> String {
         ["trips", clients, ..] => format!("round trip, {}{quantile}{unit}", of_clients(clients)),
         ["login", kind, ..] => format!("login, {kind}{quantile}{unit}"),
         ["logins", kind, ..] => format!("logins, {kind}{unit}"),
-        ["memory", "rest", "anonymous", ..] => "memory at rest without pages of files, KiB".to_owned(),
+        ["memory", "rest", "anonymous", ..] => {
+            "memory at rest without pages of files, KiB".to_owned()
+        }
         ["memory", "rest", ..] => "memory at rest, KiB".to_owned(),
         ["memory", "first", ..] => "memory after the first login, KiB".to_owned(),
-        ["memory", sessions, "burst", ..] => format!("memory per idle session of {sessions}, after a burst, KiB"),
+        ["memory", sessions, "burst", ..] => {
+            format!("memory per idle session of {sessions}, after a burst, KiB")
+        }
         ["memory", sessions, ..] => format!("memory per idle session of {sessions}, KiB"),
-        ["beside", "growth"] => "16 busy sessions beside 10000 idle ones: CPU per round trip, by that of 16 alone".to_owned(),
-        ["beside", idle, ..] => format!("16 busy sessions beside {idle} idle ones, a round trip{unit}"),
+        ["beside", "growth"] => {
+            "16 busy sessions beside 10000 idle ones: CPU per round trip, by that of 16 alone"
+                .to_owned()
+        }
+        ["beside", idle, ..] => {
+            format!("16 busy sessions beside {idle} idle ones, a round trip{unit}")
+        }
         ["real", "copy", direction, ..] => format!("PostgreSQL: COPY {direction}{unit}"),
-        ["real", "tps", clients, protocol] => format!("PostgreSQL: select 1, {protocol}, {}, tps", of_clients(clients)),
+        ["real", "tps", clients, protocol] => format!(
+            "PostgreSQL: select 1, {protocol}, {}, tps",
+            of_clients(clients)
+        ),
         ["real", _, _, clients, protocol] => format!(
             "PostgreSQL: select 1, {protocol}, {}{quantile}{}",
             of_clients(clients),
-            if figure.contains("cpu") { ", CPU µs" } else { ", µs" }
+            if figure.contains("cpu") {
+                ", CPU µs"
+            } else {
+                ", µs"
+            }
         ),
         ["phase", phase, ..] => format!("phase of a login: {phase}{quantile}{unit}"),
         ["first", "logins"] => "first logins at once".to_owned(),
@@ -56,5 +75,9 @@ pub fn number(value: f64) -> String {
 }
 
 fn of_clients(count: &str) -> String {
-    if count == "1" { "1 client".to_owned() } else { format!("{count} clients") }
+    if count == "1" {
+        "1 client".to_owned()
+    } else {
+        format!("{count} clients")
+    }
 }

@@ -8,13 +8,17 @@ pub const COPY_DONE: [u8; 5] = *b"c\0\0\0\x04";
 pub const ROW: usize = 8 * 1024;
 
 pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len() + 4).expect("messages are short").to_be_bytes();
+    let length = u32::try_from(body.len() + 4)
+        .expect("messages are short")
+        .to_be_bytes();
     [&[kind][..], &length, body].concat()
 }
 
 pub fn startup(user: &str, database: &str) -> Vec<u8> {
     let body = format!("user\0{user}\0database\0{database}\0client_encoding\0UTF8\0\0");
-    let length = u32::try_from(body.len() + 8).expect("it is short").to_be_bytes();
+    let length = u32::try_from(body.len() + 8)
+        .expect("it is short")
+        .to_be_bytes();
     [&length[..], &[0, 3, 0, 0], body.as_bytes()].concat()
 }
 
@@ -48,15 +52,31 @@ pub fn greeting() -> Vec<u8> {
     bytes
 }
 
-/// The answer to some statements: each `select` gives one row, as PostgreSQL gives it for `select 1`, or true where it asks
-/// what exists, as a proxy does that has reset a session; any other succeeds.
+/// The answer to some statements: each `select` gives one row, as PostgreSQL gives it for `select
+/// 1`, or true where it asks what exists, as a proxy does that has reset a session; any other
+/// succeeds.
 pub fn answer(statements: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for statement in statements.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
-        let words: Vec<String> = statement.split_whitespace().take(2).map(str::to_uppercase).collect();
+    for statement in statements
+        .split(';')
+        .map(str::trim)
+        .filter(|statement| !statement.is_empty())
+    {
+        let words: Vec<String> = statement
+            .split_whitespace()
+            .take(2)
+            .map(str::to_uppercase)
+            .collect();
         if words[0] == "SELECT" {
-            let value = if statement.contains("EXISTS") { b't' } else { b'1' };
-            bytes.extend(message(b'T', b"\0\x01?column?\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"));
+            let value = if statement.contains("EXISTS") {
+                b't'
+            } else {
+                b'1'
+            };
+            bytes.extend(message(
+                b'T',
+                b"\0\x01?column?\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0",
+            ));
             bytes.extend(message(b'D', &[0, 1, 0, 0, 0, 1, value]));
             bytes.extend(message(b'C', b"SELECT 1\0"));
         } else {

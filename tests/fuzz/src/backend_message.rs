@@ -1,7 +1,8 @@
 use bytes::{Bytes, BytesMut};
 use pg_iam_proxy::wire::ReadError;
 use pg_iam_proxy::wire::backend::{
-    Authentication, ErrorResponse, MAX_AUTHENTICATION, MAX_MESSAGE, Message, Raw, checked_body_length, parse, read_message,
+    Authentication, ErrorResponse, MAX_AUTHENTICATION, MAX_MESSAGE, Message, Raw,
+    checked_body_length, parse, read_message,
 };
 
 use super::{cut, is_slice_of, now};
@@ -13,11 +14,18 @@ pub fn backend_message(data: &[u8]) {
         let before = rest;
         let result = now(read_message(&mut rest));
         for at in 1..=before.len().min(5) {
-            assert_eq!(format!("{result:?}"), format!("{:?}", now(read_message(&mut cut(before, at)))), "cut at {at}");
+            assert_eq!(
+                format!("{result:?}"),
+                format!("{:?}", now(read_message(&mut cut(before, at)))),
+                "cut at {at}"
+            );
         }
         match result {
             Ok(raw) => {
-                assert_eq!(encoded(|out| raw.encode(out)), before[..before.len() - rest.len()]);
+                assert_eq!(
+                    encoded(|out| raw.encode(out)),
+                    before[..before.len() - rest.len()]
+                );
                 check_message(raw);
             }
             Err(error) => {
@@ -27,18 +35,32 @@ pub fn backend_message(data: &[u8]) {
         }
     }
     if let Some((&tag, body)) = data.split_first() {
-        check_message(Raw { tag, body: Bytes::copy_from_slice(body) });
+        check_message(Raw {
+            tag,
+            body: Bytes::copy_from_slice(body),
+        });
     }
 }
 
 /// An error is the one that the bytes call for, found without reading further than needed.
 fn check_error(data: &[u8], error: &ReadError) {
     let Some(([tag, length @ ..], body)) = data.split_first_chunk::<5>() else {
-        return assert!(if data.is_empty() { matches!(error, ReadError::Closed) } else { matches!(error, ReadError::Torn) });
+        return assert!(if data.is_empty() {
+            matches!(error, ReadError::Closed)
+        } else {
+            matches!(error, ReadError::Torn)
+        });
     };
     match checked_body_length(*tag, *length) {
         Ok(length) => {
-            assert!(length <= if *tag == b'R' { MAX_AUTHENTICATION } else { MAX_MESSAGE });
+            assert!(
+                length
+                    <= if *tag == b'R' {
+                        MAX_AUTHENTICATION
+                    } else {
+                        MAX_MESSAGE
+                    }
+            );
             assert!(matches!(error, ReadError::Torn) && body.len() < length);
         }
         Err(violation) => assert_eq!(error.to_string(), violation.to_string()),
@@ -54,7 +76,9 @@ fn check_message(raw: Raw) {
             check_error_response(&error, &raw.body);
         }
         Ok(Message::BackendKeyData(key)) => assert_eq!(encoded(|out| key.encode(out)), wire),
-        Ok(Message::Notice(same) | Message::ParameterStatus(same) | Message::ReadyForQuery(same)) => assert_eq!(same, raw),
+        Ok(
+            Message::Notice(same) | Message::ParameterStatus(same) | Message::ReadyForQuery(same),
+        ) => assert_eq!(same, raw),
         Ok(Message::Other(tag)) => assert!(tag == raw.tag && !b"RENSKZ".contains(&tag)),
         Err(_) => assert!(b"REK".contains(&raw.tag)),
     }
@@ -71,7 +95,11 @@ fn check_authentication(request: Authentication, body: &[u8]) {
         }
         Authentication::Sasl { mechanisms } => {
             assert!(mechanisms.len() * 2 < rest.len());
-            assert!(mechanisms.iter().all(|name| !name.is_empty() && !name.contains('\0')));
+            assert!(
+                mechanisms
+                    .iter()
+                    .all(|name| !name.is_empty() && !name.contains('\0'))
+            );
             10
         }
         Authentication::SaslContinue(data) => {
@@ -82,10 +110,28 @@ fn check_authentication(request: Authentication, body: &[u8]) {
             assert!(data == rest && is_slice_of(&data, body));
             12
         }
-        Authentication::RedshiftDigest { algorithm, salt, server_nonce } => {
+        Authentication::RedshiftDigest {
+            algorithm,
+            salt,
+            server_nonce,
+        } => {
             assert!(is_slice_of(&salt, body) && is_slice_of(&server_nonce, body));
-            let lengths = [salt.len(), server_nonce.len()].map(|length| u32::try_from(length).expect("a body is short").to_be_bytes());
-            assert_eq!([&algorithm.to_be_bytes(), &lengths[0], &salt[..], &lengths[1], &server_nonce].concat(), rest);
+            let lengths = [salt.len(), server_nonce.len()].map(|length| {
+                u32::try_from(length)
+                    .expect("a body is short")
+                    .to_be_bytes()
+            });
+            assert_eq!(
+                [
+                    &algorithm.to_be_bytes(),
+                    &lengths[0],
+                    &salt[..],
+                    &lengths[1],
+                    &server_nonce
+                ]
+                .concat(),
+                rest
+            );
             13
         }
         Authentication::RedshiftIdp => 14,

@@ -3,7 +3,8 @@ use pg_iam_proxy::wire::backend::Raw;
 use pg_iam_proxy::wire::settings::Settings;
 use pg_iam_proxy::{Boundaries, Watch};
 
-/// A session as it passes. Of each chunk the first byte says who sends it (the highest bit: the server) and how long it is.
+/// A session as it passes. Of each chunk the first byte says who sends it (the highest bit: the
+/// server) and how long it is.
 pub fn boundaries(data: &[u8]) {
     let mut chunks = Vec::new();
     let mut rest = data;
@@ -12,20 +13,35 @@ pub fn boundaries(data: &[u8]) {
         chunks.push((head & 0x80 != 0, chunk));
         rest = tail;
     }
-    let bytes = chunks.iter().flat_map(|&(server, chunk)| chunk.chunks(1).map(move |byte| (server, byte)));
+    let bytes = chunks
+        .iter()
+        .flat_map(|&(server, chunk)| chunk.chunks(1).map(move |byte| (server, byte)));
     let verdict = verdict(chunks.iter().copied());
     assert_eq!(verdict, self::verdict(bytes), "chunks change nothing");
     if let (Ok(_), passed) = verdict {
-        let client: Vec<u8> = chunks.iter().filter(|(server, _)| !server).flat_map(|(_, chunk)| *chunk).copied().collect();
+        let client: Vec<u8> = chunks
+            .iter()
+            .filter(|(server, _)| !server)
+            .flat_map(|(_, chunk)| *chunk)
+            .copied()
+            .collect();
         assert_eq!(&client[passed..], b"X\0\0\0\x04");
         assert!(are_whole_messages(&client[..passed]));
     }
 }
 
 /// What the watch says at the end, and how many bytes went to the server.
-fn verdict<'a>(chunks: impl Iterator<Item = (bool, &'a [u8])>) -> (Result<Settings, &'static str>, usize) {
-    let status = |body: &'static [u8]| Raw { tag: b'S', body: Bytes::from_static(body) };
-    let mut watch = Boundaries::new(Settings::at_login(&[status(b"TimeZone\0UTC\0"), status(b"a\0b\0")]));
+fn verdict<'a>(
+    chunks: impl Iterator<Item = (bool, &'a [u8])>,
+) -> (Result<Settings, &'static str>, usize) {
+    let status = |body: &'static [u8]| Raw {
+        tag: b'S',
+        body: Bytes::from_static(body),
+    };
+    let mut watch = Boundaries::new(Settings::at_login(&[
+        status(b"TimeZone\0UTC\0"),
+        status(b"a\0b\0"),
+    ]));
     let (mut passed, mut gone) = (0, false);
     for (server, chunk) in chunks {
         if server {
@@ -42,7 +58,9 @@ fn verdict<'a>(chunks: impl Iterator<Item = (bool, &'a [u8])>) -> (Result<Settin
 
 fn are_whole_messages(mut bytes: &[u8]) -> bool {
     while let Some(([_, length @ ..], _)) = bytes.split_first_chunk::<5>() {
-        let Some(rest) = bytes.get(1 + u32::from_be_bytes(*length) as usize..) else { return false };
+        let Some(rest) = bytes.get(1 + u32::from_be_bytes(*length) as usize..) else {
+            return false;
+        };
         bytes = rest;
     }
     bytes.is_empty()

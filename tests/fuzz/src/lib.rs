@@ -1,4 +1,5 @@
-//! What must hold for any bytes a peer can send. One function per fuzz target; each panics where an invariant breaks.
+//! What must hold for any bytes a peer can send. One function per fuzz target; each panics where an
+//! invariant breaks.
 
 mod backend_message;
 mod boundaries;
@@ -54,7 +55,9 @@ mod tests {
             ("scram", super::scram),
         ];
         for (name, target) in targets {
-            let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+            let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("seeds")
+                .join(name);
             let mut count = 0;
             for seed in seeds.read_dir().expect("seeds are committed") {
                 let data = std::fs::read(seed.expect("a seed").path()).expect("a seed is a file");

@@ -1,7 +1,8 @@
 use pg_iam_proxy::wire::ReadError;
 use pg_iam_proxy::wire::frontend::{password_message as encode_password, sasl_initial_response};
 use pg_iam_proxy::wire::password::{
-    Awaited, MAX_PASSWORD, MAX_SASL, SaslInitial, checked_body_length, parse_password, parse_sasl_initial, read,
+    Awaited, MAX_PASSWORD, MAX_SASL, SaslInitial, checked_body_length, parse_password,
+    parse_sasl_initial, read,
 };
 
 use super::{cut, is_slice_of, now};
@@ -14,7 +15,11 @@ pub fn password_message(data: &[u8]) {
             let before = rest;
             let result = now(read(&mut rest, awaited));
             for at in 1..=before.len().min(5) {
-                assert_eq!(format!("{result:?}"), format!("{:?}", now(read(&mut cut(before, at), awaited))), "cut at {at}");
+                assert_eq!(
+                    format!("{result:?}"),
+                    format!("{:?}", now(read(&mut cut(before, at), awaited))),
+                    "cut at {at}"
+                );
             }
             match result {
                 Ok(body) => {
@@ -35,7 +40,11 @@ pub fn password_message(data: &[u8]) {
 /// An error is the one that the bytes call for, found without reading further than needed.
 fn check_error(data: &[u8], awaited: Awaited, error: &ReadError) {
     let Some(([tag, length @ ..], body)) = data.split_first_chunk::<5>() else {
-        return assert!(if data.is_empty() { matches!(error, ReadError::Closed) } else { matches!(error, ReadError::Torn) });
+        return assert!(if data.is_empty() {
+            matches!(error, ReadError::Closed)
+        } else {
+            matches!(error, ReadError::Torn)
+        });
     };
     let limit = match awaited {
         Awaited::Password => MAX_PASSWORD,
@@ -59,7 +68,9 @@ fn check_body(body: &[u8]) {
         assert!(is_slice_of(mechanism, body) && !mechanism.contains(&0));
         assert!(is_slice_of(data.unwrap_or_default(), body));
         match (std::str::from_utf8(mechanism), data) {
-            (Ok(mechanism), Some(data)) => assert_eq!(&sasl_initial_response(mechanism, data).expose()[5..], body),
+            (Ok(mechanism), Some(data)) => {
+                assert_eq!(&sasl_initial_response(mechanism, data).expose()[5..], body)
+            }
             (_, None) => assert_eq!([mechanism, b"\0\xff\xff\xff\xff"].concat(), body),
             (Err(_), Some(_)) => {}
         }

@@ -3,11 +3,17 @@ use pg_iam_proxy::wire::scram::{Exchange, MAX_ITERATIONS};
 /// What the work of one input may be: more than this tells nothing new.
 const ITERATIONS: u32 = 16;
 
-/// A server's two messages, of which the first ends with a line feed. `NONCE` stands for the client's nonce, which no input can know.
+/// A server's two messages, of which the first ends with a line feed. `NONCE` stands for the
+/// client's nonce, which no input can know.
 pub fn scram(data: &[u8]) {
-    for (mechanism, binding) in [("SCRAM-SHA-256", None), ("SCRAM-SHA-256-PLUS", Some(b"hash".to_vec()))] {
-        let mut exchange = Exchange::begin(&[mechanism.to_string()], b"password", binding).expect("it is offered");
-        let initial = String::from_utf8(exchange.message().to_vec()).expect("our own message is text");
+    for (mechanism, binding) in [
+        ("SCRAM-SHA-256", None),
+        ("SCRAM-SHA-256-PLUS", Some(b"hash".to_vec())),
+    ] {
+        let mut exchange =
+            Exchange::begin(&[mechanism.to_string()], b"password", binding).expect("it is offered");
+        let initial =
+            String::from_utf8(exchange.message().to_vec()).expect("our own message is text");
         let nonce = initial.split_once(",r=").expect("it has a nonce").1;
         let (first, last) = match data.iter().position(|&byte| byte == b'\n') {
             Some(end) => (&data[..end], &data[end + 1..]),
@@ -15,35 +21,55 @@ pub fn scram(data: &[u8]) {
         };
         let first = with_nonce(first, nonce.as_bytes());
         let iterations = iterations(&first);
-        if iterations.is_some_and(|iterations| (ITERATIONS + 1..=MAX_ITERATIONS).contains(&iterations)) {
+        if iterations
+            .is_some_and(|iterations| (ITERATIONS + 1..=MAX_ITERATIONS).contains(&iterations))
+        {
             return;
         }
         match exchange.server_first(&first) {
             Ok(()) => {
-                assert!(first.starts_with(format!("r={nonce}").as_bytes()) && iterations.is_some_and(|iterations| iterations > 0));
-                let theirs = first[2..].split(|&byte| byte == b',').next().expect("the first of at least one");
-                let message = std::str::from_utf8(exchange.message()).expect("our own message is text");
+                assert!(
+                    first.starts_with(format!("r={nonce}").as_bytes())
+                        && iterations.is_some_and(|iterations| iterations > 0)
+                );
+                let theirs = first[2..]
+                    .split(|&byte| byte == b',')
+                    .next()
+                    .expect("the first of at least one");
+                let message =
+                    std::str::from_utf8(exchange.message()).expect("our own message is text");
                 let (prefix, proof) = message.split_once(",p=").expect("it has a proof");
                 let (channel, answered) = prefix.split_once(",r=").expect("it has a nonce");
                 assert!(channel.starts_with("c=") && answered.as_bytes() == theirs);
                 // 32 bytes in base64.
                 assert_eq!(proof.len(), 44);
-                assert!(exchange.server_final(last).is_err(), "a server without the password is believed");
+                assert!(
+                    exchange.server_final(last).is_err(),
+                    "a server without the password is believed"
+                );
             }
-            Err(_) => assert!(exchange.server_final(last).is_err(), "an exchange goes on after an error"),
+            Err(_) => assert!(
+                exchange.server_final(last).is_err(),
+                "an exchange goes on after an error"
+            ),
         }
     }
 }
 
 fn with_nonce(template: &[u8], nonce: &[u8]) -> Vec<u8> {
     const PLACE: &[u8] = b"NONCE";
-    match template.windows(PLACE.len()).position(|window| window == PLACE) {
+    match template
+        .windows(PLACE.len())
+        .position(|window| window == PLACE)
+    {
         Some(at) => [&template[..at], nonce, &template[at + PLACE.len()..]].concat(),
         None => template.to_vec(),
     }
 }
 
 fn iterations(first: &[u8]) -> Option<u32> {
-    let digits = first.split(|&byte| byte == b',').find_map(|field| field.strip_prefix(b"i="))?;
+    let digits = first
+        .split(|&byte| byte == b',')
+        .find_map(|field| field.strip_prefix(b"i="))?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }

@@ -1,7 +1,8 @@
 use bytes::{Bytes, BytesMut};
 use pg_iam_proxy::wire::backend::{self, BackendKey};
 use pg_iam_proxy::wire::startup::{
-    MAX_CANCEL_KEY, MAX_STARTUP_BODY, Packet, ProtocolVersion, StartupMessage, checked_body_length, is_protocol_option, parse, read_packet,
+    MAX_CANCEL_KEY, MAX_STARTUP_BODY, Packet, ProtocolVersion, StartupMessage, checked_body_length,
+    is_protocol_option, parse, read_packet,
 };
 use pg_iam_proxy::wire::{ReadError, frontend};
 
@@ -14,7 +15,11 @@ pub fn startup_packet(data: &[u8]) {
         let before = rest;
         let result = now(read_packet(&mut rest));
         for at in 1..=before.len().min(4) {
-            assert_eq!(format!("{result:?}"), format!("{:?}", now(read_packet(&mut cut(before, at)))), "cut at {at}");
+            assert_eq!(
+                format!("{result:?}"),
+                format!("{:?}", now(read_packet(&mut cut(before, at)))),
+                "cut at {at}"
+            );
         }
         match result {
             Ok(packet) => {
@@ -34,7 +39,11 @@ pub fn startup_packet(data: &[u8]) {
 /// An error is the one that the bytes call for, found without reading further than needed.
 fn check_error(data: &[u8], error: &ReadError) {
     let Some((length, body)) = data.split_first_chunk::<4>() else {
-        return assert!(if data.is_empty() { matches!(error, ReadError::Closed) } else { matches!(error, ReadError::Torn) });
+        return assert!(if data.is_empty() {
+            matches!(error, ReadError::Closed)
+        } else {
+            matches!(error, ReadError::Torn)
+        });
     };
     match checked_body_length(*length) {
         Ok(length) => {
@@ -49,28 +58,41 @@ fn check_body(body: &[u8]) {
     let body = Bytes::copy_from_slice(body);
     match parse(&body) {
         Ok(Packet::Startup(message)) => check_startup(&message, &body),
-        Ok(Packet::Cancel(cancel)) => assert!((1..=MAX_CANCEL_KEY).contains(&cancel.secret_key.expose().len())),
+        Ok(Packet::Cancel(cancel)) => {
+            assert!((1..=MAX_CANCEL_KEY).contains(&cancel.secret_key.expose().len()))
+        }
         Ok(Packet::SslRequest | Packet::GssEncRequest) => assert_eq!(body.len(), 4),
         Err(_) => {}
     }
 }
 
 fn check_startup(message: &StartupMessage, body: &[u8]) {
-    // A name of one byte and two terminators: what a packet can make us allocate is bounded by its length.
+    // A name of one byte and two terminators: what a packet can make us allocate is bounded by its
+    // length.
     assert!(message.parameters.len() * 3 <= body.len());
     for (name, value) in &message.parameters {
         assert!(!name.is_empty() && !name.contains(&0) && !value.contains(&0));
         assert!(is_slice_of(name, body) && is_slice_of(value, body));
     }
     for name in ["user", "database"] {
-        let mut values = message.parameters.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+        let mut values = message
+            .parameters
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value);
         assert_eq!(message.parameter(name), values.next());
         assert_eq!(values.next(), None, "two readings of {name}");
     }
-    let options: Vec<Bytes> = message.parameters.iter().map(|(name, _)| name.clone()).filter(|name| is_protocol_option(name)).collect();
+    let options: Vec<Bytes> = message
+        .parameters
+        .iter()
+        .map(|(name, _)| name.clone())
+        .filter(|name| is_protocol_option(name))
+        .collect();
     let mut answer = BytesMut::new();
     backend::encode_negotiate_protocol_version(&mut answer, ProtocolVersion::V3_0, &options);
-    let raw = now(backend::read_message(&mut &answer[..])).expect("our own NegotiateProtocolVersion is well formed");
+    let raw = now(backend::read_message(&mut &answer[..]))
+        .expect("our own NegotiateProtocolVersion is well formed");
     assert_eq!((raw.tag, raw.body.len()), (b'v', answer.len() - 5));
 }
 
@@ -80,8 +102,13 @@ fn encode(packet: &Packet) -> Option<Bytes> {
         Packet::SslRequest => Some(Bytes::from_static(&frontend::SSL_REQUEST)),
         Packet::GssEncRequest => Some(Bytes::from_static(&[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30])),
         Packet::Cancel(cancel) => {
-            let key = BackendKey { process_id: cancel.process_id, secret_key: cancel.secret_key.clone() };
-            Some(Bytes::copy_from_slice(frontend::cancel_request(&key).expose()))
+            let key = BackendKey {
+                process_id: cancel.process_id,
+                secret_key: cancel.secret_key.clone(),
+            };
+            Some(Bytes::copy_from_slice(
+                frontend::cancel_request(&key).expose(),
+            ))
         }
         Packet::Startup(message) if message.version.major == 3 => {
             let mut out = frontend::startup_message(&message.parameters);

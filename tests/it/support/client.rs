@@ -87,7 +87,11 @@ pub fn read_reply(stream: &mut impl Read) -> Reply {
 pub fn read_refusal(stream: &mut impl Read) -> ServerError {
     match read_reply(stream) {
         Reply::Message(b'E', body) => {
-            assert_eq!(read_reply(stream), Reply::Closed, "a refusal is followed by the close");
+            assert_eq!(
+                read_reply(stream),
+                Reply::Closed,
+                "a refusal is followed by the close"
+            );
             error_fields(&body)
         }
         other => panic!("expected a refusal, got {other:?}"),
@@ -95,8 +99,19 @@ pub fn read_refusal(stream: &mut impl Read) -> ServerError {
 }
 
 pub fn error_fields(body: &[u8]) -> ServerError {
-    let fields = body.split(|&byte| byte == 0).filter(|field| !field.is_empty());
-    ServerError(fields.map(|field| (char::from(field[0]), String::from_utf8_lossy(&field[1..]).into_owned())).collect())
+    let fields = body
+        .split(|&byte| byte == 0)
+        .filter(|field| !field.is_empty());
+    ServerError(
+        fields
+            .map(|field| {
+                (
+                    char::from(field[0]),
+                    String::from_utf8_lossy(&field[1..]).into_owned(),
+                )
+            })
+            .collect(),
+    )
 }
 
 impl Client {
@@ -104,7 +119,11 @@ impl Client {
         Self::log_in_with(address, V3_0, parameters)
     }
 
-    pub fn log_in_with(address: SocketAddr, version: u32, parameters: &[(&str, &str)]) -> Result<Self, ServerError> {
+    pub fn log_in_with(
+        address: SocketAddr,
+        version: u32,
+        parameters: &[(&str, &str)],
+    ) -> Result<Self, ServerError> {
         Self::log_in_over(connect(address), version, parameters)
     }
 
@@ -115,14 +134,28 @@ impl Client {
 
 impl<S: Read + Write> Client<S> {
     /// Logs in on a connection that is as it should be protected.
-    pub fn log_in_over(mut stream: S, version: u32, parameters: &[(&str, &str)]) -> Result<Self, ServerError> {
-        stream.write_all(&startup_packet(version, parameters)).unwrap();
-        let mut client = Self { stream, settings: BTreeMap::new(), key: Vec::new(), negotiated: None };
+    pub fn log_in_over(
+        mut stream: S,
+        version: u32,
+        parameters: &[(&str, &str)],
+    ) -> Result<Self, ServerError> {
+        stream
+            .write_all(&startup_packet(version, parameters))
+            .unwrap();
+        let mut client = Self {
+            stream,
+            settings: BTreeMap::new(),
+            key: Vec::new(),
+            negotiated: None,
+        };
         let mut authenticated = false;
         loop {
             match read_reply(&mut client.stream) {
                 Reply::Message(b'v', body) => {
-                    assert!(!authenticated, "NegotiateProtocolVersion comes before AuthenticationOk");
+                    assert!(
+                        !authenticated,
+                        "NegotiateProtocolVersion comes before AuthenticationOk"
+                    );
                     client.negotiated = Some(body);
                 }
                 Reply::Message(b'R', body) => {
@@ -130,8 +163,12 @@ impl<S: Read + Write> Client<S> {
                     authenticated = true;
                 }
                 Reply::Message(b'S', body) => {
-                    let mut parts = body.split(|&byte| byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
-                    client.settings.insert(parts.next().unwrap(), parts.next().unwrap());
+                    let mut parts = body
+                        .split(|&byte| byte == 0)
+                        .map(|part| String::from_utf8_lossy(part).into_owned());
+                    client
+                        .settings
+                        .insert(parts.next().unwrap(), parts.next().unwrap());
                 }
                 Reply::Message(b'K', body) => client.key = body,
                 Reply::Message(b'N', _) => {}
@@ -150,7 +187,10 @@ impl<S: Read + Write> Client<S> {
 
     /// The only value of the only row.
     pub fn value(&mut self, sql: &str) -> String {
-        self.query(sql).expect("the query succeeds").pop().expect("a row")
+        self.query(sql)
+            .expect("the query succeeds")
+            .pop()
+            .expect("a row")
     }
 
     pub fn send_query(&mut self, sql: &str) {
@@ -158,7 +198,9 @@ impl<S: Read + Write> Client<S> {
     }
 
     pub fn send(&mut self, tag: u8, body: &[u8]) {
-        self.stream.write_all(&[&[tag], &packet(body)[..]].concat()).unwrap();
+        self.stream
+            .write_all(&[&[tag], &packet(body)[..]].concat())
+            .unwrap();
     }
 
     pub fn read_rows(&mut self) -> Result<Vec<String>, ServerError> {
@@ -181,8 +223,13 @@ impl<S: Read + Write> Client<S> {
     pub fn sleep_on_server(&mut self, observer: &mut Self) {
         self.send_query("select pg_sleep(60)");
         // Every user may see the lock that a running transaction holds on itself.
-        let running = format!("select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'", self.process_id());
-        super::wait_for("the query", || (observer.value(&running) == "1").then_some(()));
+        let running = format!(
+            "select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'",
+            self.process_id()
+        );
+        super::wait_for("the query", || {
+            (observer.value(&running) == "1").then_some(())
+        });
     }
 
     /// Process id as the client was told it.
@@ -194,6 +241,12 @@ impl<S: Read + Write> Client<S> {
 /// Sends a `CancelRequest` and waits for the close that is its only answer.
 pub fn cancel(address: SocketAddr, key: &[u8]) {
     let mut stream = connect(address);
-    stream.write_all(&packet(&[&80_877_102u32.to_be_bytes()[..], key].concat())).unwrap();
-    assert_eq!(read_reply(&mut stream), Reply::Closed, "a cancel is never answered");
+    stream
+        .write_all(&packet(&[&80_877_102u32.to_be_bytes()[..], key].concat()))
+        .unwrap();
+    assert_eq!(
+        read_reply(&mut stream),
+        Reply::Closed,
+        "a cancel is never answered"
+    );
 }

@@ -1,4 +1,5 @@
-//! The proxy as a process, a client that speaks the protocol byte by byte, and servers that misbehave on purpose.
+//! The proxy as a process, a client that speaks the protocol byte by byte, and servers that
+//! misbehave on purpose.
 
 pub mod client;
 pub mod pki;

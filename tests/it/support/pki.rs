@@ -1,8 +1,9 @@
 //! Authorities of a test's own, what they sign, and what they take back.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
 /// Who signs certificates.
@@ -33,40 +34,66 @@ pub struct Leaf<'a> {
 impl Authority {
     pub fn new(name: &str) -> Self {
         let (params, key) = authority(name);
-        Self { certificate: params.self_signed(&key).unwrap().pem(), issuer: Issuer::new(params, key) }
+        Self {
+            certificate: params.self_signed(&key).unwrap().pem(),
+            issuer: Issuer::new(params, key),
+        }
     }
 
     /// An authority below this one.
     pub fn intermediate(&self, name: &str) -> Self {
         let (params, key) = authority(name);
-        Self { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), issuer: Issuer::new(params, key) }
+        Self {
+            certificate: params.signed_by(&key, &self.issuer).unwrap().pem(),
+            issuer: Issuer::new(params, key),
+        }
     }
 
     /// For `localhost` and 127.0.0.1.
     pub fn server(&self) -> Identity {
-        self.sign(&Leaf { common_name: "localhost", alternative_names: &["localhost", "127.0.0.1"], ..Leaf::default() })
+        self.sign(&Leaf {
+            common_name: "localhost",
+            alternative_names: &["localhost", "127.0.0.1"],
+            ..Leaf::default()
+        })
     }
 
     pub fn client(&self, common_name: &str) -> Identity {
-        self.sign(&Leaf { common_name, ..Leaf::default() })
+        self.sign(&Leaf {
+            common_name,
+            ..Leaf::default()
+        })
     }
 
     pub fn sign(&self, leaf: &Leaf<'_>) -> Identity {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         if !leaf.common_name.is_empty() {
-            params.distinguished_name.push(DnType::CommonName, leaf.common_name);
+            params
+                .distinguished_name
+                .push(DnType::CommonName, leaf.common_name);
         }
-        params.subject_alt_names = leaf.alternative_names.iter().map(|name| alternative_name(name)).collect();
+        params.subject_alt_names = leaf
+            .alternative_names
+            .iter()
+            .map(|name| alternative_name(name))
+            .collect();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
         params.serial_number = (leaf.serial > 0).then(|| SerialNumber::from(leaf.serial));
         if leaf.expired {
-            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+            (params.not_before, params.not_after) =
+                (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
         }
         let key = key();
-        Identity { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
+        Identity {
+            certificate: params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
     }
 
     /// PEM list of the certificates with these serial numbers.

@@ -29,30 +29,57 @@ struct Log {
 /// The binary with nothing of this machine's AWS configuration.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pg-iam-proxy"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("PG")) {
+    for (name, _) in
+        std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("PG"))
+    {
         command.env_remove(name);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
 /// Runs it to its end.
 pub fn output(arguments: &[&str]) -> Output {
-    command().args(arguments).output().expect("the binary starts")
+    command()
+        .args(arguments)
+        .output()
+        .expect("the binary starts")
 }
 
 /// What `hash-password` prints for a password on standard input.
 pub fn hash_password(password: &str) -> String {
-    let mut child = command().arg("hash-password").stdin(Stdio::piped()).spawn().expect("the binary starts");
-    child.stdin.take().expect("piped").write_all(format!("{password}\n").as_bytes()).expect("it reads");
+    let mut child = command()
+        .arg("hash-password")
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(format!("{password}\n").as_bytes())
+        .expect("it reads");
     let output = child.wait_with_output().expect("it is our child");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text").trim_end().to_string()
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout)
+        .expect("text")
+        .trim_end()
+        .to_string()
 }
 
 /// A configuration file that is deleted with the value.
 pub fn config_file(text: &str) -> tempfile::TempPath {
-    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file");
+    let file = tempfile::Builder::new()
+        .suffix(".toml")
+        .tempfile()
+        .expect("a temporary file");
     std::fs::write(file.path(), text).expect("the file is written");
     file.into_temp_path()
 }
@@ -67,7 +94,10 @@ impl Proxy {
         let file = config_file(text);
         let listeners = text.matches("[[listener]]").count();
         let mut command = command();
-        command.args(["run", "--log-level", "debug", "--config"]).arg(&file).envs(env);
+        command
+            .args(["run", "--log-level", "debug", "--config"])
+            .arg(&file)
+            .envs(env);
         // The file is read before the first address is printed.
         Self::start(command, listeners)
     }
@@ -75,7 +105,10 @@ impl Proxy {
     /// `run` with target URLs, each on a port that is free.
     pub fn with_urls(aws: &Aws, urls: &[&str]) -> Self {
         let mut command = command();
-        command.args(["run", "--log-level", "debug"]).args(urls).envs(aws.env());
+        command
+            .args(["run", "--log-level", "debug"])
+            .args(urls)
+            .envs(aws.env());
         Self::start(command, urls.len())
     }
 
@@ -87,7 +120,11 @@ impl Proxy {
     /// With this many listeners on TCP; the JDBC line is the last of each one's lines.
     pub fn start(command: Command, listeners: usize) -> Self {
         Self::start_until(command, |printed, addresses| {
-            addresses.len() >= listeners && printed.lines().last().is_some_and(|line| line.starts_with("  JDBC"))
+            addresses.len() >= listeners
+                && printed
+                    .lines()
+                    .last()
+                    .is_some_and(|line| line.starts_with("  JDBC"))
         })
     }
 
@@ -104,11 +141,21 @@ impl Proxy {
             assert!(read > 0, "the proxy ended: {}", log.text());
             if let Some((_, address)) = line.trim_end().rsplit_once(" on ") {
                 // A unix socket is not one of them.
-                addresses.extend(address.parse().ok().filter(|address| addresses.last() != Some(address)));
+                addresses.extend(
+                    address
+                        .parse()
+                        .ok()
+                        .filter(|address| addresses.last() != Some(address)),
+                );
             }
             printed += &line;
         }
-        Self { child, printed, addresses, log }
+        Self {
+            child,
+            printed,
+            addresses,
+            log,
+        }
     }
 
     /// Address of the only listener.
@@ -130,7 +177,10 @@ impl Proxy {
     }
 
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.id().to_string()]).status().expect("kill starts");
+        let status = Command::new("kill")
+            .args([signal, &self.id().to_string()])
+            .status()
+            .expect("kill starts");
         assert!(status.success());
     }
 
@@ -165,7 +215,10 @@ impl Log {
         let deadline = Instant::now() + PATIENCE;
         let mut text = self.text.lock().unwrap();
         loop {
-            if let Some(line) = text.lines().find(|line| parts.iter().all(|part| line.contains(part))) {
+            if let Some(line) = text
+                .lines()
+                .find(|line| parts.iter().all(|part| line.contains(part)))
+            {
                 return line.to_string();
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -191,7 +244,11 @@ ca_file = "{}"
 {}{}
 "#,
         bed.ca_file().display(),
-        default_key(keys, "host", &format!("host = \"localhost\"\nport = {}\n", bed.rds().port())),
+        default_key(
+            keys,
+            "host",
+            &format!("host = \"localhost\"\nport = {}\n", bed.rds().port())
+        ),
         keys,
     )
 }
@@ -214,15 +271,22 @@ endpoint_url = "{}"
 "#,
         bed.ca_file().display(),
         aws.endpoint_url(),
-        default_key(keys, "cluster_identifier", "cluster_identifier = \"examplecluster\"\n"),
+        default_key(
+            keys,
+            "cluster_identifier",
+            "cluster_identifier = \"examplecluster\"\n"
+        ),
         keys,
     )
 }
 
-/// A listener and a target for the Redshift Serverless flavour; `keys` are further lines of the target.
+/// A listener and a target for the Redshift Serverless flavour; `keys` are further lines of the
+/// target.
 pub fn serverless_config(aws: &Aws, keys: &str) -> String {
     let config = redshift_config(aws, &format!("cluster_identifier = \"\"\n{keys}"));
-    config.replace("engine = \"redshift\"", "engine = \"redshift-serverless\"").replace("cluster_identifier = \"\"\n", "")
+    config
+        .replace("engine = \"redshift\"", "engine = \"redshift-serverless\"")
+        .replace("cluster_identifier = \"\"\n", "")
 }
 
 /// A listener and a target for the DSQL flavour; `keys` are further lines of the target.
@@ -235,7 +299,15 @@ pub fn dsql_config(keys: &str) -> String {
 }
 
 fn default_key(keys: &str, key: &str, default: &str) -> String {
-    let has = |key: &str| keys.lines().any(|line| line.starts_with(&format!("{key} =")));
-    let given = has(key) || (key == "host" && (has("instance_identifier") || has("cluster_identifier")));
-    if given { String::new() } else { default.to_string() }
+    let has = |key: &str| {
+        keys.lines()
+            .any(|line| line.starts_with(&format!("{key} =")))
+    };
+    let given =
+        has(key) || (key == "host" && (has("instance_identifier") || has("cluster_identifier")));
+    if given {
+        String::new()
+    } else {
+        default.to_string()
+    }
 }

@@ -1,4 +1,5 @@
-//! A client's side of TLS, with and without `SSLRequest`, that verifies the proxy and shows what it is told to.
+//! A client's side of TLS, with and without `SSLRequest`, that verifies the proxy and shows what it
+//! is told to.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -9,7 +10,9 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+};
 
 use super::client::{Client, SSL_REQUEST, ServerError, V3_0, connect};
 use super::pki::Identity;
@@ -40,13 +43,23 @@ impl TlsClient {
     }
 
     /// Both of these.
-    pub fn speaking_and_showing(authority: &str, version: &'static SupportedProtocolVersion, identity: &Identity) -> Self {
+    pub fn speaking_and_showing(
+        authority: &str,
+        version: &'static SupportedProtocolVersion,
+        identity: &Identity,
+    ) -> Self {
         Self::new(authority, &[version], Some(identity))
     }
 
-    fn new(authority: &str, versions: &[&'static SupportedProtocolVersion], identity: Option<&Identity>) -> Self {
+    fn new(
+        authority: &str,
+        versions: &[&'static SupportedProtocolVersion],
+        identity: Option<&Identity>,
+    ) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap())
+            .unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
             .unwrap()
@@ -54,18 +67,31 @@ impl TlsClient {
         let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(Identity { certificate, key }) => {
-                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>().unwrap();
-                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
+                    .collect::<Result<_, _>>()
+                    .unwrap();
+                builder
+                    .with_client_auth_cert(
+                        chain,
+                        PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+                    )
+                    .unwrap()
             }
         };
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         config.resumption = Resumption::disabled();
-        Self { config, server_name: "localhost".try_into().unwrap() }
+        Self {
+            config,
+            server_name: "localhost".try_into().unwrap(),
+        }
     }
 
     /// Names these protocols in ALPN instead of `postgresql`.
     pub fn naming(mut self, protocols: &[&str]) -> Self {
-        self.config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        self.config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         self
     }
 
@@ -91,8 +117,16 @@ impl TlsClient {
     }
 
     /// Logs in after `SSLRequest`.
-    pub fn log_in(&self, address: SocketAddr, user: &str) -> Result<Client<TlsStream>, ServerError> {
-        Client::log_in_over(self.ssl_request(address).expect("the handshake succeeds"), V3_0, &[("user", user)])
+    pub fn log_in(
+        &self,
+        address: SocketAddr,
+        user: &str,
+    ) -> Result<Client<TlsStream>, ServerError> {
+        Client::log_in_over(
+            self.ssl_request(address).expect("the handshake succeeds"),
+            V3_0,
+            &[("user", user)],
+        )
     }
 }
 
@@ -129,7 +163,12 @@ pub fn close_writing(stream: &mut TlsStream) {
 /// Asserts that the proxy has ended its side of TLS, and not merely TCP.
 #[track_caller]
 pub fn assert_close_notify(stream: &mut TlsStream) {
-    assert_eq!(stream.read(&mut [0]).expect("close_notify comes before the end of TCP"), 0);
+    assert_eq!(
+        stream
+            .read(&mut [0])
+            .expect("close_notify comes before the end of TCP"),
+        0
+    );
 }
 
 /// The certificate that the proxy has shown.

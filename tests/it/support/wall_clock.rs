@@ -1,4 +1,5 @@
-//! The wall clock of one process, moved while it runs. Its monotonic clock stays as it is, as on a machine that slept.
+//! The wall clock of one process, moved while it runs. Its monotonic clock stays as it is, as on a
+//! machine that slept.
 
 use std::path::PathBuf;
 
@@ -10,7 +11,10 @@ pub struct WallClock {
 
 impl WallClock {
     pub fn new() -> Self {
-        let clock = Self { folder: tempfile::tempdir().expect("a temporary folder"), library: library() };
+        let clock = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            library: library(),
+        };
         clock.set_ahead(0);
         clock
     }
@@ -41,7 +45,14 @@ impl WallClock {
 
 /// In the folder of the machine's architecture.
 fn library() -> PathBuf {
-    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let found = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|library| library.exists());
-    found.expect("libfaketime is missing; on Debian: apt-get install -y --no-install-recommends libfaketime")
+    let folders = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let found = folders
+        .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.exists());
+    found.expect(
+        "libfaketime is missing; on Debian: apt-get install -y --no-install-recommends libfaketime",
+    )
 }

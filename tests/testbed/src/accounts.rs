@@ -46,7 +46,13 @@ impl Accounts {
 
     /// A temporary key with a session token, as every role session has.
     pub fn add_role_session(&self, name: &str, session: &str, life: Duration) -> AccessKey {
-        self.issue(Principal::Role { name: name.to_owned(), session: session.to_owned() }, Some(life))
+        self.issue(
+            Principal::Role {
+                name: name.to_owned(),
+                session: session.to_owned(),
+            },
+            Some(life),
+        )
     }
 
     pub fn add(&self, id: &str, account: Account) {
@@ -57,9 +63,14 @@ impl Accounts {
         locked(&self.keys).get(id).cloned()
     }
 
-    /// Every secret access key and session token, for tests that look for them where they must not be.
+    /// Every secret access key and session token, for tests that look for them where they must not
+    /// be.
     pub fn secrets(&self) -> Vec<String> {
-        locked(&self.keys).values().flat_map(|account| [Some(account.secret.clone()), account.session_token.clone()]).flatten().collect()
+        locked(&self.keys)
+            .values()
+            .flat_map(|account| [Some(account.secret.clone()), account.session_token.clone()])
+            .flatten()
+            .collect()
     }
 
     /// As when an administrator deletes the key.
@@ -75,7 +86,12 @@ impl Accounts {
             session_token: life.map(|_| random::base64(356)),
             expires: life.map(|life| SystemTime::now() + life),
         };
-        let account = Account { secret: key.secret.clone(), session_token: key.session_token.clone(), expires: key.expires, principal };
+        let account = Account {
+            secret: key.secret.clone(),
+            session_token: key.session_token.clone(),
+            expires: key.expires,
+            principal,
+        };
         self.add(&key.id, account);
         key
     }
@@ -85,7 +101,9 @@ impl Principal {
     pub fn arn(&self) -> String {
         match self {
             Principal::User(name) => format!("arn:aws:iam::{ACCOUNT_ID}:user/{name}"),
-            Principal::Role { name, session } => format!("arn:aws:sts::{ACCOUNT_ID}:assumed-role/{name}/{session}"),
+            Principal::Role { name, session } => {
+                format!("arn:aws:sts::{ACCOUNT_ID}:assumed-role/{name}/{session}")
+            }
         }
     }
 

@@ -1,8 +1,9 @@
-//! PostgreSQL dressed as an Aurora DSQL cluster: TLS that wants a server name, tokens for passwords, few startup parameters.
+//! PostgreSQL dressed as an Aurora DSQL cluster: TLS that wants a server name, tokens for
+//! passwords, few startup parameters.
 //!
-//! Behind it is the RDS flavour's server. A front takes TLS, finds the cluster by the name in the handshake, looks at the
-//! StartupMessage, and passes everything on; PostgreSQL asks for the password and has it judged by a bind server, which
-//! recomputes the token's signature.
+//! Behind it is the RDS flavour's server. A front takes TLS, finds the cluster by the name in the
+//! handshake, looks at the StartupMessage, and passes everything on; PostgreSQL asks for the
+//! password and has it judged by a bind server, which recomputes the token's signature.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
@@ -29,7 +30,10 @@ use crate::{REGION, locked, shifted};
 
 pub const CLUSTER: &str = "foo0bar1baz2quux3quuux4qux";
 /// The cluster's name at AWS, and the one it has here.
-pub const NAMES: [&str; 2] = ["foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws", "localhost"];
+pub const NAMES: [&str; 2] = [
+    "foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws",
+    "localhost",
+];
 /// The user for whom tokens are for another action.
 pub const ADMIN: &str = "admin";
 /// A database role for everybody else.
@@ -39,8 +43,17 @@ pub(crate) const GROUP: &str = "dsql_user";
 
 const MAX_LIFE: Duration = Duration::from_hours(7 * 24);
 /// Where AWS publishes no list, what common drivers send and log in with.
-const KNOWN_PARAMETERS: [&str; 9] =
-    ["user", "database", "application_name", "client_encoding", "DateStyle", "TimeZone", "extra_float_digits", "options", "search_path"];
+const KNOWN_PARAMETERS: [&str; 9] = [
+    "user",
+    "database",
+    "application_name",
+    "client_encoding",
+    "DateStyle",
+    "TimeZone",
+    "extra_float_digits",
+    "options",
+    "search_path",
+];
 
 #[derive(Clone)]
 pub struct Dsql {
@@ -78,12 +91,23 @@ impl Dsql {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let acceptor = TlsAcceptor::from(pki.server_config(ServerCertificate::Good)?);
-        let guards =
-            [background.spawn(ldap::serve(binds, Arc::clone(&cluster))), background.spawn(serve(listener, acceptor, Arc::clone(&cluster)))];
-        Ok(Dsql { inner: Arc::new(Inner { port, cluster, _guards: guards }) })
+        let guards = [
+            background.spawn(ldap::serve(binds, Arc::clone(&cluster))),
+            background.spawn(serve(listener, acceptor, Arc::clone(&cluster))),
+        ];
+        Ok(Dsql {
+            inner: Arc::new(Inner {
+                port,
+                cluster,
+                _guards: guards,
+            }),
+        })
     }
 
-    #[allow(clippy::unused_self, reason = "belongs to the endpoint as the port does")]
+    #[allow(
+        clippy::unused_self,
+        reason = "belongs to the endpoint as the port does"
+    )]
     pub fn host(&self) -> &'static str {
         "localhost"
     }
@@ -134,10 +158,22 @@ impl Cluster {
 
     /// The action that the token is for.
     fn check(&self, user: &str, password: &[u8], now: SystemTime) -> Result<String, String> {
-        let token = std::str::from_utf8(password).map_err(|_| "not a token: not UTF-8".to_owned())?;
-        let (host, query) = token.split_once("/?").ok_or_else(|| format!("not a token: {} bytes without \"/?\"", token.len()))?;
-        let presigned = Presigned { host, query, region: REGION, service: "dsql", max_life: MAX_LIFE };
-        let ahead = locked(&self.clocks_ahead).iter().find(|(key, _)| query.contains(*key)).map_or(0, |(_, seconds)| *seconds);
+        let token =
+            std::str::from_utf8(password).map_err(|_| "not a token: not UTF-8".to_owned())?;
+        let (host, query) = token
+            .split_once("/?")
+            .ok_or_else(|| format!("not a token: {} bytes without \"/?\"", token.len()))?;
+        let presigned = Presigned {
+            host,
+            query,
+            region: REGION,
+            service: "dsql",
+            max_life: MAX_LIFE,
+        };
+        let ahead = locked(&self.clocks_ahead)
+            .iter()
+            .find(|(key, _)| query.contains(*key))
+            .map_or(0, |(_, seconds)| *seconds);
         let verified = sigv4::verify_presigned(&presigned, &self.accounts, shifted(now, ahead));
         let (signer, parameters) = verified.map_err(|refusal| refusal.to_string())?;
         if locked(&self.denied).contains(&signer.access_key_id) {
@@ -146,9 +182,20 @@ impl Cluster {
         if !NAMES.contains(&host) {
             return Err(format!("signed for host {host}"));
         }
-        let action = parameters.get("Action").map(String::as_str).unwrap_or_default();
-        let wanted = if user == ADMIN { "DbConnectAdmin" } else { "DbConnect" };
-        if action == wanted { Ok(action.to_owned()) } else { Err(format!("{action} for user {user}")) }
+        let action = parameters
+            .get("Action")
+            .map(String::as_str)
+            .unwrap_or_default();
+        let wanted = if user == ADMIN {
+            "DbConnectAdmin"
+        } else {
+            "DbConnect"
+        };
+        if action == wanted {
+            Ok(action.to_owned())
+        } else {
+            Err(format!("{action} for user {user}"))
+        }
     }
 }
 
@@ -168,9 +215,16 @@ impl Judge for Cluster {
 }
 
 async fn create_users(superuser: &Client) -> Result<()> {
-    superuser.batch_execute(&format!("CREATE ROLE {GROUP} NOLOGIN")).await?;
+    superuser
+        .batch_execute(&format!("CREATE ROLE {GROUP} NOLOGIN"))
+        .await?;
     for user in [ADMIN, USER] {
-        superuser.batch_execute(&format!("CREATE ROLE {} LOGIN IN ROLE {GROUP}", escape_identifier(user))).await?;
+        superuser
+            .batch_execute(&format!(
+                "CREATE ROLE {} LOGIN IN ROLE {GROUP}",
+                escape_identifier(user)
+            ))
+            .await?;
     }
     Ok(())
 }
@@ -191,7 +245,12 @@ async fn session(mut stream: TcpStream, acceptor: &TlsAcceptor, cluster: &Cluste
             encrypted(acceptor.accept(stream).await?, cluster).await
         }
         Some(First::GssEncRequest | First::Cancel(_) | First::Startup(_)) => {
-            stream.write_all(&wire::fatal("28000", "unable to accept connection, a secure connection is required")).await?;
+            stream
+                .write_all(&wire::fatal(
+                    "28000",
+                    "unable to accept connection, a secure connection is required",
+                ))
+                .await?;
             Ok(stream.shutdown().await?)
         }
     }
@@ -199,14 +258,18 @@ async fn session(mut stream: TcpStream, acceptor: &TlsAcceptor, cluster: &Cluste
 
 async fn encrypted(mut client: TlsStream<TcpStream>, cluster: &Cluster) -> Result<()> {
     let name = client.get_ref().1.server_name().map(str::to_owned);
-    let Some(First::Startup(startup)) = wire::read_first(&mut client).await? else { bail!("no StartupMessage inside TLS") };
+    let Some(First::Startup(startup)) = wire::read_first(&mut client).await? else {
+        bail!("no StartupMessage inside TLS")
+    };
     locked(&cluster.startups).push(startup.parameters.clone());
     if let Err((sqlstate, text)) = admit(name.as_deref(), &startup) {
         client.write_all(&wire::fatal(sqlstate, &text)).await?;
         return Ok(client.shutdown().await?);
     }
     let mut upstream = UnixStream::connect(&cluster.socket).await?;
-    upstream.write_all(&wire::startup(&startup.parameters)).await?;
+    upstream
+        .write_all(&wire::startup(&startup.parameters))
+        .await?;
     // Clients that just close are as welcome as those that end TLS properly.
     let _ = copy_bidirectional(&mut client, &mut upstream).await;
     Ok(client.shutdown().await?)
@@ -214,13 +277,27 @@ async fn encrypted(mut client: TlsStream<TcpStream>, cluster: &Cluster) -> Resul
 
 /// The texts are those of AWS's documentation where it has them, the codes are not documented.
 fn admit(name: Option<&str>, startup: &Startup) -> Result<(), (&'static str, String)> {
-    let name = name.ok_or_else(|| ("08004", "unable to accept connection, sni was not received".to_owned()))?;
+    let name = name.ok_or_else(|| {
+        (
+            "08004",
+            "unable to accept connection, sni was not received".to_owned(),
+        )
+    })?;
     if !NAMES.contains(&name) {
-        return Err(("08004", format!("unable to accept connection, there is no cluster {name}")));
+        return Err((
+            "08004",
+            format!("unable to accept connection, there is no cluster {name}"),
+        ));
     }
     for (parameter, value) in &startup.parameters {
-        if !KNOWN_PARAMETERS.iter().any(|known| parameter.eq_ignore_ascii_case(known)) {
-            return Err(("0A000", format!("setting configuration parameter \"{parameter}\" not supported")));
+        if !KNOWN_PARAMETERS
+            .iter()
+            .any(|known| parameter.eq_ignore_ascii_case(known))
+        {
+            return Err((
+                "0A000",
+                format!("setting configuration parameter \"{parameter}\" not supported"),
+            ));
         }
         if parameter == "database" && value != "postgres" {
             return Err(("3D000", format!("database \"{value}\" does not exist")));

@@ -1,8 +1,9 @@
 //! What does Redshift do at login that stock PostgreSQL does not?
 //!
-//! A front takes TLS, asks with the chosen challenge, finds which live credential the client's answer was made from, and
-//! logs in to PostgreSQL as that credential's role. With no match the login goes on under the DbUser's own name. Either way
-//! PostgreSQL decides on password, expiry and SQL, and its refusal comes back. After ReadyForQuery bytes are only passed on.
+//! A front takes TLS, asks with the chosen challenge, finds which live credential the client's
+//! answer was made from, and logs in to PostgreSQL as that credential's role. With no match the
+//! login goes on under the DbUser's own name. Either way PostgreSQL decides on password, expiry and
+//! SQL, and its refusal comes back. After ReadyForQuery bytes are only passed on.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ pub enum Challenge {
     Digest,
     /// AuthenticationCleartextPassword (3).
     Cleartext,
-    /// A request of this code and nothing in it, for clients to refuse: 14 (IdP), or one that does not exist.
+    /// A request of this code and nothing in it, for clients to refuse: 14 (IdP), or one that does
+    /// not exist.
     Code(u32),
 }
 
@@ -58,7 +60,11 @@ const REDSHIFT_ONLY: [&str; 10] = [
     "idc_client_display_name",
 ];
 /// Parameters of PostgreSQL that Redshift, which is older than they are, refuses.
-const UNKNOWN_TO_REDSHIFT: [&str; 3] = ["IntervalStyle", "standard_conforming_strings", "ssl_renegotiation_limit"];
+const UNKNOWN_TO_REDSHIFT: [&str; 3] = [
+    "IntervalStyle",
+    "standard_conforming_strings",
+    "ssl_renegotiation_limit",
+];
 /// ParameterStatus of PostgreSQL that Redshift does not send.
 const NOT_REPORTED: [&str; 7] = [
     "IntervalStyle",
@@ -71,12 +77,20 @@ const NOT_REPORTED: [&str; 7] = [
 ];
 
 impl Front {
-    pub(crate) async fn open(options: FrontOptions, pki: &Pki, backend: Arc<Backend>, background: &Background) -> Result<Front> {
+    pub(crate) async fn open(
+        options: FrontOptions,
+        pki: &Pki,
+        backend: Arc<Backend>,
+        background: &Background,
+    ) -> Result<Front> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let acceptor = TlsAcceptor::from(pki.server_config(options.certificate)?);
         let guard = background.spawn(serve(listener, acceptor, options.challenge, backend));
-        Ok(Front { port, _guard: guard })
+        Ok(Front {
+            port,
+            _guard: guard,
+        })
     }
 
     pub fn port(&self) -> u16 {
@@ -84,7 +98,12 @@ impl Front {
     }
 }
 
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, challenge: Challenge, backend: Arc<Backend>) {
+async fn serve(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    challenge: Challenge,
+    backend: Arc<Backend>,
+) {
     // Sessions end with the front, as those of a cluster that goes away.
     let mut sessions = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -94,7 +113,12 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, challenge: Challeng
     }
 }
 
-async fn session(mut stream: TcpStream, acceptor: &TlsAcceptor, challenge: Challenge, backend: &Backend) -> Result<()> {
+async fn session(
+    mut stream: TcpStream,
+    acceptor: &TlsAcceptor,
+    challenge: Challenge,
+    backend: &Backend,
+) -> Result<()> {
     stream.set_nodelay(true)?;
     loop {
         match wire::read_first(&mut stream).await? {
@@ -114,7 +138,9 @@ async fn session(mut stream: TcpStream, acceptor: &TlsAcceptor, challenge: Chall
 /// Redshift does not say that TLS is missing: temporary passwords are just wrong without it.
 async fn refuse_without_tls(mut stream: TcpStream, startup: &Startup) -> Result<()> {
     let user = startup.value("user").unwrap_or_default();
-    stream.write_all(&wire::authentication(5, &random::bytes(4))).await?;
+    stream
+        .write_all(&wire::authentication(5, &random::bytes(4)))
+        .await?;
     let _ = wire::read_message(&mut stream).await?;
     stream.write_all(&password_failed(user)).await?;
     Ok(stream.shutdown().await?)
@@ -128,7 +154,11 @@ async fn cancel(packet: &[u8], backend: &Backend) -> Result<()> {
     Ok(())
 }
 
-async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, challenge: Challenge, backend: &Backend) -> Result<()> {
+async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(
+    mut client: S,
+    challenge: Challenge,
+    backend: &Backend,
+) -> Result<()> {
     let startup = match wire::read_first(&mut client).await? {
         Some(First::Startup(startup)) => startup,
         Some(First::Cancel(packet)) => {
@@ -146,9 +176,10 @@ async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, challenge: 
         }
         Err(refusal) => {
             client
-                .write_all(
-                    &refusal.downcast::<Refused>().map_or_else(|error| wire::fatal("08P01", &error.to_string()), |refused| refused.0),
-                )
+                .write_all(&refusal.downcast::<Refused>().map_or_else(
+                    |error| wire::fatal("08P01", &error.to_string()),
+                    |refused| refused.0,
+                ))
                 .await?;
         }
     }
@@ -173,21 +204,49 @@ async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     challenge: Challenge,
     backend: &Backend,
 ) -> Result<UnixStream> {
-    let user = startup.value("user").ok_or_else(|| Refused(wire::fatal("28000", "no user name specified in startup packet")))?;
-    let options: Vec<&str> = startup.parameters.iter().map(|(name, _)| name.as_str()).filter(|name| name.starts_with("_pq_.")).collect();
+    let user = startup.value("user").ok_or_else(|| {
+        Refused(wire::fatal(
+            "28000",
+            "no user name specified in startup packet",
+        ))
+    })?;
+    let options: Vec<&str> = startup
+        .parameters
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .filter(|name| name.starts_with("_pq_."))
+        .collect();
     if options.contains(&"_pq_.compression") {
-        return Err(Refused(wire::fatal("0A000", "_pq_.compression is not served here: it has to be taken out on the way")).into());
+        return Err(Refused(wire::fatal(
+            "0A000",
+            "_pq_.compression is not served here: it has to be taken out on the way",
+        ))
+        .into());
     }
     if startup.minor > 0 || !options.is_empty() {
         client.write_all(&wire::negotiate_version(&options)).await?;
     }
-    let live: Vec<Credential> = locked(&backend.credentials).iter().filter(|credential| credential.db_user == user).cloned().collect();
+    let live: Vec<Credential> = locked(&backend.credentials)
+        .iter()
+        .filter(|credential| credential.db_user == user)
+        .cloned()
+        .collect();
     let credential = ask(client, user, challenge, live).await?;
-    let (login_role, password) = credential.map_or((user.to_owned(), random::base64(20)), |found| (found.login_role, found.password));
+    let (login_role, password) = credential
+        .map_or((user.to_owned(), random::base64(20)), |found| {
+            (found.login_role, found.password)
+        });
 
-    let mut upstream = UnixStream::connect(&backend.socket).await.context("PostgreSQL is gone")?;
-    upstream.write_all(&wire::startup(&startup.for_postgres(&login_role))).await?;
-    let rename = Rename { login_role: &login_role, user };
+    let mut upstream = UnixStream::connect(&backend.socket)
+        .await
+        .context("PostgreSQL is gone")?;
+    upstream
+        .write_all(&wire::startup(&startup.for_postgres(&login_role)))
+        .await?;
+    let rename = Rename {
+        login_role: &login_role,
+        user,
+    };
     give_password(&mut upstream, &password, &rename).await?;
     client.write_all(&wire::authentication(0, &[])).await?;
     if let Some(refusal) = refused_parameter(startup) {
@@ -208,16 +267,27 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     let nonce = random::bytes(16);
     let request = match challenge {
         Challenge::Md5 => wire::authentication(5, &salt),
-        Challenge::Digest => wire::authentication(13, &[&0_u32.to_be_bytes()[..], &counted(&salt), &counted(&nonce)].concat()),
+        Challenge::Digest => wire::authentication(
+            13,
+            &[&0_u32.to_be_bytes()[..], &counted(&salt), &counted(&nonce)].concat(),
+        ),
         Challenge::Cleartext => wire::authentication(3, &[]),
         Challenge::Code(code) => wire::authentication(code, &[]),
     };
     client.write_all(&request).await?;
     client.flush().await?;
     let (kind, answer) = wire::read_message(client).await?;
-    let expected = if challenge == Challenge::Digest { b'd' } else { b'p' };
+    let expected = if challenge == Challenge::Digest {
+        b'd'
+    } else {
+        b'p'
+    };
     if kind != expected {
-        return Err(Refused(wire::fatal("08P01", &format!("expected an answer of type {expected:#x}, got {kind:#x}"))).into());
+        return Err(Refused(wire::fatal(
+            "08P01",
+            &format!("expected an answer of type {expected:#x}, got {kind:#x}"),
+        ))
+        .into());
     }
     let answered_with = |credential: &Credential| match challenge {
         Challenge::Md5 => {
@@ -238,19 +308,33 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
 /// `Int32 length, digest, Int32 length, client nonce`, where the digest is
 /// SHA256(SHA256(password, salt), server nonce, client nonce). The user is not in it.
 fn is_digest_of(answer: &[u8], password: &str, salt: &[u8], nonce: &[u8]) -> bool {
-    let Some(rest) = answer.strip_prefix(&32_u32.to_be_bytes()) else { return false };
-    let Some((claimed, rest)) = rest.split_at_checked(32) else { return false };
-    let Some((size, client_nonce)) = rest.split_at_checked(4) else { return false };
+    let Some(rest) = answer.strip_prefix(&32_u32.to_be_bytes()) else {
+        return false;
+    };
+    let Some((claimed, rest)) = rest.split_at_checked(32) else {
+        return false;
+    };
+    let Some((size, client_nonce)) = rest.split_at_checked(4) else {
+        return false;
+    };
     let stored = digest(&SHA256, &[password.as_bytes(), salt].concat());
     let expected = digest(&SHA256, &[stored.as_ref(), nonce, client_nonce].concat());
     size == counted_size(client_nonce) && claimed == expected.as_ref()
 }
 
 /// Over the unix socket PostgreSQL asks for the password itself, whichever way it is stored.
-async fn give_password(upstream: &mut UnixStream, password: &str, rename: &Rename<'_>) -> Result<()> {
+async fn give_password(
+    upstream: &mut UnixStream,
+    password: &str,
+    rename: &Rename<'_>,
+) -> Result<()> {
     loop {
         match wire::read_message(upstream).await? {
-            (b'R', body) if body == 3_u32.to_be_bytes() => upstream.write_all(&wire::message(b'p', &wire::cstring(password))).await?,
+            (b'R', body) if body == 3_u32.to_be_bytes() => {
+                upstream
+                    .write_all(&wire::message(b'p', &wire::cstring(password)))
+                    .await?;
+            }
             (b'R', body) if body == 0_u32.to_be_bytes() => return Ok(()),
             (b'E', body) => return Err(Refused(wire::message(b'E', &rename.in_text(&body))).into()),
             (kind, _) => bail!("PostgreSQL answered {:?} to the password", char::from(kind)),
@@ -299,8 +383,12 @@ fn redshift_status(body: &[u8], user: &str) -> Vec<u8> {
 
 /// asyncpg knows Redshift by padb_revision.
 fn redshift_only_status(startup: &Startup) -> Vec<(&'static str, &'static str)> {
-    let mut status =
-        vec![("padb_revision", "unknown"), ("padb_version", "1.0.0"), ("max_numeric_precision", "38"), ("max_varchar_size", "65535")];
+    let mut status = vec![
+        ("padb_revision", "unknown"),
+        ("padb_version", "1.0.0"),
+        ("max_numeric_precision", "38"),
+        ("max_varchar_size", "65535"),
+    ];
     // PostgreSQL's RowDescription is that of version 0, whichever the driver offers.
     if startup.value("client_protocol_version").is_some() {
         status.push(("server_protocol_version", "0"));
@@ -313,13 +401,21 @@ fn refused_parameter(startup: &Startup) -> Option<Vec<u8>> {
     startup.parameters.iter().find_map(|(name, value)| {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         if UNKNOWN_TO_REDSHIFT.iter().any(|unknown| is(unknown)) {
-            return Some(wire::fatal("42704", &format!("unrecognized configuration parameter \"{name}\"")));
+            return Some(wire::fatal(
+                "42704",
+                &format!("unrecognized configuration parameter \"{name}\""),
+            ));
         }
         if is("lc_monetary") {
-            return Some(wire::fatal("42501", "permission denied to set parameter \"lc_monetary\""));
+            return Some(wire::fatal(
+                "42501",
+                "permission denied to set parameter \"lc_monetary\"",
+            ));
         }
         if is("extra_float_digits") && value.trim().parse::<i32>().is_ok_and(|digits| digits > 2) {
-            let text = format!("{value} is outside the valid range for parameter \"extra_float_digits\" (-15 .. 2)");
+            let text = format!(
+                "{value} is outside the valid range for parameter \"extra_float_digits\" (-15 .. 2)"
+            );
             return Some(wire::fatal("22023", &text));
         }
         None
@@ -328,16 +424,28 @@ fn refused_parameter(startup: &Startup) -> Option<Vec<u8>> {
 
 impl Startup {
     fn value(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().rfind(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.parameters
+            .iter()
+            .rfind(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 
     fn for_postgres(&self, login_role: &str) -> Vec<(String, String)> {
-        let database = self.value("database").or(self.value("user")).unwrap_or_default();
+        let database = self
+            .value("database")
+            .or(self.value("user"))
+            .unwrap_or_default();
         let known = self.parameters.iter().filter(|(name, _)| {
             let replaced = name == "user" || name == "database" || name.starts_with("_pq_.");
-            !replaced && !REDSHIFT_ONLY.iter().any(|ours| name.eq_ignore_ascii_case(ours))
+            !replaced
+                && !REDSHIFT_ONLY
+                    .iter()
+                    .any(|ours| name.eq_ignore_ascii_case(ours))
         });
-        let own = [("user".to_owned(), login_role.to_owned()), ("database".to_owned(), database.to_owned())];
+        let own = [
+            ("user".to_owned(), login_role.to_owned()),
+            ("database".to_owned(), database.to_owned()),
+        ];
         own.into_iter().chain(known.cloned()).collect()
     }
 }
@@ -350,12 +458,17 @@ struct Rename<'a> {
 
 impl Rename<'_> {
     fn in_text(&self, body: &[u8]) -> Vec<u8> {
-        String::from_utf8_lossy(body).replace(self.login_role, self.user).into_bytes()
+        String::from_utf8_lossy(body)
+            .replace(self.login_role, self.user)
+            .into_bytes()
     }
 }
 
 fn password_failed(user: &str) -> Vec<u8> {
-    wire::fatal("28000", &format!("password authentication failed for user \"{user}\""))
+    wire::fatal(
+        "28000",
+        &format!("password authentication failed for user \"{user}\""),
+    )
 }
 
 fn counted(bytes: &[u8]) -> Vec<u8> {

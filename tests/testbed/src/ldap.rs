@@ -1,7 +1,8 @@
-//! Who binds, and with which password? The few bytes of LDAP that PostgreSQL's `ldap` method speaks.
+//! Who binds, and with which password? The few bytes of LDAP that PostgreSQL's `ldap` method
+//! speaks.
 //!
-//! PostgreSQL hands every password, of any length it accepts itself, to the bind server and takes its word. It sends
-//! one simple BindRequest (RFC 4511 §4.2) a connection, then UnbindRequest.
+//! PostgreSQL hands every password, of any length it accepts itself, to the bind server and takes
+//! its word. It sends one simple BindRequest (RFC 4511 §4.2) a connection, then UnbindRequest.
 
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ const UNBIND_REQUEST: u8 = 0x42;
 const SIMPLE: u8 = 0x80;
 const SUCCESS: u8 = 0;
 const INVALID_CREDENTIALS: u8 = 49;
-/// PostgreSQL reads passwords up to 65 535 bytes (PG_MAX_AUTH_TOKEN_LENGTH); the rest is for the name and the framing.
+/// PostgreSQL reads passwords up to 65 535 bytes (PG_MAX_AUTH_TOKEN_LENGTH); the rest is for the
+/// name and the framing.
 const LIMIT: usize = 80_000;
 
 const DN_PREFIX: &str = "uid=";
@@ -37,7 +39,9 @@ const DN_SUFFIX: &str = ",dc=testbed";
 
 /// The method and its options in a line of `pg_hba.conf`.
 pub fn hba_method(port: u16) -> String {
-    format!("ldap ldapserver=127.0.0.1 ldapport={port} ldapprefix=\"{DN_PREFIX}\" ldapsuffix=\"{DN_SUFFIX}\"")
+    format!(
+        "ldap ldapserver=127.0.0.1 ldapport={port} ldapprefix=\"{DN_PREFIX}\" ldapsuffix=\"{DN_SUFFIX}\""
+    )
 }
 
 pub async fn serve(listener: TcpListener, judge: Arc<impl Judge>) {
@@ -63,7 +67,9 @@ fn user_of(name: &str) -> &str {
 
 /// None when the peer only connects, or unbinds.
 async fn read_bind(stream: &mut TcpStream) -> Result<Option<Bind>> {
-    let Some(message) = read_message(stream).await? else { return Ok(None) };
+    let Some(message) = read_message(stream).await? else {
+        return Ok(None);
+    };
     let mut message = Reader(&message);
     let id = message.take(INTEGER)?;
     ensure!(id.len() == 1, "a message id of one byte is expected");
@@ -72,19 +78,47 @@ async fn read_bind(stream: &mut TcpStream) -> Result<Option<Bind>> {
     }
     let mut request = Reader(message.take(BIND_REQUEST)?);
     ensure!(request.take(INTEGER)? == [3], "not LDAP version 3");
-    let name = String::from_utf8(request.take(OCTET_STRING)?.to_vec()).context("the name is not UTF-8")?;
+    let name =
+        String::from_utf8(request.take(OCTET_STRING)?.to_vec()).context("the name is not UTF-8")?;
     let password = request.take(SIMPLE)?.to_vec();
-    Ok(Some(Bind { id: id[0], name, password }))
+    Ok(Some(Bind {
+        id: id[0],
+        name,
+        password,
+    }))
 }
 
 async fn answer(stream: &mut TcpStream, bind: &Bind, accepted: bool) -> Result<()> {
-    let code = if accepted { SUCCESS } else { INVALID_CREDENTIALS };
-    stream.write_all(&[SEQUENCE, 12, INTEGER, 1, bind.id, BIND_RESPONSE, 7, 0x0a, 1, code, OCTET_STRING, 0, OCTET_STRING, 0]).await?;
+    let code = if accepted {
+        SUCCESS
+    } else {
+        INVALID_CREDENTIALS
+    };
+    stream
+        .write_all(&[
+            SEQUENCE,
+            12,
+            INTEGER,
+            1,
+            bind.id,
+            BIND_RESPONSE,
+            7,
+            0x0a,
+            1,
+            code,
+            OCTET_STRING,
+            0,
+            OCTET_STRING,
+            0,
+        ])
+        .await?;
     Ok(())
 }
 
 async fn read_message(stream: &mut TcpStream) -> Result<Option<Vec<u8>>> {
-    let Ok(tag) = stream.read_u8().await else { return Ok(None) };
+    let Ok(tag) = stream.read_u8().await else {
+        return Ok(None);
+    };
     ensure!(tag == SEQUENCE, "not an LDAP message");
     let first = stream.read_u8().await?;
     let length = if first < 0x80 {
@@ -106,7 +140,9 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, tag: u8) -> Result<&'a [u8]> {
-        let [found, first, rest @ ..] = self.0 else { bail!("truncated") };
+        let [found, first, rest @ ..] = self.0 else {
+            bail!("truncated")
+        };
         ensure!(*found == tag, "expected tag {tag:#x}, got {found:#x}");
         let (length, rest) = if *first < 0x80 {
             (usize::from(*first), rest)
@@ -114,7 +150,12 @@ impl<'a> Reader<'a> {
             let count = usize::from(first & 0x7f);
             ensure!(count <= 4 && count <= rest.len(), "bad length");
             let (length, rest) = rest.split_at(count);
-            (length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
+            (
+                length
+                    .iter()
+                    .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+                rest,
+            )
         };
         ensure!(length <= rest.len(), "truncated");
         let (value, rest) = rest.split_at(length);
@@ -137,8 +178,14 @@ mod tests {
 
     #[tokio::test]
     async fn reads_short_and_long_lengths() {
-        let short = read(b"\x30\x0e\x02\x01\x01\x60\x09\x02\x01\x03\x04\x01u\x80\x01p".to_vec()).await.unwrap().unwrap();
-        assert_eq!((short.id, short.name.as_str(), &short.password[..]), (1, "u", &b"p"[..]));
+        let short = read(b"\x30\x0e\x02\x01\x01\x60\x09\x02\x01\x03\x04\x01u\x80\x01p".to_vec())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (short.id, short.name.as_str(), &short.password[..]),
+            (1, "u", &b"p"[..])
+        );
         let mut long = b"\x30\x82\x01\x3b\x02\x01\x02\x60\x82\x01\x34\x02\x01\x03\x04\x81\x01u\x80\x82\x01\x29".to_vec();
         long.extend([b'p'; 297]);
         assert_eq!(read(long).await.unwrap().unwrap().password, vec![b'p'; 297]);
@@ -147,8 +194,18 @@ mod tests {
     #[tokio::test]
     async fn takes_a_probe_and_an_unbind_for_what_they_are_and_refuses_the_rest() {
         assert!(read(Vec::new()).await.unwrap().is_none());
-        assert!(read(b"\x30\x05\x02\x01\x02\x42\x00".to_vec()).await.unwrap().is_none());
-        for bad in [&b"GET / HTTP/1.1\r\n"[..], b"\x30\x84\xff\xff\xff\xff", b"\x30\x05\x02\x01\x02\x60\x7f", b"\x30\x0e\x02\x01"] {
+        assert!(
+            read(b"\x30\x05\x02\x01\x02\x42\x00".to_vec())
+                .await
+                .unwrap()
+                .is_none()
+        );
+        for bad in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"\x30\x84\xff\xff\xff\xff",
+            b"\x30\x05\x02\x01\x02\x60\x7f",
+            b"\x30\x0e\x02\x01",
+        ] {
             assert!(read(bad.to_vec()).await.is_err());
         }
     }

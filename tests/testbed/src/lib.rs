@@ -1,8 +1,10 @@
-//! AWS and its databases, made of real parts on loopback: PostgreSQL over TLS dressed as RDS, Aurora DSQL and Redshift,
-//! and an HTTP endpoint that verifies signatures. For tests, benchmarks and the demo.
+//! AWS and its databases, made of real parts on loopback: PostgreSQL over TLS dressed as RDS,
+//! Aurora DSQL and Redshift, and an HTTP endpoint that verifies signatures. For tests, benchmarks
+//! and the demo.
 //!
-//! A [`Testbed`] holds the databases; each [`Testbed::aws`] is an endpoint with its own key, faults and request log,
-//! so tests that share the databases do not meet. What is refused is refused by PostgreSQL or by recomputing a signature.
+//! A [`Testbed`] holds the databases; each [`Testbed::aws`] is an endpoint with its own key, faults
+//! and request log, so tests that share the databases do not meet. What is refused is refused by
+//! PostgreSQL or by recomputing a signature.
 
 pub mod accounts;
 pub mod aws;
@@ -58,7 +60,10 @@ impl Testbed {
     /// When it cannot be started; the text says what to install.
     pub fn shared() -> &'static Testbed {
         static SHARED: OnceLock<Testbed> = OnceLock::new();
-        SHARED.get_or_init(|| Testbed::start().unwrap_or_else(|error| panic!("the testbed cannot be started: {error:#}")))
+        SHARED.get_or_init(|| {
+            Testbed::start()
+                .unwrap_or_else(|error| panic!("the testbed cannot be started: {error:#}"))
+        })
     }
 
     pub fn start() -> Result<Testbed> {
@@ -72,14 +77,29 @@ impl Testbed {
         let rds_hba = rds::hba(binds.local_addr()?.port(), dsql_binds.local_addr()?.port());
         let [for_rds, for_redshift] = start_servers(&pki, &rds_hba)?;
         let ca_files = pki.write_authorities(for_rds.dir())?;
-        let (rds_accounts, dsql_accounts, own) = (accounts.clone(), accounts.clone(), background.clone());
+        let (rds_accounts, dsql_accounts, own) =
+            (accounts.clone(), accounts.clone(), background.clone());
         let (rds, dsql, redshift, servers) = background.wait(async move {
-            let rds = Rds::open(&for_rds, binds, rds_accounts, own.clone()).await.context("RDS")?;
-            let dsql = Dsql::open(&for_rds, &pki, dsql_binds, dsql_accounts, &own).await.context("DSQL")?;
-            let redshift = Redshift::open(&for_redshift, pki, own).await.context("Redshift")?;
+            let rds = Rds::open(&for_rds, binds, rds_accounts, own.clone())
+                .await
+                .context("RDS")?;
+            let dsql = Dsql::open(&for_rds, &pki, dsql_binds, dsql_accounts, &own)
+                .await
+                .context("DSQL")?;
+            let redshift = Redshift::open(&for_redshift, pki, own)
+                .await
+                .context("Redshift")?;
             anyhow::Ok((rds, dsql, redshift, [for_rds, for_redshift]))
         })?;
-        Ok(Testbed { rds, dsql, redshift, accounts, runtime, servers, ca_files })
+        Ok(Testbed {
+            rds,
+            dsql,
+            redshift,
+            accounts,
+            runtime,
+            servers,
+            ca_files,
+        })
     }
 
     /// A new AWS endpoint with an IAM user and key of its own, in front of the same databases.
@@ -87,7 +107,11 @@ impl Testbed {
     /// # Panics
     /// When loopback has no free port.
     pub fn aws(&self) -> Aws {
-        let (rds, redshift, accounts) = (self.rds.clone(), self.redshift.clone(), self.accounts.clone());
+        let (rds, redshift, accounts) = (
+            self.rds.clone(),
+            self.redshift.clone(),
+            self.accounts.clone(),
+        );
         let background = self.runtime.background();
         let open = Aws::open(rds, redshift, accounts, background.clone());
         background.wait(open).expect("a free port on loopback")
@@ -121,7 +145,10 @@ impl Testbed {
 
     /// Of the two PostgreSQL servers.
     pub fn process_ids(&self) -> Vec<u32> {
-        self.servers.iter().filter_map(Postgres::process_id).collect()
+        self.servers
+            .iter()
+            .filter_map(Postgres::process_id)
+            .collect()
     }
 }
 
@@ -129,9 +156,19 @@ impl Testbed {
 fn start_servers(pki: &Pki, rds_hba: &str) -> Result<[Postgres; 2]> {
     let identity = pki.identity(ServerCertificate::Good);
     std::thread::scope(|scope| {
-        let for_rds = scope.spawn(|| Postgres::start(&Setup { hba: rds_hba, identity }));
-        let for_redshift = Postgres::start(&Setup { hba: redshift::HBA, identity });
-        let for_rds = for_rds.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let for_rds = scope.spawn(|| {
+            Postgres::start(&Setup {
+                hba: rds_hba,
+                identity,
+            })
+        });
+        let for_redshift = Postgres::start(&Setup {
+            hba: redshift::HBA,
+            identity,
+        });
+        let for_rds = for_rds
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok([for_rds?, for_redshift?])
     })
 }
@@ -148,6 +185,9 @@ fn shifted(at: SystemTime, seconds: i64) -> SystemTime {
 
 /// As AWS writes times.
 fn timestamp(at: SystemTime) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::from(at).format(format).expect("the format has only parts of a date")
+    let format =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    OffsetDateTime::from(at)
+        .format(format)
+        .expect("the format has only parts of a date")
 }

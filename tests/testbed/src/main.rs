@@ -22,12 +22,17 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments != ["serve"] {
-        bail!("usage: testbed serve\nStarts the stand-ins, prints where they are as a line of JSON, and ends with its stdin or a signal.");
+        bail!(
+            "usage: testbed serve\nStarts the stand-ins, prints where they are as a line of JSON, and ends with its stdin or a signal."
+        );
     }
     let end = End::listen()?;
     let testbed = Testbed::start()?;
     let aws = testbed.aws();
-    let digest = testbed.redshift().front(FrontOptions { challenge: Challenge::Digest, ..FrontOptions::default() })?;
+    let digest = testbed.redshift().front(FrontOptions {
+        challenge: Challenge::Digest,
+        ..FrontOptions::default()
+    })?;
     println!("{}", description(&testbed, &aws, &digest));
     end.wait();
     Ok(())
@@ -61,23 +66,36 @@ struct End {
 
 impl End {
     fn listen() -> Result<End> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let signals = runtime.block_on(async { std::io::Result::Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)) });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let signals = runtime.block_on(async {
+            std::io::Result::Ok((
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+            ))
+        });
         let (interrupt, terminate) = signals?;
-        Ok(End { runtime, interrupt, terminate })
+        Ok(End {
+            runtime,
+            interrupt,
+            terminate,
+        })
     }
 
     fn wait(mut self) {
         self.runtime.block_on(async {
             let mut stdin = tokio::io::stdin();
-            let closed = async { while stdin.read(&mut [0; 512]).await.is_ok_and(|count| count > 0) {} };
+            let closed =
+                async { while stdin.read(&mut [0; 512]).await.is_ok_and(|count| count > 0) {} };
             tokio::select! {
                 () = closed => {}
                 _ = self.interrupt.recv() => {}
                 _ = self.terminate.recv() => {}
             }
         });
-        // The thread that reads stdin may still do so after a signal, and the ordinary drop waits for it.
+        // The thread that reads stdin may still do so after a signal, and the ordinary drop waits
+        // for it.
         self.runtime.shutdown_background();
     }
 }

@@ -1,19 +1,24 @@
 //! Which certificates do the stand-ins show?
 //!
-//! One CA that tests trust (`ca.pem`) and one good server certificate under it; one of each way a certificate can be
-//! bad: expired, for another name, from a CA nobody was told about (`other-ca.pem`).
+//! One CA that tests trust (`ca.pem`) and one good server certificate under it; one of each way a
+//! certificate can be bad: expired, for another name, from a CA nobody was told about
+//! (`other-ca.pem`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 
-/// Names of AWS endpoints that the good certificate also carries, for clients that dial one address and verify another.
+/// Names of AWS endpoints that the good certificate also carries, for clients that dial one address
+/// and verify another.
 pub const AWS_NAMES: [&str; 8] = [
     "mydb.123456789012.us-west-2.rds.amazonaws.com",
     "mydb.cluster-123456789012.us-west-2.rds.amazonaws.com",
@@ -57,7 +62,10 @@ impl Pki {
     pub fn create() -> Result<Pki> {
         let (ca_pem, ca) = authority("pg-iam-proxy testbed CA")?;
         let (other_pem, other) = authority("pg-iam-proxy testbed CA that nobody trusts")?;
-        let names: Vec<&str> = ["localhost", "127.0.0.1"].into_iter().chain(AWS_NAMES).collect();
+        let names: Vec<&str> = ["localhost", "127.0.0.1"]
+            .into_iter()
+            .chain(AWS_NAMES)
+            .collect();
         let now = OffsetDateTime::now_utc();
         let valid = (now - Duration::days(1), now + Duration::days(30));
         let past = (now - Duration::days(30), now - Duration::days(1));
@@ -90,11 +98,15 @@ impl Pki {
 
     pub fn server_config(&self, which: ServerCertificate) -> Result<Arc<ServerConfig>> {
         let identity = self.identity(which);
-        let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
+            .collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        Ok(Arc::new(config.with_no_client_auth().with_single_cert(chain, key)?))
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        Ok(Arc::new(
+            config.with_no_client_auth().with_single_cert(chain, key)?,
+        ))
     }
 }
 
@@ -108,13 +120,21 @@ fn authority(name: &str) -> Result<(String, Issuer<'static, KeyPair>)> {
     Ok((pem, Issuer::new(params, key)))
 }
 
-fn leaf(names: &[&str], (not_before, not_after): (OffsetDateTime, OffsetDateTime), ca: &Issuer<'_, KeyPair>) -> Result<Identity> {
-    let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+fn leaf(
+    names: &[&str],
+    (not_before, not_after): (OffsetDateTime, OffsetDateTime),
+    ca: &Issuer<'_, KeyPair>,
+) -> Result<Identity> {
+    let mut params =
+        CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     params.distinguished_name.push(DnType::CommonName, names[0]);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     (params.not_before, params.not_after) = (not_before, not_after);
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    Ok(Identity { certificate: params.signed_by(&key, ca)?.pem(), key: key.serialize_pem() })
+    Ok(Identity {
+        certificate: params.signed_by(&key, ca)?.pem(),
+        key: key.serialize_pem(),
+    })
 }

@@ -1,7 +1,8 @@
 //! How is a throw-away PostgreSQL made, supervised and removed?
 //!
-//! A small shell runs each server and holds the read end of a pipe from this process. However this process ends, the
-//! pipe closes, and the shell stops the server and removes its directory. Root is dropped, as PostgreSQL demands.
+//! A small shell runs each server and holds the read end of a pipe from this process. However this
+//! process ends, the pipe closes, and the shell stops the server and removes its directory. Root is
+//! dropped, as PostgreSQL demands.
 
 use std::fs;
 use std::net::TcpListener;
@@ -30,8 +31,9 @@ pub struct Postgres {
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The shell is there before the first file of the server, and outlives it. Background commands of a shell read
-/// /dev/null, hence the copy of stdin. A signal can come before PostgreSQL handles it, hence the repetition.
+/// The shell is there before the first file of the server, and outlives it. Background commands of
+/// a shell read /dev/null, hence the copy of stdin. A signal can come before PostgreSQL handles it,
+/// hence the repetition.
 const SUPERVISE: &str = r#"
 exec 3<&0
 serve() {
@@ -48,8 +50,8 @@ rm -rf "$1"
 "#;
 
 impl Postgres {
-    /// Blocks until the server takes connections. A free port can be taken by somebody else before the server binds it,
-    /// so a few are tried.
+    /// Blocks until the server takes connections. A free port can be taken by somebody else before
+    /// the server binds it, so a few are tried.
     pub fn start(setup: &Setup<'_>) -> Result<Postgres> {
         let binaries = find_binaries()?;
         let mut attempts = 1;
@@ -70,13 +72,19 @@ impl Postgres {
         &self.dir
     }
 
-    /// The unix socket, where the superuser `postgres` is trusted; only the server's user may enter its directory.
+    /// The unix socket, where the superuser `postgres` is trusted; only the server's user may enter
+    /// its directory.
     pub fn socket(&self) -> PathBuf {
         self.dir.join(format!("data/.s.PGSQL.{}", self.port))
     }
 
     pub fn process_id(&self) -> Option<u32> {
-        fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?.lines().next()?.parse().ok()
+        fs::read_to_string(self.dir.join("data/postmaster.pid"))
+            .ok()?
+            .lines()
+            .next()?
+            .parse()
+            .ok()
     }
 
     pub async fn superuser(&self, database: &str) -> Result<Client> {
@@ -84,7 +92,10 @@ impl Postgres {
     }
 
     pub fn administrator(&self) -> Administrator {
-        Administrator { socket_dir: self.dir.join("data"), port: self.port }
+        Administrator {
+            socket_dir: self.dir.join("data"),
+            port: self.port,
+        }
     }
 }
 
@@ -98,7 +109,11 @@ pub struct Administrator {
 impl Administrator {
     pub async fn connect(&self, database: &str) -> Result<Client> {
         let mut config = tokio_postgres::Config::new();
-        config.host_path(&self.socket_dir).port(self.port).user("postgres").dbname(database);
+        config
+            .host_path(&self.socket_dir)
+            .port(self.port)
+            .user("postgres")
+            .dbname(database);
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
@@ -116,12 +131,24 @@ impl Drop for Postgres {
 fn find_binaries() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("PG_BIN") {
         let dir = PathBuf::from(dir);
-        ensure!(dir.join("initdb").exists(), "PG_BIN={} has no initdb", dir.display());
+        ensure!(
+            dir.join("initdb").exists(),
+            "PG_BIN={} has no initdb",
+            dir.display()
+        );
         return Ok(dir);
     }
-    let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let debian = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
     let newest = debian
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse::<u32>().ok()?,
+                entry.path().join("bin"),
+            ))
+        })
         .filter(|(version, dir)| *version >= 15 && dir.join("postgres").exists())
         .max();
     if let Some((_, dir)) = newest {
@@ -134,7 +161,10 @@ fn find_binaries() -> Result<PathBuf> {
 }
 
 fn attempt(binaries: &Path, setup: &Setup<'_>) -> Result<Postgres> {
-    let dir = tempfile::Builder::new().prefix("testbed-").permissions(fs::Permissions::from_mode(0o755)).tempdir()?;
+    let dir = tempfile::Builder::new()
+        .prefix("testbed-")
+        .permissions(fs::Permissions::from_mode(0o755))
+        .tempdir()?;
     let user = ServerUser::instead_of_owner(dir.path())?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let files = [
@@ -152,16 +182,29 @@ fn attempt(binaries: &Path, setup: &Setup<'_>) -> Result<Postgres> {
     give(dir.path(), user.as_ref())?;
     let mut shell = command(Path::new("/bin/sh"), dir.path(), user.as_ref());
     shell.args(["-c", SUPERVISE, "supervise"]).arg(dir.path());
-    shell.env("BIN", binaries).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    shell
+        .env("BIN", binaries)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let supervisor = shell.spawn().context("sh cannot be run")?;
-    let server = Postgres { dir: dir.keep(), port, supervisor };
+    let server = Postgres {
+        dir: dir.keep(),
+        port,
+        supervisor,
+    };
     wait_until_ready(&server)?;
     Ok(server)
 }
 
 fn settings(dir: &Path, port: u16) -> Result<String> {
-    let dir = dir.to_str().context("the temporary directory's name is not UTF-8")?;
-    ensure!(dir.len() < 85, "unix socket names have 107 bytes: set TMPDIR to a shorter path than {dir}");
+    let dir = dir
+        .to_str()
+        .context("the temporary directory's name is not UTF-8")?;
+    ensure!(
+        dir.len() < 85,
+        "unix socket names have 107 bytes: set TMPDIR to a shorter path than {dir}"
+    );
     Ok(format!(
         "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{dir}/data'\nmax_connections = 200\n\
          hba_file = '{dir}/pg_hba.conf'\ntimezone = 'UTC'\nlog_timezone = 'UTC'\nlog_connections = on\n\
@@ -171,7 +214,10 @@ fn settings(dir: &Path, port: u16) -> Result<String> {
     ))
 }
 
-#[allow(clippy::disallowed_methods, reason = "the pause between two looks at the condition")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the pause between two looks at the condition"
+)]
 fn wait_until_ready(server: &Postgres) -> Result<()> {
     let deadline = Instant::now() + START_DEADLINE;
     while Instant::now() < deadline {
@@ -183,12 +229,19 @@ fn wait_until_ready(server: &Postgres) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    bail!("PostgreSQL was not ready after {START_DEADLINE:?}: {}", log_of(&server.dir))
+    bail!(
+        "PostgreSQL was not ready after {START_DEADLINE:?}: {}",
+        log_of(&server.dir)
+    )
 }
 
 /// The last line of the lock file is the server's own word for its state.
 fn server_is_up(dir: &Path) -> bool {
-    fs::read_to_string(dir.join("data/postmaster.pid")).is_ok_and(|text| text.lines().nth(7).is_some_and(|state| state.trim() == "ready"))
+    fs::read_to_string(dir.join("data/postmaster.pid")).is_ok_and(|text| {
+        text.lines()
+            .nth(7)
+            .is_some_and(|state| state.trim() == "ready")
+    })
 }
 
 fn log_of(dir: &Path) -> String {
@@ -209,9 +262,14 @@ impl ServerUser {
         }
         let passwd = fs::read_to_string("/etc/passwd")?;
         let find = |name: &str| {
-            let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+            let line = passwd
+                .lines()
+                .find(|line| line.split(':').next() == Some(name))?;
             let mut ids = line.split(':').skip(2).map_while(|id| id.parse().ok());
-            Some(ServerUser { uid: ids.next()?, gid: ids.next()? })
+            Some(ServerUser {
+                uid: ids.next()?,
+                gid: ids.next()?,
+            })
         };
         let user = find("postgres").or_else(|| find("nobody"));
         Ok(Some(user.context("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody to run it as")?))
@@ -221,7 +279,11 @@ impl ServerUser {
 fn command(program: &Path, directory: &Path, user: Option<&ServerUser>) -> Command {
     let mut command = Command::new(program);
     // An own process group: Ctrl-C at the terminal must not end the shell before it has cleaned up.
-    command.current_dir(directory).process_group(0).env_remove("PGDATA").env("LC_ALL", "C");
+    command
+        .current_dir(directory)
+        .process_group(0)
+        .env_remove("PGDATA")
+        .env("LC_ALL", "C");
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
@@ -229,5 +291,8 @@ fn command(program: &Path, directory: &Path, user: Option<&ServerUser>) -> Comma
 }
 
 fn give(path: &Path, user: Option<&ServerUser>) -> Result<()> {
-    user.map_or(Ok(()), |user| chown(path, Some(user.uid), Some(user.gid)).with_context(|| format!("chown {}", path.display())))
+    user.map_or(Ok(()), |user| {
+        chown(path, Some(user.uid), Some(user.gid))
+            .with_context(|| format!("chown {}", path.display()))
+    })
 }

@@ -2,14 +2,21 @@
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// `length` characters of the base64 alphabet, as AWS secrets and Redshift's temporary passwords have; `+` and `/` show missing escapes.
+/// `length` characters of the base64 alphabet, as AWS secrets and Redshift's temporary passwords
+/// have; `+` and `/` show missing escapes.
 pub fn base64(length: usize) -> String {
-    bytes(length).into_iter().map(|byte| char::from(BASE64[usize::from(byte) % BASE64.len()])).collect()
+    bytes(length)
+        .into_iter()
+        .map(|byte| char::from(BASE64[usize::from(byte) % BASE64.len()]))
+        .collect()
 }
 
 /// `length` upper-case letters and digits, as in access key ids.
 pub fn identifier(length: usize) -> String {
-    bytes(length).into_iter().map(|byte| char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[usize::from(byte) % 32])).collect()
+    bytes(length)
+        .into_iter()
+        .map(|byte| char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[usize::from(byte) % 32]))
+        .collect()
 }
 
 pub fn bytes(length: usize) -> Vec<u8> {

@@ -1,7 +1,8 @@
 //! PostgreSQL that lets members of `rds_iam` in with an authentication token only, as RDS does.
 //!
-//! RDS asks for a cleartext password over TLS and has PAM judge it. Here PostgreSQL's `ldap` method does the same
-//! against a bind server in this process, which recomputes the token's signature. No root, and no limit below PostgreSQL's.
+//! RDS asks for a cleartext password over TLS and has PAM judge it. Here PostgreSQL's `ldap` method
+//! does the same against a bind server in this process, which recomputes the token's signature. No
+//! root, and no limit below PostgreSQL's.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -57,7 +58,8 @@ struct Gate {
 
 const MAX_LIFE: Duration = Duration::from_mins(15);
 
-/// The bind servers' ports have to be known before the server starts. DSQL's front comes through the unix socket.
+/// The bind servers' ports have to be known before the server starts. DSQL's front comes through
+/// the unix socket.
 pub(crate) fn hba(rds_binds: u16, dsql_binds: u16) -> String {
     format!(
         "local all postgres trust\n\
@@ -72,7 +74,12 @@ pub(crate) fn hba(rds_binds: u16, dsql_binds: u16) -> String {
 }
 
 impl Rds {
-    pub(crate) async fn open(postgres: &Postgres, binds: TcpListener, accounts: Accounts, background: Background) -> Result<Rds> {
+    pub(crate) async fn open(
+        postgres: &Postgres,
+        binds: TcpListener,
+        accounts: Accounts,
+        background: Background,
+    ) -> Result<Rds> {
         let superuser = postgres.superuser("postgres").await?;
         superuser.batch_execute("CREATE DATABASE exampledb").await?;
         let master = format!(
@@ -81,7 +88,11 @@ impl Rds {
             escape_literal(MASTER_PASSWORD)
         );
         superuser.batch_execute(&master).await?;
-        postgres.superuser("exampledb").await?.batch_execute("GRANT CREATE ON SCHEMA public TO PUBLIC").await?;
+        postgres
+            .superuser("exampledb")
+            .await?
+            .batch_execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+            .await?;
         for user in IAM_USERS {
             create_user(&superuser, user).await?;
         }
@@ -99,13 +110,19 @@ impl Rds {
         })
     }
 
-    #[allow(clippy::unused_self, reason = "belongs to the endpoint as the port does")]
+    #[allow(
+        clippy::unused_self,
+        reason = "belongs to the endpoint as the port does"
+    )]
     pub fn host(&self) -> &'static str {
         "localhost"
     }
 
     /// The reader endpoint of the DB cluster; the same server.
-    #[allow(clippy::unused_self, reason = "belongs to the endpoint as the port does")]
+    #[allow(
+        clippy::unused_self,
+        reason = "belongs to the endpoint as the port does"
+    )]
     pub fn reader_host(&self) -> &'static str {
         "127.0.0.1"
     }
@@ -117,13 +134,25 @@ impl Rds {
     /// Another member of `rds_iam`, so that a test can have one of its own.
     pub fn create_user(&self, name: &str) -> Result<()> {
         let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
-        self.inner.background.wait(async move { create_user(&inner.superuser, &name).await })
+        self.inner
+            .background
+            .wait(async move { create_user(&inner.superuser, &name).await })
     }
 
     /// Runs statements as the superuser, whom no client can be.
     pub fn administer(&self, database: &str, sql: &str) -> Result<()> {
-        let (administrator, database, sql) = (self.inner.administrator.clone(), database.to_owned(), sql.to_owned());
-        self.inner.background.wait(async move { Ok(administrator.connect(&database).await?.batch_execute(&sql).await?) })
+        let (administrator, database, sql) = (
+            self.inner.administrator.clone(),
+            database.to_owned(),
+            sql.to_owned(),
+        );
+        self.inner.background.wait(async move {
+            Ok(administrator
+                .connect(&database)
+                .await?
+                .batch_execute(&sql)
+                .await?)
+        })
     }
 
     /// `host:port` for which tokens may be signed.
@@ -151,11 +180,18 @@ impl Rds {
 
     /// Why tokens were refused, oldest first.
     pub fn refusals(&self) -> Vec<String> {
-        locked(&self.inner.gate.refusals).iter().map(|(_, reason)| reason.clone()).collect()
+        locked(&self.inner.gate.refusals)
+            .iter()
+            .map(|(_, reason)| reason.clone())
+            .collect()
     }
 
     pub fn refusals_of(&self, user: &str) -> Vec<String> {
-        locked(&self.inner.gate.refusals).iter().filter(|(who, _)| who == user).map(|(_, reason)| reason.clone()).collect()
+        locked(&self.inner.gate.refusals)
+            .iter()
+            .filter(|(who, _)| who == user)
+            .map(|(_, reason)| reason.clone())
+            .collect()
     }
 
     pub fn accepted(&self) -> usize {
@@ -163,14 +199,20 @@ impl Rds {
     }
 
     pub fn accepted_of(&self, user: &str) -> usize {
-        locked(&self.inner.gate.accepted).iter().filter(|who| *who == user).count()
+        locked(&self.inner.gate.accepted)
+            .iter()
+            .filter(|who| *who == user)
+            .count()
     }
 }
 
 impl Gate {
     fn new(accounts: Accounts, port: u16) -> Gate {
         let local = ["localhost", "127.0.0.1"].map(|host| format!("{host}:{port}"));
-        let aws = crate::pki::AWS_NAMES.into_iter().filter(|name| name.contains(".rds.")).map(|name| format!("{name}:5432"));
+        let aws = crate::pki::AWS_NAMES
+            .into_iter()
+            .filter(|name| name.contains(".rds."))
+            .map(|name| format!("{name}:5432"));
         Gate {
             accounts,
             endpoints: Mutex::new(local.into_iter().chain(aws).collect()),
@@ -185,10 +227,20 @@ impl Gate {
         if self.is_to_be_refused(user) {
             return Err("told to refuse".to_owned());
         }
-        let token = std::str::from_utf8(password).map_err(|_| "not a token: not UTF-8".to_owned())?;
-        let (host, query) = token.split_once("/?").ok_or_else(|| format!("not a token: {} bytes without \"/?\"", token.len()))?;
-        let presigned = Presigned { host, query, region: REGION, service: "rds-db", max_life: MAX_LIFE };
-        let (_, parameters) = sigv4::verify_presigned(&presigned, &self.accounts, now).map_err(|refusal| refusal.to_string())?;
+        let token =
+            std::str::from_utf8(password).map_err(|_| "not a token: not UTF-8".to_owned())?;
+        let (host, query) = token
+            .split_once("/?")
+            .ok_or_else(|| format!("not a token: {} bytes without \"/?\"", token.len()))?;
+        let presigned = Presigned {
+            host,
+            query,
+            region: REGION,
+            service: "rds-db",
+            max_life: MAX_LIFE,
+        };
+        let (_, parameters) = sigv4::verify_presigned(&presigned, &self.accounts, now)
+            .map_err(|refusal| refusal.to_string())?;
         if !locked(&self.endpoints).contains(host) {
             return Err(format!("signed for endpoint {host}"));
         }
@@ -197,20 +249,28 @@ impl Gate {
         }
         match parameters.get("DBUser") {
             Some(signed) if signed == user => Ok(()),
-            signed => Err(format!("signed for user {}", signed.map_or("(none)", String::as_str))),
+            signed => Err(format!(
+                "signed for user {}",
+                signed.map_or("(none)", String::as_str)
+            )),
         }
     }
 
     fn is_to_be_refused(&self, user: &str) -> bool {
         let mut rules = locked(&self.refuse_next);
-        let rule = rules.iter_mut().find(|(who, left)| *left > 0 && who.as_deref().is_none_or(|who| who == user));
+        let rule = rules
+            .iter_mut()
+            .find(|(who, left)| *left > 0 && who.as_deref().is_none_or(|who| who == user));
         rule.map(|(_, left)| *left -= 1).is_some()
     }
 }
 
 impl Judge for Gate {
     fn decide(&self, user: &str, password: &[u8]) -> bool {
-        let ahead = locked(&self.clocks_ahead).get(user).copied().unwrap_or_default();
+        let ahead = locked(&self.clocks_ahead)
+            .get(user)
+            .copied()
+            .unwrap_or_default();
         match self.check(user, password, shifted(SystemTime::now(), ahead)) {
             Ok(()) => {
                 locked(&self.accepted).push(user.to_owned());
@@ -225,5 +285,10 @@ impl Judge for Gate {
 }
 
 async fn create_user(superuser: &Client, name: &str) -> Result<()> {
-    Ok(superuser.batch_execute(&format!("CREATE ROLE {} LOGIN IN ROLE rds_iam", escape_identifier(name))).await?)
+    Ok(superuser
+        .batch_execute(&format!(
+            "CREATE ROLE {} LOGIN IN ROLE rds_iam",
+            escape_identifier(name)
+        ))
+        .await?)
 }

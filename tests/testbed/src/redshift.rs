@@ -1,8 +1,10 @@
-//! PostgreSQL dressed as a Redshift cluster: users made by GetClusterCredentials, fronts that speak Redshift's login.
+//! PostgreSQL dressed as a Redshift cluster: users made by GetClusterCredentials, fronts that speak
+//! Redshift's login.
 //!
-//! Redshift honours several temporary passwords of one user at a time, PostgreSQL one a role. So each credential is a
-//! login role of its own, with its password and VALID UNTIL, that becomes the API's DbUser (`SET role`) as it logs in.
-//! The DbUser's role carries the newest password too, for the direct port, where PostgreSQL itself does the whole login.
+//! Redshift honours several temporary passwords of one user at a time, PostgreSQL one a role. So
+//! each credential is a login role of its own, with its password and VALID UNTIL, that becomes the
+//! API's DbUser (`SET role`) as it logs in. The DbUser's role carries the newest password too, for
+//! the direct port, where PostgreSQL itself does the whole login.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -100,22 +102,60 @@ hostssl all all all md5
 ";
 
 impl Redshift {
-    pub(crate) async fn open(postgres: &Postgres, pki: Pki, background: Background) -> Result<Redshift> {
+    pub(crate) async fn open(
+        postgres: &Postgres,
+        pki: Pki,
+        background: Background,
+    ) -> Result<Redshift> {
         let superuser = postgres.superuser("postgres").await?;
         for database in ["dev", "exampledb"] {
-            superuser.batch_execute(&format!("CREATE DATABASE {database}")).await?;
-            postgres.superuser(database).await?.batch_execute("GRANT CREATE ON SCHEMA public TO PUBLIC").await?;
+            superuser
+                .batch_execute(&format!("CREATE DATABASE {database}"))
+                .await?;
+            postgres
+                .superuser(database)
+                .await?
+                .batch_execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+                .await?;
         }
-        superuser.batch_execute(&format!("CREATE ROLE {TRUSTED_USER} LOGIN")).await?;
+        superuser
+            .batch_execute(&format!("CREATE ROLE {TRUSTED_USER} LOGIN"))
+            .await?;
         let users = DB_USERS.map(str::to_owned).into();
-        let backend = Arc::new(Backend { socket: postgres.socket(), credentials: Mutex::default(), startups: Mutex::default() });
-        let front = Front::open(FrontOptions::default(), &pki, Arc::clone(&backend), &background).await?;
-        let catalog = tokio::sync::Mutex::new(Catalog { superuser, roles: BTreeSet::new(), users });
-        let inner = Inner { direct_port: postgres.port(), background, pki, backend, catalog, front };
-        Ok(Redshift { inner: Arc::new(inner) })
+        let backend = Arc::new(Backend {
+            socket: postgres.socket(),
+            credentials: Mutex::default(),
+            startups: Mutex::default(),
+        });
+        let front = Front::open(
+            FrontOptions::default(),
+            &pki,
+            Arc::clone(&backend),
+            &background,
+        )
+        .await?;
+        let catalog = tokio::sync::Mutex::new(Catalog {
+            superuser,
+            roles: BTreeSet::new(),
+            users,
+        });
+        let inner = Inner {
+            direct_port: postgres.port(),
+            background,
+            pki,
+            backend,
+            catalog,
+            front,
+        };
+        Ok(Redshift {
+            inner: Arc::new(inner),
+        })
     }
 
-    #[allow(clippy::unused_self, reason = "belongs to the endpoint as the port does")]
+    #[allow(
+        clippy::unused_self,
+        reason = "belongs to the endpoint as the port does"
+    )]
     pub fn host(&self) -> &'static str {
         "localhost"
     }
@@ -130,7 +170,10 @@ impl Redshift {
         self.inner.direct_port
     }
 
-    #[allow(clippy::unused_self, reason = "belongs to the cluster as the port does")]
+    #[allow(
+        clippy::unused_self,
+        reason = "belongs to the cluster as the port does"
+    )]
     pub fn cluster_identifier(&self) -> &'static str {
         CLUSTER
     }
@@ -138,25 +181,36 @@ impl Redshift {
     /// Another front, on a port of its own, that ends when it is dropped.
     pub fn front(&self, options: FrontOptions) -> Result<Front> {
         let (inner, background) = (Arc::clone(&self.inner), self.inner.background.clone());
-        let open = async move { Front::open(options, &inner.pki, Arc::clone(&inner.backend), &background).await };
+        let open = async move {
+            Front::open(options, &inner.pki, Arc::clone(&inner.backend), &background).await
+        };
         self.inner.background.wait(open)
     }
 
-    /// Makes a database user known, as CREATE USER does: credentials for it work without AutoCreate.
+    /// Makes a database user known, as CREATE USER does: credentials for it work without
+    /// AutoCreate.
     pub fn create_user(&self, name: &str) {
         let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
-        self.inner.background.wait(async move { inner.catalog.lock().await.users.insert(name) });
+        self.inner
+            .background
+            .wait(async move { inner.catalog.lock().await.users.insert(name) });
     }
 
     /// Ends the validity of all credentials of an API DbUser now, so that PostgreSQL refuses them.
     pub fn revoke(&self, db_user: &str) -> Result<()> {
         let (inner, db_user) = (Arc::clone(&self.inner), db_user.to_owned());
-        self.inner.background.wait(async move { inner.revoke(&db_user).await })
+        self.inner
+            .background
+            .wait(async move { inner.revoke(&db_user).await })
     }
 
-    /// Every temporary password of this cluster and of the workgroup, for tests that look for them where they must not be.
+    /// Every temporary password of this cluster and of the workgroup, for tests that look for them
+    /// where they must not be.
     pub fn passwords(&self) -> Vec<String> {
-        locked(&self.inner.backend.credentials).iter().map(|credential| credential.password.clone()).collect()
+        locked(&self.inner.backend.credentials)
+            .iter()
+            .map(|credential| credential.password.clone())
+            .collect()
     }
 
     /// The parameters of every StartupMessage that reached a front, in order of arrival.
@@ -169,11 +223,19 @@ impl Redshift {
     }
 
     pub(crate) async fn add_user(&self, name: &str) {
-        self.inner.catalog.lock().await.users.insert(name.to_owned());
+        self.inner
+            .catalog
+            .lock()
+            .await
+            .users
+            .insert(name.to_owned());
     }
 
     pub(crate) async fn issue(&self, wanted: &Wanted) -> Result<Issued> {
-        let issued = Issued { password: random::base64(64), expires: SystemTime::now() + wanted.life };
+        let issued = Issued {
+            password: random::base64(64),
+            expires: SystemTime::now() + wanted.life,
+        };
         if wanted.user_exists {
             self.inner.store(wanted, &issued).await?;
         }
@@ -200,18 +262,28 @@ impl Inner {
         sql += "COMMIT;";
         catalog.superuser.batch_execute(&sql).await?;
         catalog.roles.extend(newcomers);
-        let credential = Credential { db_user: wanted.db_user.clone(), login_role, password: issued.password.clone() };
+        let credential = Credential {
+            db_user: wanted.db_user.clone(),
+            login_role,
+            password: issued.password.clone(),
+        };
         locked(&self.backend.credentials).push(credential);
         Ok(())
     }
 
     async fn revoke(&self, db_user: &str) -> Result<()> {
         let credentials = locked(&self.backend.credentials).clone();
-        let logins = credentials.into_iter().filter(|credential| credential.db_user == db_user).map(|credential| credential.login_role);
+        let logins = credentials
+            .into_iter()
+            .filter(|credential| credential.db_user == db_user)
+            .map(|credential| credential.login_role);
         let roles: Vec<String> = logins.chain([truncated(db_user)]).collect();
         let catalog = self.catalog.lock().await;
         for role in roles {
-            let sql = format!("ALTER ROLE {} VALID UNTIL '-infinity'", escape_identifier(&role));
+            let sql = format!(
+                "ALTER ROLE {} VALID UNTIL '-infinity'",
+                escape_identifier(&role)
+            );
             catalog.superuser.batch_execute(&sql).await?;
         }
         Ok(())
@@ -226,15 +298,22 @@ impl Wanted {
         };
         let user = escape_identifier(&truncated(&self.db_user));
         let login = escape_identifier(login_role);
-        let secret =
-            format!("LOGIN PASSWORD {} VALID UNTIL {}", escape_literal(&issued.password), escape_literal(&timestamp(issued.expires)));
+        let secret = format!(
+            "LOGIN PASSWORD {} VALID UNTIL {}",
+            escape_literal(&issued.password),
+            escape_literal(&timestamp(issued.expires))
+        );
         let mut sql = format!(
             "SET LOCAL password_encryption = '{encryption}';\nALTER ROLE {user} {secret};\n\
              CREATE ROLE {login} {secret} IN ROLE {user};\nALTER ROLE {login} SET role = {};\n",
             escape_literal(&truncated(&self.db_user))
         );
         for group in &self.groups {
-            let _ = writeln!(sql, "GRANT {} TO {user};", escape_identifier(&group_role(group)));
+            let _ = writeln!(
+                sql,
+                "GRANT {} TO {user};",
+                escape_identifier(&group_role(group))
+            );
         }
         sql
     }
@@ -245,7 +324,8 @@ fn group_role(group: &str) -> String {
     truncated(&format!("group {group}"))
 }
 
-/// PostgreSQL cuts names at 63 bytes where Redshift allows 127, both in SQL and in the StartupMessage.
+/// PostgreSQL cuts names at 63 bytes where Redshift allows 127, both in SQL and in the
+/// StartupMessage.
 pub(crate) fn truncated(name: &str) -> String {
     name.chars()
         .scan(0, |size, character| {

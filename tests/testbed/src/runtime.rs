@@ -1,4 +1,5 @@
-//! Where do the stand-ins run? On threads of their own, so that tests on any runtime, or none, can share one testbed.
+//! Where do the stand-ins run? On threads of their own, so that tests on any runtime, or none, can
+//! share one testbed.
 
 use std::future::Future;
 use std::sync::mpsc;
@@ -18,12 +19,22 @@ pub struct Guard(JoinHandle<()>);
 
 impl OwnRuntime {
     pub fn start() -> Result<OwnRuntime> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("testbed").enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("testbed")
+            .enable_all()
+            .build()?;
         Ok(OwnRuntime(Some(runtime)))
     }
 
     pub fn background(&self) -> Background {
-        Background(self.0.as_ref().expect("there until dropped").handle().clone())
+        Background(
+            self.0
+                .as_ref()
+                .expect("there until dropped")
+                .handle()
+                .clone(),
+        )
     }
 }
 
@@ -47,7 +58,9 @@ impl Background {
         self.0.spawn(async move {
             let _ = sender.send(future.await);
         });
-        receiver.recv().expect("the testbed's runtime is there as long as the testbed")
+        receiver
+            .recv()
+            .expect("the testbed's runtime is there as long as the testbed")
     }
 }
 

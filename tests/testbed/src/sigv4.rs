@@ -1,7 +1,8 @@
 //! Is this request signed with Signature Version 4 by a key we know?
 //!
-//! Written from the published algorithm and not with the SDK, so that the SDK's own signatures are judged by something
-//! else. Two forms: signed headers (API calls) and a presigned query (RDS authentication tokens).
+//! Written from the published algorithm and not with the SDK, so that the SDK's own signatures are
+//! judged by something else. Two forms: signed headers (API calls) and a presigned query (RDS
+//! authentication tokens).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -77,9 +78,18 @@ pub enum Refusal {
 const SKEW: Duration = Duration::from_mins(5);
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// RFC 3986 unreserved characters stay, everything else is encoded.
-const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const RESERVED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
-pub fn verify_headers(request: &Request<'_>, accounts: &Accounts, region: &str, now: SystemTime) -> Result<Signer, Refusal> {
+pub fn verify_headers(
+    request: &Request<'_>,
+    accounts: &Accounts,
+    region: &str,
+    now: SystemTime,
+) -> Result<Signer, Refusal> {
     let authorization = header(request, "authorization").ok_or(Refusal::Unsigned)?;
     let fields = authorization_fields(authorization)?;
     let scope = Scope::parse(field(&fields, "Credential")?)?;
@@ -102,16 +112,31 @@ pub fn verify_headers(request: &Request<'_>, accounts: &Accounts, region: &str, 
     if at + SKEW < now {
         return Err(Refusal::Expired);
     }
-    let (secret, principal) = known_key(accounts, scope.access_key_id, header(request, "x-amz-security-token"), now)?;
+    let (secret, principal) = known_key(
+        accounts,
+        scope.access_key_id,
+        header(request, "x-amz-security-token"),
+        now,
+    )?;
 
     let payload = hex(digest::digest(&digest::SHA256, request.body).as_ref());
     if header(request, "x-amz-content-sha256").is_some_and(|claimed| claimed != payload) {
         return Err(Refusal::PayloadHash);
     }
-    let canonical =
-        canonical_request(request.method, request.path, request.query, &canonical_headers(request, &signed)?, &signed, &payload);
+    let canonical = canonical_request(
+        request.method,
+        request.path,
+        request.query,
+        &canonical_headers(request, &signed)?,
+        &signed,
+        &payload,
+    );
     scope.check_signature(&secret, date, &canonical, field(&fields, "Signature")?)?;
-    Ok(Signer { access_key_id: scope.access_key_id.to_owned(), principal, service: scope.service.to_owned() })
+    Ok(Signer {
+        access_key_id: scope.access_key_id.to_owned(),
+        principal,
+        service: scope.service.to_owned(),
+    })
 }
 
 /// Also returns the query's parameters, decoded.
@@ -121,7 +146,12 @@ pub fn verify_presigned(
     now: SystemTime,
 ) -> Result<(Signer, BTreeMap<String, String>), Refusal> {
     let parameters = decode_query(presigned.query)?;
-    let parameter = |name: &str| parameters.get(name).map(String::as_str).ok_or_else(|| malformed(&format!("no {name}")));
+    let parameter = |name: &str| {
+        parameters
+            .get(name)
+            .map(String::as_str)
+            .ok_or_else(|| malformed(&format!("no {name}")))
+    };
     if parameter("X-Amz-Algorithm")? != ALGORITHM {
         return Err(malformed("X-Amz-Algorithm"));
     }
@@ -134,7 +164,9 @@ pub fn verify_presigned(
     if scope.service != presigned.service {
         return Err(Refusal::Service(scope.service.to_owned()));
     }
-    let life: u64 = parameter("X-Amz-Expires")?.parse().map_err(|_| malformed("X-Amz-Expires"))?;
+    let life: u64 = parameter("X-Amz-Expires")?
+        .parse()
+        .map_err(|_| malformed("X-Amz-Expires"))?;
     if life > presigned.max_life.as_secs() {
         return Err(Refusal::LifeTooLong(life));
     }
@@ -151,10 +183,20 @@ pub fn verify_presigned(
     let (secret, principal) = known_key(accounts, scope.access_key_id, token, now)?;
 
     let headers = format!("host:{}\n", presigned.host);
-    let canonical =
-        canonical_request("GET", "/", presigned.query, &headers, &["host"], &hex(digest::digest(&digest::SHA256, b"").as_ref()));
+    let canonical = canonical_request(
+        "GET",
+        "/",
+        presigned.query,
+        &headers,
+        &["host"],
+        &hex(digest::digest(&digest::SHA256, b"").as_ref()),
+    );
     scope.check_signature(&secret, date, &canonical, parameter("X-Amz-Signature")?)?;
-    let signer = Signer { access_key_id: scope.access_key_id.to_owned(), principal, service: scope.service.to_owned() };
+    let signer = Signer {
+        access_key_id: scope.access_key_id.to_owned(),
+        principal,
+        service: scope.service.to_owned(),
+    };
     Ok((signer, parameters))
 }
 
@@ -184,23 +226,54 @@ impl Token<'_> {
         query.push_str("&X-Amz-SignedHeaders=host");
         let empty = hex(digest::digest(&digest::SHA256, b"").as_ref());
         let host = format!("{}:{}", self.host, self.port);
-        let canonical = canonical_request("GET", "/", &query, &format!("host:{host}\n"), &["host"], &empty);
+        let canonical = canonical_request(
+            "GET",
+            "/",
+            &query,
+            &format!("host:{host}\n"),
+            &["host"],
+            &empty,
+        );
         let signature = signature(&key.secret, &scope, &date, &canonical);
         format!("{host}/?{query}&X-Amz-Signature={signature}")
     }
 }
 
-/// The headers that sign a POST to `/` of `host`, for tests that want an API call without a client of AWS.
-pub fn sign_post(host: &str, service: &str, region: &str, body: &str, key: &AccessKey, at: SystemTime) -> Vec<(&'static str, String)> {
+/// The headers that sign a POST to `/` of `host`, for tests that want an API call without a client
+/// of AWS.
+pub fn sign_post(
+    host: &str,
+    service: &str,
+    region: &str,
+    body: &str,
+    key: &AccessKey,
+    at: SystemTime,
+) -> Vec<(&'static str, String)> {
     let date = amz_date(at);
     let mut headers = vec![("host", host.to_owned()), ("x-amz-date", date.clone())];
-    headers.extend(key.session_token.clone().map(|token| ("x-amz-security-token", token)));
+    headers.extend(
+        key.session_token
+            .clone()
+            .map(|token| ("x-amz-security-token", token)),
+    );
     let signed: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
-    let text: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let text: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}:{value}\n"))
+        .collect();
     let scope = format!("{}/{region}/{service}/aws4_request", &date[..8]);
     let payload = hex(digest::digest(&digest::SHA256, body.as_bytes()).as_ref());
-    let signature = signature(&key.secret, &scope, &date, &canonical_request("POST", "/", "", &text, &signed, &payload));
-    let authorization = format!("{ALGORITHM} Credential={}/{scope}, SignedHeaders={}, Signature={signature}", key.id, signed.join(";"));
+    let signature = signature(
+        &key.secret,
+        &scope,
+        &date,
+        &canonical_request("POST", "/", "", &text, &signed, &payload),
+    );
+    let authorization = format!(
+        "{ALGORITHM} Credential={}/{scope}, SignedHeaders={}, Signature={signature}",
+        key.id,
+        signed.join(";")
+    );
     headers.push(("authorization", authorization));
     headers
 }
@@ -217,29 +290,64 @@ impl<'a> Scope<'a> {
     fn parse(credential: &'a str) -> Result<Scope<'a>, Refusal> {
         let parts: Vec<&str> = credential.split('/').collect();
         match parts[..] {
-            [access_key_id, date, region, service, "aws4_request"] => Ok(Scope { access_key_id, date, region, service }),
+            [access_key_id, date, region, service, "aws4_request"] => Ok(Scope {
+                access_key_id,
+                date,
+                region,
+                service,
+            }),
             _ => Err(malformed("Credential")),
         }
     }
 
     fn check_region(&self, region: &str) -> Result<(), Refusal> {
-        if self.region == region { Ok(()) } else { Err(Refusal::Region(self.region.to_owned())) }
+        if self.region == region {
+            Ok(())
+        } else {
+            Err(Refusal::Region(self.region.to_owned()))
+        }
     }
 
     fn check_date(&self, date: &str) -> Result<SystemTime, Refusal> {
         let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-        let at = PrimitiveDateTime::parse(date, format).map_err(|_| malformed("X-Amz-Date"))?.assume_utc();
-        if date.get(..8) == Some(self.date) { Ok(at.into()) } else { Err(Refusal::ScopeDate) }
+        let at = PrimitiveDateTime::parse(date, format)
+            .map_err(|_| malformed("X-Amz-Date"))?
+            .assume_utc();
+        if date.get(..8) == Some(self.date) {
+            Ok(at.into())
+        } else {
+            Err(Refusal::ScopeDate)
+        }
     }
 
-    fn check_signature(&self, secret: &str, date: &str, canonical: &str, claimed: &str) -> Result<(), Refusal> {
-        let scope = format!("{}/{}/{}/aws4_request", self.date, self.region, self.service);
-        if signature(secret, &scope, date, canonical) == claimed { Ok(()) } else { Err(Refusal::SignatureMismatch) }
+    fn check_signature(
+        &self,
+        secret: &str,
+        date: &str,
+        canonical: &str,
+        claimed: &str,
+    ) -> Result<(), Refusal> {
+        let scope = format!(
+            "{}/{}/{}/aws4_request",
+            self.date, self.region, self.service
+        );
+        if signature(secret, &scope, date, canonical) == claimed {
+            Ok(())
+        } else {
+            Err(Refusal::SignatureMismatch)
+        }
     }
 }
 
-fn known_key(accounts: &Accounts, id: &str, token: Option<&str>, now: SystemTime) -> Result<(String, Principal), Refusal> {
-    let account = accounts.find(id).ok_or_else(|| Refusal::UnknownKey(id.to_owned()))?;
+fn known_key(
+    accounts: &Accounts,
+    id: &str,
+    token: Option<&str>,
+    now: SystemTime,
+) -> Result<(String, Principal), Refusal> {
+    let account = accounts
+        .find(id)
+        .ok_or_else(|| Refusal::UnknownKey(id.to_owned()))?;
     if account.session_token.as_deref() != token {
         return Err(Refusal::SessionToken);
     }
@@ -252,19 +360,38 @@ fn known_key(accounts: &Accounts, id: &str, token: Option<&str>, now: SystemTime
 fn signature(secret: &str, scope: &str, date: &str, canonical: &str) -> String {
     let hash = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
     let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{hash}");
-    let key = scope.split('/').fold(format!("AWS4{secret}").into_bytes(), |key, part| mac(&key, part.as_bytes()));
+    let key = scope
+        .split('/')
+        .fold(format!("AWS4{secret}").into_bytes(), |key, part| {
+            mac(&key, part.as_bytes())
+        });
     hex(&mac(&key, to_sign.as_bytes()))
 }
 
-fn canonical_request(method: &str, path: &str, query: &str, headers: &str, signed: &[&str], payload: &str) -> String {
+fn canonical_request(
+    method: &str,
+    path: &str,
+    query: &str,
+    headers: &str,
+    signed: &[&str],
+    payload: &str,
+) -> String {
     let mut pairs: Vec<(String, String)> = pairs(query)
         .filter(|(name, _)| name != b"X-Amz-Signature")
         .map(|(name, value)| (encode_bytes(&name), encode_bytes(&value)))
         .collect();
     pairs.sort();
-    let query: Vec<String> = pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let query: Vec<String> = pairs
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let path: Vec<String> = path.split('/').map(encode).collect();
-    format!("{method}\n{}\n{}\n{headers}\n{}\n{payload}", path.join("/"), query.join("&"), signed.join(";"))
+    format!(
+        "{method}\n{}\n{}\n{headers}\n{}\n{payload}",
+        path.join("/"),
+        query.join("&"),
+        signed.join(";")
+    )
 }
 
 fn canonical_headers(request: &Request<'_>, signed: &[&str]) -> Result<String, Refusal> {
@@ -285,16 +412,33 @@ fn canonical_headers(request: &Request<'_>, signed: &[&str]) -> Result<String, R
 }
 
 fn authorization_fields(authorization: &str) -> Result<BTreeMap<&str, &str>, Refusal> {
-    let fields = authorization.strip_prefix(ALGORITHM).ok_or_else(|| malformed("Authorization"))?;
-    fields.split(',').map(|field| field.trim().split_once('=').ok_or_else(|| malformed("Authorization"))).collect()
+    let fields = authorization
+        .strip_prefix(ALGORITHM)
+        .ok_or_else(|| malformed("Authorization"))?;
+    fields
+        .split(',')
+        .map(|field| {
+            field
+                .trim()
+                .split_once('=')
+                .ok_or_else(|| malformed("Authorization"))
+        })
+        .collect()
 }
 
 fn field<'a>(fields: &BTreeMap<&str, &'a str>, name: &str) -> Result<&'a str, Refusal> {
-    fields.get(name).copied().ok_or_else(|| malformed(&format!("Authorization has no {name}")))
+    fields
+        .get(name)
+        .copied()
+        .ok_or_else(|| malformed(&format!("Authorization has no {name}")))
 }
 
 fn header<'a>(request: &'a Request<'_>, name: &str) -> Option<&'a str> {
-    request.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    request
+        .headers
+        .iter()
+        .find(|(header, _)| header == name)
+        .map(|(_, value)| value.as_str())
 }
 
 /// A parameter given twice would let signer and verifier read different values.
@@ -311,15 +455,23 @@ fn decode_query(query: &str) -> Result<BTreeMap<String, String>, Refusal> {
 }
 
 fn pairs(query: &str) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (percent_decode_str(name).collect(), percent_decode_str(value).collect())
-    })
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (
+                percent_decode_str(name).collect(),
+                percent_decode_str(value).collect(),
+            )
+        })
 }
 
 fn amz_date(at: SystemTime) -> String {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    OffsetDateTime::from(at).format(format).expect("the format has only parts of a date")
+    OffsetDateTime::from(at)
+        .format(format)
+        .expect("the format has only parts of a date")
 }
 
 fn encode(text: &str) -> String {
@@ -331,7 +483,9 @@ fn encode_bytes(bytes: &[u8]) -> String {
 }
 
 fn mac(key: &[u8], data: &[u8]) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref().to_vec()
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data)
+        .as_ref()
+        .to_vec()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -362,23 +516,53 @@ mod tests {
     }
 
     fn headers(pairs: &[(&str, &str)], authorization: &str) -> Vec<(String, String)> {
-        let all = pairs.iter().copied().chain([("authorization", authorization)]);
-        all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        let all = pairs
+            .iter()
+            .copied()
+            .chain([("authorization", authorization)]);
+        all.map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 
     fn accounts(token: Option<&str>, expires: Option<SystemTime>) -> Accounts {
         let accounts = Accounts::default();
         let principal = Principal::User("example".to_owned());
-        accounts.add("AKIDEXAMPLE", Account { secret: SECRET.to_owned(), session_token: token.map(str::to_owned), expires, principal });
+        accounts.add(
+            "AKIDEXAMPLE",
+            Account {
+                secret: SECRET.to_owned(),
+                session_token: token.map(str::to_owned),
+                expires,
+                principal,
+            },
+        );
         accounts
     }
 
     fn at(date: &str) -> SystemTime {
-        Scope { access_key_id: "", date: &date[..8], region: "", service: "" }.check_date(date).unwrap()
+        Scope {
+            access_key_id: "",
+            date: &date[..8],
+            region: "",
+            service: "",
+        }
+        .check_date(date)
+        .unwrap()
     }
 
-    fn check(method: &str, query: &str, headers: &[(String, String)], body: &str) -> Result<Signer, Refusal> {
-        let request = Request { method, path: "/", query, headers, body: body.as_bytes() };
+    fn check(
+        method: &str,
+        query: &str,
+        headers: &[(String, String)],
+        body: &str,
+    ) -> Result<Signer, Refusal> {
+        let request = Request {
+            method,
+            path: "/",
+            query,
+            headers,
+            body: body.as_bytes(),
+        };
         verify_headers(&request, &accounts(None, None), "us-east-1", at(DATE.1))
     }
 
@@ -386,28 +570,63 @@ mod tests {
 
     #[test]
     fn aws_test_suite_get_vanilla() {
-        let signer = check("GET", "", &headers(&[HOST, DATE], &authorization("host;x-amz-date", VANILLA)), "").unwrap();
-        assert_eq!((signer.access_key_id.as_str(), signer.service.as_str()), ("AKIDEXAMPLE", "service"));
+        let signer = check(
+            "GET",
+            "",
+            &headers(&[HOST, DATE], &authorization("host;x-amz-date", VANILLA)),
+            "",
+        )
+        .unwrap();
+        assert_eq!(
+            (signer.access_key_id.as_str(), signer.service.as_str()),
+            ("AKIDEXAMPLE", "service")
+        );
     }
 
     #[test]
     fn aws_test_suite_post_vanilla() {
         let signature = "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b";
-        check("POST", "", &headers(&[HOST, DATE], &authorization("host;x-amz-date", signature)), "").unwrap();
+        check(
+            "POST",
+            "",
+            &headers(&[HOST, DATE], &authorization("host;x-amz-date", signature)),
+            "",
+        )
+        .unwrap();
     }
 
     #[test]
     fn aws_test_suite_get_vanilla_query_order_key_case() {
         let signature = "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500";
-        check("GET", "Param2=value2&Param1=value1", &headers(&[HOST, DATE], &authorization("host;x-amz-date", signature)), "").unwrap();
+        check(
+            "GET",
+            "Param2=value2&Param1=value1",
+            &headers(&[HOST, DATE], &authorization("host;x-amz-date", signature)),
+            "",
+        )
+        .unwrap();
     }
 
     #[test]
     fn aws_documentation_iam_list_users() {
-        let pairs = [("content-type", "application/x-www-form-urlencoded; charset=utf-8"), ("host", "iam.amazonaws.com"), DATE];
+        let pairs = [
+            (
+                "content-type",
+                "application/x-www-form-urlencoded; charset=utf-8",
+            ),
+            ("host", "iam.amazonaws.com"),
+            DATE,
+        ];
         let signature = "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7";
-        let authorization = authorization("content-type;host;x-amz-date", signature).replace("/service/", "/iam/");
-        check("GET", "Action=ListUsers&Version=2010-05-08", &headers(&pairs, &authorization), "").unwrap();
+        let authorization =
+            authorization("content-type;host;x-amz-date", signature).replace("/service/", "/iam/");
+        check(
+            "GET",
+            "Action=ListUsers&Version=2010-05-08",
+            &headers(&pairs, &authorization),
+            "",
+        )
+        .unwrap();
     }
 
     #[test]
@@ -416,75 +635,225 @@ mod tests {
         let refusal = |method, query, pairs: &[(&str, &str)], authorization: &str, body| {
             check(method, query, &headers(pairs, authorization), body).unwrap_err()
         };
-        assert_eq!(refusal("PUT", "", &[HOST, DATE], &good, ""), Refusal::SignatureMismatch);
-        assert_eq!(refusal("GET", "a=b", &[HOST, DATE], &good, ""), Refusal::SignatureMismatch);
-        assert_eq!(refusal("GET", "", &[HOST, DATE], &good, "body"), Refusal::SignatureMismatch);
-        assert_eq!(refusal("GET", "", &[("host", "elsewhere"), DATE], &good, ""), Refusal::SignatureMismatch);
-        assert_eq!(refusal("GET", "", &[HOST, ("x-amz-date", "20150830T123601Z")], &good, ""), Refusal::SignatureMismatch);
-        assert_eq!(refusal("GET", "", &[HOST, ("x-amz-date", "20150831T123600Z")], &good, ""), Refusal::ScopeDate);
-        assert_eq!(refusal("GET", "", &[HOST, DATE, ("x-amz-content-sha256", "00")], &good, ""), Refusal::PayloadHash);
-        assert_eq!(refusal("GET", "", &[HOST, DATE], &good.replace("us-east-1", "us-west-2"), ""), Refusal::Region("us-west-2".into()));
-        assert_eq!(refusal("GET", "", &[HOST, DATE], &good.replace("/service/", "/other/"), ""), Refusal::SignatureMismatch);
         assert_eq!(
-            refusal("GET", "", &[HOST, DATE], &good.replace("AKIDEXAMPLE", "AKIDOTHER"), ""),
+            refusal("PUT", "", &[HOST, DATE], &good, ""),
+            Refusal::SignatureMismatch
+        );
+        assert_eq!(
+            refusal("GET", "a=b", &[HOST, DATE], &good, ""),
+            Refusal::SignatureMismatch
+        );
+        assert_eq!(
+            refusal("GET", "", &[HOST, DATE], &good, "body"),
+            Refusal::SignatureMismatch
+        );
+        assert_eq!(
+            refusal("GET", "", &[("host", "elsewhere"), DATE], &good, ""),
+            Refusal::SignatureMismatch
+        );
+        assert_eq!(
+            refusal(
+                "GET",
+                "",
+                &[HOST, ("x-amz-date", "20150830T123601Z")],
+                &good,
+                ""
+            ),
+            Refusal::SignatureMismatch
+        );
+        assert_eq!(
+            refusal(
+                "GET",
+                "",
+                &[HOST, ("x-amz-date", "20150831T123600Z")],
+                &good,
+                ""
+            ),
+            Refusal::ScopeDate
+        );
+        assert_eq!(
+            refusal(
+                "GET",
+                "",
+                &[HOST, DATE, ("x-amz-content-sha256", "00")],
+                &good,
+                ""
+            ),
+            Refusal::PayloadHash
+        );
+        assert_eq!(
+            refusal(
+                "GET",
+                "",
+                &[HOST, DATE],
+                &good.replace("us-east-1", "us-west-2"),
+                ""
+            ),
+            Refusal::Region("us-west-2".into())
+        );
+        assert_eq!(
+            refusal(
+                "GET",
+                "",
+                &[HOST, DATE],
+                &good.replace("/service/", "/other/"),
+                ""
+            ),
+            Refusal::SignatureMismatch
+        );
+        assert_eq!(
+            refusal(
+                "GET",
+                "",
+                &[HOST, DATE],
+                &good.replace("AKIDEXAMPLE", "AKIDOTHER"),
+                ""
+            ),
             Refusal::UnknownKey("AKIDOTHER".into())
         );
-        assert_eq!(refusal("GET", "", &[HOST, DATE], &good.replace("host;", ""), ""), Refusal::HeaderNotSigned("host"));
-        assert_eq!(refusal("GET", "", &[HOST, DATE], &good.replace(";x-amz-date", ""), ""), Refusal::HeaderNotSigned("x-amz-date"));
+        assert_eq!(
+            refusal("GET", "", &[HOST, DATE], &good.replace("host;", ""), ""),
+            Refusal::HeaderNotSigned("host")
+        );
+        assert_eq!(
+            refusal(
+                "GET",
+                "",
+                &[HOST, DATE],
+                &good.replace(";x-amz-date", ""),
+                ""
+            ),
+            Refusal::HeaderNotSigned("x-amz-date")
+        );
         let with_token = [HOST, DATE, ("x-amz-security-token", "token")];
-        assert_eq!(refusal("GET", "", &with_token, &good, ""), Refusal::HeaderNotSigned("x-amz-security-token"));
+        assert_eq!(
+            refusal("GET", "", &with_token, &good, ""),
+            Refusal::HeaderNotSigned("x-amz-security-token")
+        );
         assert_eq!(check("GET", "", &[], "").unwrap_err(), Refusal::Unsigned);
     }
 
     #[test]
     fn a_signed_request_is_good_for_five_minutes_and_as_long_as_its_key() {
         let headers = headers(&[HOST, DATE], &authorization("host;x-amz-date", VANILLA));
-        let request = Request { method: "GET", path: "/", query: "", headers: &headers, body: b"" };
-        let verify = |accounts: &Accounts, now: &str| verify_headers(&request, accounts, "us-east-1", at(now)).map(|_| ());
+        let request = Request {
+            method: "GET",
+            path: "/",
+            query: "",
+            headers: &headers,
+            body: b"",
+        };
+        let verify = |accounts: &Accounts, now: &str| {
+            verify_headers(&request, accounts, "us-east-1", at(now)).map(|_| ())
+        };
         let plain = accounts(None, None);
         assert_eq!(verify(&plain, "20150830T124100Z"), Ok(()));
         assert_eq!(verify(&plain, "20150830T124101Z"), Err(Refusal::Expired));
-        assert_eq!(verify(&plain, "20150830T123059Z"), Err(Refusal::NotYetCurrent));
-        assert_eq!(verify(&accounts(Some("token"), None), DATE.1), Err(Refusal::SessionToken));
-        assert_eq!(verify(&accounts(None, Some(at(DATE.1))), DATE.1), Err(Refusal::KeyExpired));
+        assert_eq!(
+            verify(&plain, "20150830T123059Z"),
+            Err(Refusal::NotYetCurrent)
+        );
+        assert_eq!(
+            verify(&accounts(Some("token"), None), DATE.1),
+            Err(Refusal::SessionToken)
+        );
+        assert_eq!(
+            verify(&accounts(None, Some(at(DATE.1))), DATE.1),
+            Err(Refusal::KeyExpired)
+        );
     }
 
     fn token(user: &str) -> String {
-        let key = AccessKey { id: "AKIDEXAMPLE".to_owned(), secret: SECRET.to_owned(), session_token: None, expires: None };
+        let key = AccessKey {
+            id: "AKIDEXAMPLE".to_owned(),
+            secret: SECRET.to_owned(),
+            session_token: None,
+            expires: None,
+        };
         let life = Duration::from_mins(15);
-        Token { host: "db.example.com", port: 5432, user, region: "us-east-1", life, at: at(DATE.1) }.sign(&key)
+        Token {
+            host: "db.example.com",
+            port: 5432,
+            user,
+            region: "us-east-1",
+            life,
+            at: at(DATE.1),
+        }
+        .sign(&key)
     }
 
     fn check_token(token: &str, now: &str) -> Result<BTreeMap<String, String>, Refusal> {
         let (host, query) = token.split_once("/?").unwrap();
-        let presigned = Presigned { host, query, region: "us-east-1", service: "rds-db", max_life: Duration::from_mins(15) };
-        verify_presigned(&presigned, &accounts(None, None), at(now)).map(|(_, parameters)| parameters)
+        let presigned = Presigned {
+            host,
+            query,
+            region: "us-east-1",
+            service: "rds-db",
+            max_life: Duration::from_mins(15),
+        };
+        verify_presigned(&presigned, &accounts(None, None), at(now))
+            .map(|(_, parameters)| parameters)
     }
 
     #[test]
     fn a_token_carries_any_user_name_for_fifteen_minutes() {
-        for user in ["peccy", "a+b", "a@b", "a b", "x&Action=foo", "a#b", "\u{fc}"] {
+        for user in [
+            "peccy",
+            "a+b",
+            "a@b",
+            "a b",
+            "x&Action=foo",
+            "a#b",
+            "\u{fc}",
+        ] {
             assert_eq!(check_token(&token(user), DATE.1).unwrap()["DBUser"], user);
         }
         assert!(check_token(&token("peccy"), "20150830T125100Z").is_ok());
-        assert_eq!(check_token(&token("peccy"), "20150830T125101Z"), Err(Refusal::Expired));
-        assert_eq!(check_token(&token("peccy"), "20150830T123559Z"), Err(Refusal::NotYetCurrent));
+        assert_eq!(
+            check_token(&token("peccy"), "20150830T125101Z"),
+            Err(Refusal::Expired)
+        );
+        assert_eq!(
+            check_token(&token("peccy"), "20150830T123559Z"),
+            Err(Refusal::NotYetCurrent)
+        );
     }
 
     #[test]
     fn every_part_of_a_token_counts() {
-        let refusal = |from: &str, to: &str| check_token(&token("peccy").replace(from, to), DATE.1).unwrap_err();
-        for (from, to) in
-            [("db.example.com", "db.example.org"), (":5432", ":5433"), ("=peccy", "=Peccy"), ("=connect", "=drop"), ("=900", "=899")]
-        {
+        let refusal = |from: &str, to: &str| {
+            check_token(&token("peccy").replace(from, to), DATE.1).unwrap_err()
+        };
+        for (from, to) in [
+            ("db.example.com", "db.example.org"),
+            (":5432", ":5433"),
+            ("=peccy", "=Peccy"),
+            ("=connect", "=drop"),
+            ("=900", "=899"),
+        ] {
             assert_eq!(refusal(from, to), Refusal::SignatureMismatch, "{from}");
         }
         assert_eq!(refusal("=900", "=901"), Refusal::LifeTooLong(901));
-        assert_eq!(refusal("us-east-1", "us-east-2"), Refusal::Region("us-east-2".into()));
+        assert_eq!(
+            refusal("us-east-1", "us-east-2"),
+            Refusal::Region("us-east-2".into())
+        );
         assert_eq!(refusal("rds-db", "rds"), Refusal::Service("rds".into()));
-        assert_eq!(refusal("SignedHeaders=host", "SignedHeaders="), Refusal::HeaderNotSigned("host"));
-        assert_eq!(refusal("=peccy", "=peccy&DBUser=admin"), Refusal::Malformed("DBUser given twice".into()));
-        assert_eq!(refusal("=peccy", "=peccy&X-Amz-Security-Token=t"), Refusal::SessionToken);
-        assert_eq!(refusal("AKIDEXAMPLE", "AKIDOTHER"), Refusal::UnknownKey("AKIDOTHER".into()));
+        assert_eq!(
+            refusal("SignedHeaders=host", "SignedHeaders="),
+            Refusal::HeaderNotSigned("host")
+        );
+        assert_eq!(
+            refusal("=peccy", "=peccy&DBUser=admin"),
+            Refusal::Malformed("DBUser given twice".into())
+        );
+        assert_eq!(
+            refusal("=peccy", "=peccy&X-Amz-Security-Token=t"),
+            Refusal::SessionToken
+        );
+        assert_eq!(
+            refusal("AKIDEXAMPLE", "AKIDOTHER"),
+            Refusal::UnknownKey("AKIDOTHER".into())
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The messages of the startup phase, read and written as bytes.
 //!
-//! Not the proxy's own code, so that a mistake there is not made twice. Lengths are checked because the peer under test
-//! may be wrong, not because it may be hostile.
+//! Not the proxy's own code, so that a mistake there is not made twice. Lengths are checked because
+//! the peer under test may be wrong, not because it may be hostile.
 
 use anyhow::{Result, bail, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -25,9 +25,14 @@ const MAX_MESSAGE: usize = 70_000;
 
 /// None when the peer closed without a word, as a load balancer's probe does.
 pub async fn read_first(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<First>> {
-    let Ok(length) = stream.read_u32().await else { return Ok(None) };
+    let Ok(length) = stream.read_u32().await else {
+        return Ok(None);
+    };
     let size = length as usize;
-    ensure!((8..=MAX_STARTUP).contains(&size), "startup packet of {size} bytes");
+    ensure!(
+        (8..=MAX_STARTUP).contains(&size),
+        "startup packet of {size} bytes"
+    );
     let mut body = vec![0; size - 4];
     stream.read_exact(&mut body).await?;
     let code = u32::from_be_bytes([body[0], body[1], body[2], body[3]]);
@@ -35,7 +40,10 @@ pub async fn read_first(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<
         (80_877_103, 8) => First::SslRequest,
         (80_877_104, 8) => First::GssEncRequest,
         (80_877_102, _) => First::Cancel([&length.to_be_bytes()[..], &body].concat()),
-        (code, _) if code >> 16 == 3 => First::Startup(Startup { minor: (code & 0xffff) as u16, parameters: parameters(&body[4..])? }),
+        (code, _) if code >> 16 == 3 => First::Startup(Startup {
+            minor: (code & 0xffff) as u16,
+            parameters: parameters(&body[4..])?,
+        }),
         (code, _) => bail!("unknown request code {code}"),
     }))
 }
@@ -43,7 +51,11 @@ pub async fn read_first(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<
 pub async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> Result<(u8, Vec<u8>)> {
     let kind = stream.read_u8().await?;
     let size = stream.read_u32().await? as usize;
-    ensure!((4..=MAX_MESSAGE).contains(&size), "message {:?} of {size} bytes", char::from(kind));
+    ensure!(
+        (4..=MAX_MESSAGE).contains(&size),
+        "message {:?} of {size} bytes",
+        char::from(kind)
+    );
     let mut body = vec![0; size - 4];
     stream.read_exact(&mut body).await?;
     Ok((kind, body))
@@ -77,14 +89,23 @@ pub fn parameter_status(name: &str, value: &str) -> Vec<u8> {
 /// NegotiateProtocolVersion: 3.0 is what is spoken, these options are not known.
 pub fn negotiate_version(unknown: &[&str]) -> Vec<u8> {
     let mut body = 0x0003_0000_u32.to_be_bytes().to_vec();
-    body.extend(u32::try_from(unknown.len()).unwrap_or(u32::MAX).to_be_bytes());
+    body.extend(
+        u32::try_from(unknown.len())
+            .unwrap_or(u32::MAX)
+            .to_be_bytes(),
+    );
     body.extend(unknown.iter().flat_map(|name| cstring(name)));
     message(b'v', &body)
 }
 
 pub fn fatal(sqlstate: &str, text: &str) -> Vec<u8> {
     let mut body = Vec::new();
-    for (field, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', sqlstate), (b'M', text)] {
+    for (field, value) in [
+        (b'S', "FATAL"),
+        (b'V', "FATAL"),
+        (b'C', sqlstate),
+        (b'M', text),
+    ] {
         body.push(field);
         body.extend(cstring(value));
     }
@@ -102,16 +123,31 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 fn parameters(body: &[u8]) -> Result<Vec<(String, String)>> {
-    let Some(body) = body.strip_suffix(&[0]) else { bail!("the startup packet has no terminator") };
+    let Some(body) = body.strip_suffix(&[0]) else {
+        bail!("the startup packet has no terminator")
+    };
     if body.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(body) = body.strip_suffix(&[0]) else { bail!("a startup parameter has no terminator") };
-    let words: Vec<String> = body.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    ensure!(words.len().is_multiple_of(2), "a startup parameter has no value");
-    Ok(words.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+    let Some(body) = body.strip_suffix(&[0]) else {
+        bail!("a startup parameter has no terminator")
+    };
+    let words: Vec<String> = body
+        .split(|byte| *byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect();
+    ensure!(
+        words.len().is_multiple_of(2),
+        "a startup parameter has no value"
+    );
+    Ok(words
+        .chunks(2)
+        .map(|pair| (pair[0].clone(), pair[1].clone()))
+        .collect())
 }
 
 fn length_of(body: &[u8]) -> [u8; 4] {
-    u32::try_from(body.len() + 4).expect("messages of the startup phase are short").to_be_bytes()
+    u32::try_from(body.len() + 4)
+        .expect("messages of the startup phase are short")
+        .to_be_bytes()
 }

@@ -9,7 +9,11 @@ use testbed::Testbed;
 #[test]
 fn botocore_and_libpq_are_accepted_and_altered_requests_are_refused() {
     let python = python();
-    assert!(python.exists(), "{} does not exist: run\n    make venv", python.display());
+    assert!(
+        python.exists(),
+        "{} does not exist: run\n    make venv",
+        python.display()
+    );
     let testbed = Testbed::shared();
     let aws = testbed.aws();
     let description = serde_json::json!({
@@ -29,14 +33,24 @@ fn botocore_and_libpq_are_accepted_and_altered_requests_are_refused() {
 
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/boto3_check.py");
     let mut check = Command::new(python);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_"))
+    {
         check.env_remove(name);
     }
-    check.arg(script).stdin(Stdio::piped()).env("AWS_EC2_METADATA_DISABLED", "true").env("NO_PROXY", "*");
+    check
+        .arg(script)
+        .stdin(Stdio::piped())
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("NO_PROXY", "*");
     let mut check = check.spawn().unwrap();
     writeln!(check.stdin.take().unwrap(), "{description}").unwrap();
     let status = check.wait().unwrap();
-    assert!(status.success(), "boto3_check.py failed; refused so far: {:#?}", testbed.rds().refusals());
+    assert!(
+        status.success(),
+        "boto3_check.py failed; refused so far: {:#?}",
+        testbed.rds().refusals()
+    );
 
     assert_eq!(testbed.rds().accepted(), 5);
     let port = testbed.rds().port();
@@ -62,9 +76,17 @@ fn botocore_and_libpq_are_accepted_and_altered_requests_are_refused() {
     ];
     assert_eq!(testbed.rds().refusals(), expected);
 
-    let accepted: Vec<String> = testbed.dsql().accepted().iter().map(|(user, action)| format!("{user} {action}")).collect();
+    let accepted: Vec<String> = testbed
+        .dsql()
+        .accepted()
+        .iter()
+        .map(|(user, action)| format!("{user} {action}"))
+        .collect();
     let reader = "dsql_reader DbConnect";
-    assert_eq!(accepted, [reader, reader, "admin DbConnectAdmin", reader, reader]);
+    assert_eq!(
+        accepted,
+        [reader, reader, "admin DbConnectAdmin", reader, reader]
+    );
     let expected = [
         "DbConnect for user admin".to_owned(),
         "DbConnectAdmin for user dsql_reader".to_owned(),

@@ -16,12 +16,24 @@ const PIECES: usize = 64 * 1024 * 1024 / PIECE;
 pub fn one_session(run: &mut Run, round: usize, peers: &[(Subject, Peer)]) {
     let milliseconds = run.options.milliseconds;
     run.interleaved("bulk", round, peers, |results, load, subject, peer, leg| {
-        load.perform(&Job::Open { server: peer.server(leg), sessions: 1, clients: 1 })?;
+        load.perform(&Job::Open {
+            server: peer.server(leg),
+            sessions: 1,
+            clients: 1,
+        })?;
         // The first statement finds caches cold and the congestion window small.
         for direction in ["down", "up"] {
             moved(load, peer, direction, 1, 0)?;
             let cost = moved(load, peer, direction, 1, milliseconds)?;
-            let mut add = |figure: &str, value| results.add(&format!("bulk_{direction}_{figure}"), leg, subject.name(), round, value);
+            let mut add = |figure: &str, value| {
+                results.add(
+                    &format!("bulk_{direction}_{figure}"),
+                    leg,
+                    subject.name(),
+                    round,
+                    value,
+                );
+            };
             add("mb_s", cost.done.count / cost.done.seconds / 1e6);
             if *subject != Subject::Direct {
                 add("cpu_s_per_gb", cost.cpu / cost.done.count * 1e9);
@@ -34,14 +46,33 @@ pub fn one_session(run: &mut Run, round: usize, peers: &[(Subject, Peer)]) {
 /// Two busy sessions against one of them.
 pub fn two_sessions(run: &mut Run, round: usize, peers: &[(Subject, Peer)]) {
     let (milliseconds, quick) = (run.options.milliseconds, run.options.quick);
-    run.interleaved("two sessions together", round, peers, |results, load, subject, peer, leg| {
-        load.perform(&Job::Open { server: peer.server(leg), sessions: 2, clients: 2 })?;
-        for direction in if quick { &["down"][..] } else { &["down", "up"] } {
-            moved(load, peer, direction, 2, 0)?;
-            together(results, load, (subject, peer, leg), round, (direction, milliseconds))?;
-        }
-        Ok(())
-    });
+    run.interleaved(
+        "two sessions together",
+        round,
+        peers,
+        |results, load, subject, peer, leg| {
+            load.perform(&Job::Open {
+                server: peer.server(leg),
+                sessions: 2,
+                clients: 2,
+            })?;
+            for direction in if quick {
+                &["down"][..]
+            } else {
+                &["down", "up"]
+            } {
+                moved(load, peer, direction, 2, 0)?;
+                together(
+                    results,
+                    load,
+                    (subject, peer, leg),
+                    round,
+                    (direction, milliseconds),
+                )?;
+            }
+            Ok(())
+        },
+    );
 }
 
 fn together(
@@ -55,17 +86,50 @@ fn together(
     let one = speed(moved(load, peer, direction, 1, milliseconds)?);
     let busy = Busy::start();
     let two = speed(moved(load, peer, direction, 2, milliseconds)?);
-    results.add(&format!("together_{direction}_busy"), leg, subject.name(), round, busy.share());
-    results.add(&format!("together_{direction}_mb_s"), leg, subject.name(), round, two);
-    results.add(&format!("together_{direction}_gain"), leg, subject.name(), round, two / one);
+    results.add(
+        &format!("together_{direction}_busy"),
+        leg,
+        subject.name(),
+        round,
+        busy.share(),
+    );
+    results.add(
+        &format!("together_{direction}_mb_s"),
+        leg,
+        subject.name(),
+        round,
+        two,
+    );
+    results.add(
+        &format!("together_{direction}_gain"),
+        leg,
+        subject.name(),
+        round,
+        two / one,
+    );
     Ok(())
 }
 
-fn moved(load: &mut Part, peer: &Peer, direction: &str, sessions: usize, milliseconds: u64) -> Result<Cost> {
+fn moved(
+    load: &mut Part,
+    peer: &Peer,
+    direction: &str,
+    sessions: usize,
+    milliseconds: u64,
+) -> Result<Cost> {
     let statement = format!("{direction} {PIECES}");
     let job = match direction {
-        "down" => Job::Down { statement, sessions, milliseconds },
-        _ => Job::Up { statement, pieces: PIECES, sessions, milliseconds },
+        "down" => Job::Down {
+            statement,
+            sessions,
+            milliseconds,
+        },
+        _ => Job::Up {
+            statement,
+            pieces: PIECES,
+            sessions,
+            milliseconds,
+        },
     };
     costed(load, peer, &job)
 }

@@ -1,4 +1,5 @@
-//! What is a login made of, by the proxy's own log, and how often is AWS asked when everybody comes at once?
+//! What is a login made of, by the proxy's own log, and how often is AWS asked when everybody comes
+//! at once?
 
 use std::fs;
 use std::sync::Arc;
@@ -19,14 +20,31 @@ const OPERATION: &str = "GetClusterCredentials";
 /// # Errors
 /// When not every login got in, or AWS was asked more than once.
 pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
-    let Some(Subject::Ours { binary, .. }) = run.options.subjects.iter().find(|subject| subject.name() == OURS).cloned() else {
+    let Some(Subject::Ours { binary, .. }) = run
+        .options
+        .subjects
+        .iter()
+        .find(|subject| subject.name() == OURS)
+        .cloned()
+    else {
         return Ok(());
     };
     run.progress("phases of a login");
     let redshift = testbed.redshift();
-    let start = |run: &Run, aws: &Aws, host: &str, port: u16| -> Result<(Peer, std::path::PathBuf)> {
+    let start = |run: &Run,
+                 aws: &Aws,
+                 host: &str,
+                 port: u16|
+     -> Result<(Peer, std::path::PathBuf)> {
         let authorities = run.files.dir.join("both.pem");
-        fs::write(&authorities, [fs::read(testbed.ca_file())?, fs::read(&run.files.authority)?].concat())?;
+        fs::write(
+            &authorities,
+            [
+                fs::read(testbed.ca_file())?,
+                fs::read(&run.files.authority)?,
+            ]
+            .concat(),
+        )?;
         let target = format!(
             "engine = \"redshift\"\ncluster_identifier = \"{}\"\nhost = \"{host}\"\nport = {port}\nregion = \"{}\"\nca_file = \"{}\"\n\
              endpoint_url = \"{}\"\ndb_user = \"ana\"\ndatabase = \"dev\"\n",
@@ -35,7 +53,10 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
             authorities.display(),
             aws.endpoint_url(),
         );
-        let dir = tempfile::Builder::new().prefix("credentials").tempdir_in(&run.files.dir)?.keep();
+        let dir = tempfile::Builder::new()
+            .prefix("credentials")
+            .tempdir_in(&run.files.dir)?
+            .keep();
         let peer = start_with_target(&binary, &dir, &run.files, &target, &aws.env())?;
         Ok((peer, dir.join("log")))
     };
@@ -44,39 +65,84 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
     let (peer, log) = start(run, &aws, redshift.host(), redshift.port())?;
     let milliseconds = if run.options.quick { 1000 } else { 5000 };
     let mut load = run.load()?;
-    load.perform(&Job::Logins { server: peer.server(LegKind::Plain), clients: 1, milliseconds, pause_milliseconds: 0 })?;
+    load.perform(&Job::Logins {
+        server: peer.server(LegKind::Plain),
+        clients: 1,
+        milliseconds,
+        pause_milliseconds: 0,
+    })?;
     drop(peer);
     // The first login waits for AWS and is not like the others.
     let opened = lines(&log, "session opened")?.split_off(1);
     for phase in PHASES {
-        let mut times: Vec<f64> = opened.iter().filter_map(|line| line.get(format!("{phase}_ms"))?.as_f64()).collect();
+        let mut times: Vec<f64> = opened
+            .iter()
+            .filter_map(|line| line.get(format!("{phase}_ms"))?.as_f64())
+            .collect();
         times.sort_by(f64::total_cmp);
-        let at = |share: usize| times.get(times.len() * share / 100).copied().context("no times in the log");
-        run.results.add(&format!("phase_{phase}_p50_ms"), LegKind::Plain, OURS, 0, at(50)?);
-        run.results.add(&format!("phase_{phase}_p99_ms"), LegKind::Plain, OURS, 0, at(99)?);
+        let at = |share: usize| {
+            times
+                .get(times.len() * share / 100)
+                .copied()
+                .context("no times in the log")
+        };
+        run.results.add(
+            &format!("phase_{phase}_p50_ms"),
+            LegKind::Plain,
+            OURS,
+            0,
+            at(50)?,
+        );
+        run.results.add(
+            &format!("phase_{phase}_p99_ms"),
+            LegKind::Plain,
+            OURS,
+            0,
+            at(99)?,
+        );
     }
 
     run.progress(&format!("{TOGETHER} first logins at once"));
     let aws = testbed.aws();
     let port = run.next_port();
     let (peer, log) = start(run, &aws, "127.0.0.1", port)?;
-    let done = run.load()?.perform(&Job::Rush { server: peer.server(LegKind::Plain), sessions: TOGETHER })?;
+    let done = run.load()?.perform(&Job::Rush {
+        server: peer.server(LegKind::Plain),
+        sessions: TOGETHER,
+    })?;
     drop(peer);
-    let waits = lines(&log, "session opened")?.iter().filter_map(|line| line.get("credentials_ms")?.as_f64()).fold(0.0, f64::max);
+    let waits = lines(&log, "session opened")?
+        .iter()
+        .filter_map(|line| line.get("credentials_ms")?.as_f64())
+        .fold(0.0, f64::max);
     let calls = aws.calls(OPERATION);
-    for (figure, value) in [("first_logins", done.count), ("first_logins_aws_calls", calls as f64), ("first_logins_longest_wait_ms", waits)]
-    {
+    for (figure, value) in [
+        ("first_logins", done.count),
+        ("first_logins_aws_calls", calls as f64),
+        ("first_logins_longest_wait_ms", waits),
+    ] {
         run.results.add(figure, LegKind::Plain, OURS, 0, value);
     }
-    ensure!(done.count as usize == TOGETHER, "{} of {TOGETHER} first logins got in", done.count);
-    ensure!(calls == 1, "{TOGETHER} first logins called {OPERATION} {calls} times");
+    ensure!(
+        done.count as usize == TOGETHER,
+        "{} of {TOGETHER} first logins got in",
+        done.count
+    );
+    ensure!(
+        calls == 1,
+        "{TOGETHER} first logins called {OPERATION} {calls} times"
+    );
     Ok(())
 }
 
 fn lines(log: &std::path::Path, message: &str) -> Result<Vec<Value>> {
     let text = fs::read_to_string(log)?;
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let lines: Vec<Value> = lines.filter(|line| line.get("message").and_then(Value::as_str) == Some(message)).collect();
+    let lines = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines: Vec<Value> = lines
+        .filter(|line| line.get("message").and_then(Value::as_str) == Some(message))
+        .collect();
     ensure!(!lines.is_empty(), "no line {message:?} in the proxy's log");
     Ok(lines)
 }

@@ -1,4 +1,5 @@
-//! How much memory does an idle session hold, before and after traffic, and do many of them slow busy ones down?
+//! How much memory does an idle session hold, before and after traffic, and do many of them slow
+//! busy ones down?
 
 use anyhow::Result;
 
@@ -23,15 +24,37 @@ const MOST_WAIT: Duration = Duration::from_secs(20);
 
 /// A peer of its own for each leg: memory that was once used is seldom given back.
 pub fn measure(run: &mut Run, round: usize) {
-    let subjects: Vec<Subject> = run.options.subjects.iter().filter(|subject| **subject != Subject::Direct).cloned().collect();
+    let subjects: Vec<Subject> = run
+        .options
+        .subjects
+        .iter()
+        .filter(|subject| **subject != Subject::Direct)
+        .cloned()
+        .collect();
     for leg in run.options.legs.clone() {
-        for subject in subjects.iter().filter(|subject| subject.legs().contains(&leg)) {
-            run.progress(&format!("round {}: memory of idle sessions, {}, {}", round + 1, leg.name(), subject.name()));
+        for subject in subjects
+            .iter()
+            .filter(|subject| subject.legs().contains(&leg))
+        {
+            run.progress(&format!(
+                "round {}: memory of idle sessions, {}, {}",
+                round + 1,
+                leg.name(),
+                subject.name()
+            ));
             run.noise.calibrate();
             // Where time is short, ten thousand are for ours only.
-            let many = if run.options.quick && !subject.is_ours() { 0 } else { run.files.sessions };
+            let many = if run.options.quick && !subject.is_ours() {
+                0
+            } else {
+                run.files.sessions
+            };
             if let Err(error) = one(run, round, subject, leg, many) {
-                run.note(&format!("memory, {}, {}: {error:#}", subject.name(), leg.name()));
+                run.note(&format!(
+                    "memory, {}, {}: {error:#}",
+                    subject.name(),
+                    leg.name()
+                ));
             }
         }
     }
@@ -42,21 +65,43 @@ fn one(run: &mut Run, round: usize, subject: &Subject, leg: LegKind, many: usize
     let peer = run.start(subject, Mode::Default)?;
     let mut load = run.load()?;
     let results = &mut run.results;
-    let mut add = |figure: &str, value| results.add(&format!("memory_{figure}"), leg, subject.name(), round, value);
+    let mut add = |figure: &str, value| {
+        results.add(
+            &format!("memory_{figure}"),
+            leg,
+            subject.name(),
+            round,
+            value,
+        );
+    };
     let rest = at_rest(&peer);
     add("rest_kib", rest.all_kib);
     add("rest_anonymous_kib", rest.anonymous_kib);
-    load.perform(&Job::Open { server: peer.server(leg), sessions: 1, clients: 1 })?;
+    load.perform(&Job::Open {
+        server: peer.server(leg),
+        sessions: 1,
+        clients: 1,
+    })?;
     load.perform(&Job::Close { sessions: 1 })?;
     let first = rss(&peer);
     add("first_login_kib", first);
     let mut opened = 0;
     for sessions in [100, 1000] {
-        load.perform(&Job::Open { server: peer.server(leg), sessions: sessions - opened, clients: OPENERS })?;
+        load.perform(&Job::Open {
+            server: peer.server(leg),
+            sessions: sessions - opened,
+            clients: OPENERS,
+        })?;
         opened = sessions;
-        add(&format!("{sessions}_kib"), (rss(&peer) - first) / sessions as f64);
+        add(
+            &format!("{sessions}_kib"),
+            (rss(&peer) - first) / sessions as f64,
+        );
     }
-    load.perform(&Job::Burst { pieces: BURST_PIECES, clients: 2 * OPENERS })?;
+    load.perform(&Job::Burst {
+        pieces: BURST_PIECES,
+        clients: 2 * OPENERS,
+    })?;
     add("1000_burst_kib", (rss(&peer) - first) / 1000.0);
     drop(load);
     drop(peer);
@@ -65,7 +110,13 @@ fn one(run: &mut Run, round: usize, subject: &Subject, leg: LegKind, many: usize
     }
     let peer = run.start(subject, Mode::Default)?;
     let mut load = run.load()?;
-    beside(&mut run.results, &mut load, &peer, (subject, leg), (round, many, milliseconds))
+    beside(
+        &mut run.results,
+        &mut load,
+        &peer,
+        (subject, leg),
+        (round, many, milliseconds),
+    )
 }
 
 fn beside(
@@ -75,10 +126,24 @@ fn beside(
     (subject, leg): (&Subject, LegKind),
     (round, many, milliseconds): (usize, usize, u64),
 ) -> Result<()> {
-    load.perform(&Job::Open { server: peer.server(leg), sessions: BUSY, clients: BUSY })?;
+    load.perform(&Job::Open {
+        server: peer.server(leg),
+        sessions: BUSY,
+        clients: BUSY,
+    })?;
     let busy = |load: &mut Part| -> Result<f64> {
-        load.perform(&Job::Trips { sessions: BUSY, milliseconds: 100 })?;
-        let cost = costed(load, peer, &Job::Trips { sessions: BUSY, milliseconds: milliseconds.max(1000) })?;
+        load.perform(&Job::Trips {
+            sessions: BUSY,
+            milliseconds: 100,
+        })?;
+        let cost = costed(
+            load,
+            peer,
+            &Job::Trips {
+                sessions: BUSY,
+                milliseconds: milliseconds.max(1000),
+            },
+        )?;
         Ok(cost.cpu / cost.done.count * 1e6)
     };
     let before = busy(load)?;
@@ -87,16 +152,29 @@ fn beside(
     let mut opened = 0;
     let mut among = before;
     for (name, sessions) in [(100, 100), (1000, 1000), (MANY, many)] {
-        load.perform(&Job::Open { server: peer.server(leg), sessions: sessions - opened, clients: OPENERS })?;
+        load.perform(&Job::Open {
+            server: peer.server(leg),
+            sessions: sessions - opened,
+            clients: OPENERS,
+        })?;
         opened = sessions;
         if name == MANY {
-            add(&format!("memory_{name}_kib"), (rss(peer) - first) / sessions as f64);
+            add(
+                &format!("memory_{name}_kib"),
+                (rss(peer) - first) / sessions as f64,
+            );
         }
         among = busy(load)?;
         add(&format!("beside_{name}_cpu_us"), among);
     }
-    load.perform(&Job::Burst { pieces: BURST_PIECES, clients: 2 * OPENERS })?;
-    add(&format!("memory_{MANY}_burst_kib"), (rss(peer) - first) / many as f64);
+    load.perform(&Job::Burst {
+        pieces: BURST_PIECES,
+        clients: 2 * OPENERS,
+    })?;
+    add(
+        &format!("memory_{MANY}_burst_kib"),
+        (rss(peer) - first) / many as f64,
+    );
     load.perform(&Job::Close { sessions: many })?;
     wait_until_idle(peer);
     let after = busy(load)?;

@@ -12,7 +12,10 @@ use crate::process::Process;
 pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     let (plain, tls) = (free_address()?, free_address()?);
     let bundle = dir.join("bundle.pem");
-    fs::write(&bundle, [fs::read(&files.certificate)?, fs::read(&files.key)?].concat())?;
+    fs::write(
+        &bundle,
+        [fs::read(&files.certificate)?, fs::read(&files.key)?].concat(),
+    )?;
     let text = format!(
         "global\n  maxconn {}\ndefaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n\
          frontend plain\n  bind {plain}\n  default_backend server\n\
@@ -25,6 +28,17 @@ pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     );
     let file = dir.join("haproxy.cfg");
     fs::write(&file, text)?;
-    let process = Process::start(command(&program("haproxy"), dir)?.arg("-db").arg("-f").arg(file))?;
-    Ok(Peer { process: Some(process), plain, tls: Some(tls), handshake: Tls::Direct, ..Peer::direct(upstream) })
+    let process = Process::start(
+        command(&program("haproxy"), dir)?
+            .arg("-db")
+            .arg("-f")
+            .arg(file),
+    )?;
+    Ok(Peer {
+        process: Some(process),
+        plain,
+        tls: Some(tls),
+        handshake: Tls::Direct,
+        ..Peer::direct(upstream)
+    })
 }

@@ -38,7 +38,8 @@ pub enum Subject {
 /// How sessions are kept between logins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
-    /// Nothing is kept, every login reaches the server; pgbouncer: what it does untold, which is to keep them.
+    /// Nothing is kept, every login reaches the server; pgbouncer: what it does untold, which is to
+    /// keep them.
     Default,
     /// pgbouncer: a server connection is made anew for each login.
     Fresh,
@@ -115,17 +116,26 @@ impl Subject {
     /// What differs from the peer's own defaults.
     pub fn settings(&self) -> &'static str {
         match self {
-            Subject::Ours { .. } => "engine rds, auth trust, login limits off; threads as it starts them",
-            Subject::Haproxy => "mode tcp, TLS 1.3, verify required; nbthread as it starts, one a processor",
+            Subject::Ours { .. } => {
+                "engine rds, auth trust, login limits off; threads as it starts them"
+            }
+            Subject::Haproxy => {
+                "mode tcp, TLS 1.3, verify required; nbthread as it starts, one a processor"
+            }
             Subject::Nginx => "stream, worker_processes auto, TLS 1.3, proxy_ssl_verify on",
-            Subject::Pgbouncer => "pool_mode session, server_tls_sslmode verify-full, TLS 1.3; one thread, it has no more",
+            Subject::Pgbouncer => {
+                "pool_mode session, server_tls_sslmode verify-full, TLS 1.3; one thread, it has no more"
+            }
             Subject::Stunnel => "client, protocol pgsql, TLS 1.3, verifyChain, checkHost",
             Subject::Direct => "the client's own TLS 1.3, no proxy",
         }
     }
 
     pub fn start(&self, mode: Mode, files: &Files, upstream: &Upstream) -> Result<Peer> {
-        let dir = tempfile::Builder::new().prefix(self.name().split('/').next_back().unwrap_or("peer")).tempdir_in(&files.dir)?.keep();
+        let dir = tempfile::Builder::new()
+            .prefix(self.name().split('/').next_back().unwrap_or("peer"))
+            .tempdir_in(&files.dir)?
+            .keep();
         let mut peer = match self {
             Subject::Ours { binary, .. } => ours::start(binary, mode, &dir, files, upstream),
             Subject::Haproxy => haproxy::start(&dir, files, upstream),
@@ -137,7 +147,11 @@ impl Subject {
         .with_context(|| format!("cannot start {}", self.name()))?;
         peer.wait_until_it_listens().with_context(|| {
             let log = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
-            format!("{}: {}", self.name(), log.lines().rev().take(3).collect::<Vec<_>>().join(" / "))
+            format!(
+                "{}: {}",
+                self.name(),
+                log.lines().rev().take(3).collect::<Vec<_>>().join(" / ")
+            )
         })?;
         Ok(peer)
     }
@@ -175,13 +189,21 @@ impl Peer {
             LegKind::Plain => (self.plain, Tls::None),
             LegKind::Tls => (self.tls.expect("asked for its legs before"), self.handshake),
         };
-        Server { address, tls, user: self.user.clone(), database: self.database.clone(), password: self.password.clone() }
+        Server {
+            address,
+            tls,
+            user: self.user.clone(),
+            database: self.database.clone(),
+            password: self.password.clone(),
+        }
     }
 
     fn wait_until_it_listens(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            if TcpStream::connect(self.plain).is_ok() && self.tls.is_none_or(|tls| TcpStream::connect(tls).is_ok()) {
+            if TcpStream::connect(self.plain).is_ok()
+                && self.tls.is_none_or(|tls| TcpStream::connect(tls).is_ok())
+            {
                 return Ok(());
             }
             if self.process.as_mut().is_some_and(Process::has_ended) || Instant::now() > deadline {
@@ -192,22 +214,33 @@ impl Peer {
     }
 }
 
-/// With its own log, and nothing of this machine's AWS or PostgreSQL settings. However the benchmark ends, it ends too.
+/// With its own log, and nothing of this machine's AWS or PostgreSQL settings. However the
+/// benchmark ends, it ends too.
 fn command(program: &Path, dir: &Path) -> Result<Command> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]).arg(program);
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("PG")) {
+    for (name, _) in
+        std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("PG"))
+    {
         command.env_remove(name);
     }
     let log = File::create(dir.join("log"))?;
-    command.current_dir(dir).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
     Ok(command)
 }
 
 /// Debian has daemons where only root's PATH looks.
 fn program(name: &str) -> PathBuf {
     let sbin = Path::new("/usr/sbin").join(name);
-    if sbin.exists() { sbin } else { PathBuf::from(name) }
+    if sbin.exists() {
+        sbin
+    } else {
+        PathBuf::from(name)
+    }
 }
 
 fn free_address() -> Result<SocketAddr> {

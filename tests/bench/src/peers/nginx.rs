@@ -13,7 +13,11 @@ const MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     let (plain, tls) = (free_address()?, free_address()?);
-    let module = if Path::new(MODULE).exists() { format!("load_module {MODULE};\n") } else { String::new() };
+    let module = if Path::new(MODULE).exists() {
+        format!("load_module {MODULE};\n")
+    } else {
+        String::new()
+    };
     let user = if is_root()? { "user root;\n" } else { "" };
     let text = format!(
         "{module}{user}daemon off;\npid {dir}/pid;\nerror_log {dir}/error.log warn;\nworker_processes auto;\n\
@@ -30,7 +34,20 @@ pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     );
     let file = dir.join("nginx.conf");
     fs::write(&file, text)?;
-    let process =
-        Process::start(command(&program("nginx"), dir)?.arg("-p").arg(dir).arg("-c").arg(file).arg("-e").arg(dir.join("error.log")))?;
-    Ok(Peer { process: Some(process), plain, tls: Some(tls), handshake: Tls::Direct, ..Peer::direct(upstream) })
+    let process = Process::start(
+        command(&program("nginx"), dir)?
+            .arg("-p")
+            .arg(dir)
+            .arg("-c")
+            .arg(file)
+            .arg("-e")
+            .arg(dir.join("error.log")),
+    )?;
+    Ok(Peer {
+        process: Some(process),
+        plain,
+        tls: Some(tls),
+        handshake: Tls::Direct,
+        ..Peer::direct(upstream)
+    })
 }

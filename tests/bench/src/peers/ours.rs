@@ -1,4 +1,5 @@
-//! pg-iam-proxy, in front of what it takes for RDS: tokens are signed by itself, so AWS is not asked.
+//! pg-iam-proxy, in front of what it takes for RDS: tokens are signed by itself, so AWS is not
+//! asked.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,7 +16,13 @@ use crate::process::Process;
 /// Twice the clients that log in at a time.
 const WARM_SESSIONS: usize = 32;
 
-pub fn start(binary: &Path, mode: Mode, dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
+pub fn start(
+    binary: &Path,
+    mode: Mode,
+    dir: &Path,
+    files: &Files,
+    upstream: &Upstream,
+) -> Result<Peer> {
     let kept = match mode {
         Mode::Default | Mode::Fresh => String::new(),
         Mode::Warm => format!("warm_sessions = {WARM_SESSIONS}\n"),
@@ -32,7 +39,13 @@ pub fn start(binary: &Path, mode: Mode, dir: &Path, files: &Files, upstream: &Up
 }
 
 /// With the lines of a target; its log is JSON.
-pub fn start_with_target(binary: &Path, dir: &Path, files: &Files, target: &str, aws: &[(String, String)]) -> Result<Peer> {
+pub fn start_with_target(
+    binary: &Path,
+    dir: &Path,
+    files: &Files,
+    target: &str,
+    aws: &[(String, String)],
+) -> Result<Peer> {
     let text = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\n\
          [[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\ntls = \"required\"\ncertificate = \"{}\"\nkey = \"{}\"\n\
@@ -50,7 +63,11 @@ pub fn start_with_target(binary: &Path, dir: &Path, files: &Files, target: &str,
     let mut addresses: Vec<SocketAddr> = Vec::new();
     let mut lines = stdout.lines();
     for line in lines.by_ref() {
-        addresses.extend(line?.rsplit_once(" on ").and_then(|(_, address)| address.parse::<SocketAddr>().ok()));
+        addresses.extend(
+            line?
+                .rsplit_once(" on ")
+                .and_then(|(_, address)| address.parse::<SocketAddr>().ok()),
+        );
         if let [plain, tls] = addresses[..] {
             // What else it prints has to go somewhere.
             std::thread::spawn(move || lines.for_each(drop));
@@ -66,5 +83,8 @@ pub fn start_with_target(binary: &Path, dir: &Path, files: &Files, target: &str,
         }
     }
     let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-    bail!("{}", log.trim_end().replace(&format!("{}/", dir.display()), ""))
+    bail!(
+        "{}",
+        log.trim_end().replace(&format!("{}/", dir.display()), "")
+    )
 }

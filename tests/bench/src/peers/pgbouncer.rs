@@ -18,7 +18,11 @@ pub fn start(mode: Mode, dir: &Path, files: &Files, upstream: &Upstream) -> Resu
     fs::copy(&files.certificate, &certificate)?;
     fs::copy(&files.key, &key)?;
     // A server connection of no lifetime is used once; nothing is reset that is thrown away.
-    let once = if mode == Mode::Fresh { "server_lifetime = 0\nserver_reset_query =\n" } else { "" };
+    let once = if mode == Mode::Fresh {
+        "server_lifetime = 0\nserver_reset_query =\n"
+    } else {
+        ""
+    };
     let text = format!(
         "[databases]\n{database} = host=127.0.0.1 port={port} user={user} password={password} dbname={database}\n[pgbouncer]\n\
          listen_addr = 127.0.0.1\nlisten_port = {listen}\nunix_socket_dir =\nauth_type = any\npool_mode = session\n\
@@ -47,12 +51,21 @@ pub fn start(mode: Mode, dir: &Path, files: &Files, upstream: &Upstream) -> Resu
         command.uid(uid).gid(gid);
     }
     let process = Process::start(command.arg(file))?;
-    Ok(Peer { process: Some(process), plain: address, tls: Some(address), handshake: Tls::SslRequest, ..Peer::direct(upstream) })
+    Ok(Peer {
+        process: Some(process),
+        plain: address,
+        tls: Some(address),
+        handshake: Tls::SslRequest,
+        ..Peer::direct(upstream)
+    })
 }
 
 fn nobody() -> Result<(u32, u32)> {
     let passwd = fs::read_to_string("/etc/passwd")?;
-    let line = passwd.lines().find(|line| line.starts_with("nobody:")).context("there is no user nobody")?;
+    let line = passwd
+        .lines()
+        .find(|line| line.starts_with("nobody:"))
+        .context("there is no user nobody")?;
     let fields: Vec<&str> = line.split(':').collect();
     Ok((fields[2].parse()?, fields[3].parse()?))
 }

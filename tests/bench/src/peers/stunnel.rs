@@ -20,7 +20,17 @@ pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     );
     let file = dir.join("stunnel.conf");
     fs::write(&file, text)?;
-    let name = if Path::new("/usr/bin/stunnel4").exists() { "stunnel4" } else { "stunnel" };
+    let name = if Path::new("/usr/bin/stunnel4").exists() {
+        "stunnel4"
+    } else {
+        "stunnel"
+    };
     let process = Process::start(command(&program(name), dir)?.arg(file))?;
-    Ok(Peer { process: Some(process), plain, tls: None, handshake: Tls::None, ..Peer::direct(upstream) })
+    Ok(Peer {
+        process: Some(process),
+        plain,
+        tls: None,
+        handshake: Tls::None,
+        ..Peer::direct(upstream)
+    })
 }

@@ -1,4 +1,5 @@
-//! Success and error, in the query protocol's XML or in JSON 1.1, as the service speaks it; and text escaped for XML.
+//! Success and error, in the query protocol's XML or in JSON 1.1, as the service speaks it; and
+//! text escaped for XML.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -31,11 +32,14 @@ pub struct ApiError {
 impl Service {
     pub fn of_action(action: &str) -> Option<Service> {
         match action {
-            "GetClusterCredentials" | "GetClusterCredentialsWithIAM" | "DescribeClusters" | "DescribeCustomDomainAssociations" => {
-                Some(Service::Redshift)
-            }
+            "GetClusterCredentials"
+            | "GetClusterCredentialsWithIAM"
+            | "DescribeClusters"
+            | "DescribeCustomDomainAssociations" => Some(Service::Redshift),
             "GetCredentials" | "GetWorkgroup" => Some(Service::RedshiftServerless),
-            "DescribeDBInstances" | "DescribeDBClusters" | "DescribeDBProxies" => Some(Service::Rds),
+            "DescribeDBInstances" | "DescribeDBClusters" | "DescribeDBProxies" => {
+                Some(Service::Rds)
+            }
             "AssumeRole" | "AssumeRoleWithWebIdentity" | "GetCallerIdentity" => Some(Service::Sts),
             _ => None,
         }
@@ -64,10 +68,15 @@ impl Service {
 
 impl ApiError {
     pub fn new(status: u16, code: &'static str, message: String) -> ApiError {
-        ApiError { status, code, message }
+        ApiError {
+            status,
+            code,
+            message,
+        }
     }
 
-    /// JSON services have exceptions where query services have codes, and one status for all that is the caller's fault.
+    /// JSON services have exceptions where query services have codes, and one status for all that
+    /// is the caller's fault.
     fn in_json(&self) -> (u16, &'static str) {
         let name = match self.code {
             "Throttling" => "ThrottlingException",
@@ -97,11 +106,19 @@ impl From<Refusal> for ApiError {
         };
         let message = match refusal {
             Refusal::Unsigned => "Request is missing Authentication Token".to_owned(),
-            Refusal::UnknownKey(_) | Refusal::SessionToken => "The security token included in the request is invalid.".to_owned(),
-            Refusal::KeyExpired => "The security token included in the request is expired".to_owned(),
+            Refusal::UnknownKey(_) | Refusal::SessionToken => {
+                "The security token included in the request is invalid.".to_owned()
+            }
+            Refusal::KeyExpired => {
+                "The security token included in the request is expired".to_owned()
+            }
             other => other.to_string(),
         };
-        ApiError { status, code, message }
+        ApiError {
+            status,
+            code,
+            message,
+        }
     }
 }
 
@@ -124,9 +141,16 @@ pub fn success(service: Option<Service>, action: &str, result: &str) -> Response
 pub fn error(service: Option<Service>, error: &ApiError) -> Response {
     if service == Some(Service::RedshiftServerless) {
         let (status, name) = error.in_json();
-        return json_1_1(status, json!({"__type": name, "message": error.message}).to_string());
+        return json_1_1(
+            status,
+            json!({"__type": name, "message": error.message}).to_string(),
+        );
     }
-    let blame = if error.status < 500 { "Sender" } else { "Receiver" };
+    let blame = if error.status < 500 {
+        "Sender"
+    } else {
+        "Receiver"
+    };
     let id = request_id();
     xml(
         error.status,
@@ -144,7 +168,11 @@ pub fn malformed(service: Option<Service>) -> Response {
     if service == Some(Service::RedshiftServerless) {
         return json_1_1(200, "{\"dbUser\":\"IAM:".to_owned());
     }
-    xml(200, &request_id(), "<GetClusterCredentialsResponse><GetClusterCredentialsResult><DbUser>IAM:".to_owned())
+    xml(
+        200,
+        &request_id(),
+        "<GetClusterCredentialsResponse><GetClusterCredentialsResult><DbUser>IAM:".to_owned(),
+    )
 }
 
 pub fn status(status: u16) -> Response {
@@ -152,7 +180,10 @@ pub fn status(status: u16) -> Response {
 }
 
 pub fn respond(status: u16, content_type: &str, body: String) -> Response {
-    let response = Response::builder().status(status).header(CONTENT_TYPE, content_type).body(Body::from(body));
+    let response = Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, content_type)
+        .body(Body::from(body));
     response.expect("a status and a content type of ours are valid")
 }
 
@@ -174,21 +205,32 @@ fn json_1_1(status: u16, body: String) -> Response {
 }
 
 pub fn http_date(at: SystemTime) -> HeaderValue {
-    let format = format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
-    let text = OffsetDateTime::from(at).format(format).expect("the format has only parts of a date");
+    let format = format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    let text = OffsetDateTime::from(at)
+        .format(format)
+        .expect("the format has only parts of a date");
     HeaderValue::from_str(&text).expect("a date is ASCII")
 }
 
 fn xml(status: u16, id: &str, body: String) -> Response {
     let mut response = respond(status, "text/xml", body);
-    response.headers_mut().insert("x-amzn-requestid", HeaderValue::from_str(id).expect("an id is ASCII"));
+    response.headers_mut().insert(
+        "x-amzn-requestid",
+        HeaderValue::from_str(id).expect("an id is ASCII"),
+    );
     response
 }
 
 fn request_id() -> String {
     let mut id = String::new();
     for (index, byte) in random::bytes(16).iter().enumerate() {
-        let dash = if matches!(index, 4 | 6 | 8 | 10) { "-" } else { "" };
+        let dash = if matches!(index, 4 | 6 | 8 | 10) {
+            "-"
+        } else {
+            ""
+        };
         let _ = write!(id, "{dash}{byte:02x}");
     }
     id

@@ -32,22 +32,34 @@ pub struct FaultRule {
 
 impl FaultRule {
     pub fn new(fault: Fault) -> FaultRule {
-        FaultRule { fault, action: None, calls: None }
+        FaultRule {
+            fault,
+            action: None,
+            calls: None,
+        }
     }
 
     #[must_use]
     pub fn of(self, action: &str) -> FaultRule {
-        FaultRule { action: Some(action.to_owned()), ..self }
+        FaultRule {
+            action: Some(action.to_owned()),
+            ..self
+        }
     }
 
     #[must_use]
     pub fn times(self, calls: usize) -> FaultRule {
-        FaultRule { calls: Some(calls), ..self }
+        FaultRule {
+            calls: Some(calls),
+            ..self
+        }
     }
 }
 
 pub(super) fn take(rules: &mut [FaultRule], action: &str) -> Option<Fault> {
-    let rule = rules.iter_mut().find(|rule| rule.calls != Some(0) && rule.action.as_deref().is_none_or(|only| only == action))?;
+    let rule = rules.iter_mut().find(|rule| {
+        rule.calls != Some(0) && rule.action.as_deref().is_none_or(|only| only == action)
+    })?;
     rule.calls = rule.calls.map(|left| left - 1);
     Some(rule.fault)
 }
@@ -58,7 +70,12 @@ mod tests {
 
     #[test]
     fn a_rule_is_used_up_and_only_for_its_operation() {
-        let mut rules = [FaultRule::new(Fault::Throttle).of("DescribeClusters").times(1), FaultRule::new(Fault::Deny).times(1)];
+        let mut rules = [
+            FaultRule::new(Fault::Throttle)
+                .of("DescribeClusters")
+                .times(1),
+            FaultRule::new(Fault::Deny).times(1),
+        ];
         assert_eq!(take(&mut rules, "GetCallerIdentity"), Some(Fault::Deny));
         assert_eq!(take(&mut rules, "GetCallerIdentity"), None);
         assert_eq!(take(&mut rules, "DescribeClusters"), Some(Fault::Throttle));

@@ -1,4 +1,5 @@
-//! Identity sources that need no key: instance metadata (v2), container credentials, the single sign-on portal.
+//! Identity sources that need no key: instance metadata (v2), container credentials, the single
+//! sign-on portal.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -33,7 +34,11 @@ pub async fn serve(endpoint: &Endpoint, parts: &Parts) -> Response {
         _ => "metadata",
     };
     let query = form(parts.uri.query().unwrap_or_default().as_bytes());
-    let logged: BTreeMap<String, String> = query.clone().into_iter().chain([("path".to_owned(), path.to_owned())]).collect();
+    let logged: BTreeMap<String, String> = query
+        .clone()
+        .into_iter()
+        .chain([("path".to_owned(), path.to_owned())])
+        .collect();
     endpoint.log(action, logged, None);
     let fault = endpoint.fault(action);
     if let Some(Fault::Slow(late)) = fault {
@@ -56,9 +61,12 @@ pub async fn serve(endpoint: &Endpoint, parts: &Parts) -> Response {
 fn instance(endpoint: &Endpoint, parts: &Parts) -> Response {
     let path = parts.uri.path();
     if path == "/latest/api/token" {
-        let life = header(parts, "x-aws-ec2-metadata-token-ttl-seconds").and_then(|seconds| seconds.parse::<u32>().ok());
+        let life = header(parts, "x-aws-ec2-metadata-token-ttl-seconds")
+            .and_then(|seconds| seconds.parse::<u32>().ok());
         return match life {
-            Some(1..=21_600) if parts.method == Method::PUT => imds_token(header(parts, "x-aws-ec2-metadata-token-ttl-seconds")),
+            Some(1..=21_600) if parts.method == Method::PUT => {
+                imds_token(header(parts, "x-aws-ec2-metadata-token-ttl-seconds"))
+            }
             _ => status(400),
         };
     }
@@ -69,14 +77,20 @@ fn instance(endpoint: &Endpoint, parts: &Parts) -> Response {
     match path.strip_prefix(IMDS_CREDENTIALS) {
         Some("") => respond(200, "text/plain", INSTANCE_ROLE.to_owned()),
         Some(INSTANCE_ROLE) => {
-            let key = endpoint.accounts.add_role_session(INSTANCE_ROLE, "i-0123456789abcdef0", endpoint.role_life());
+            let key = endpoint.accounts.add_role_session(
+                INSTANCE_ROLE,
+                "i-0123456789abcdef0",
+                endpoint.role_life(),
+            );
             let mut body = credentials(&key);
             body["Code"] = json!("Success");
             body["Type"] = json!("AWS-HMAC");
             body["LastUpdated"] = json!(timestamp(SystemTime::now()));
             respond(200, "application/json", body.to_string())
         }
-        _ if path == "/latest/meta-data/placement/region" => respond(200, "text/plain", REGION.to_owned()),
+        _ if path == "/latest/meta-data/placement/region" => {
+            respond(200, "text/plain", REGION.to_owned())
+        }
         _ => status(404),
     }
 }
@@ -85,27 +99,56 @@ fn imds_token(life: Option<&str>) -> Response {
     let mut response = respond(200, "text/plain", IMDS_TOKEN.to_owned());
     let life = life.and_then(|life| life.parse().ok());
     // SDKs take the token's life from the answer and refuse one without.
-    response.headers_mut().extend(life.map(|life| (axum::http::HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds"), life)));
+    response.headers_mut().extend(life.map(|life| {
+        (
+            axum::http::HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds"),
+            life,
+        )
+    }));
     response
 }
 
 fn container(endpoint: &Endpoint, parts: &Parts) -> Response {
     if header(parts, "authorization").is_some_and(|token| token != CONTAINER_TOKEN) {
-        return respond(401, "application/json", json!({"code": "Unauthorized", "message": "bad authorization token"}).to_string());
+        return respond(
+            401,
+            "application/json",
+            json!({"code": "Unauthorized", "message": "bad authorization token"}).to_string(),
+        );
     }
-    let key = endpoint.accounts.add_role_session(CONTAINER_ROLE, "task", endpoint.role_life());
+    let key = endpoint
+        .accounts
+        .add_role_session(CONTAINER_ROLE, "task", endpoint.role_life());
     respond(200, "application/json", credentials(&key).to_string())
 }
 
-fn single_sign_on(endpoint: &Endpoint, parts: &Parts, query: &BTreeMap<String, String>) -> Response {
-    let role = query.get("role_name").filter(|_| query.contains_key("account_id"));
+fn single_sign_on(
+    endpoint: &Endpoint,
+    parts: &Parts,
+    query: &BTreeMap<String, String>,
+) -> Response {
+    let role = query
+        .get("role_name")
+        .filter(|_| query.contains_key("account_id"));
     let (Some(role), Some(SSO_TOKEN)) = (role, header(parts, "x-amz-sso_bearer_token")) else {
-        let mut refusal = respond(401, "application/json", json!({"message": "Session token not found or invalid"}).to_string());
-        refusal.headers_mut().insert("x-amzn-errortype", axum::http::HeaderValue::from_static("UnauthorizedException"));
+        let mut refusal = respond(
+            401,
+            "application/json",
+            json!({"message": "Session token not found or invalid"}).to_string(),
+        );
+        refusal.headers_mut().insert(
+            "x-amzn-errortype",
+            axum::http::HeaderValue::from_static("UnauthorizedException"),
+        );
         return refusal;
     };
-    let key = endpoint.accounts.add_role_session(role, "sso-user", endpoint.role_life());
-    let expiration = key.expires.and_then(|expires| expires.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_millis());
+    let key = endpoint
+        .accounts
+        .add_role_session(role, "sso-user", endpoint.role_life());
+    let expiration = key
+        .expires
+        .and_then(|expires| expires.duration_since(UNIX_EPOCH).ok())
+        .map(|since| since.as_millis());
     let body = json!({"roleCredentials": {
         "accessKeyId": key.id,
         "secretAccessKey": key.secret,

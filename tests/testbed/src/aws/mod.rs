@@ -1,7 +1,7 @@
 //! An AWS endpoint: HTTP on loopback, signatures verified, answers in AWS's own shapes.
 //!
-//! All services share the address; the credential scope of the signature tells which one is meant, as at AWS the host
-//! name does. Order of one request: log, verify, fault, operation.
+//! All services share the address; the credential scope of the signature tells which one is meant,
+//! as at AWS the host name does. Order of one request: log, verify, fault, operation.
 
 mod answer;
 mod fault;
@@ -90,18 +90,41 @@ struct Call<'a> {
 static ENDPOINTS: AtomicUsize = AtomicUsize::new(1);
 
 impl Aws {
-    pub(crate) async fn open(rds: Rds, redshift: Redshift, accounts: Accounts, background: Background) -> Result<Aws> {
+    pub(crate) async fn open(
+        rds: Rds,
+        redshift: Redshift,
+        accounts: Accounts,
+        background: Background,
+    ) -> Result<Aws> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let user_name = format!("tester-{}", ENDPOINTS.fetch_add(1, Ordering::Relaxed));
         let key = accounts.add_user(&user_name);
-        let settings = Mutex::new(Settings { roles: sts::known_roles(), ..Settings::default() });
-        let endpoint = Arc::new(Endpoint { port, rds, redshift, accounts, faults: Mutex::default(), requests: Mutex::default(), settings });
-        let router = Router::new().fallback(serve).with_state(Arc::clone(&endpoint));
+        let settings = Mutex::new(Settings {
+            roles: sts::known_roles(),
+            ..Settings::default()
+        });
+        let endpoint = Arc::new(Endpoint {
+            port,
+            rds,
+            redshift,
+            accounts,
+            faults: Mutex::default(),
+            requests: Mutex::default(),
+            settings,
+        });
+        let router = Router::new()
+            .fallback(serve)
+            .with_state(Arc::clone(&endpoint));
         let guard = background.spawn(async move {
             let _ = axum::serve(listener, router).await;
         });
-        Ok(Aws { endpoint, key, user_name, _guard: guard })
+        Ok(Aws {
+            endpoint,
+            key,
+            user_name,
+            _guard: guard,
+        })
     }
 
     pub fn endpoint_url(&self) -> String {
@@ -113,12 +136,16 @@ impl Aws {
         self.endpoint_url()
     }
 
-    /// For `AWS_CONTAINER_CREDENTIALS_FULL_URI`; with [`CONTAINER_TOKEN`] as `AWS_CONTAINER_AUTHORIZATION_TOKEN`, or without.
+    /// For `AWS_CONTAINER_CREDENTIALS_FULL_URI`; with [`CONTAINER_TOKEN`] as
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN`, or without.
     pub fn container_credentials_url(&self) -> String {
         format!("{}/container/credentials", self.endpoint_url())
     }
 
-    #[allow(clippy::unused_self, reason = "belongs to the endpoint as its URL does")]
+    #[allow(
+        clippy::unused_self,
+        reason = "belongs to the endpoint as its URL does"
+    )]
     pub fn region(&self) -> &'static str {
         REGION
     }
@@ -159,12 +186,18 @@ impl Aws {
             ("AWS_CONFIG_FILE", "/nonexistent/config"),
             ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials"),
         ];
-        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+        pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec()
     }
 
     /// For all operations, until changed; `None` ends every fault.
     pub fn set_fault(&self, fault: impl Into<Option<Fault>>) {
-        let rule = fault.into().map(|fault| FaultRule { fault, action: None, calls: None });
+        let rule = fault.into().map(|fault| FaultRule {
+            fault,
+            action: None,
+            calls: None,
+        });
         *locked(&self.endpoint.faults) = rule.into_iter().collect();
     }
 
@@ -175,7 +208,10 @@ impl Aws {
 
     /// How often an operation was asked for.
     pub fn calls(&self, action: &str) -> usize {
-        locked(&self.endpoint.requests).iter().filter(|request| request.action == action).count()
+        locked(&self.endpoint.requests)
+            .iter()
+            .filter(|request| request.action == action)
+            .count()
     }
 
     pub fn requests(&self) -> Vec<LoggedRequest> {
@@ -201,45 +237,76 @@ impl Aws {
         locked(&self.endpoint.settings).encryption = encryption;
     }
 
-    /// AWS's clock, ahead of this machine's by so many seconds, in the Date of every answer and in what it verifies.
+    /// AWS's clock, ahead of this machine's by so many seconds, in the Date of every answer and in
+    /// what it verifies.
     pub fn set_clock_ahead(&self, seconds: i64) {
         locked(&self.endpoint.settings).clock_ahead = seconds;
     }
 
-    /// A role that can be assumed, by those who know the external id if there is one. Returns its ARN.
+    /// A role that can be assumed, by those who know the external id if there is one. Returns its
+    /// ARN.
     pub fn add_role(&self, name: &str, external_id: Option<&str>) -> String {
-        locked(&self.endpoint.settings).roles.insert(name.to_owned(), external_id.map(str::to_owned));
+        locked(&self.endpoint.settings)
+            .roles
+            .insert(name.to_owned(), external_id.map(str::to_owned));
         sts::role_arn(name)
     }
 }
 
-async fn serve(State(endpoint): State<Arc<Endpoint>>, request: Request<axum::body::Body>) -> Response {
+async fn serve(
+    State(endpoint): State<Arc<Endpoint>>,
+    request: Request<axum::body::Body>,
+) -> Response {
     let (parts, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, 1 << 20).await else { return answer::status(413) };
+    let Ok(body) = axum::body::to_bytes(body, 1 << 20).await else {
+        return answer::status(413);
+    };
     let mut response = if parts.method == Method::POST && parts.uri.path() == "/" {
         let (action, params) = operation(&parts, &body);
         api(&endpoint, &parts, &body, &action, params).await
     } else {
         metadata::serve(&endpoint, &parts).await
     };
-    response.headers_mut().insert(DATE, answer::http_date(endpoint.now()));
+    response
+        .headers_mut()
+        .insert(DATE, answer::http_date(endpoint.now()));
     response
 }
 
-/// The query protocol has operation and parameters in a form; JSON 1.1 has the operation in a header (`Service.Operation`).
+/// The query protocol has operation and parameters in a form; JSON 1.1 has the operation in a
+/// header (`Service.Operation`).
 fn operation(parts: &Parts, body: &Bytes) -> (String, BTreeMap<String, String>) {
     if let Some(target) = parts.headers.get("x-amz-target") {
         let target = String::from_utf8_lossy(target.as_bytes());
-        (target.strip_prefix("RedshiftServerless.").unwrap_or_default().to_owned(), members(body))
+        (
+            target
+                .strip_prefix("RedshiftServerless.")
+                .unwrap_or_default()
+                .to_owned(),
+            members(body),
+        )
     } else {
         let params = form(body);
         (params.get("Action").cloned().unwrap_or_default(), params)
     }
 }
 
-async fn api(endpoint: &Endpoint, parts: &Parts, body: &Bytes, action: &str, params: BTreeMap<String, String>) -> Response {
+async fn api(
+    endpoint: &Endpoint,
+    parts: &Parts,
+    body: &Bytes,
+    action: &str,
+    params: BTreeMap<String, String>,
+) -> Response {
     let verified = verify(endpoint, parts, body);
-    endpoint.log(action, params.clone(), verified.as_ref().ok().map(|signer| signer.access_key_id.clone()));
+    endpoint.log(
+        action,
+        params.clone(),
+        verified
+            .as_ref()
+            .ok()
+            .map(|signer| signer.access_key_id.clone()),
+    );
 
     let service = Service::of_action(action);
     let signer = match verified {
@@ -248,7 +315,13 @@ async fn api(endpoint: &Endpoint, parts: &Parts, body: &Bytes, action: &str, par
         Err(refusal) => return answer::error(service, &ApiError::from(refusal)),
     };
     let settings = locked(&endpoint.settings).clone();
-    let call = Call { endpoint, settings, action, params: &params, signer };
+    let call = Call {
+        endpoint,
+        settings,
+        action,
+        params: &params,
+        signer,
+    };
     let fault = endpoint.fault(action);
     if let Some(Fault::Slow(late)) = fault {
         tokio::time::sleep(late).await;
@@ -268,7 +341,12 @@ fn verify(endpoint: &Endpoint, parts: &Parts, body: &Bytes) -> Result<Signer, Re
     let headers: Vec<(String, String)> = parts
         .headers
         .iter()
-        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
         .collect();
     let request = sigv4::Request {
         method: parts.method.as_str(),
@@ -279,7 +357,11 @@ fn verify(endpoint: &Endpoint, parts: &Parts, body: &Bytes) -> Result<Signer, Re
     };
     match sigv4::verify_headers(&request, &endpoint.accounts, REGION, endpoint.now()) {
         // Each region has an STS, and any of them knows every key.
-        Err(Refusal::Region(region)) if form(body).get("Action").is_some_and(|action| Service::of_action(action) == Some(Service::Sts)) => {
+        Err(Refusal::Region(region))
+            if form(body)
+                .get("Action")
+                .is_some_and(|action| Service::of_action(action) == Some(Service::Sts)) =>
+        {
             sigv4::verify_headers(&request, &endpoint.accounts, &region, endpoint.now())
         }
         verified => verified,
@@ -288,16 +370,32 @@ fn verify(endpoint: &Endpoint, parts: &Parts, body: &Bytes) -> Result<Signer, Re
 
 impl Call<'_> {
     async fn run(&self, service: Option<Service>) -> Result<String, ApiError> {
-        let service = service.ok_or_else(|| ApiError::new(400, "InvalidAction", format!("Could not find operation {}", self.action)))?;
-        if let Some(signer) = self.signer.as_ref().filter(|signer| signer.service != service.scope()) {
-            let text = format!("Credential should be scoped to correct service: '{}', got '{}'.", service.scope(), signer.service);
+        let service = service.ok_or_else(|| {
+            ApiError::new(
+                400,
+                "InvalidAction",
+                format!("Could not find operation {}", self.action),
+            )
+        })?;
+        if let Some(signer) = self
+            .signer
+            .as_ref()
+            .filter(|signer| signer.service != service.scope())
+        {
+            let text = format!(
+                "Credential should be scoped to correct service: '{}', got '{}'.",
+                service.scope(),
+                signer.service
+            );
             return Err(ApiError::new(403, "SignatureDoesNotMatch", text));
         }
         match self.action {
             "GetClusterCredentials" => redshift::cluster_credentials(self).await,
             "GetClusterCredentialsWithIAM" => redshift::cluster_credentials_with_iam(self).await,
             "DescribeClusters" => redshift::describe_clusters(self),
-            "DescribeCustomDomainAssociations" => redshift::describe_custom_domain_associations(self),
+            "DescribeCustomDomainAssociations" => {
+                redshift::describe_custom_domain_associations(self)
+            }
             "GetCredentials" => redshift_serverless::credentials(self).await,
             "GetWorkgroup" => redshift_serverless::workgroup(self),
             "DescribeDBInstances" => rds::describe_instances(self),
@@ -306,7 +404,11 @@ impl Call<'_> {
             "AssumeRole" => sts::assume_role(self),
             "AssumeRoleWithWebIdentity" => sts::assume_role_with_web_identity(self),
             "GetCallerIdentity" => sts::caller_identity(self),
-            _ => Err(ApiError::new(400, "InvalidAction", format!("Could not find operation {}", self.action))),
+            _ => Err(ApiError::new(
+                400,
+                "InvalidAction",
+                format!("Could not find operation {}", self.action),
+            )),
         }
     }
 
@@ -320,7 +422,13 @@ impl Call<'_> {
     }
 
     fn required(&self, name: &str) -> Result<&str, ApiError> {
-        self.param(name).ok_or_else(|| ApiError::new(400, "MissingParameter", format!("The request must contain the parameter {name}.")))
+        self.param(name).ok_or_else(|| {
+            ApiError::new(
+                400,
+                "MissingParameter",
+                format!("The request must contain the parameter {name}."),
+            )
+        })
     }
 
     fn signer(&self) -> Result<&Signer, ApiError> {
@@ -334,7 +442,11 @@ impl Call<'_> {
             Fault::Deny => self.denied(),
             Fault::DenyAction(action) => self.denied_action(action),
             Fault::InternalError | Fault::Hang | Fault::Malformed | Fault::Slow(_) => {
-                ApiError::new(500, "InternalFailure", "An internal error has occurred".to_owned())
+                ApiError::new(
+                    500,
+                    "InternalFailure",
+                    "An internal error has occurred".to_owned(),
+                )
             }
         }
     }
@@ -344,9 +456,13 @@ impl Call<'_> {
         self.denied_action(&format!("{service}:{}", self.action))
     }
 
-    /// An operation can need the right to other actions too: GetClusterCredentials that to redshift:CreateClusterUser.
+    /// An operation can need the right to other actions too: GetClusterCredentials that to
+    /// redshift:CreateClusterUser.
     fn denied_action(&self, action: &str) -> ApiError {
-        let caller = self.signer.as_ref().map_or_else(|| "anonymous".to_owned(), |signer| signer.principal.arn());
+        let caller = self
+            .signer
+            .as_ref()
+            .map_or_else(|| "anonymous".to_owned(), |signer| signer.principal.arn());
         let resource = match Service::of_action(self.action) {
             Some(Service::Redshift) => redshift::resource(self),
             Some(Service::RedshiftServerless) => redshift_serverless::resource(),
@@ -363,7 +479,11 @@ impl Call<'_> {
 
 impl Endpoint {
     fn log(&self, action: &str, params: BTreeMap<String, String>, access_key_id: Option<String>) {
-        locked(&self.requests).push(LoggedRequest { action: action.to_owned(), params, access_key_id });
+        locked(&self.requests).push(LoggedRequest {
+            action: action.to_owned(),
+            params,
+            access_key_id,
+        });
     }
 
     fn fault(&self, action: &str) -> Option<Fault> {
@@ -375,18 +495,38 @@ impl Endpoint {
     }
 
     fn role_life(&self) -> Duration {
-        locked(&self.settings).role_life.unwrap_or(Duration::from_hours(1))
+        locked(&self.settings)
+            .role_life
+            .unwrap_or(Duration::from_hours(1))
     }
 }
 
 /// The members of a JSON object, with numbers as text.
 fn members(body: &[u8]) -> BTreeMap<String, String> {
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).unwrap_or_default();
-    object.into_iter().map(|(name, value)| (name, value.as_str().map_or_else(|| value.to_string(), str::to_owned))).collect()
+    let object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(body).unwrap_or_default();
+    object
+        .into_iter()
+        .map(|(name, value)| {
+            (
+                name,
+                value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned),
+            )
+        })
+        .collect()
 }
 
 fn form(body: &[u8]) -> BTreeMap<String, String> {
     let text = String::from_utf8_lossy(body).replace('+', " ");
-    let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-    text.split('&').filter_map(|pair| pair.split_once('=')).map(|(name, value)| (decode(name), decode(value))).collect()
+    let decode = |text: &str| {
+        percent_encoding::percent_decode_str(text)
+            .decode_utf8_lossy()
+            .into_owned()
+    };
+    text.split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect()
 }

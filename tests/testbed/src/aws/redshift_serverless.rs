@@ -1,4 +1,5 @@
-//! The Redshift Serverless operations: the caller's own database credentials, and where the workgroup is.
+//! The Redshift Serverless operations: the caller's own database credentials, and where the
+//! workgroup is.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,12 +20,24 @@ pub async fn credentials(call: &Call<'_>) -> Result<String, ApiError> {
         (Some(WORKGROUP), None) | (None, Some(WORKGROUP_DOMAIN)) => {}
         (Some(other), None) | (None, Some(other)) => return Err(not_found(other)),
         _ => {
-            let text = "Exactly one of workgroupName and customDomainName must be given.".to_owned();
+            let text =
+                "Exactly one of workgroupName and customDomainName must be given.".to_owned();
             return Err(ApiError::new(400, "ValidationException", text));
         }
     }
-    let wanted = Wanted { db_user, groups: Vec::new(), life, encryption: call.settings.encryption, user_exists: true };
-    let issued = call.endpoint.redshift.issue(&wanted).await.map_err(|error| internal(&error))?;
+    let wanted = Wanted {
+        db_user,
+        groups: Vec::new(),
+        life,
+        encryption: call.settings.encryption,
+        user_exists: true,
+    };
+    let issued = call
+        .endpoint
+        .redshift
+        .issue(&wanted)
+        .await
+        .map_err(|error| internal(&error))?;
     Ok(json!({
         "dbUser": wanted.db_user,
         "dbPassword": issued.password,
@@ -51,15 +64,24 @@ pub fn workgroup(call: &Call<'_>) -> Result<String, ApiError> {
     .to_string())
 }
 
-/// What a policy would have to allow: the ARN has an identifier that nobody can guess from the name.
+/// What a policy would have to allow: the ARN has an identifier that nobody can guess from the
+/// name.
 pub fn resource() -> String {
-    format!("arn:aws:redshift-serverless:{REGION}:{ACCOUNT_ID}:workgroup/12345678-1234-1234-1234-123456789012")
+    format!(
+        "arn:aws:redshift-serverless:{REGION}:{ACCOUNT_ID}:workgroup/12345678-1234-1234-1234-123456789012"
+    )
 }
 
 fn not_found(name: &str) -> ApiError {
-    ApiError::new(404, "ResourceNotFoundException", format!("Workgroup {name} was not found."))
+    ApiError::new(
+        404,
+        "ResourceNotFoundException",
+        format!("Workgroup {name} was not found."),
+    )
 }
 
 fn epoch_seconds(at: SystemTime) -> f64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    at.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }

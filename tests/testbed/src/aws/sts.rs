@@ -18,7 +18,9 @@ pub const WEB_IDENTITY_ROLE: &str = "pod-role";
 pub const WEB_IDENTITY_TOKEN: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJwb2QifQ.testbed";
 
 pub fn known_roles() -> HashMap<String, Option<String>> {
-    [(ROLE, None), (PARTNER_ROLE, Some(EXTERNAL_ID))].map(|(name, id)| (name.to_owned(), id.map(str::to_owned))).into()
+    [(ROLE, None), (PARTNER_ROLE, Some(EXTERNAL_ID))]
+        .map(|(name, id)| (name.to_owned(), id.map(str::to_owned)))
+        .into()
 }
 
 pub fn role_arn(name: &str) -> String {
@@ -44,34 +46,61 @@ pub fn assume_role(call: &Call<'_>) -> Result<String, ApiError> {
 pub fn assume_role_with_web_identity(call: &Call<'_>) -> Result<String, ApiError> {
     let arn = call.required("RoleArn")?;
     if call.required("WebIdentityToken")?.trim() != WEB_IDENTITY_TOKEN {
-        return Err(ApiError::new(400, "InvalidIdentityToken", "No OpenIDConnect provider found for this token.".to_owned()));
+        return Err(ApiError::new(
+            400,
+            "InvalidIdentityToken",
+            "No OpenIDConnect provider found for this token.".to_owned(),
+        ));
     }
     match role_name(arn) {
         Some(WEB_IDENTITY_ROLE) => session(call, WEB_IDENTITY_ROLE),
-        _ => Err(ApiError::new(403, "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity".to_owned())),
+        _ => Err(ApiError::new(
+            403,
+            "AccessDenied",
+            "Not authorized to perform sts:AssumeRoleWithWebIdentity".to_owned(),
+        )),
     }
 }
 
 pub fn caller_identity(call: &Call<'_>) -> Result<String, ApiError> {
     let signer = call.signer()?;
-    Ok(element("Arn", &signer.principal.arn()) + &element("UserId", &signer.access_key_id) + &element("Account", ACCOUNT_ID))
+    Ok(element("Arn", &signer.principal.arn())
+        + &element("UserId", &signer.access_key_id)
+        + &element("Account", ACCOUNT_ID))
 }
 
 fn session(call: &Call<'_>, role: &str) -> Result<String, ApiError> {
     let name = call.required("RoleSessionName")?;
-    let asked: u64 = call.param("DurationSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(3600);
-    let life = call.settings.role_life.unwrap_or(Duration::from_secs(asked));
+    let asked: u64 = call
+        .param("DurationSeconds")
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(3600);
+    let life = call
+        .settings
+        .role_life
+        .unwrap_or(Duration::from_secs(asked));
     let key = call.endpoint.accounts.add_role_session(role, name, life);
     let arn = format!("arn:aws:sts::{ACCOUNT_ID}:assumed-role/{role}/{name}");
     let user = element("AssumedRoleId", &format!("AROA:{name}")) + &element("Arn", &arn);
-    Ok(format!("<Credentials>{}</Credentials><AssumedRoleUser>{user}</AssumedRoleUser>", credentials(call, &key)))
+    Ok(format!(
+        "<Credentials>{}</Credentials><AssumedRoleUser>{user}</AssumedRoleUser>",
+        credentials(call, &key)
+    ))
 }
 
 fn credentials(call: &Call<'_>, key: &AccessKey) -> String {
     element("AccessKeyId", &key.id)
         + &element("SecretAccessKey", &key.secret)
-        + &element("SessionToken", key.session_token.as_deref().unwrap_or_default())
-        + &element("Expiration", &key.expires.map(|expires| timestamp(call.told(expires))).unwrap_or_default())
+        + &element(
+            "SessionToken",
+            key.session_token.as_deref().unwrap_or_default(),
+        )
+        + &element(
+            "Expiration",
+            &key.expires
+                .map(|expires| timestamp(call.told(expires)))
+                .unwrap_or_default(),
+        )
 }
 
 fn role_name(arn: &str) -> Option<&str> {

@@ -2,32 +2,60 @@
 
 use std::time::{Duration, SystemTime};
 
-use testbed::aws::{CONTAINER_TOKEN, INSTANCE_ROLE, SSO_TOKEN, WEB_IDENTITY_ROLE, WEB_IDENTITY_TOKEN};
+use testbed::aws::{
+    CONTAINER_TOKEN, INSTANCE_ROLE, SSO_TOKEN, WEB_IDENTITY_ROLE, WEB_IDENTITY_TOKEN,
+};
 use testbed::{Aws, Fault, FaultRule, Testbed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Status code and body.
-async fn http(aws: &Aws, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+async fn http(
+    aws: &Aws,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, String) {
     let address = aws.endpoint_url().replace("http://", "");
     let mut stream = TcpStream::connect(&address).await.unwrap();
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     let length = body.len();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    (
+        head.split(' ').nth(1).unwrap().parse().unwrap(),
+        body.to_owned(),
+    )
 }
 
 /// The answer's body to an API call, made without an SDK.
 pub fn signed_call(aws: &Aws, service: &str, body: &str) -> String {
     let address = aws.endpoint_url().replace("http://", "");
-    let headers = testbed::sigv4::sign_post(&address, service, aws.region(), body, aws.key(), SystemTime::now());
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let request = format!("POST / HTTP/1.1\r\n{headers}connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let headers = testbed::sigv4::sign_post(
+        &address,
+        service,
+        aws.region(),
+        body,
+        aws.key(),
+        SystemTime::now(),
+    );
+    let headers: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let request = format!(
+        "POST / HTTP/1.1\r\n{headers}connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
     std::io::read_to_string(stream).unwrap()
@@ -45,25 +73,85 @@ async fn metadata_wants_a_session_first() {
     let path = "/latest/meta-data/iam/security-credentials/";
     assert_eq!(http(&aws, "GET", path, &[], "").await.0, 401);
     assert_eq!(http(&aws, "PUT", "/latest/api/token", &[], "").await.0, 400);
-    let (status, token) = http(&aws, "PUT", "/latest/api/token", &[("x-aws-ec2-metadata-token-ttl-seconds", "60")], "").await;
+    let (status, token) = http(
+        &aws,
+        "PUT",
+        "/latest/api/token",
+        &[("x-aws-ec2-metadata-token-ttl-seconds", "60")],
+        "",
+    )
+    .await;
     assert_eq!(status, 200);
     let session = [("x-aws-ec2-metadata-token", token.as_str())];
-    assert_eq!(http(&aws, "GET", path, &session, "").await, (200, INSTANCE_ROLE.to_owned()));
+    assert_eq!(
+        http(&aws, "GET", path, &session, "").await,
+        (200, INSTANCE_ROLE.to_owned())
+    );
     let (_, credentials) = http(&aws, "GET", &format!("{path}{INSTANCE_ROLE}"), &session, "").await;
-    assert!(credentials.contains("\"Code\":\"Success\"") && credentials.contains("\"AccessKeyId\":\"ASIA"), "{credentials}");
+    assert!(
+        credentials.contains("\"Code\":\"Success\"")
+            && credentials.contains("\"AccessKeyId\":\"ASIA"),
+        "{credentials}"
+    );
     assert_eq!(aws.calls("metadata"), 5);
 }
 
 #[tokio::test]
 async fn container_and_portal_want_their_token() {
     let aws = Testbed::shared().aws();
-    assert_eq!(http(&aws, "GET", "/container/credentials", &[], "").await.0, 200);
-    assert_eq!(http(&aws, "GET", "/container/credentials", &[("authorization", CONTAINER_TOKEN)], "").await.0, 200);
-    assert_eq!(http(&aws, "GET", "/container/credentials", &[("authorization", "guess")], "").await.0, 401);
+    assert_eq!(
+        http(&aws, "GET", "/container/credentials", &[], "").await.0,
+        200
+    );
+    assert_eq!(
+        http(
+            &aws,
+            "GET",
+            "/container/credentials",
+            &[("authorization", CONTAINER_TOKEN)],
+            ""
+        )
+        .await
+        .0,
+        200
+    );
+    assert_eq!(
+        http(
+            &aws,
+            "GET",
+            "/container/credentials",
+            &[("authorization", "guess")],
+            ""
+        )
+        .await
+        .0,
+        401
+    );
     let portal = "/federation/credentials?role_name=analyst&account_id=123456789012";
-    assert_eq!(http(&aws, "GET", portal, &[("x-amz-sso_bearer_token", "guess")], "").await.0, 401);
-    let (status, body) = http(&aws, "GET", portal, &[("x-amz-sso_bearer_token", SSO_TOKEN)], "").await;
-    assert!(status == 200 && body.contains("\"roleCredentials\":{\"accessKeyId\":\"ASIA"), "{status} {body}");
+    assert_eq!(
+        http(
+            &aws,
+            "GET",
+            portal,
+            &[("x-amz-sso_bearer_token", "guess")],
+            ""
+        )
+        .await
+        .0,
+        401
+    );
+    let (status, body) = http(
+        &aws,
+        "GET",
+        portal,
+        &[("x-amz-sso_bearer_token", SSO_TOKEN)],
+        "",
+    )
+    .await;
+    assert!(
+        status == 200 && body.contains("\"roleCredentials\":{\"accessKeyId\":\"ASIA"),
+        "{status} {body}"
+    );
 }
 
 #[tokio::test]
@@ -76,13 +164,29 @@ async fn faults_come_in_order_and_end() {
     aws.add_fault(FaultRule::new(Fault::Malformed).times(1));
     aws.add_fault(FaultRule::new(Fault::Hang).times(1));
     let (status, body) = http(&aws, "POST", "/", &[], &web_identity()).await;
-    assert!(status == 400 && body.contains("<Code>Throttling</Code><Message>Rate exceeded</Message>"), "{body}");
+    assert!(
+        status == 400 && body.contains("<Code>Throttling</Code><Message>Rate exceeded</Message>"),
+        "{body}"
+    );
     assert_eq!(http(&aws, "POST", "/", &[], &web_identity()).await.0, 500);
     let (status, body) = http(&aws, "POST", "/", &[], &web_identity()).await;
-    assert!(status == 403 && body.contains("is not authorized to perform: sts:TagSession on resource: arn:aws:iam::"), "{body}");
+    assert!(
+        status == 403
+            && body.contains(
+                "is not authorized to perform: sts:TagSession on resource: arn:aws:iam::"
+            ),
+        "{body}"
+    );
     assert_eq!(http(&aws, "POST", "/", &[], &web_identity()).await.0, 200);
     let body = web_identity();
-    assert!(tokio::time::timeout(Duration::from_millis(200), http(&aws, "POST", "/", &[], &body)).await.is_err());
+    assert!(
+        tokio::time::timeout(
+            Duration::from_millis(200),
+            http(&aws, "POST", "/", &[], &body)
+        )
+        .await
+        .is_err()
+    );
     let (status, body) = http(&aws, "POST", "/", &[], &web_identity()).await;
     assert!(status == 200 && body.contains("<SessionToken>"), "{body}");
     assert_eq!(aws.calls(action), 6);
@@ -92,6 +196,16 @@ async fn faults_come_in_order_and_end() {
 #[tokio::test]
 async fn an_unsigned_call_is_told_so() {
     let aws = Testbed::shared().aws();
-    let (status, body) = http(&aws, "POST", "/", &[], "Action=DescribeClusters&Version=2012-12-01").await;
-    assert!(status == 403 && body.contains("<Code>MissingAuthenticationToken</Code>"), "{body}");
+    let (status, body) = http(
+        &aws,
+        "POST",
+        "/",
+        &[],
+        "Action=DescribeClusters&Version=2012-12-01",
+    )
+    .await;
+    assert!(
+        status == 403 && body.contains("<Code>MissingAuthenticationToken</Code>"),
+        "{body}"
+    );
 }

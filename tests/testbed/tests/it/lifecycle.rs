@@ -9,21 +9,51 @@ use serde_json::Value;
 
 fn serve() -> (Child, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
-    let mut serve = command.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut serve = command
+        .arg("serve")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut line = String::new();
-    BufReader::new(serve.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(serve.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     (serve, serde_json::from_str(&line).unwrap())
 }
 
-#[allow(clippy::disallowed_methods, reason = "the pause between two looks at the condition")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the pause between two looks at the condition"
+)]
 fn assert_gone(description: &Value) {
-    let pki_dir = Path::new(description["ca_file"].as_str().unwrap()).parent().unwrap();
-    let pids: Vec<String> = description["pids"].as_array().unwrap().iter().map(Value::to_string).collect();
+    let pki_dir = Path::new(description["ca_file"].as_str().unwrap())
+        .parent()
+        .unwrap();
+    let pids: Vec<String> = description["pids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(Value::to_string)
+        .collect();
     assert_eq!(pids.len(), 2);
-    let alive = || pids.iter().any(|pid| Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status().unwrap().success());
+    let alive = || {
+        pids.iter().any(|pid| {
+            Command::new("kill")
+                .args(["-0", pid])
+                .stderr(Stdio::null())
+                .status()
+                .unwrap()
+                .success()
+        })
+    };
     let deadline = Instant::now() + Duration::from_secs(20);
     while alive() || pki_dir.exists() {
-        assert!(Instant::now() < deadline, "{pids:?} or {} are still there", pki_dir.display());
+        assert!(
+            Instant::now() < deadline,
+            "{pids:?} or {} are still there",
+            pki_dir.display()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -42,7 +72,8 @@ async fn a_testbed_starts_and_ends_inside_a_runtime() {
     let testbed = testbed::Testbed::start().unwrap();
     testbed.redshift().create_user("anybody");
     let _aws = testbed.aws();
-    let description = serde_json::json!({ "ca_file": testbed.ca_file(), "pids": testbed.process_ids() });
+    let description =
+        serde_json::json!({ "ca_file": testbed.ca_file(), "pids": testbed.process_ids() });
     drop(testbed);
     assert_gone(&description);
 }
@@ -59,14 +90,24 @@ fn serve_ends_with_its_stdin() {
 fn serve_ends_with_sigterm() {
     let (mut serve, description) = serve();
     let pid = serve.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     assert!(serve.wait().unwrap().success());
     assert_gone(&description);
 }
 
 #[test]
 fn a_missing_server_is_told_with_what_installs_it() {
-    let output = Command::new(env!("CARGO_BIN_EXE_testbed")).arg("serve").env("PG_BIN", "/nonexistent").output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_testbed"))
+        .arg("serve")
+        .env("PG_BIN", "/nonexistent")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("PG_BIN=/nonexistent has no initdb"));
 }

@@ -18,11 +18,19 @@ impl Psql<'_> {
     pub fn run(&self, sql: &str) -> Result<String, String> {
         let mut psql = Command::new("psql");
         psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql]);
-        psql.env("PGHOST", self.host).env("PGPORT", self.port.to_string());
-        psql.env("PGUSER", self.user).env("PGPASSWORD", self.password).env("PGDATABASE", self.database);
-        psql.env("PGSSLMODE", self.sslmode).env("PGSSLROOTCERT", self.ca_file);
+        psql.env("PGHOST", self.host)
+            .env("PGPORT", self.port.to_string());
+        psql.env("PGUSER", self.user)
+            .env("PGPASSWORD", self.password)
+            .env("PGDATABASE", self.database);
+        psql.env("PGSSLMODE", self.sslmode)
+            .env("PGSSLROOTCERT", self.ca_file);
         let output = psql.output().expect("psql is installed with PostgreSQL");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr))
+        }
     }
 }

@@ -22,12 +22,15 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
-use aws_lc_rs::{constant_time, digest, rand};
+use aws_lc_rs::digest;
 
+use crate::random;
 use crate::secret::Secret;
 use crate::wire::backend::BackendKey;
 use crate::wire::startup::{CancelRequest, MAX_CANCEL_KEY, ProtocolVersion};
@@ -109,14 +112,14 @@ impl Cancels {
     /// `shared` is the key that replicas have in common; without one, keys are good for this
     /// process only.
     pub fn new(shared: Option<&Secret>) -> Self {
-        let mut key = [0; 32];
-        match shared {
+        let key: [u8; 32] = match shared {
             // The file holds text of any length; the cipher wants 32 bytes.
-            Some(secret) => {
-                key.copy_from_slice(digest::digest(&digest::SHA256, secret.expose()).as_ref());
-            }
-            None => rand::fill(&mut key).expect("the system's random generator works"),
-        }
+            Some(secret) => digest::digest(&digest::SHA256, secret.expose())
+                .as_ref()
+                .try_into()
+                .expect("SHA-256 has 32 bytes"),
+            None => random::bytes(),
+        };
         let seal =
             RandomizedNonceKey::new(&AES_256_GCM, &key).expect("32 bytes are an AES-256 key");
         Self {
@@ -138,7 +141,7 @@ impl Cancels {
         let secret_key = destination.key.secret_key.clone();
         let client_key = sealed.unwrap_or_else(|| destination.key.clone());
         self.insert(
-            &mut self.lock(),
+            &mut self.sessions.lock(),
             Entry {
                 secret_key,
                 destination,
@@ -155,25 +158,20 @@ impl Cancels {
         version: ProtocolVersion,
     ) -> Registration {
         let process_id = destination.key.process_id;
-        let mut sessions = self.lock();
+        let mut sessions = self.sessions.lock();
         let taken = |key: &Secret| {
             sessions
                 .get(&process_id)
                 .into_iter()
                 .flatten()
-                .any(|entry| same(&entry.secret_key, key))
+                .any(|entry| entry.secret_key == *key)
         };
         let secret_key = loop {
-            let mut bytes = vec![
-                0;
-                if version >= ProtocolVersion::V3_2 {
-                    RANDOM_KEY
-                } else {
-                    4
-                }
-            ];
-            rand::fill(&mut bytes).expect("the system's random generator works");
-            let key = Secret::new(bytes);
+            let key = if version >= ProtocolVersion::V3_2 {
+                Secret::new(random::bytes::<RANDOM_KEY>())
+            } else {
+                Secret::new(random::bytes::<4>())
+            };
             if !taken(&key) {
                 break key;
             }
@@ -219,12 +217,12 @@ impl Cancels {
                 under_way: None,
             });
         }
-        let sessions = self.lock();
+        let sessions = self.sessions.lock();
         let known = sessions
             .get(&request.process_id)
             .into_iter()
             .flatten()
-            .find(|known| same(&known.secret_key, &request.secret_key));
+            .find(|known| known.secret_key == request.secret_key);
         match known {
             Some(entry) => {
                 entry.under_way.fetch_add(1, Ordering::AcqRel);
@@ -272,11 +270,6 @@ impl Cancels {
                 .ok()?,
         )
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Entry>>> {
-        // A panic cannot leave the map half changed: no code of others runs under the lock.
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Registration {
@@ -290,7 +283,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut sessions = self.cancels.lock();
+        let mut sessions = self.cancels.sessions.lock();
         if let Some(entries) = sessions.get_mut(&self.client_key.process_id) {
             entries.retain(|entry| !Arc::ptr_eq(&entry.under_way, &self.under_way));
             if entries.is_empty() {
@@ -350,10 +343,6 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     let (head, tail) = rest.split_at_checked(length)?;
     *rest = tail;
     Some(head)
-}
-
-fn same(a: &Secret, b: &Secret) -> bool {
-    constant_time::verify_slices_are_equal(a.expose(), b.expose()).is_ok()
 }
 
 #[cfg(test)]
@@ -471,7 +460,7 @@ mod tests {
         let registration = shared.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
         assert_eq!(session(shared.find(&unknown)), destination("10.0.0.5:5439"));
         drop(registration);
-        assert!(shared.lock().is_empty());
+        assert!(shared.sessions.lock().is_empty());
     }
     #[test]
     fn clients_that_follow_each_other_in_a_session_have_keys_of_their_own() {
@@ -503,7 +492,7 @@ mod tests {
                 destination("10.0.0.5:5439")
             );
         }
-        assert!(cancels.lock().is_empty());
+        assert!(cancels.sessions.lock().is_empty());
     }
 
     #[test]

@@ -1,13 +1,17 @@
-//! Why a connection did not become a session: whom to blame, its SQLSTATE, its log level and what
-//! the client may read.
+//! Why did a connection not become a session: who is to blame, with which SQLSTATE and log level,
+//! and what may the client read?
 //!
-//! Every refusal is one of [`Kind`]; the table of SQLSTATEs stands here and nowhere else. A
-//! refusal's `message` is for a client that may not have proved who it is: no ARN, no host, no AWS
-//! text. What helps the operator goes into `cause`, which only the log shows.
+//! Every refusal is one of [`ErrorKind`], which has its SQLSTATE here and nowhere else. A refusal's
+//! `message` is for a client that may not have proved who it is: it names no ARN and no host, and
+//! quotes nothing from AWS. What helps the operator is its source, which only the log shows.
 
 use std::borrow::Cow;
+use std::error::Error;
+use std::sync::Arc;
+use std::{fmt, io};
 
 use crate::wire::backend::ErrorResponse;
+use crate::wire::sqlstate::SqlState;
 use crate::wire::{ReadError, Violation};
 
 /// Who has to do something about it.
@@ -25,7 +29,7 @@ pub enum Blame {
 
 /// The cases of the error table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ErrorKind {
     /// Bad length, missing terminator, unencrypted data after `SSLRequest`, unknown request code.
     ProtocolViolation,
     /// A protocol version that we do not speak.
@@ -68,26 +72,31 @@ pub enum Kind {
     Internal,
 }
 
-impl Kind {
-    /// SQLSTATE of this case, <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-    pub fn sqlstate(self) -> &'static str {
+impl ErrorKind {
+    /// SQLSTATE of this case.
+    pub fn sqlstate(self) -> SqlState {
         match self {
-            Self::ProtocolViolation | Self::UpstreamViolation => "08P01",
+            Self::ProtocolViolation | Self::UpstreamViolation => SqlState::ProtocolViolation,
             Self::UnsupportedVersion | Self::UnsupportedScram | Self::UnsupportedAuthentication => {
-                "0A000"
+                SqlState::FeatureNotSupported
             }
-            Self::InvalidAuthorization | Self::CredentialsDenied => "28000",
-            Self::WrongPassword => "28P01",
-            Self::NoSuchTarget => "3D000",
-            Self::TooManySessions => "53300",
-            Self::StartupTimeout => "57014",
-            // libpq goes on to the next host on exactly this code.
-            Self::ShuttingDown | Self::CredentialsUnavailable | Self::TooManyLogins => "57P03",
-            Self::NoSuchCluster => "58000",
-            Self::UpstreamUnreachable => "08001",
-            Self::TemporaryPasswordRefused => "08004",
-            Self::UpstreamClosed => "08006",
-            Self::Internal => "XX000",
+            Self::InvalidAuthorization | Self::CredentialsDenied => {
+                SqlState::InvalidAuthorizationSpecification
+            }
+            Self::WrongPassword => SqlState::InvalidPassword,
+            Self::NoSuchTarget => SqlState::InvalidCatalogName,
+            Self::TooManySessions => SqlState::TooManyConnections,
+            Self::StartupTimeout => SqlState::QueryCanceled,
+            Self::ShuttingDown | Self::CredentialsUnavailable | Self::TooManyLogins => {
+                SqlState::CannotConnectNow
+            }
+            Self::NoSuchCluster => SqlState::SystemError,
+            Self::UpstreamUnreachable => SqlState::SqlclientUnableToEstablishSqlconnection,
+            Self::TemporaryPasswordRefused => {
+                SqlState::SqlserverRejectedEstablishmentOfSqlconnection
+            }
+            Self::UpstreamClosed => SqlState::ConnectionFailure,
+            Self::Internal => SqlState::InternalError,
         }
     }
 
@@ -126,44 +135,37 @@ impl Kind {
     }
 }
 
-/// An error of ours that the client is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An error of ours that the client is told. Its `Display` is the client's message; its sources are
+/// for the log only.
+#[derive(Clone, thiserror::Error)]
+#[error("{message}")]
 pub struct Refusal {
     /// Which case of the table.
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// What the client reads.
     pub message: Cow<'static, str>,
     /// More for the client, in DETAIL.
     pub detail: Option<String>,
     /// What the client could do about it.
     pub hint: Option<Cow<'static, str>>,
-    /// What only the log says.
-    pub cause: Option<String>,
-    /// What is missing at AWS, where that is known.
-    pub missing: Option<Box<Missing>>,
+    source: Option<Cause>,
 }
 
-/// What is missing at AWS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Missing {
-    /// No source has AWS credentials.
-    Credentials,
-    /// There are some, and AWS does not accept them, or not any more.
-    ValidCredentials,
-    /// The identity may not do this: `redshift:JoinGroup`.
-    Action(String),
-}
+/// Shared, because logins that wait for one answer share its failure.
+type Cause = Arc<dyn Error + Send + Sync>;
+
+/// Longest text of a cause that goes into a log line, in characters.
+const MAX_CAUSE: usize = 2_000;
 
 impl Refusal {
     /// A refusal with neither hint nor cause.
-    pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind,
             message: message.into(),
             detail: None,
             hint: None,
-            cause: None,
-            missing: None,
+            source: None,
         }
     }
 
@@ -181,76 +183,111 @@ impl Refusal {
         self
     }
 
-    /// Adds what is missing at AWS.
+    /// Adds the error that caused it, which only the log may show. A text is an error too.
     #[must_use]
-    pub fn missing(mut self, missing: Missing) -> Self {
-        self.missing = Some(missing.into());
+    pub fn because(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(cause.into().into());
         self
     }
 
-    /// Adds what only the log may say.
-    #[must_use]
-    pub fn because(mut self, cause: impl std::fmt::Display) -> Self {
-        self.cause = Some(cause.to_string());
-        self
+    /// What only the log may say: the causes, from the nearest to the farthest.
+    pub fn cause(&self) -> Option<String> {
+        self.source.as_deref().map(|source| chain(source))
+    }
+}
+
+/// An error and all its causes on one line, cut at [`MAX_CAUSE`].
+///
+/// Never in their `Debug` form: that of an AWS error has the whole answer, which may hold a
+/// password.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    let text = causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ");
+    match text.char_indices().nth(MAX_CAUSE) {
+        Some((end, _)) => text[..end].to_string(),
+        None => text,
+    }
+}
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            message,
+            detail,
+            hint,
+            source: _,
+        } = self;
+        f.debug_struct("Refusal")
+            .field("kind", kind)
+            .field("message", message)
+            .field("detail", detail)
+            .field("hint", hint)
+            .field("cause", &self.cause())
+            .finish()
+    }
+}
+
+/// By what is printed of them: causes have no equality of their own.
+#[cfg(test)]
+impl PartialEq for Refusal {
+    fn eq(&self, other: &Self) -> bool {
+        format!("{self:?}") == format!("{other:?}")
     }
 }
 
 impl From<Violation> for Refusal {
     fn from(violation: Violation) -> Self {
-        Self::new(Kind::ProtocolViolation, violation.0)
+        Self::new(ErrorKind::ProtocolViolation, violation.0)
     }
 }
 
-/// How a connection ended that did not become a session.
-#[derive(Debug)]
-pub enum Ending {
+/// Why a connection did not become a session.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
     /// We refuse, and say so.
+    #[error(transparent)]
     Refused(Refusal),
     /// The server refuses; its words reach the client field for field.
+    #[error("{}", .0.message())]
     ServerError(ErrorResponse),
     /// The client left: a load balancer's probe, a person who gave up. Nobody is there to be told.
+    #[error("the client left")]
     ClientGone,
     /// The TLS handshake with the client failed; there is nobody to be told in a protocol that it
     /// understands.
-    TlsFailed(String),
+    #[error("the TLS handshake with the client failed")]
+    TlsFailed(#[source] io::Error),
     /// The client said too little in the time it had to be answered in its own protocol.
+    #[error("the client did not finish its startup in time")]
     StartupTimeout,
 }
 
-impl Ending {
+impl LoginError {
     /// SQLSTATE that the client was told, or would have been; `None` when nobody failed.
-    pub fn sqlstate(&self) -> Option<Cow<'_, str>> {
+    pub fn sqlstate(&self) -> Option<SqlState> {
         match self {
-            Self::Refused(refusal) => Some(refusal.kind.sqlstate().into()),
-            Self::ServerError(response) => {
-                let sqlstate = response.sqlstate();
-                let is_one = sqlstate.len() == 5
-                    && sqlstate
-                        .iter()
-                        .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
-                Some(if is_one {
-                    String::from_utf8_lossy(sqlstate)
-                } else {
-                    Kind::UpstreamViolation.sqlstate().into()
-                })
-            }
+            Self::Refused(refusal) => Some(refusal.kind.sqlstate()),
+            Self::ServerError(response) => Some(response.sqlstate()),
             // PostgreSQL's own code for it.
-            Self::TlsFailed(_) => Some(Kind::ProtocolViolation.sqlstate().into()),
-            Self::StartupTimeout => Some(Kind::StartupTimeout.sqlstate().into()),
+            Self::TlsFailed(_) => Some(SqlState::ProtocolViolation),
+            Self::StartupTimeout => Some(SqlState::QueryCanceled),
             Self::ClientGone => None,
         }
     }
 }
 
-impl From<Refusal> for Ending {
+impl From<Refusal> for LoginError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
 /// For reads on the client's leg.
-impl From<ReadError> for Ending {
+impl From<ReadError> for LoginError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => Self::Refused(violation.into()),

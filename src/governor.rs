@@ -7,14 +7,16 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::Target;
-use crate::error::{Kind, Refusal};
+use crate::error::{ErrorKind, Refusal};
 
 /// How long a login stands in line.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,7 +48,7 @@ impl Rate {
 
     /// The moment of the next turn, which nobody else gets.
     fn take(&self, now: Instant) -> Instant {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.next.lock();
         let turn = (*next).max(now.checked_sub(Self::SAVED).unwrap_or(now));
         *next = turn + self.distance;
         turn
@@ -93,7 +95,7 @@ impl Governor {
         };
         timeout(PATIENCE, turn).await.map_err(|_| {
             Refusal::new(
-                Kind::TooManyLogins,
+                ErrorKind::TooManyLogins,
                 "too many logins to the database server at the moment",
             )
             .detail(format!(

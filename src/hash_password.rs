@@ -2,8 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal};
 
-use aws_lc_rs::rand;
-
+use crate::random;
 use crate::secret::Secret;
 use crate::verifier::{ITERATIONS, SALT_LENGTH, ScramVerifier};
 
@@ -66,9 +65,7 @@ fn verifier(password: &Secret) -> io::Result<String> {
             "the password is longer than a client can send",
         ));
     }
-    let mut salt = vec![0; SALT_LENGTH];
-    rand::fill(&mut salt)
-        .map_err(|_| io::Error::other("the system's random generator does not work"))?;
+    let salt = random::bytes::<SALT_LENGTH>().to_vec();
     Ok(ScramVerifier::from_password(password, ITERATIONS, salt).to_string())
 }
 

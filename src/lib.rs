@@ -130,6 +130,7 @@ mod hash_password;
 mod metrics;
 mod places;
 mod policy;
+mod random;
 mod route;
 mod secret;
 mod server;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
-use crate::error::{Kind, Refusal};
+use crate::error::{ErrorKind, Refusal};
 
 /// What a limit is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -88,8 +88,11 @@ impl Places {
             return Ok(());
         };
         let permit = limit.free.clone().try_acquire_owned().map_err(|_| {
-            Refusal::new(Kind::TooManySessions, "sorry, too many clients already")
-                .detail(format!("{} = {}", limit.key, limit.sessions))
+            Refusal::new(
+                ErrorKind::TooManySessions,
+                "sorry, too many clients already",
+            )
+            .detail(format!("{} = {}", limit.key, limit.sessions))
         })?;
         taken.0.push((place.clone(), permit));
         Ok(())

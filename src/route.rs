@@ -7,7 +7,7 @@ use crate::config::{
     AwsIdentity, Choice, Engine, Listener, RedshiftApi, Role, Target, User, check_database,
     check_db_user,
 };
-use crate::error::{Kind, Refusal};
+use crate::error::{ErrorKind, Refusal};
 
 /// What a client asks for, once it is known who it is.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,7 @@ pub fn to_target(
         .is_some_and(|targets| !targets.contains(&target.name))
     {
         return Err(Refusal::new(
-            Kind::InvalidAuthorization,
+            ErrorKind::InvalidAuthorization,
             format!(
                 "user \"{}\" may not use target \"{}\"",
                 asked.user, target.name
@@ -141,7 +141,7 @@ fn choose<'a>(
     };
     let target = find(name).ok_or_else(|| {
         Refusal::new(
-            Kind::NoSuchTarget,
+            ErrorKind::NoSuchTarget,
             format!("no target \"{name}\" on this address"),
         )
         .hint("Give a target's name as the database, or target/database.")
@@ -185,7 +185,7 @@ pub fn identity(target: &Target, asked: &Asked<'_>) -> AwsIdentity {
 fn valid_only(database: &str, target: &Target) -> Result<(), Refusal> {
     match target.engine.only_database() {
         Some(only) if only != database => Err(Refusal::new(
-            Kind::NoSuchTarget,
+            ErrorKind::NoSuchTarget,
             format!(
                 "database \"{database}\" does not exist; \"{}\" has {only} only",
                 target.name
@@ -205,7 +205,7 @@ fn valid(
 ) -> Result<(), Refusal> {
     check(name).map_err(|rule| {
         Refusal::new(
-            Kind::InvalidAuthorization,
+            ErrorKind::InvalidAuthorization,
             format!("{what} \"{name}\" {rule}"),
         )
     })

@@ -1,14 +1,15 @@
-//! The one type that holds a secret.
+//! What holds a secret, and how are two of them compared?
 //!
 //! Passwords, authentication tokens and cancel keys are printed as `…` by `Debug`, have no
-//! `Display` and are wiped from memory when dropped.
+//! `Display` and are wiped from memory when they are dropped.
 
 use std::fmt;
 
+use aws_lc_rs::constant_time;
 use zeroize::Zeroizing;
 
 /// Bytes that must not reach a log line, an error text or another client.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
@@ -21,6 +22,20 @@ impl Secret {
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// Takes the same time wherever they differ, so that nobody can guess them byte by byte.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        are_equal(self.expose(), other.expose())
+    }
+}
+
+impl Eq for Secret {}
+
+/// Whether two byte strings are equal, in a time that depends on their lengths only.
+pub fn are_equal(a: &[u8], b: &[u8]) -> bool {
+    constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
 impl fmt::Debug for Secret {

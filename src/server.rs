@@ -22,6 +22,7 @@ use crate::credentials::Broker;
 use crate::governor::Governor;
 use crate::metrics::Metrics;
 use crate::places::Places;
+use crate::random;
 use crate::secret::Secret;
 use crate::session::{self, Accepted, Shared, Spares};
 use crate::tls::listener::ListenerTls;
@@ -210,9 +211,7 @@ fn mock_secret(shared: Option<&Secret>) -> Secret {
     if let Some(key) = shared {
         return Secret::new([b"made-up salts", key.expose()].concat());
     }
-    let mut bytes = [0; 32];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
-    Secret::new(bytes)
+    Secret::new(random::bytes::<32>())
 }
 
 /// What most users' verifiers have: a user who does not exist must not stand out by it.

@@ -30,7 +30,7 @@ use crate::client::stream::{ClientStream, Peer, Security};
 use crate::client::{reject, version, welcome};
 use crate::config::{Limits, Listener, Target, User};
 use crate::credentials::Broker;
-use crate::error::{Ending, Kind, Refusal};
+use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::governor::Governor;
 use crate::metrics::Metrics;
 use crate::places::{Place, Places, Taken};
@@ -155,15 +155,15 @@ pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> O
     };
     login.facts.log_failed(&ending);
     match ending {
-        Ending::Refused(refusal) => {
+        LoginError::Refused(refusal) => {
             reject::send(
                 &mut stream,
                 &reject::error_response(&refusal, &login.facts.id),
             )
             .await;
         }
-        Ending::ServerError(response) => reject::send(&mut stream, &response).await,
-        Ending::ClientGone | Ending::StartupTimeout | Ending::TlsFailed(_) => {}
+        LoginError::ServerError(response) => reject::send(&mut stream, &response).await,
+        LoginError::ClientGone | LoginError::StartupTimeout | LoginError::TlsFailed(_) => {}
     }
     None
 }
@@ -177,7 +177,7 @@ struct Login<'a> {
 
 impl Login<'_> {
     /// Phase 2, behind a PROXY header where the listener has the client's address believed to one.
-    async fn negotiate(&mut self, accepted: Accepted) -> Result<Negotiated, Ending> {
+    async fn negotiate(&mut self, accepted: Accepted) -> Result<Negotiated, LoginError> {
         let deadline = self.deadline();
         let negotiation = async {
             match accepted {
@@ -199,7 +199,7 @@ impl Login<'_> {
         };
         timeout_at(deadline, negotiation)
             .await
-            .unwrap_or(Err(Ending::StartupTimeout))
+            .unwrap_or(Err(LoginError::StartupTimeout))
     }
 
     /// Phases 3 to 7, and the client's welcome.
@@ -214,7 +214,7 @@ impl Login<'_> {
             Option<Registration>,
             Option<Box<Succession>>,
         ),
-        Ending,
+        LoginError,
     > {
         let shared = self.shared;
         shared.places.take(&Place::Proxy, &mut self.places)?;
@@ -232,7 +232,7 @@ impl Login<'_> {
         .await
         .unwrap_or_else(|_| {
             Err(Refusal::new(
-                Kind::StartupTimeout,
+                ErrorKind::StartupTimeout,
                 "canceling authentication due to timeout",
             )
             .into())
@@ -273,8 +273,8 @@ impl Login<'_> {
             heirs,
         ) = tokio::select! {
             result = self.reach(&attempt) => result?,
-            () = stream.gone() => return Err(Ending::ClientGone),
-            () = shared.stopping.cancelled() => return Err(Refusal::new(Kind::ShuttingDown, "the proxy is shutting down").into()),
+            () = stream.gone() => return Err(LoginError::ClientGone),
+            () = shared.stopping.cancelled() => return Err(Refusal::new(ErrorKind::ShuttingDown, "the proxy is shutting down").into()),
         };
         let LoggedIn {
             connection,
@@ -307,7 +307,7 @@ impl Login<'_> {
             .map(|registration| &registration.client_key);
         welcome::welcome(stream, &agreement, &settings, client_key, &ready)
             .await
-            .map_err(|_| Ending::ClientGone)?;
+            .map_err(|_| LoginError::ClientGone)?;
         let Connection {
             stream: upstream,
             address,
@@ -343,7 +343,7 @@ fn utf8<'a>(what: &str, value: Option<&'a bytes::Bytes>) -> Result<Option<&'a st
         .transpose()
         .map_err(|_| {
             Refusal::new(
-                Kind::InvalidAuthorization,
+                ErrorKind::InvalidAuthorization,
                 format!("{what} is not valid UTF-8"),
             )
         })

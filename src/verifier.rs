@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU32;
 
-use aws_lc_rs::{constant_time, digest, hmac, pbkdf2};
+use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, are_equal};
 
 /// PostgreSQL's default (`scram_iterations`).
 pub const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero");
@@ -105,7 +105,7 @@ impl ScramVerifier {
     pub fn matches(&self, password: &[u8]) -> bool {
         // The key by which a SCRAM login is judged: a verifier put together from two passwords
         // cannot accept both.
-        same(
+        are_equal(
             self.stored_key.expose(),
             Self::from_password(password, self.iterations, self.salt.clone())
                 .stored_key
@@ -127,7 +127,7 @@ impl ScramVerifier {
                 .map(|(a, b)| a ^ b)
                 .collect::<Vec<_>>(),
         );
-        same(
+        are_equal(
             self.stored_key.expose(),
             digest::digest(&digest::SHA256, client_key.expose()).as_ref(),
         )
@@ -200,7 +200,7 @@ impl Md5Verifier {
 
     /// Whether this is the user's password.
     pub fn matches(&self, user: &str, password: &[u8]) -> bool {
-        same(
+        are_equal(
             self.0.expose(),
             Self::from_password(user, password).0.expose(),
         )
@@ -208,7 +208,7 @@ impl Md5Verifier {
 
     /// Whether this answers an `AuthenticationMD5Password` with this salt.
     pub fn answers(&self, salt: [u8; 4], answer: &[u8]) -> bool {
-        same(
+        are_equal(
             format!("md5{}", md5_digits(&[self.0.expose(), &salt])).as_bytes(),
             answer,
         )
@@ -255,10 +255,6 @@ fn md5_digits(parts: &[&[u8]]) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
-}
-
-fn same(a: &[u8], b: &[u8]) -> bool {
-    constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
 #[cfg(test)]

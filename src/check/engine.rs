@@ -10,6 +10,7 @@ use crate::config::{
     ClusterName, Discovery, Endpoint, EndpointSource, Engine, Rds, Redshift, RedshiftApi,
     region_of_host,
 };
+use crate::wire::sqlstate::SqlState;
 
 /// The server's own name, whatever is dialled to get there.
 pub fn own_host(attempt: Attempt<'_>) -> Option<Cow<'_, str>> {
@@ -149,7 +150,7 @@ pub fn resources(attempt: Attempt<'_>, action: &str) -> Vec<String> {
 }
 
 /// Why a server refuses a password that was made a moment ago, and what to do.
-pub fn password_refused(attempt: Attempt<'_>, sqlstate: &[u8]) -> (String, String) {
+pub fn password_refused(attempt: Attempt<'_>, sqlstate: SqlState) -> (String, String) {
     let route = attempt.route;
     let user = quoted(&route.db_user);
     match &route.target.engine {
@@ -175,7 +176,7 @@ pub fn password_refused(attempt: Attempt<'_>, sqlstate: &[u8]) -> (String, Strin
         ),
         // A user with rds_iam is never asked for a password that could be wrong: 28P01 is for all
         // others.
-        Engine::Rds(_) if sqlstate == b"28P01" => (
+        Engine::Rds(_) if sqlstate == SqlState::InvalidPassword => (
             format!(
                 "user {user} does not exist, or does not have rds_iam: the server asked for a password and not for a token"
             ),

@@ -4,8 +4,8 @@ use std::io;
 
 use super::{Failure, engine};
 use crate::config::{AwsIdentity, Endpoint, region_of_host};
-use crate::credentials::{Caller, Search, clock_in_words, search};
-use crate::error::{Kind, Missing, Refusal};
+use crate::credentials::{AwsError, AwsErrorReason, Caller, Search, clock_in_words, search};
+use crate::error::Refusal;
 use crate::route::Route;
 use crate::tls::TlsFailure;
 use crate::upstream::connect::ConnectError;
@@ -58,13 +58,13 @@ pub fn route(refusal: &Refusal) -> Failure {
 }
 
 /// There is no AWS identity. `source` is who wanted to assume the role.
-pub async fn identity(refusal: &Refusal, aws: &AwsIdentity, source: Option<&Caller>) -> Failure {
-    match (refusal.missing.as_deref(), &aws.role) {
-        (Some(Missing::Credentials), _) => no_credentials(search(aws.profile.as_deref()).await, aws),
-        (Some(Missing::Action(action)), Some(role)) if action == "sts:AssumeRole" => {
+pub async fn identity(aws_error: &AwsError, aws: &AwsIdentity, source: Option<&Caller>) -> Failure {
+    match (&aws_error.reason, &aws.role) {
+        (AwsErrorReason::NoCredentials, _) => no_credentials(search(aws.profile.as_deref()).await, aws),
+        (AwsErrorReason::AccessDenied { action }, Some(role)) if action == "sts:AssumeRole" => {
             let source = source.map_or("the source of the role", |caller| &caller.arn);
             Failure {
-                error: refusal.message.to_string(),
+                error: aws_error.to_string(),
                 explanation: format!("{source} may not assume {}", role.arn),
                 remedy: format!(
                     "allow {action} on {} to {source}, and name that in the role's trust policy; where it has a condition on \
@@ -74,10 +74,10 @@ pub async fn identity(refusal: &Refusal, aws: &AwsIdentity, source: Option<&Call
             }
         }
         _ => Failure {
-            error: refusal.message.to_string(),
-            explanation: cause(refusal),
-            remedy: match refusal.kind {
-                Kind::CredentialsUnavailable => {
+            error: aws_error.to_string(),
+            explanation: cause(aws_error),
+            remedy: match aws_error.reason {
+                AwsErrorReason::Unavailable => {
                     "try again; if it is single sign-on: aws sso login; see whether this machine reaches STS and the source"
                 }
                 _ => "correct what is named; an access key must be active, the secret its own, and a temporary one (ASIA…) needs its session token",
@@ -110,10 +110,10 @@ fn no_credentials(search: Search, aws: &AwsIdentity) -> Failure {
 }
 
 /// AWS was asked, for the endpoint or the credential.
-pub fn call(refusal: &Refusal, attempt: Attempt<'_>) -> Failure {
+pub fn call(error: &AwsError, attempt: Attempt<'_>) -> Failure {
     let target = &attempt.route.target;
-    let (explanation, remedy) = match (refusal.missing.as_deref(), refusal.kind) {
-        (Some(Missing::Action(action)), _) => (
+    let (explanation, remedy) = match &error.reason {
+        AwsErrorReason::AccessDenied { action } => (
             format!("{} may not use {action}", attempt.caller_arn()),
             format!(
                 "allow {action} on {} to {}",
@@ -121,7 +121,7 @@ pub fn call(refusal: &Refusal, attempt: Attempt<'_>) -> Failure {
                 attempt.caller_arn()
             ),
         ),
-        (_, Kind::NoSuchCluster) => match region_of_server(attempt) {
+        AwsErrorReason::NotFound => match region_of_server(attempt) {
             Some((host, region)) => wrong_region(&host, &region, &target.region),
             None => (
                 format!(
@@ -135,17 +135,17 @@ pub fn call(refusal: &Refusal, attempt: Attempt<'_>) -> Failure {
                 ),
             ),
         },
-        (_, Kind::CredentialsUnavailable) => (
-            cause(refusal),
+        AwsErrorReason::Unavailable => (
+            cause(error),
             format!(
                 "try again; if it stays so, see whether this machine reaches AWS in {} (HTTPS_PROXY, VPC endpoint, endpoint_url)",
                 target.region
             ),
         ),
-        _ => (cause(refusal), "correct what AWS names".to_string()),
+        _ => (cause(error), "correct what AWS names".to_string()),
     };
     Failure {
-        error: refusal.message.to_string(),
+        error: error.to_string(),
         explanation,
         remedy,
     }
@@ -255,15 +255,15 @@ pub fn log_in(error: &LogInError, attempt: Attempt<'_>) -> Failure {
             (response.message(), explanation, remedy)
         }
         LogInError::Refused(response) => {
-            let (explanation, remedy) = match response.sqlstate() {
-                b"3D000" => (format!("the server has no database \"{database}\""), "correct database, or --database".to_string()),
-                b"42501" => (
+            let (explanation, remedy) = match response.sqlstate().code() {
+                "3D000" => (format!("the server has no database \"{database}\""), "correct database, or --database".to_string()),
+                "42501" => (
                     format!("the user may not use database \"{database}\""),
                     format!("GRANT CONNECT ON DATABASE {} TO {};", quoted(database), quoted(db_user)),
                 ),
-                b"53300" => ("the server has no connection left".to_string(), "try again when others have ended".to_string()),
+                "53300" => ("the server has no connection left".to_string(), "try again when others have ended".to_string()),
                 other => (
-                    format!("these are the server's own words, SQLSTATE {}", String::from_utf8_lossy(other)),
+                    format!("these are the server's own words, SQLSTATE {other}"),
                     "correct what the server names".to_string(),
                 ),
             };
@@ -304,7 +304,7 @@ pub fn quoted(name: &str) -> String {
 }
 
 /// On one line: the SDK lists what it has tried on several.
-fn cause(refusal: &Refusal) -> String {
-    let cause = refusal.cause.as_deref().unwrap_or(&refusal.message);
+fn cause(error: &AwsError) -> String {
+    let cause = error.cause().unwrap_or_else(|| error.to_string());
     cause.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -12,8 +12,7 @@ use super::explain::{self, Attempt};
 use super::render::Screen;
 use super::{Client, Failure, Status, Step, StepReport, engine};
 use crate::config::{Choice, Endpoint, EndpointSource, Target, User};
-use crate::credentials::{Broker, Caller, Lease, Request};
-use crate::error::{Kind, Missing};
+use crate::credentials::{AwsErrorReason, Broker, Caller, Lease, Request};
 use crate::route::{Asked, Route, to_target};
 use crate::upstream::Connection;
 use crate::upstream::connect::{Reached, reach, resolve, server_name};
@@ -177,11 +176,8 @@ impl Walk<'_> {
                 let text = format!("{}{clock}", caller.arn);
                 Ok((Some(caller), Found::new(text, facts)))
             }
-            Ok(Err(refusal)) if refusal.kind == Kind::CredentialsUnavailable => {
-                let found = Found::new(
-                    format!("{} (logins do not need it)", refusal.message),
-                    json!({}),
-                );
+            Ok(Err(error)) if error.is_transient() => {
+                let found = Found::new(format!("{error} (logins do not need it)"), json!({}));
                 Ok((
                     None,
                     Found {
@@ -190,10 +186,10 @@ impl Walk<'_> {
                     },
                 ))
             }
-            Ok(Err(refusal)) => Err(explain::identity(&refusal, &route.aws, None).await),
-            Err(refusal) => {
+            Ok(Err(error)) => Err(explain::identity(&error, &route.aws, None).await),
+            Err(error) => {
                 let mut source = None;
-                if matches!(refusal.missing.as_deref(), Some(Missing::Action(_)))
+                if matches!(error.reason, AwsErrorReason::AccessDenied { .. })
                     && route.aws.role.is_some()
                 {
                     let aws = crate::config::AwsIdentity {
@@ -207,7 +203,7 @@ impl Walk<'_> {
                         .ok()
                         .and_then(Result::ok);
                 }
-                Err(explain::identity(&refusal, &route.aws, source.as_ref()).await)
+                Err(explain::identity(&error, &route.aws, source.as_ref()).await)
             }
         }
     }
@@ -217,7 +213,7 @@ impl Walk<'_> {
             .broker
             .endpoint(self.target)
             .await
-            .map_err(|refusal| explain::call(&refusal, attempt))?;
+            .map_err(|error| explain::call(&error, attempt))?;
         let from = match &self.target.endpoint {
             EndpointSource::Fixed(_) => "as configured",
             EndpointSource::Discover { .. } => "found by AWS",
@@ -249,7 +245,7 @@ impl Walk<'_> {
             .broker
             .credential(&request)
             .await
-            .map_err(|refusal| explain::call(&refusal, attempt))?;
+            .map_err(|error| explain::call(&error, attempt))?;
         let db_user = &lease.credential.db_user;
         let found = Found::new(
             engine::minted(attempt, db_user),

@@ -6,13 +6,15 @@
 //! and a `ClientHello` that a client has sent behind its SSLRequest without waiting is still in the
 //! kernel.
 
+use std::io;
+
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::stream::{ClientStream, Security};
 use super::version;
 use crate::config::ClientTls;
-use crate::error::{Ending, Kind, Refusal};
+use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::tls::listener::{ListenerTls, Secured};
 use crate::wire::Violation;
 use crate::wire::startup::{CancelRequest, Packet, StartupMessage, read_packet};
@@ -35,16 +37,20 @@ pub struct Negotiated {
     /// What is known of the client by it.
     pub security: Security,
     /// What it wants, or how it ends.
-    pub wish: Result<Wish, Ending>,
+    pub wish: Result<Wish, LoginError>,
 }
 
 /// Negotiates encryption with a TCP client, and reads the packet that decides.
 ///
 /// # Errors
 /// The connection cannot even be answered any more.
-pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Ending> {
+pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, LoginError> {
     let mut first = [0];
-    let direct = tcp.peek(&mut first).await.map_err(|_| Ending::ClientGone)? == 1
+    let direct = tcp
+        .peek(&mut first)
+        .await
+        .map_err(|_| LoginError::ClientGone)?
+        == 1
         && first[0] == TLS_HANDSHAKE;
     if let (true, Some(acceptor)) = (direct, tls.acceptor()) {
         return encrypted(tcp, acceptor, true).await;
@@ -57,7 +63,9 @@ pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Endi
                 ssl_asked = true;
                 match tls.acceptor() {
                     Some(acceptor) => {
-                        tcp.write_all(b"S").await.map_err(|_| Ending::ClientGone)?;
+                        tcp.write_all(b"S")
+                            .await
+                            .map_err(|_| LoginError::ClientGone)?;
                         return encrypted(tcp, acceptor, false).await;
                     }
                     None => {
@@ -82,13 +90,13 @@ pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Endi
             }
             Ok(Packet::Startup(_)) if tls.is_required() => {
                 break Err(Refusal::new(
-                    Kind::InvalidAuthorization,
+                    ErrorKind::InvalidAuthorization,
                     "this address takes encrypted connections only",
                 )
                 .hint("sslmode=require")
                 .into());
             }
-            other => break wish(other.map_err(Ending::from)),
+            other => break wish(other.map_err(LoginError::from)),
         }
     };
     Ok(Negotiated {
@@ -103,19 +111,23 @@ pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Endi
 ///
 /// # Errors
 /// As [`tcp`].
-pub async fn unix(mut unix: UnixStream) -> Result<Negotiated, Ending> {
+pub async fn unix(mut unix: UnixStream) -> Result<Negotiated, LoginError> {
     let (mut ssl_asked, mut gss_asked) = (false, false);
     let wish = loop {
         match read_packet(&mut unix).await {
             Ok(Packet::SslRequest) if !ssl_asked => {
                 ssl_asked = true;
-                unix.write_all(b"N").await.map_err(|_| Ending::ClientGone)?;
+                unix.write_all(b"N")
+                    .await
+                    .map_err(|_| LoginError::ClientGone)?;
             }
             Ok(Packet::GssEncRequest) if !gss_asked => {
                 gss_asked = true;
-                unix.write_all(b"N").await.map_err(|_| Ending::ClientGone)?;
+                unix.write_all(b"N")
+                    .await
+                    .map_err(|_| LoginError::ClientGone)?;
             }
-            other => break wish(other.map_err(Ending::from)),
+            other => break wish(other.map_err(LoginError::from)),
         }
     };
     Ok(Negotiated {
@@ -129,17 +141,14 @@ async fn encrypted(
     tcp: TcpStream,
     acceptor: &ListenerTls,
     direct: bool,
-) -> Result<Negotiated, Ending> {
-    let secured = acceptor
-        .accept(tcp)
-        .await
-        .map_err(|error| Ending::TlsFailed(error.to_string()))?;
+) -> Result<Negotiated, LoginError> {
+    let secured = acceptor.accept(tcp).await.map_err(LoginError::TlsFailed)?;
     if direct && !secured.spoke_postgresql {
         // Without the name, a browser could be made to speak to this port: PostgreSQL 17 refuses it
         // too.
-        return Err(Ending::TlsFailed(
-            "direct TLS without ALPN protocol postgresql".to_string(),
-        ));
+        return Err(LoginError::TlsFailed(io::Error::other(
+            "direct TLS without ALPN protocol postgresql",
+        )));
     }
     let Secured {
         mut stream,
@@ -153,8 +162,8 @@ async fn encrypted(
         stream
             .write_all(b"N")
             .await
-            .map_err(|_| Ending::ClientGone)?;
-        stream.flush().await.map_err(|_| Ending::ClientGone)?;
+            .map_err(|_| LoginError::ClientGone)?;
+        stream.flush().await.map_err(|_| LoginError::ClientGone)?;
         packet = read_packet(&mut stream).await;
     }
     let security = Security {
@@ -166,11 +175,11 @@ async fn encrypted(
     Ok(Negotiated {
         stream: ClientStream::Tls(Box::new(stream)),
         security,
-        wish: wish(packet.map_err(Ending::from)),
+        wish: wish(packet.map_err(LoginError::from)),
     })
 }
 
-fn wish(packet: Result<Packet, Ending>) -> Result<Wish, Ending> {
+fn wish(packet: Result<Packet, LoginError>) -> Result<Wish, LoginError> {
     match packet? {
         Packet::SslRequest => Err(refuse("received a second SSLRequest")),
         Packet::GssEncRequest => Err(refuse(
@@ -181,7 +190,7 @@ fn wish(packet: Result<Packet, Ending>) -> Result<Wish, Ending> {
             version::check(&startup)?;
             if startup.parameter("user").is_none_or(bytes::Bytes::is_empty) {
                 return Err(Refusal::new(
-                    Kind::InvalidAuthorization,
+                    ErrorKind::InvalidAuthorization,
                     "no PostgreSQL user name specified in startup packet",
                 )
                 .into());
@@ -193,7 +202,7 @@ fn wish(packet: Result<Packet, Ending>) -> Result<Wish, Ending> {
 
 /// Says "no" to an encryption request, unless the client went on without waiting for the answer:
 /// then its bytes would be read another way than it meant them.
-async fn decline(stream: &mut TcpStream, stuffed: &'static str) -> Result<(), Ending> {
+async fn decline(stream: &mut TcpStream, stuffed: &'static str) -> Result<(), LoginError> {
     let waiting = std::future::poll_fn(|cx| {
         let mut byte = [0];
         let mut buffer = tokio::io::ReadBuf::new(&mut byte);
@@ -203,9 +212,12 @@ async fn decline(stream: &mut TcpStream, stuffed: &'static str) -> Result<(), En
     if waiting.await {
         return Err(refuse(stuffed));
     }
-    stream.write_all(b"N").await.map_err(|_| Ending::ClientGone)
+    stream
+        .write_all(b"N")
+        .await
+        .map_err(|_| LoginError::ClientGone)
 }
 
-fn refuse(text: &'static str) -> Ending {
+fn refuse(text: &'static str) -> LoginError {
     Refusal::from(Violation::new(text)).into()
 }

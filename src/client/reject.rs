@@ -20,10 +20,11 @@ pub fn error_response(refusal: &Refusal, session: &str) -> ErrorResponse {
         .map(|detail| format!("{detail}; "))
         .unwrap_or_default();
     let detail = format!("{own}pg-iam-proxy session {session}");
+    let sqlstate = refusal.kind.sqlstate();
     let fixed = [
         (b'S', "FATAL"),
         (b'V', "FATAL"),
-        (b'C', refusal.kind.sqlstate()),
+        (b'C', sqlstate.code()),
         (b'M', &refusal.message),
         (b'D', &detail),
     ];

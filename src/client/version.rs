@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::error::{Kind, Refusal};
+use crate::error::{ErrorKind, Refusal};
 use crate::wire::startup::{ProtocolVersion, StartupMessage, is_protocol_option};
 
 /// What will be spoken.
@@ -25,7 +25,7 @@ pub fn check(startup: &StartupMessage) -> Result<(), Refusal> {
     match major {
         3 => Ok(()),
         _ => Err(Refusal::new(
-            Kind::UnsupportedVersion,
+            ErrorKind::UnsupportedVersion,
             format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"),
         )),
     }

@@ -8,12 +8,15 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
-use crate::error::{Kind, Refusal};
+use super::error::AwsError;
 use crate::metrics::Counted;
+use crate::random;
 
 /// Keys hold names that clients choose. Above this many, those without a usable value are dropped.
 const SWEEP_ABOVE: usize = 1_000;
@@ -36,7 +39,7 @@ pub(super) trait Expires: Send + Sync + 'static {
 /// How a value is made. Called again for each replacement.
 pub(super) trait Make<V>: Send + Sync + 'static {
     /// Makes one.
-    fn make(&self) -> impl Future<Output = Result<V, Refusal>> + Send;
+    fn make(&self) -> impl Future<Output = Result<V, AwsError>> + Send;
 
     /// Held while a value serves on that cannot be replaced.
     fn renewal_failing(&self) -> Option<Counted> {
@@ -57,7 +60,7 @@ struct State<V> {
     /// Whether the value has been handed out since it was made.
     used: bool,
     /// The last failure, and until when it is an answer.
-    failure: Option<(Instant, Refusal)>,
+    failure: Option<(Instant, AwsError)>,
     /// Whether the log has said that the value cannot be replaced.
     told: bool,
 }
@@ -85,7 +88,7 @@ impl<V> Default for Slot<V> {
 impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
     /// The value, where there is one that can be used.
     pub(super) fn usable(&self, key: &K) -> Option<Arc<V>> {
-        let slot = lock(&self.0).get(key)?.clone();
+        let slot = self.0.lock().get(key)?.clone();
         slot.usable()
     }
 
@@ -95,20 +98,24 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
     ///
     /// # Errors
     /// What the maker said, now or a moment ago.
-    pub(super) async fn get(&self, key: K, maker: impl Make<V>) -> Result<(Arc<V>, bool), Refusal> {
+    pub(super) async fn get(
+        &self,
+        key: K,
+        maker: impl Make<V>,
+    ) -> Result<(Arc<V>, bool), AwsError> {
         let name = key.to_string();
         let slot = self.slot(key);
         let _making = slot.making.lock().await;
         if let Some(value) = slot.usable() {
             return Ok((value, true));
         }
-        if let Some(refusal) = slot.failure() {
-            return Err(refusal);
+        if let Some(error) = slot.failure() {
+            return Err(error);
         }
         match maker.make().await {
             Ok(value) => {
                 let value = slot.keep(&name, value);
-                lock(&slot.state).used = true;
+                slot.state.lock().used = true;
                 tokio::spawn(keep_fresh(
                     name,
                     Arc::downgrade(&slot),
@@ -117,22 +124,23 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
                 ));
                 Ok((value, false))
             }
-            Err(refusal) => {
-                let life = if refusal.kind == Kind::CredentialsUnavailable {
+            Err(error) => {
+                let life = if error.is_transient() {
                     OUTAGE_LIFE
                 } else {
                     DENIAL_LIFE
                 };
-                lock(&slot.state).failure = Some((Instant::now() + life, refusal.clone()));
-                Err(refusal)
+                slot.state.lock().failure = Some((Instant::now() + life, error.clone()));
+                Err(error)
             }
         }
     }
 
     /// Forgets this value, unless another has taken its place.
     pub(super) fn forget(&self, key: &K, value: &Arc<V>) {
-        if let Some(slot) = lock(&self.0).get(key) {
-            lock(&slot.state)
+        if let Some(slot) = self.0.lock().get(key) {
+            slot.state
+                .lock()
                 .value
                 .take_if(|held| Arc::ptr_eq(held, value));
         }
@@ -140,13 +148,13 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
 
     /// Forgets whatever is there.
     pub(super) fn forget_any(&self, key: &K) {
-        if let Some(slot) = lock(&self.0).get(key) {
-            lock(&slot.state).value = None;
+        if let Some(slot) = self.0.lock().get(key) {
+            slot.state.lock().value = None;
         }
     }
 
     fn slot(&self, key: K) -> Arc<Slot<V>> {
-        let mut slots = lock(&self.0);
+        let mut slots = self.0.lock();
         if slots.len() >= SWEEP_ABOVE && !slots.contains_key(&key) {
             slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.is_worth_keeping());
         }
@@ -156,7 +164,7 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
 
 impl<V: Expires> Slot<V> {
     fn usable(&self) -> Option<Arc<V>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let value = state
             .value
             .clone()
@@ -165,12 +173,13 @@ impl<V: Expires> Slot<V> {
         Some(value)
     }
 
-    fn failure(&self) -> Option<Refusal> {
-        lock(&self.state)
+    fn failure(&self) -> Option<AwsError> {
+        self.state
+            .lock()
             .failure
             .as_ref()
             .filter(|(until, _)| Instant::now() < *until)
-            .map(|(_, refusal)| refusal.clone())
+            .map(|(_, error)| error.clone())
     }
 
     fn keep(&self, name: &str, value: V) -> Arc<V> {
@@ -181,19 +190,19 @@ impl<V: Expires> Slot<V> {
             failure: None,
             told: false,
         };
-        if std::mem::replace(&mut *lock(&self.state), state).told {
+        if std::mem::replace(&mut *self.state.lock(), state).told {
             tracing::info!(credential = name, "AWS answers again");
         }
         value
     }
 
     /// Says it once, until it can be replaced again.
-    fn tell(&self, name: &str, refusal: &Refusal) {
-        if !std::mem::replace(&mut lock(&self.state).told, true) {
-            let cause = refusal.cause.as_deref();
+    fn tell(&self, name: &str, error: &AwsError) {
+        if !std::mem::replace(&mut self.state.lock().told, true) {
+            let cause = error.cause();
             tracing::warn!(
                 credential = name,
-                refusal = &*refusal.message,
+                refusal = error.to_string(),
                 cause,
                 "cannot be renewed; what is at hand serves on"
             );
@@ -207,11 +216,11 @@ impl<V: Expires> Slot<V> {
         name: &str,
         value: &Arc<V>,
         maker: &impl Make<V>,
-    ) -> Option<Result<Arc<V>, Refusal>> {
+    ) -> Option<Result<Arc<V>, AwsError>> {
         // Nobody makes two at a time; and somebody may have made one while this waited.
         let _making = self.making.lock().await;
         {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             if !state.used
                 || state
                     .value
@@ -225,7 +234,8 @@ impl<V: Expires> Slot<V> {
     }
 
     fn is_worth_keeping(&self) -> bool {
-        lock(&self.state)
+        self.state
+            .lock()
             .value
             .as_ref()
             .is_some_and(|value| !value.use_until().has_come())
@@ -254,8 +264,8 @@ async fn keep_fresh<V: Expires>(
                 wait = made.replace_at().left();
                 value = made;
             }
-            Some(Err(refusal)) => {
-                slot.tell(&name, &refusal);
+            Some(Err(error)) => {
+                slot.tell(&name, &error);
                 let left = value.use_until().left();
                 if left.is_zero() {
                     return;
@@ -270,18 +280,13 @@ async fn keep_fresh<V: Expires>(
 
 /// Somewhere from 0.75 to 1, so that what was made together is not renewed together.
 pub(super) fn jitter() -> f64 {
-    let mut byte = [0];
-    aws_lc_rs::rand::fill(&mut byte).expect("the system's random generator works");
-    1.0 - f64::from(byte[0]) / 1024.0
-}
-
-/// A panic cannot leave these half changed: no code of others runs under the locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    let [byte] = random::bytes();
+    1.0 - f64::from(byte) / 1024.0
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::error::AwsErrorReason::{self, Rejected, Unavailable};
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -307,7 +312,7 @@ mod tests {
     struct Counter {
         calls: Arc<AtomicUsize>,
         /// How, and from which call on.
-        failure: Arc<Mutex<Option<(Kind, usize)>>>,
+        failure: Arc<Mutex<Option<(AwsErrorReason, usize)>>>,
         life: Duration,
         replaced_after: Duration,
     }
@@ -326,22 +331,22 @@ mod tests {
             self.calls.load(SeqCst)
         }
 
-        fn fail(&self, kind: impl Into<Option<Kind>>) {
-            *lock(&self.failure) = kind.into().map(|kind| (kind, 1));
+        fn fail(&self, kind: impl Into<Option<AwsErrorReason>>) {
+            *self.failure.lock() = kind.into().map(|kind| (kind, 1));
         }
 
-        fn fail_after_first(&self, kind: Kind) {
-            *lock(&self.failure) = Some((kind, 2));
+        fn fail_after_first(&self, kind: AwsErrorReason) {
+            *self.failure.lock() = Some((kind, 2));
         }
     }
 
     impl Make<Value> for Counter {
-        async fn make(&self) -> Result<Value, Refusal> {
+        async fn make(&self) -> Result<Value, AwsError> {
             let number = self.calls.fetch_add(1, SeqCst) + 1;
             // Others of the key come while this one is under way.
             tokio::task::yield_now().await;
-            match *lock(&self.failure) {
-                Some((kind, from)) if number >= from => Err(Refusal::new(kind, "no")),
+            match self.failure.lock().clone() {
+                Some((kind, from)) if number >= from => Err(AwsError::new(kind, "no")),
                 _ => Ok(Value {
                     number,
                     use_until: Deadline::after(self.life),
@@ -351,12 +356,15 @@ mod tests {
         }
     }
 
-    async fn number(cache: &Cache<String, Value>, counter: &Counter) -> Result<usize, Kind> {
+    async fn number(
+        cache: &Cache<String, Value>,
+        counter: &Counter,
+    ) -> Result<usize, AwsErrorReason> {
         cache
             .get("key".to_string(), counter.clone())
             .await
             .map(|(value, _)| value.number)
-            .map_err(|refusal| refusal.kind)
+            .map_err(|error| error.reason)
     }
 
     async fn wait_until(mut condition: impl FnMut() -> bool) {
@@ -370,7 +378,7 @@ mod tests {
     fn a_thousand_at_once(
         cache: &Arc<Cache<String, Value>>,
         counter: &Counter,
-    ) -> Vec<tokio::task::JoinHandle<Result<usize, Kind>>> {
+    ) -> Vec<tokio::task::JoinHandle<Result<usize, AwsErrorReason>>> {
         let login = |_| {
             let (cache, counter) = (cache.clone(), counter.clone());
             tokio::spawn(async move { number(&cache, &counter).await })
@@ -396,11 +404,11 @@ mod tests {
             Arc::new(Cache::default()),
             Counter::living(Duration::from_mins(15)),
         );
-        counter.fail(Kind::CredentialsDenied);
+        counter.fail(Rejected);
         for login in a_thousand_at_once(&cache, &counter) {
-            assert_eq!(login.await.unwrap(), Err(Kind::CredentialsDenied));
+            assert_eq!(login.await.unwrap(), Err(Rejected));
         }
-        assert_eq!(number(&cache, &counter).await, Err(Kind::CredentialsDenied));
+        assert_eq!(number(&cache, &counter).await, Err(Rejected));
         assert_eq!(counter.calls(), 1);
     }
 
@@ -437,7 +445,7 @@ mod tests {
                 ..Counter::living(Duration::from_secs(20))
             },
         );
-        counter.fail_after_first(Kind::CredentialsUnavailable);
+        counter.fail_after_first(Unavailable);
         let started = Instant::now();
         assert_eq!(number(&cache, &counter).await, Ok(1));
         // Attempts at once, a second later, and two after that; the pauses may be a quarter

@@ -1,9 +1,8 @@
 //! Who AWS says we are, and what time it is there.
 
-use super::failure;
+use super::error::AwsError;
 use super::identity::{Aws, with_endpoint};
 use crate::config::AwsIdentity;
-use crate::error::Refusal;
 
 /// The answer of `sts:GetCallerIdentity`.
 #[derive(Debug, Clone)]
@@ -21,7 +20,7 @@ pub struct Caller {
 ///
 /// # Errors
 /// The call failed.
-pub async fn caller(aws: &Aws, identity: &AwsIdentity) -> Result<Caller, Refusal> {
+pub async fn caller(aws: &Aws, identity: &AwsIdentity) -> Result<Caller, AwsError> {
     const ACTION: &str = "sts:GetCallerIdentity";
     let _turn = aws.turn().await;
     let config = with_endpoint(aws.config.clone(), identity.sts_endpoint_url.as_ref());
@@ -33,13 +32,13 @@ pub async fn caller(aws: &Aws, identity: &AwsIdentity) -> Result<Caller, Refusal
     let answer = call
         .send()
         .await
-        .map_err(|error| failure::call_failed(ACTION, &error))?;
+        .map_err(|error| AwsError::call_failed(ACTION, error))?;
     match (answer.arn, answer.account) {
         (Some(arn), Some(account)) => Ok(Caller {
             arn,
             account,
             clock_ahead: clock.ahead(),
         }),
-        _ => Err(failure::incomplete_answer(ACTION)),
+        _ => Err(AwsError::incomplete_answer(ACTION)),
     }
 }

@@ -3,7 +3,9 @@
 //! The SDK signs its calls by AWS's clock where ours is off. Tokens are signed without a call, by
 //! our clock, and expiries are told by AWS's.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -46,7 +48,7 @@ struct Known {
 impl Watch {
     /// Whether AWS may be asked for the time now, only to know it.
     pub fn may_ask(&self) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let may = known.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY);
         known.asked = if may {
             Some(Instant::now())
@@ -59,7 +61,7 @@ impl Watch {
     fn note(&self, ahead: i64) {
         let words = in_words(ahead).filter(|_| ahead.unsigned_abs() >= WARN_FROM);
         let was_off = {
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.0.lock();
             std::mem::replace(&mut known.is_off, words.is_some())
         };
         match words {

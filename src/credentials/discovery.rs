@@ -1,16 +1,19 @@
 //! Endpoints, asked of AWS where the configuration names none.
 
-use super::failure;
+use super::error::AwsError;
 use super::identity::Aws;
 use crate::config::{ClusterRole, Discovery, Endpoint};
-use crate::error::Refusal;
 
 /// Finds the endpoint; `port` wins over the answer's.
 ///
 /// # Errors
 /// The call failed, nothing was found, or what was found has no endpoint yet (it is still being
 /// created).
-pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<Endpoint, Refusal> {
+pub async fn discover(
+    aws: &Aws,
+    what: &Discovery,
+    port: Option<u16>,
+) -> Result<Endpoint, AwsError> {
     let _turn = aws.turn().await;
     let (action, host, found_port) = match what {
         Discovery::RedshiftCluster(identifier) => {
@@ -20,7 +23,7 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
                 .cluster_identifier(identifier)
                 .send()
                 .await
-                .map_err(|error| failure::call_failed(ACTION, &error))?;
+                .map_err(|error| AwsError::call_failed(ACTION, error))?;
             let endpoint = answer
                 .clusters
                 .unwrap_or_default()
@@ -39,7 +42,7 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
                 .workgroup_name(name)
                 .send()
                 .await
-                .map_err(|error| failure::call_failed(ACTION, &error))?;
+                .map_err(|error| AwsError::call_failed(ACTION, error))?;
             let endpoint = answer.workgroup.and_then(|workgroup| workgroup.endpoint);
             let endpoint = endpoint
                 .map(|endpoint| (endpoint.address, endpoint.port))
@@ -53,7 +56,7 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
                 .db_instance_identifier(identifier)
                 .send()
                 .await
-                .map_err(|error| failure::call_failed(ACTION, &error))?;
+                .map_err(|error| AwsError::call_failed(ACTION, error))?;
             let endpoint = answer
                 .db_instances
                 .unwrap_or_default()
@@ -72,7 +75,7 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
                 .db_cluster_identifier(identifier)
                 .send()
                 .await
-                .map_err(|error| failure::call_failed(ACTION, &error))?;
+                .map_err(|error| AwsError::call_failed(ACTION, error))?;
             let cluster = answer.db_clusters.unwrap_or_default().into_iter().next();
             let (host, found_port) = cluster.map_or((None, None), |cluster| match role {
                 ClusterRole::Writer => (cluster.endpoint, cluster.port),
@@ -88,6 +91,6 @@ pub async fn discover(aws: &Aws, what: &Discovery, port: Option<u16>) -> Result<
     });
     match (host, port) {
         (Some(host), Some(port)) => Ok(Endpoint { host, port }),
-        _ => Err(failure::no_endpoint(action)),
+        _ => Err(AwsError::no_endpoint(action)),
     }
 }

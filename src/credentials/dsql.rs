@@ -16,10 +16,9 @@ use aws_smithy_runtime_api::client::identity::Identity;
 use percent_encoding::utf8_percent_encode;
 
 use super::Credential;
-use super::failure;
+use super::error::AwsError;
 use super::identity::Aws;
 use super::rds::ESCAPED;
-use crate::error::Refusal;
 use crate::secret::Secret;
 
 /// AWS would take up to a week. A token that is stolen is good for this long, and a new one costs
@@ -35,7 +34,7 @@ const ADMIN: &str = "admin";
 ///
 /// # Errors
 /// The AWS credentials have expired.
-pub fn mint(aws: &Aws, name: &str, db_user: &str) -> Result<Credential, Refusal> {
+pub fn mint(aws: &Aws, name: &str, db_user: &str) -> Result<Credential, AwsError> {
     let (credentials, life) = aws.signer(TOKEN_LIFE)?;
     let region = aws.config.region().map(AsRef::as_ref).unwrap_or_default();
     let token = token(
@@ -45,7 +44,7 @@ pub fn mint(aws: &Aws, name: &str, db_user: &str) -> Result<Credential, Refusal>
         action(db_user),
         SystemTime::now(),
     )
-    .map_err(|error| failure::cannot_sign(&*error))?;
+    .map_err(AwsError::cannot_sign)?;
     Ok(Credential::new(
         db_user.to_string(),
         Secret::new(token),

@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_config::identity::IdentityCache;
@@ -21,14 +21,15 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_sts::types::Tag;
 use aws_types::origin::Origin;
+use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use super::cache::{self, Cache, Expires, Make};
 use super::clock::{Clock, Watch};
 use super::deadline::Deadline;
-use super::{failure, without_margin};
+use super::error::{AwsError, AwsErrorReason};
+use super::without_margin;
 use crate::config::{AwsIdentity, Role};
-use crate::error::{Missing, Refusal};
 
 /// One attempt at a call, and all attempts together: a login waits for them.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -77,13 +78,13 @@ impl Aws {
     ///
     /// # Errors
     /// They have expired, and their source has no newer ones.
-    pub fn signer(&self, life: Duration) -> Result<(Credentials, Duration), Refusal> {
+    pub fn signer(&self, life: Duration) -> Result<(Credentials, Duration), AwsError> {
         let life = self
             .credentials
             .end
             .map_or(life, |end| end.left().min(life));
         if life.is_zero() {
-            return Err(failure::identity_expired());
+            return Err(AwsError::identity_expired());
         }
         Ok((self.credentials.credentials.clone(), life))
     }
@@ -177,7 +178,7 @@ impl Identities {
         self: &Arc<Self>,
         identity: &AwsIdentity,
         region: &str,
-    ) -> Result<Aws, Refusal> {
+    ) -> Result<Aws, AwsError> {
         let key = Key {
             identity: identity.clone(),
             region: region.to_string(),
@@ -221,19 +222,19 @@ impl Identities {
     /// the reason is those, and their source has others by now.
     ///
     /// # Errors
-    /// The refusal, where there is no reason to ask again.
+    /// The error, where there is no reason to ask again.
     pub async fn instead_of(
         self: &Arc<Self>,
         refused: &Aws,
-        refusal: Refusal,
-    ) -> Result<Aws, Refusal> {
-        if refusal.missing.as_deref() != Some(&Missing::ValidCredentials) {
-            return Err(refusal);
+        error: AwsError,
+    ) -> Result<Aws, AwsError> {
+        if error.reason != AwsErrorReason::CredentialsNotValid {
+            return Err(error);
         }
         self.credentials.forget(&refused.key, &refused.credentials);
         let renewed = self.of(&refused.key.identity, &refused.key.region).await?;
         if renewed.credentials.is_as(&refused.credentials) {
-            Err(refusal)
+            Err(error)
         } else {
             Ok(renewed)
         }
@@ -245,7 +246,9 @@ impl Identities {
     }
 
     async fn chain(&self, source: &Key) -> Arc<Chain> {
-        let cell = lock(&self.chains)
+        let cell = self
+            .chains
+            .lock()
             .entry(source.clone())
             .or_default()
             .clone();
@@ -254,7 +257,7 @@ impl Identities {
             .clone()
     }
 
-    async fn source(&self, source: Key, chain: &Arc<Chain>) -> Result<Arc<Held>, Refusal> {
+    async fn source(&self, source: Key, chain: &Arc<Chain>) -> Result<Arc<Held>, AwsError> {
         match self.credentials.usable(&source) {
             Some(credentials) => Ok(credentials),
             None => Ok(Box::pin(self.credentials.get(source, chain.clone()))
@@ -265,16 +268,12 @@ impl Identities {
 
     fn calls(&self, identity: &AwsIdentity, region: &str) -> Arc<Semaphore> {
         let endpoint = (identity.endpoint_url.clone(), region.to_string());
-        lock(&self.calls)
+        self.calls
+            .lock()
             .entry(endpoint)
             .or_insert_with(|| Arc::new(Semaphore::new(CALLS_AT_A_TIME)))
             .clone()
     }
-}
-
-/// A panic cannot leave these half changed: no code of others runs under the locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The places where AWS credentials are looked for, and what else the environment says of AWS.
@@ -300,8 +299,8 @@ impl Chain {
         }
     }
 
-    async fn look(&self) -> Result<Credentials, Refusal> {
-        let first = lock(&self.first).take();
+    async fn look(&self) -> Result<Credentials, AwsError> {
+        let first = self.first.lock().take();
         let provider = match (first, self.config.region()) {
             (None, Some(region)) => load(&self.identity, region.clone())
                 .await
@@ -313,20 +312,20 @@ impl Chain {
         provider
             .provide_credentials()
             .await
-            .map_err(|error| failure::no_identity(&error))
+            .map_err(AwsError::no_identity)
     }
 }
 
 impl Make<Held> for Arc<Chain> {
-    async fn make(&self) -> Result<Held, Refusal> {
+    async fn make(&self) -> Result<Held, AwsError> {
         let credentials = match tokio::time::timeout(IDENTITY_TIMEOUT, self.look()).await {
             Ok(Ok(credentials)) => credentials,
             // A place that had some does not answer, or they are being replaced there.
-            Ok(Err(refusal)) if self.has_given.load(Relaxed) => {
-                return Err(failure::identity_gone(refusal));
+            Ok(Err(error)) if self.has_given.load(Relaxed) => {
+                return Err(error.identity_gone());
             }
-            Ok(Err(refusal)) => return Err(refusal),
-            Err(_) => return Err(failure::identity_timed_out()),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(AwsError::identity_timed_out()),
         };
         self.has_given.store(true, Relaxed);
         let left = credentials
@@ -384,20 +383,20 @@ struct Assumer {
 }
 
 impl Make<Held> for Assumer {
-    async fn make(&self) -> Result<Held, Refusal> {
+    async fn make(&self) -> Result<Held, AwsError> {
         let source = self
             .identities
             .source(self.source.clone(), &self.chain)
             .await?;
         match self.assume(&source).await {
-            Err(refusal) if refusal.missing.as_deref() == Some(&Missing::ValidCredentials) => {
+            Err(error) if error.reason == AwsErrorReason::CredentialsNotValid => {
                 self.identities.credentials.forget(&self.source, &source);
                 let renewed = self
                     .identities
                     .source(self.source.clone(), &self.chain)
                     .await?;
                 if renewed.is_as(&source) {
-                    Err(refusal)
+                    Err(error)
                 } else {
                     self.assume(&renewed).await
                 }
@@ -408,7 +407,7 @@ impl Make<Held> for Assumer {
 }
 
 impl Assumer {
-    async fn assume(&self, source: &Held) -> Result<Held, Refusal> {
+    async fn assume(&self, source: &Held) -> Result<Held, AwsError> {
         const ACTION: &str = "sts:AssumeRole";
         let Role {
             arn,
@@ -443,7 +442,7 @@ impl Assumer {
                 .key(PERSON_TAG)
                 .value(acceptable(person))
                 .build()
-                .map_err(|error| failure::cannot_sign(&error))?;
+                .map_err(AwsError::cannot_sign)?;
             call = call.source_identity(acceptable(person)).tags(tag);
         }
         let clock = Clock::new(&self.identities.watch);
@@ -452,12 +451,12 @@ impl Assumer {
             .interceptor(clock.clone())
             .send()
             .await
-            .map_err(|error| failure::call_failed(ACTION, &error))?;
+            .map_err(|error| AwsError::call_failed(ACTION, error))?;
         let credentials = answer
             .credentials
-            .ok_or_else(|| failure::incomplete_answer(ACTION))?;
+            .ok_or_else(|| AwsError::incomplete_answer(ACTION))?;
         let expires = SystemTime::try_from(credentials.expiration)
-            .map_err(|_| failure::incomplete_answer(ACTION))?;
+            .map_err(|_| AwsError::incomplete_answer(ACTION))?;
         let (id, secret, token) = (
             credentials.access_key_id,
             credentials.secret_access_key,

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use aws_sdk_rds::types::DbCluster;
 
 use super::caller::caller;
-use super::failure;
+use super::error::AwsError;
 use super::identity::{Aws, Identities};
 use crate::config::{
     AwsIdentity, ClusterName, Discovery, EndpointSource, Engine, Rds, Target, WorkgroupName,
 };
-use crate::error::{Kind, Refusal};
 
 const DESCRIBE_INSTANCES: &str = "rds:DescribeDBInstances";
 const DESCRIBE_CLUSTERS: &str = "rds:DescribeDBClusters";
@@ -27,7 +26,7 @@ impl Lookup {
     ///
     /// # Errors
     /// There are no credentials, or STS does not answer.
-    pub async fn account(&self, identity: &AwsIdentity, region: &str) -> Result<String, Refusal> {
+    pub async fn account(&self, identity: &AwsIdentity, region: &str) -> Result<String, AwsError> {
         let aws = self.0.of(identity, region).await?;
         Ok(caller(&aws, identity).await?.account)
     }
@@ -41,7 +40,7 @@ impl Lookup {
         &self,
         target: &Target,
         identity: &AwsIdentity,
-    ) -> Result<String, Refusal> {
+    ) -> Result<String, AwsError> {
         match &target.engine {
             Engine::Redshift(redshift) => match &redshift.cluster {
                 ClusterName::Identifier(identifier)
@@ -61,10 +60,10 @@ impl Lookup {
                 WorkgroupName::CustomDomain(_) => Err(not_found(GET_WORKGROUP)),
             },
             // Its name has it, or nobody knows it.
-            Engine::Dsql(dsql) => Err(Refusal::new(
-                Kind::NoSuchCluster,
-                format!("\"{}\" is not a name that DSQL gives", dsql.name),
-            )),
+            Engine::Dsql(dsql) => Err(AwsError::no_such_server(format!(
+                "\"{}\" is not a name that DSQL gives",
+                dsql.name
+            ))),
             Engine::Rds(rds) => {
                 resource_id(
                     &self.0.of(identity, &target.region).await?,
@@ -77,7 +76,7 @@ impl Lookup {
     }
 }
 
-async fn cluster_of_domain(aws: &Aws, domain: &str) -> Result<String, Refusal> {
+async fn cluster_of_domain(aws: &Aws, domain: &str) -> Result<String, AwsError> {
     const ACTION: &str = "redshift:DescribeCustomDomainAssociations";
     let call = aws_sdk_redshift::Client::new(&aws.config)
         .describe_custom_domain_associations()
@@ -85,7 +84,7 @@ async fn cluster_of_domain(aws: &Aws, domain: &str) -> Result<String, Refusal> {
         .send();
     let answer = call
         .await
-        .map_err(|error| failure::call_failed(ACTION, &error))?;
+        .map_err(|error| AwsError::call_failed(ACTION, error))?;
     let certificates = answer
         .associations
         .into_iter()
@@ -98,21 +97,21 @@ async fn cluster_of_domain(aws: &Aws, domain: &str) -> Result<String, Refusal> {
 }
 
 /// Resources have another name than calls.
-async fn workgroup_id(aws: &Aws, name: &str) -> Result<String, Refusal> {
+async fn workgroup_id(aws: &Aws, name: &str) -> Result<String, AwsError> {
     let call = aws_sdk_redshiftserverless::Client::new(&aws.config)
         .get_workgroup()
         .workgroup_name(name)
         .send();
     let answer = call
         .await
-        .map_err(|error| failure::call_failed(GET_WORKGROUP, &error))?;
+        .map_err(|error| AwsError::call_failed(GET_WORKGROUP, error))?;
     answer
         .workgroup
         .and_then(|workgroup| workgroup.workgroup_id)
-        .ok_or_else(|| failure::incomplete_answer(GET_WORKGROUP))
+        .ok_or_else(|| AwsError::incomplete_answer(GET_WORKGROUP))
 }
 
-async fn resource_id(aws: &Aws, rds: &Rds, endpoint: &EndpointSource) -> Result<String, Refusal> {
+async fn resource_id(aws: &Aws, rds: &Rds, endpoint: &EndpointSource) -> Result<String, AwsError> {
     match (&rds.signing_endpoint, endpoint) {
         // The name that the token is signed for is the server's own; the one that is dialled may be
         // a tunnel's.
@@ -144,17 +143,16 @@ async fn resource_id(aws: &Aws, rds: &Rds, endpoint: &EndpointSource) -> Result<
 }
 
 /// The endpoint's second label says what the first one names.
-async fn by_host(aws: &Aws, host: &str) -> Result<String, Refusal> {
+async fn by_host(aws: &Aws, host: &str) -> Result<String, AwsError> {
     let mut labels = host.split('.');
     let (name, kind) = (
         labels.next().unwrap_or_default(),
         labels.next().unwrap_or_default(),
     );
     if !host.contains(".rds.amazonaws.com") {
-        return Err(Refusal::new(
-            Kind::NoSuchCluster,
-            format!("\"{host}\" is not a name that RDS gives"),
-        ));
+        return Err(AwsError::no_such_server(format!(
+            "\"{host}\" is not a name that RDS gives"
+        )));
     }
     if kind.starts_with("cluster-custom-") {
         custom_endpoint(aws, host).await
@@ -169,14 +167,14 @@ async fn by_host(aws: &Aws, host: &str) -> Result<String, Refusal> {
 
 /// An instance of a cluster is let in by the cluster's id. With a host it must be there: another
 /// account may have one of that name.
-async fn instance(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<String, Refusal> {
+async fn instance(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<String, AwsError> {
     let call = aws_sdk_rds::Client::new(&aws.config)
         .describe_db_instances()
         .db_instance_identifier(identifier)
         .send();
     let answer = call
         .await
-        .map_err(|error| failure::call_failed(DESCRIBE_INSTANCES, &error))?;
+        .map_err(|error| AwsError::call_failed(DESCRIBE_INSTANCES, error))?;
     let found = answer
         .db_instances
         .into_iter()
@@ -191,18 +189,18 @@ async fn instance(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<Str
         Some(identifier) => cluster(aws, &identifier, None).await,
         None => found
             .dbi_resource_id
-            .ok_or_else(|| failure::incomplete_answer(DESCRIBE_INSTANCES)),
+            .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_INSTANCES)),
     }
 }
 
-async fn cluster(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<String, Refusal> {
+async fn cluster(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<String, AwsError> {
     let call = aws_sdk_rds::Client::new(&aws.config)
         .describe_db_clusters()
         .db_cluster_identifier(identifier)
         .send();
     let answer = call
         .await
-        .map_err(|error| failure::call_failed(DESCRIBE_CLUSTERS, &error))?;
+        .map_err(|error| AwsError::call_failed(DESCRIBE_CLUSTERS, error))?;
     let found = answer
         .db_clusters
         .into_iter()
@@ -217,11 +215,11 @@ async fn cluster(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<Stri
     }
     found
         .db_cluster_resource_id
-        .ok_or_else(|| failure::incomplete_answer(DESCRIBE_CLUSTERS))
+        .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_CLUSTERS))
 }
 
 /// The name of a custom endpoint says nothing of its cluster.
-async fn custom_endpoint(aws: &Aws, host: &str) -> Result<String, Refusal> {
+async fn custom_endpoint(aws: &Aws, host: &str) -> Result<String, AwsError> {
     let has = |cluster: &DbCluster| {
         cluster
             .custom_endpoints()
@@ -234,25 +232,25 @@ async fn custom_endpoint(aws: &Aws, host: &str) -> Result<String, Refusal> {
         .items()
         .send();
     while let Some(found) = clusters.next().await {
-        let found = found.map_err(|error| failure::call_failed(DESCRIBE_CLUSTERS, &error))?;
+        let found = found.map_err(|error| AwsError::call_failed(DESCRIBE_CLUSTERS, error))?;
         if has(&found) {
             return found
                 .db_cluster_resource_id
-                .ok_or_else(|| failure::incomplete_answer(DESCRIBE_CLUSTERS));
+                .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_CLUSTERS));
         }
     }
     Err(not_found(DESCRIBE_CLUSTERS))
 }
 
 /// The id of a proxy stands in its ARN only: `arn:aws:rds:us-west-2:123456789012:db-proxy:prx-…`.
-async fn proxy(aws: &Aws, name: &str, host: &str) -> Result<String, Refusal> {
+async fn proxy(aws: &Aws, name: &str, host: &str) -> Result<String, AwsError> {
     let call = aws_sdk_rds::Client::new(&aws.config)
         .describe_db_proxies()
         .db_proxy_name(name)
         .send();
     let answer = call
         .await
-        .map_err(|error| failure::call_failed(DESCRIBE_PROXIES, &error))?;
+        .map_err(|error| AwsError::call_failed(DESCRIBE_PROXIES, error))?;
     let found = answer
         .db_proxies
         .into_iter()
@@ -267,12 +265,11 @@ async fn proxy(aws: &Aws, name: &str, host: &str) -> Result<String, Refusal> {
         .and_then(|arn| arn.rsplit(':').next())
         .filter(|id| id.starts_with("prx-"));
     id.map(str::to_string)
-        .ok_or_else(|| failure::incomplete_answer(DESCRIBE_PROXIES))
+        .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_PROXIES))
 }
 
-fn not_found(action: &'static str) -> Refusal {
-    Refusal::new(
-        Kind::NoSuchCluster,
-        format!("{action}: there is no such server in the account that was asked"),
-    )
+fn not_found(action: &'static str) -> AwsError {
+    AwsError::no_such_server(format!(
+        "{action}: there is no such server in the account that was asked"
+    ))
 }

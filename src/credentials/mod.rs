@@ -10,7 +10,7 @@ mod clock;
 mod deadline;
 mod discovery;
 mod dsql;
-mod failure;
+mod error;
 mod identity;
 mod lookup;
 mod rds;
@@ -28,13 +28,13 @@ pub use search::{Search, search};
 
 use cache::{Cache, Expires, Make};
 use deadline::Deadline;
+pub use error::{AwsError, AwsErrorReason};
 use identity::{Aws, Identities};
 
 pub use identity::PERSON_TAG;
 pub use lookup::Lookup;
 
 use crate::config::{AwsIdentity, Endpoint, EndpointSource, Engine, Target};
-use crate::error::{Kind, Refusal};
 use crate::metrics::{AwsFailure, Counted, Metrics};
 use crate::secret::Secret;
 
@@ -156,7 +156,7 @@ struct Minter {
 }
 
 impl Make<Credential> for Minter {
-    async fn make(&self) -> Result<Credential, Refusal> {
+    async fn make(&self) -> Result<Credential, AwsError> {
         let target = &self.request.target.name;
         self.made()
             .await
@@ -164,7 +164,7 @@ impl Make<Credential> for Minter {
                 self.metrics
                     .credential_made(target, credential.use_until.left());
             })
-            .inspect_err(|refusal| self.metrics.credential_failed(target, why(refusal)))
+            .inspect_err(|error| self.metrics.credential_failed(target, why(error)))
     }
 
     fn renewal_failing(&self) -> Option<Counted> {
@@ -173,12 +173,12 @@ impl Make<Credential> for Minter {
 }
 
 impl Minter {
-    async fn made(&self) -> Result<Credential, Refusal> {
+    async fn made(&self) -> Result<Credential, AwsError> {
         let Request { target, aws, .. } = &self.request;
         let asker = self.identities.of(aws, &target.region).await?;
         let credential = match self.mint(&asker).await {
-            Err(refusal) => {
-                self.mint(&self.identities.instead_of(&asker, refusal).await?)
+            Err(error) => {
+                self.mint(&self.identities.instead_of(&asker, error).await?)
                     .await?
             }
             Ok(credential) => credential,
@@ -191,7 +191,7 @@ impl Minter {
         Ok(credential)
     }
 
-    async fn mint(&self, aws: &Aws) -> Result<Credential, Refusal> {
+    async fn mint(&self, aws: &Aws) -> Result<Credential, AwsError> {
         let Request {
             target,
             db_user,
@@ -240,16 +240,15 @@ struct Finder {
 }
 
 impl Make<Discovered> for Finder {
-    async fn make(&self) -> Result<Discovered, Refusal> {
-        self.find().await.inspect_err(|refusal| {
-            self.metrics
-                .discovery_failed(&self.target.name, why(refusal));
+    async fn make(&self) -> Result<Discovered, AwsError> {
+        self.find().await.inspect_err(|error| {
+            self.metrics.discovery_failed(&self.target.name, why(error));
         })
     }
 }
 
 impl Finder {
-    async fn find(&self) -> Result<Discovered, Refusal> {
+    async fn find(&self) -> Result<Discovered, AwsError> {
         let Target {
             name,
             aws,
@@ -262,9 +261,9 @@ impl Finder {
             EndpointSource::Discover { what, port } => {
                 let asker = self.identities.of(aws, region).await?;
                 let endpoint = match discovery::discover(&asker, what, *port).await {
-                    Err(refusal) => {
+                    Err(error) => {
                         discovery::discover(
-                            &self.identities.instead_of(&asker, refusal).await?,
+                            &self.identities.instead_of(&asker, error).await?,
                             what,
                             *port,
                         )
@@ -285,8 +284,8 @@ impl Finder {
     }
 }
 
-fn why(refusal: &Refusal) -> AwsFailure {
-    if refusal.kind == Kind::CredentialsUnavailable {
+fn why(error: &AwsError) -> AwsFailure {
+    if error.is_transient() {
         AwsFailure::Unavailable
     } else {
         AwsFailure::Denied
@@ -316,7 +315,7 @@ impl Broker {
     ///
     /// # Errors
     /// 28000, 57P03 or 58000 of the error table; the cause has what AWS said.
-    pub async fn credential(&self, request: &Request) -> Result<Lease, Refusal> {
+    pub async fn credential(&self, request: &Request) -> Result<Lease, AwsError> {
         let (key, target) = (request.key(), &request.target.name);
         if let Some(credential) = self.credentials.usable(&key) {
             self.metrics.credential_cached(target);
@@ -346,7 +345,7 @@ impl Broker {
         &self,
         identity: &AwsIdentity,
         region: &str,
-    ) -> Result<Result<Caller, Refusal>, Refusal> {
+    ) -> Result<Result<Caller, AwsError>, AwsError> {
         let aws = self.identities.of(identity, region).await?;
         Ok(caller::caller(&aws, identity).await)
     }
@@ -368,7 +367,7 @@ impl Broker {
             tokio::spawn(async move {
                 let asker = identities.of(&identity, &region).await?;
                 match caller::caller(&asker, &identity).await {
-                    Err(refusal) => identities.instead_of(&asker, refusal).await.map(drop),
+                    Err(error) => identities.instead_of(&asker, error).await.map(drop),
                     Ok(_) => Ok(()),
                 }
             });
@@ -384,7 +383,7 @@ impl Broker {
     ///
     /// # Errors
     /// As for [`Broker::credential`], when AWS had to be asked.
-    pub async fn endpoint(&self, target: &Arc<Target>) -> Result<Endpoint, Refusal> {
+    pub async fn endpoint(&self, target: &Arc<Target>) -> Result<Endpoint, AwsError> {
         if let EndpointSource::Fixed(endpoint) = &target.endpoint {
             return Ok(endpoint.clone());
         }

@@ -8,10 +8,9 @@ use aws_sdk_rds::auth_token::{AuthTokenGenerator, Config};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Credential;
-use super::failure;
+use super::error::AwsError;
 use super::identity::Aws;
 use crate::config::Endpoint;
-use crate::error::Refusal;
 use crate::secret::Secret;
 
 /// A server takes no token older than this.
@@ -30,7 +29,7 @@ pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 ///
 /// # Errors
 /// The AWS credentials have expired.
-pub async fn mint(aws: &Aws, endpoint: &Endpoint, db_user: &str) -> Result<Credential, Refusal> {
+pub async fn mint(aws: &Aws, endpoint: &Endpoint, db_user: &str) -> Result<Credential, AwsError> {
     let (credentials, life) = aws.signer(TOKEN_LIFE)?;
     let token = token(&aws.config, credentials, endpoint, db_user).await?;
     Ok(Credential::new(
@@ -45,7 +44,7 @@ async fn token(
     credentials: Credentials,
     endpoint: &Endpoint,
     db_user: &str,
-) -> Result<String, Refusal> {
+) -> Result<String, AwsError> {
     let signer = Config::builder()
         .hostname(&endpoint.host)
         .port(u64::from(endpoint.port))
@@ -61,11 +60,11 @@ async fn token(
         )
         .credentials(credentials)
         .build()
-        .map_err(|error| failure::cannot_sign(&*error))?;
+        .map_err(AwsError::cannot_sign)?;
     let token = AuthTokenGenerator::new(signer)
         .auth_token(config)
         .await
-        .map_err(|error| failure::cannot_sign(&*error))?;
+        .map_err(AwsError::cannot_sign)?;
     Ok(token.as_str().to_string())
 }
 

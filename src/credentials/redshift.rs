@@ -6,11 +6,10 @@ use aws_sdk_redshift::Client;
 use aws_smithy_types::DateTime;
 
 use super::clock::Clock;
-use super::failure;
+use super::error::AwsError;
 use super::identity::Aws;
 use super::{Credential, Request};
 use crate::config::{ClusterName, Redshift, RedshiftApi};
-use crate::error::{Kind, Refusal};
 use crate::secret::Secret;
 
 /// One credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept as
@@ -25,7 +24,7 @@ pub async fn mint(
     aws: &Aws,
     redshift: &Redshift,
     request: &Request,
-) -> Result<Credential, Refusal> {
+) -> Result<Credential, AwsError> {
     let _turn = aws.turn().await;
     let (domain, known) = match &redshift.cluster {
         ClusterName::Identifier(identifier) => {
@@ -33,8 +32,8 @@ pub async fn mint(
         }
         ClusterName::CustomDomain { domain, identifier } => (domain, identifier),
     };
-    let refusal = match call(aws, redshift, request, None, Some(domain.clone())).await {
-        Err(refusal) if refusal.kind != Kind::CredentialsUnavailable => refusal,
+    let error = match call(aws, redshift, request, None, Some(domain.clone())).await {
+        Err(error) if !error.is_transient() => error,
         // When AWS cannot be asked by one name, it cannot by another.
         result => return result,
     };
@@ -42,12 +41,12 @@ pub async fn mint(
         Some(identifier) => Ok(identifier.clone()),
         None => identifier_behind(&Client::new(&aws.config), domain).await,
     };
-    let log = |identifier: Option<&str>, lookup: Option<&Refusal>| {
+    let log = |identifier: Option<&str>, lookup: Option<&AwsError>| {
         tracing::warn!(
             target = %request.target.name, domain, identifier,
-            refusal = &*refusal.message,
-            cause = refusal.cause,
-            lookup = lookup.map(|refusal| &*refusal.message),
+            refusal = error.to_string(),
+            cause = error.cause(),
+            lookup = lookup.map(ToString::to_string),
             "AWS refuses the custom domain name"
         );
     };
@@ -58,26 +57,26 @@ pub async fn mint(
         }
         Err(lookup) => {
             log(None, Some(&lookup));
-            Err(refusal)
+            Err(error)
         }
     }
 }
 
 /// `ClusterIdentifier` of the cluster that has this custom domain name.
-async fn identifier_behind(client: &Client, domain: &str) -> Result<String, Refusal> {
+async fn identifier_behind(client: &Client, domain: &str) -> Result<String, AwsError> {
     const ACTION: &str = "redshift:DescribeCustomDomainAssociations";
     let answer = client
         .describe_custom_domain_associations()
         .custom_domain_name(domain)
         .send()
         .await
-        .map_err(|error| failure::call_failed(ACTION, &error))?;
+        .map_err(|error| AwsError::call_failed(ACTION, error))?;
     let associations = answer.associations.unwrap_or_default().into_iter();
     let mut certificates = associations
         .flat_map(|association| association.certificate_associations.unwrap_or_default());
     certificates
         .find_map(|certificate| certificate.cluster_identifier)
-        .ok_or_else(|| failure::incomplete_answer(ACTION))
+        .ok_or_else(|| AwsError::incomplete_answer(ACTION))
 }
 
 async fn call(
@@ -86,7 +85,7 @@ async fn call(
     request: &Request,
     identifier: Option<String>,
     domain: Option<String>,
-) -> Result<Credential, Refusal> {
+) -> Result<Credential, AwsError> {
     let (client, clock) = (Client::new(&aws.config), aws.clock());
     match &redshift.api {
         RedshiftApi::GetClusterCredentials { auto_create, .. } => {
@@ -104,7 +103,7 @@ async fn call(
                 .interceptor(clock.clone())
                 .send()
                 .await
-                .map_err(|error| failure::call_failed(ACTION, &error))?;
+                .map_err(|error| AwsError::call_failed(ACTION, error))?;
             credential(
                 ACTION,
                 &clock,
@@ -125,7 +124,7 @@ async fn call(
                 .interceptor(clock.clone())
                 .send()
                 .await
-                .map_err(|error| failure::call_failed(ACTION, &error))?;
+                .map_err(|error| AwsError::call_failed(ACTION, error))?;
             credential(
                 ACTION,
                 &clock,
@@ -143,7 +142,7 @@ fn credential(
     db_user: Option<String>,
     password: Option<String>,
     expiration: Option<DateTime>,
-) -> Result<Credential, Refusal> {
+) -> Result<Credential, AwsError> {
     match (
         db_user,
         password,
@@ -154,6 +153,6 @@ fn credential(
             Secret::new(password),
             clock.left_until(expires),
         )),
-        _ => Err(failure::incomplete_answer(action)),
+        _ => Err(AwsError::incomplete_answer(action)),
     }
 }

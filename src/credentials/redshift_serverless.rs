@@ -4,11 +4,10 @@ use std::time::SystemTime;
 
 use aws_sdk_redshiftserverless::Client;
 
-use super::failure;
+use super::error::AwsError;
 use super::identity::Aws;
 use super::{Credential, Request};
 use crate::config::{RedshiftServerless, WorkgroupName};
-use crate::error::Refusal;
 use crate::secret::Secret;
 
 /// One call, one credential. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS identity,
@@ -20,7 +19,7 @@ pub async fn mint(
     aws: &Aws,
     serverless: &RedshiftServerless,
     request: &Request,
-) -> Result<Credential, Refusal> {
+) -> Result<Credential, AwsError> {
     const ACTION: &str = "redshift-serverless:GetCredentials";
     let _turn = aws.turn().await;
     let (name, domain) = match &serverless.workgroup {
@@ -38,7 +37,7 @@ pub async fn mint(
         .interceptor(clock.clone())
         .send()
         .await
-        .map_err(|error| failure::call_failed(ACTION, &error))?;
+        .map_err(|error| AwsError::call_failed(ACTION, error))?;
     let expires = answer
         .expiration
         .and_then(|time| SystemTime::try_from(time).ok());
@@ -48,6 +47,6 @@ pub async fn mint(
             Secret::new(password),
             clock.left_until(expires),
         )),
-        _ => Err(failure::incomplete_answer(ACTION)),
+        _ => Err(AwsError::incomplete_answer(ACTION)),
     }
 }

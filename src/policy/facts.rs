@@ -32,8 +32,8 @@ impl Facts {
             if self.account.is_none() && asked.insert(own.profile.clone()) {
                 match lookup.account(&own, &target.region).await {
                     Ok(account) => _ = self.accounts.insert(own.profile.clone(), account),
-                    Err(refusal) => {
-                        notes.add(format!("the account is not known: {}", refusal.message));
+                    Err(error) => {
+                        notes.add(format!("the account is not known: {error}"));
                     }
                 }
             }
@@ -56,9 +56,9 @@ impl Facts {
             };
             match lookup.server_id(target, identity).await {
                 Ok(id) => _ = self.servers.insert(target.name.clone(), id),
-                Err(refusal) => notes.add(format!(
+                Err(error) => notes.add(format!(
                     "{}: the server's id is not known: {}",
-                    target.name, refusal.message
+                    target.name, error
                 )),
             }
         }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::facts::Progress;
 use crate::config::Endpoint;
 use crate::credentials::{Broker, Lease, Request};
-use crate::error::{Ending, Kind, Refusal};
+use crate::error::{ErrorKind, LoginError, Refusal, chain};
 use crate::governor::Governor;
 use crate::route::Route;
 use crate::tls::stream::TlsStream;
@@ -78,7 +78,7 @@ impl Attempt {
         &self,
         progress: &mut Progress,
         id: Option<&str>,
-    ) -> Result<Ready, Ending> {
+    ) -> Result<Ready, LoginError> {
         let session = self.log_in_once_or_twice(progress, id).await?;
         Ok(Ready {
             session,
@@ -92,10 +92,13 @@ impl Attempt {
         &self,
         progress: &mut Progress,
         id: Option<&str>,
-    ) -> Result<LoggedIn, Ending> {
+    ) -> Result<LoggedIn, LoginError> {
         let broker = &self.broker;
         let started = Instant::now();
-        let endpoint = broker.endpoint(&self.route.target).await?;
+        let endpoint = broker
+            .endpoint(&self.route.target)
+            .await
+            .map_err(Refusal::from)?;
         let Route {
             target,
             aws,
@@ -111,7 +114,7 @@ impl Attempt {
             database,
             endpoint,
         };
-        let lease = broker.credential(&request).await?;
+        let lease = broker.credential(&request).await.map_err(Refusal::from)?;
         progress.credentials = started.elapsed();
         match self.with(&request, &lease, progress, id).await {
             Err(Failed::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
@@ -120,14 +123,14 @@ impl Attempt {
                     "the server refuses a cached credential; trying a fresh one"
                 );
                 broker.forget_credential(&request, &lease.credential);
-                let fresh = broker.credential(&request).await?;
+                let fresh = broker.credential(&request).await.map_err(Refusal::from)?;
                 let result = self.with(&request, &fresh, progress, id).await;
                 note_refused(broker, &request, &result);
                 result.map_err(refused_twice)
             }
             result => {
                 note_refused(broker, &request, &result);
-                result.map_err(Ending::from)
+                result.map_err(LoginError::from)
             }
         }
     }
@@ -243,33 +246,16 @@ fn names_many(endpoint: &Endpoint) -> bool {
 }
 
 /// Whether logins of this kind are refused, as opposed to not possible just now.
-pub(super) fn is_refusal(ending: &Ending) -> bool {
-    match ending {
-        Ending::ServerError(_) => true,
-        Ending::Refused(refusal) => {
-            matches!(
-                refusal.kind,
-                Kind::CredentialsDenied | Kind::TemporaryPasswordRefused | Kind::NoSuchCluster
-            )
-        }
-        Ending::ClientGone | Ending::TlsFailed(_) | Ending::StartupTimeout => false,
-    }
+pub(super) fn is_refusal(error: &LoginError) -> bool {
+    error
+        .sqlstate()
+        .is_some_and(|sqlstate| !sqlstate.is_transient())
 }
 
-fn failure(ending: &Ending) -> Failure {
-    let text = match ending {
-        Ending::ServerError(response) => response.message(),
-        Ending::Refused(refusal) => match &refusal.cause {
-            Some(cause) => format!("{}: {cause}", refusal.message),
-            None => refusal.message.to_string(),
-        },
-        Ending::ClientGone | Ending::TlsFailed(_) | Ending::StartupTimeout => {
-            "the client left".to_string()
-        }
-    };
+fn failure(error: &LoginError) -> Failure {
     Failure {
-        refused: is_refusal(ending),
-        text,
+        refused: is_refusal(error),
+        text: chain(error),
     }
 }
 
@@ -291,7 +277,7 @@ impl From<LogInError> for Failed {
     }
 }
 
-impl From<Failed> for Ending {
+impl From<Failed> for LoginError {
     fn from(failed: Failed) -> Self {
         match failed {
             Failed::Connect(refusal) => refusal.into(),
@@ -306,10 +292,10 @@ fn note_refused<T>(broker: &Broker, request: &Request, result: &Result<T, Failed
     }
 }
 
-fn refused_twice(failed: Failed) -> Ending {
+fn refused_twice(failed: Failed) -> LoginError {
     match failed {
         Failed::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
-            Kind::TemporaryPasswordRefused,
+            ErrorKind::TemporaryPasswordRefused,
             format!(
                 "the database server refused the temporary password twice: {}",
                 response.message()

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::Accepted;
 use crate::client::stream::Peer;
-use crate::error::{Ending, Refusal};
+use crate::error::{LoginError, Refusal};
 use crate::metrics::{Counted, Metrics};
+use crate::random;
 use crate::splice::Outcome;
 
 /// Known so far; empty until a phase has found it out.
@@ -51,9 +52,7 @@ impl Facts {
             Accepted::Tcp(_, address) => Peer::Network(*address),
             Accepted::Unix(_, uid) => Peer::Local(*uid),
         };
-        let mut bytes = [0; 8];
-        aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
-        let id = format!("{:012x}", u64::from_be_bytes(bytes) >> 16);
+        let id = format!("{:012x}", u64::from_be_bytes(random::bytes()) >> 16);
         Self {
             id,
             client,
@@ -143,7 +142,7 @@ impl Facts {
         );
     }
 
-    pub(super) fn log_failed(&self, ending: &Ending) {
+    pub(super) fn log_failed(&self, ending: &LoginError) {
         let Self {
             id,
             client,
@@ -152,25 +151,25 @@ impl Facts {
             ..
         } = self;
         if let Some(sqlstate) = ending.sqlstate() {
-            self.metrics.login_failed(target, &sqlstate);
+            self.metrics.login_failed(target, sqlstate.code());
         }
         let target = Some(target).filter(|name| !name.is_empty());
         match ending {
-            Ending::Refused(refusal) => self.log_refused(target, refusal),
-            Ending::ServerError(response) => tracing::warn!(
+            LoginError::Refused(refusal) => self.log_refused(target, refusal),
+            LoginError::ServerError(response) => tracing::warn!(
                 session = id, %client, target,
                 upstream = self.progress.upstream.map(tracing::field::display),
-                sqlstate = &*String::from_utf8_lossy(response.sqlstate()),
+                sqlstate = response.sqlstate().code(),
                 error = response.message(),
                 "login refused by the server"
             ),
-            Ending::TlsFailed(error) => {
-                tracing::info!(session = id, %client, error, "TLS handshake with the client failed");
+            LoginError::TlsFailed(error) => {
+                tracing::info!(session = id, %client, error = error.to_string(), "TLS handshake with the client failed");
             }
-            Ending::ClientGone => {
+            LoginError::ClientGone => {
                 tracing::debug!(session = id, %client, target, "client left before its login was done");
             }
-            Ending::StartupTimeout => {
+            LoginError::StartupTimeout => {
                 tracing::info!(session = id, %client, duration_ms = millis(opened.elapsed()), "client did not finish its startup in time");
             }
         }
@@ -186,10 +185,10 @@ impl Facts {
             ($level:expr) => {
                 tracing::event!(
                     $level, session = id, %client, user, target,
-                    sqlstate = refusal.kind.sqlstate(),
+                    sqlstate = refusal.kind.sqlstate().code(),
                     refusal = &*refusal.message,
                     detail = refusal.detail,
-                    cause = refusal.cause,
+                    cause = refusal.cause(),
                     "login refused"
                 )
             };

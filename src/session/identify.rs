@@ -5,7 +5,7 @@ use crate::client::authenticate::{Method, Question, authenticate};
 use crate::client::certificate_user;
 use crate::client::stream::{ClientStream, Peer, Security};
 use crate::config::{Auth, User};
-use crate::error::{Ending, Kind, Refusal};
+use crate::error::{ErrorKind, LoginError, Refusal};
 
 impl Login<'_> {
     /// Has the client prove that it is `user`.
@@ -19,9 +19,9 @@ impl Login<'_> {
         security: &Security,
         user: &str,
         settings: Option<&User>,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), LoginError> {
         let result = self.prove(stream, security, user, settings).await;
-        if let (Err(Ending::Refused(_)), Some(address)) = (&result, self.facts.client.ip()) {
+        if let (Err(LoginError::Refused(_)), Some(address)) = (&result, self.facts.client.ip()) {
             tokio::time::sleep(
                 self.shared
                     .penalties
@@ -38,7 +38,7 @@ impl Login<'_> {
         security: &Security,
         user: &str,
         settings: Option<&User>,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), LoginError> {
         let address = self.facts.client.ip();
         let fits = |names: &Option<Vec<String>>| {
             names
@@ -85,7 +85,7 @@ impl Login<'_> {
         authenticate(stream, method, &question).await
     }
 
-    fn prove_by_certificate(&self, security: &Security, user: &str) -> Result<(), Ending> {
+    fn prove_by_certificate(&self, security: &Security, user: &str) -> Result<(), LoginError> {
         match &security.certificate {
             Some(names)
                 if certificate_user::may_be(names, user, &self.listener.certificate_map) =>
@@ -106,7 +106,7 @@ impl Login<'_> {
         }
     }
 
-    fn prove_by_peer(&self, user: &str) -> Result<(), Ending> {
+    fn prove_by_peer(&self, user: &str) -> Result<(), LoginError> {
         let name = match self.facts.client {
             Peer::Local(uid) => uzers::get_user_by_uid(uid)
                 .and_then(|found| found.name().to_str().map(str::to_string)),
@@ -128,5 +128,5 @@ impl Login<'_> {
 }
 
 fn refuse(text: String) -> Refusal {
-    Refusal::new(Kind::InvalidAuthorization, text)
+    Refusal::new(ErrorKind::InvalidAuthorization, text)
 }

@@ -5,7 +5,7 @@ use super::Login;
 use super::attempt::{Attempt, Ready, is_refusal};
 use super::established::Heirs;
 use super::facts::Progress;
-use crate::error::Ending;
+use crate::error::LoginError;
 use crate::places::Place;
 
 impl Login<'_> {
@@ -16,7 +16,7 @@ impl Login<'_> {
     pub(super) async fn reach(
         &mut self,
         attempt: &Attempt,
-    ) -> Result<(Ready, Option<Heirs>), Ending> {
+    ) -> Result<(Ready, Option<Heirs>), LoginError> {
         let shared = self.shared;
         let target = &attempt.route.target;
         let place = Place::Target(target.name.clone());
@@ -55,7 +55,7 @@ impl Login<'_> {
         Ok((ready, Heirs::of(pool, kind)))
     }
 
-    async fn log_in(&mut self, attempt: &Attempt) -> Result<Ready, Ending> {
+    async fn log_in(&mut self, attempt: &Attempt) -> Result<Ready, LoginError> {
         attempt
             .log_in(&mut self.facts.progress, Some(&self.facts.id))
             .await

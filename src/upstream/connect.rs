@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Connection;
 use crate::config::{Endpoint, Target};
-use crate::error::{Kind, Refusal};
+use crate::error::{ErrorKind, Refusal};
 use crate::tls::TlsFailure;
 use crate::tls::upstream::UpstreamTls;
 use crate::wire::frontend::SSL_REQUEST;
@@ -83,7 +83,7 @@ impl From<ConnectError> for Refusal {
             }
             ConnectError::Tls { failure, .. } => failure.public_text(),
         };
-        Self::new(Kind::UpstreamUnreachable, text).because(error)
+        Self::new(ErrorKind::UpstreamUnreachable, text).because(error)
     }
 }
 
@@ -124,7 +124,7 @@ pub fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, R
         Some(name) => Ok(name.clone()),
         None => ServerName::try_from(host.to_string()).map_err(|error| {
             Refusal::new(
-                Kind::UpstreamUnreachable,
+                ErrorKind::UpstreamUnreachable,
                 "the database server's name is not a host name",
             )
             .because(error)

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::{Connection, password};
-use crate::error::{Kind, Refusal};
+use crate::error::{ErrorKind, Refusal};
 use crate::secret::Secret;
 use crate::tls::stream::TlsStream;
 use crate::wire::backend::{
@@ -69,26 +69,26 @@ pub enum LogInError {
     TimedOut,
 }
 
-impl From<LogInError> for crate::error::Ending {
+impl From<LogInError> for crate::error::LoginError {
     fn from(error: LogInError) -> Self {
         let refusal = match error {
             LogInError::PasswordRefused(response) | LogInError::Refused(response) => {
                 return Self::ServerError(response);
             }
             LogInError::Unsupported(_) => Refusal::new(
-                Kind::UnsupportedAuthentication,
+                ErrorKind::UnsupportedAuthentication,
                 "the database server asks for an authentication method that is not supported",
             ),
             LogInError::Violation(_) => Refusal::new(
-                Kind::UpstreamViolation,
+                ErrorKind::UpstreamViolation,
                 "the database server does not follow the protocol",
             ),
             LogInError::Closed(_) => Refusal::new(
-                Kind::UpstreamClosed,
+                ErrorKind::UpstreamClosed,
                 "the database server closed the connection during login",
             ),
             LogInError::TimedOut => Refusal::new(
-                Kind::UpstreamClosed,
+                ErrorKind::UpstreamClosed,
                 "the database server did not finish the login in time",
             ),
         };
@@ -161,7 +161,7 @@ async fn authenticate(
     loop {
         let request = match parse(read_message(stream).await?)? {
             Message::Authentication(request) => request,
-            Message::Error(error) if answered && error.sqlstate().starts_with(b"28") => {
+            Message::Error(error) if answered && error.sqlstate().is_invalid_authorization() => {
                 return Err(LogInError::PasswordRefused(error));
             }
             Message::Error(error) => return Err(LogInError::Refused(error)),
@@ -264,7 +264,7 @@ async fn exchange_scram(
 async fn next_sasl(stream: &mut TlsStream<TcpStream>) -> Result<Authentication, LogInError> {
     match parse(read_message(stream).await?)? {
         Message::Authentication(request) => Ok(request),
-        Message::Error(error) if error.sqlstate().starts_with(b"28") => {
+        Message::Error(error) if error.sqlstate().is_invalid_authorization() => {
             Err(LogInError::PasswordRefused(error))
         }
         Message::Error(error) => Err(LogInError::Refused(error)),

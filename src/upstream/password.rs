@@ -1,8 +1,9 @@
 //! Answers to password challenges that need no second round: cleartext, MD5, Redshift's digest.
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use postgres_protocol::authentication::md5_hash;
 
+use crate::random;
 use crate::secret::Secret;
 use crate::wire::frontend::{password_message, redshift_digest_response};
 
@@ -22,8 +23,7 @@ pub fn md5(user: &str, password: &Secret, salt: [u8; 4]) -> Secret {
 /// Answer to Redshift's digest request with SHA-256: `SHA256(SHA256(password ‖ salt) ‖ server nonce
 /// ‖ client nonce)`. The user name is no input, whatever comments in Amazon's drivers say.
 pub fn redshift_digest(password: &Secret, salt: &[u8], server_nonce: &[u8]) -> Secret {
-    let mut client_nonce = [0; 16];
-    rand::fill(&mut client_nonce).expect("the system's random generator works");
+    let client_nonce: [u8; 16] = random::bytes();
     redshift_digest_response(
         &sha256(&[
             &sha256(&[password.expose(), salt]),

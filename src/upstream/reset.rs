@@ -19,11 +19,11 @@
 use std::io;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::random;
 use crate::wire::backend::{ErrorResponse, Raw, read_message};
 use crate::wire::frontend::query;
 use crate::wire::settings::Settings;
@@ -147,9 +147,10 @@ async fn until_ready<S: AsyncRead + Unpin>(
 
 /// From 0 to 1.
 fn seed() -> String {
-    let mut bytes = [0; 8];
-    rand::fill(&mut bytes).expect("the system's random generator works");
-    format!("0.{:019}", u64::from_be_bytes(bytes) % 10_u64.pow(19))
+    format!(
+        "0.{:019}",
+        u64::from_be_bytes(random::bytes()) % 10_u64.pow(19)
+    )
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::sqlstate::SqlState;
 use super::startup::ProtocolVersion;
 use super::{ReadError, Violation, read_head, take_bytes, take_cstr, take_u32, with_length};
 use crate::secret::Secret;
@@ -150,9 +151,9 @@ impl ErrorResponse {
         Self(body.freeze())
     }
 
-    /// SQLSTATE, field C; empty when the server sent none.
-    pub fn sqlstate(&self) -> &[u8] {
-        self.field(b'C').unwrap_or_default()
+    /// SQLSTATE, field C. A server that sends none violates the protocol, which this then says.
+    pub fn sqlstate(&self) -> SqlState {
+        SqlState::from_code(self.field(b'C').unwrap_or_default())
     }
 
     /// Primary message, field M.
@@ -458,7 +459,7 @@ mod tests {
         let Ok(Message::Error(error)) = parse(raw(b'E', body)) else {
             panic!("an error")
         };
-        assert_eq!(error.sqlstate(), b"28000");
+        assert_eq!(error.sqlstate().code(), "28000");
         assert_eq!(error.message(), "no");
         let mut out = BytesMut::new();
         error.encode(&mut out);

@@ -14,6 +14,7 @@ pub mod password;
 pub mod proxy_header;
 pub mod scram;
 pub mod settings;
+pub mod sqlstate;
 pub mod startup;
 
 use bytes::{BufMut, BytesMut};

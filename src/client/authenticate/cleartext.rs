@@ -3,14 +3,14 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Question, Verdict, WRONG, read_password, send};
-use crate::error::{Ending, Kind, Refusal};
+use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::verifier::Verifier;
 use crate::wire::backend::encode_cleartext_password;
 
 pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     question: &Question<'_>,
-) -> Result<Verdict, Ending> {
+) -> Result<Verdict, LoginError> {
     send(stream, encode_cleartext_password).await?;
     let password = read_password(stream).await?;
     let md5_matches = match question.verifier {
@@ -34,7 +34,7 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         verifier.matches(password.expose())
     });
     let scram_matches = hashing.await.map_err(|error| {
-        Refusal::new(Kind::Internal, "the password could not be verified").because(error)
+        Refusal::new(ErrorKind::Internal, "the password could not be verified").because(error)
     })?;
     Ok(match md5_matches {
         Some(true) => Ok(()),

@@ -1,19 +1,18 @@
 //! MD5 of the stored hash and a salt of this login.
 
-use aws_lc_rs::rand;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{NOBODY, Question, Verdict, WRONG, read_password, send};
-use crate::error::Ending;
+use crate::error::LoginError;
+use crate::random;
 use crate::verifier::Verifier;
 use crate::wire::backend::encode_md5_password;
 
 pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     question: &Question<'_>,
-) -> Result<Verdict, Ending> {
-    let mut salt = [0; 4];
-    rand::fill(&mut salt).expect("the system's random generator works");
+) -> Result<Verdict, LoginError> {
+    let salt = random::bytes();
     send(stream, |out| encode_md5_password(out, salt)).await?;
     let answer = read_password(stream).await?;
     // Two microseconds of work in the first case, which no client can see across a network.

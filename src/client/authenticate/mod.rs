@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
-use crate::error::{Ending, Kind, Refusal};
+use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::secret::Secret;
 use crate::verifier::{SALT_LENGTH, ScramVerifier, Verifier};
 use crate::wire::password::{Awaited, parse_password, read};
@@ -88,13 +88,13 @@ const NOBODY: &str = "no such user, or one without a password";
 /// left to the welcome.
 ///
 /// # Errors
-/// 28P01 for every wrong answer; [`Ending::ClientGone`] when the client leaves instead, as psql
+/// 28P01 for every wrong answer; [`LoginError::ClientGone`] when the client leaves instead, as psql
 /// does to ask for a password.
 pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     method: Method,
     question: &Question<'_>,
-) -> Result<(), Ending> {
+) -> Result<(), LoginError> {
     let verdict = match method {
         Method::ScramSha256 => scram::ask(stream, question).await?,
         Method::Md5 => md5::ask(stream, question).await?,
@@ -105,7 +105,7 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
             "password authentication failed for user \"{}\"",
             question.user
         );
-        Refusal::new(Kind::WrongPassword, message)
+        Refusal::new(ErrorKind::WrongPassword, message)
             .because(cause)
             .into()
     })
@@ -128,22 +128,26 @@ impl Question<'_> {
 async fn send<S: AsyncWrite + Unpin>(
     stream: &mut S,
     encode: impl FnOnce(&mut BytesMut),
-) -> Result<(), Ending> {
+) -> Result<(), LoginError> {
     let mut out = BytesMut::new();
     encode(&mut out);
     stream
         .write_all(&out)
         .await
-        .map_err(|_| Ending::ClientGone)?;
-    stream.flush().await.map_err(|_| Ending::ClientGone)
+        .map_err(|_| LoginError::ClientGone)?;
+    stream.flush().await.map_err(|_| LoginError::ClientGone)
 }
 
 /// Reads the answer to a cleartext or MD5 request.
-async fn read_password<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Secret, Ending> {
+async fn read_password<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Secret, LoginError> {
     let body = read(stream, Awaited::Password).await?;
     match parse_password(body.expose()).map_err(Refusal::from)? {
         // libpq takes an empty password for none; to let other clients use one would confuse.
-        [] => Err(Refusal::new(Kind::WrongPassword, "empty password returned by client").into()),
+        [] => Err(Refusal::new(
+            ErrorKind::WrongPassword,
+            "empty password returned by client",
+        )
+        .into()),
         password => Ok(Secret::new(password)),
     }
 }
@@ -182,7 +186,7 @@ mod tests {
         verifier: Option<&Verifier>,
         channel_binding: Option<&[u8]>,
         client: impl FnOnce(DuplexStream) -> F,
-    ) -> Option<Ending> {
+    ) -> Option<LoginError> {
         let (mut ours, theirs) = tokio::io::duplex(64);
         let judge = judge();
         let question = Question {
@@ -195,16 +199,16 @@ mod tests {
         tokio::join!(server, client(theirs)).0
     }
 
-    fn refusal(ending: Option<Ending>) -> Refusal {
+    fn refusal(ending: Option<LoginError>) -> Refusal {
         match ending {
-            Some(Ending::Refused(refusal)) => refusal,
+            Some(LoginError::Refused(refusal)) => refusal,
             other => panic!("{other:?}"),
         }
     }
 
-    fn assert_wrong(ending: Option<Ending>, cause: &str) {
+    fn assert_wrong(ending: Option<LoginError>, cause: &str) {
         let expected = Refusal::new(
-            Kind::WrongPassword,
+            ErrorKind::WrongPassword,
             "password authentication failed for user \"ana\"",
         )
         .because(cause);
@@ -271,7 +275,7 @@ mod tests {
         password: &str,
         ours: Option<&[u8]>,
         theirs: Option<&[u8]>,
-    ) -> (Option<Ending>, bool, Vec<usize>) {
+    ) -> (Option<LoginError>, bool, Vec<usize>) {
         let (mut proved, mut lengths) = (false, Vec::new());
         let client = async |stream| {
             proved = scram_client(stream, password, theirs, &mut lengths)
@@ -299,7 +303,7 @@ mod tests {
         assert_eq!(
             (refusal.kind, &*refusal.message),
             (
-                Kind::InvalidAuthorization,
+                ErrorKind::InvalidAuthorization,
                 "SCRAM channel binding check failed"
             )
         );
@@ -419,11 +423,11 @@ mod tests {
         assert_eq!(
             (refusal.kind, &*refusal.message),
             (
-                Kind::InvalidAuthorization,
+                ErrorKind::InvalidAuthorization,
                 "SCRAM channel binding negotiation error"
             )
         );
-        assert!(matches!(say(None).await, Some(Ending::ClientGone)));
+        assert!(matches!(say(None).await, Some(LoginError::ClientGone)));
     }
 
     /// What the client sends in answer to the one request of the other two methods.
@@ -431,7 +435,7 @@ mod tests {
         method: Method,
         verifier: Option<&Verifier>,
         answer: impl Fn(Authentication) -> Secret,
-    ) -> Option<Ending> {
+    ) -> Option<LoginError> {
         let client = async |mut stream: DuplexStream| {
             let (request, _) = next(&mut stream).await.unwrap();
             stream.write_all(answer(request).expose()).await.unwrap();
@@ -493,7 +497,10 @@ mod tests {
                 refusal(password_login(method, Some(&md5()), |_| password_message(b"")).await);
             assert_eq!(
                 (refusal.kind, &*refusal.message),
-                (Kind::WrongPassword, "empty password returned by client")
+                (
+                    ErrorKind::WrongPassword,
+                    "empty password returned by client"
+                )
             );
         }
     }
@@ -508,7 +515,7 @@ mod tests {
                 };
                 let ending = judged(method, Some(&scram()), None, client).await;
                 assert!(
-                    matches!(ending, Some(Ending::ClientGone)),
+                    matches!(ending, Some(LoginError::ClientGone)),
                     "{method:?} {torn:?}: {ending:?}"
                 );
             }

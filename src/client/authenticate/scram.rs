@@ -4,14 +4,14 @@
 //! What is accepted, what is refused and the texts are PostgreSQL's `auth-scram.c`. The user name
 //! inside the exchange is ignored: the startup message has it.
 
-use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use postgres_protocol::authentication::sasl::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Question, Verdict, WRONG, send};
-use crate::error::{Ending, Kind, Refusal};
+use crate::error::{ErrorKind, LoginError, Refusal};
+use crate::random;
 use crate::verifier::ScramVerifier;
 use crate::wire::Violation;
 use crate::wire::backend::{encode_sasl, encode_sasl_continue, encode_sasl_final};
@@ -25,7 +25,7 @@ const PROOF_LENGTH: usize = aws_lc_rs::digest::SHA256_OUTPUT_LEN;
 pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     question: &Question<'_>,
-) -> Result<Verdict, Ending> {
+) -> Result<Verdict, LoginError> {
     let offered: &[&str] = match question.channel_binding {
         Some(_) => &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256],
         None => &[SCRAM_SHA_256],
@@ -61,9 +61,7 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 fn server_nonce() -> String {
-    let mut bytes = [0; NONCE_LENGTH];
-    rand::fill(&mut bytes).expect("the system's random generator works");
-    STANDARD.encode(bytes)
+    STANDARD.encode(random::bytes::<NONCE_LENGTH>())
 }
 
 /// What the choice of the mechanism says about channel binding.
@@ -113,7 +111,7 @@ impl<'a> Exchange<'a> {
         let mut attributes = Attributes(client_first_bare);
         if attributes.0.first() == Some(&b'm') {
             return Err(Refusal::new(
-                Kind::UnsupportedScram,
+                ErrorKind::UnsupportedScram,
                 "client requires an unsupported SCRAM extension",
             ));
         }
@@ -153,7 +151,7 @@ impl<'a> Exchange<'a> {
         if attributes.take(b'c')? != STANDARD.encode(&self.binding_input).as_bytes() {
             return Err(match self.binding {
                 Binding::To(_) => Refusal::new(
-                    Kind::InvalidAuthorization,
+                    ErrorKind::InvalidAuthorization,
                     "SCRAM channel binding check failed",
                 )
                 .because(
@@ -210,7 +208,7 @@ fn read_gs2_header<'a>(message: &'a [u8], binding: Binding<'_>) -> Result<&'a [u
         }
         // "I could, but you did not offer it": somebody between changed the offer.
         (b'y', Binding::Declined) => {
-            return Err(Refusal::new(Kind::InvalidAuthorization, "SCRAM channel binding negotiation error").detail(
+            return Err(Refusal::new(ErrorKind::InvalidAuthorization, "SCRAM channel binding negotiation error").detail(
                 "The client supports SCRAM channel binding but thinks the server does not.  However, this server does support channel binding.",
             ));
         }
@@ -248,7 +246,7 @@ fn read_gs2_header<'a>(message: &'a [u8], binding: Binding<'_>) -> Result<&'a [u
         b',' => attributes.skip(),
         b'a' => {
             return Err(Refusal::new(
-                Kind::UnsupportedScram,
+                ErrorKind::UnsupportedScram,
                 "client uses authorization identity, but it is not supported",
             ));
         }
@@ -511,7 +509,7 @@ mod tests {
                 .unwrap();
             assert_eq!(
                 (refusal.kind, &*refusal.message),
-                (Kind::UnsupportedScram, text)
+                (ErrorKind::UnsupportedScram, text)
             );
         }
         // A nonce may hold any printable character but the comma; extensions that are not mandatory

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, SystemTime};
 
@@ -128,7 +130,7 @@ impl<L: LogIn> Pool<L> {
                     place, hand_over, ..
                 },
                 ready,
-            ) = self.lock().take(kind, here)?;
+            ) = self.state.lock().take(kind, here)?;
             if machine_slept(ready.since) {
                 continue;
             }
@@ -150,7 +152,7 @@ impl<L: LogIn> Pool<L> {
     /// A client has logged in, with a spare or without: spares of this kind shall be there for the
     /// next one.
     pub fn seen(&self, kind: Kind, again: L) -> Arc<Kind> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let kind = state.known(&kind).unwrap_or_else(|| kind.into());
         state.logins.push_back(
             Login {
@@ -177,7 +179,7 @@ impl<L: LogIn> Pool<L> {
     /// after a reset, where one of its kind is wanted, or ended.
     pub fn offer(self: &Arc<Self>, kind: &Arc<Kind>, mut session: L::Session, place: Taken) {
         let entry = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             if session.since().elapsed() >= self.target.spare_max_age {
                 Err("too old")
             } else if self.closing.is_cancelled() {
@@ -206,7 +208,7 @@ impl<L: LogIn> Pool<L> {
                     pool.watch(id, session, asked).await;
                 }
                 Err(reason) => {
-                    pool.lock().spares.retain(|spare| spare.id != id);
+                    pool.state.lock().spares.retain(|spare| spare.id != id);
                     pool.end(session, &reason).await;
                 }
             }
@@ -226,13 +228,16 @@ impl<L: LogIn> Pool<L> {
 
     /// A login of this kind was refused: there are no spares of it until one succeeds.
     pub fn refused(&self, kind: &Kind) {
-        self.lock().logins.retain(|login| *login.kind != *kind);
+        self.state
+            .lock()
+            .logins
+            .retain(|login| *login.kind != *kind);
         self.changed.notify_one();
     }
 
     /// Ends a spare, if there is one, so that its place at the target is free for a client.
     pub fn make_room(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let least = state
             .spares
             .iter()
@@ -244,7 +249,7 @@ impl<L: LogIn> Pool<L> {
     /// Ends all spares; there will be no more.
     pub(super) fn close(&self) {
         self.closing.cancel();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.logins.clear();
         state.spares.clear();
         self.tasks.close();
@@ -271,7 +276,7 @@ impl<L: LogIn> Pool<L> {
 
     /// Ends spares that nobody speaks for, and begins to make those that are wanting.
     fn settle(self: &Arc<Self>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if self.closing.is_cancelled() {
             return;
         }
@@ -377,7 +382,7 @@ impl<L: LogIn> Pool<L> {
                 Err(_) => "not needed",
             },
             () = sleep_until(old) => {
-                self.lock().spares.retain(|spare| spare.id != id);
+                self.state.lock().spares.retain(|spare| spare.id != id);
                 self.changed.notify_one();
                 "too old"
             }
@@ -400,7 +405,13 @@ impl<L: LogIn> Pool<L> {
 
     /// A spare may be asked for from now on, unless it is not wanted any more.
     fn enter(&self, id: u64, address: SocketAddr, how: &str) {
-        if let Some(spare) = self.lock().spares.iter_mut().find(|spare| spare.id == id) {
+        if let Some(spare) = self
+            .state
+            .lock()
+            .spares
+            .iter_mut()
+            .find(|spare| spare.id == id)
+        {
             spare.ready = Some(Ready {
                 thread: thread::current().id(),
                 address,
@@ -411,7 +422,7 @@ impl<L: LogIn> Pool<L> {
     }
 
     fn recovered(&self) {
-        if self.lock().pause.take().is_some() {
+        if self.state.lock().pause.take().is_some() {
             tracing::info!(
                 target = self.target.name,
                 "spare sessions can be made again"
@@ -421,7 +432,7 @@ impl<L: LogIn> Pool<L> {
     }
 
     fn failed(&self, id: u64, kind: &Arc<Kind>, failure: &Failure) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.spares.retain(|spare| spare.id != id);
         if failure.refused {
             state.logins.retain(|login| !Arc::ptr_eq(&login.kind, kind));
@@ -450,7 +461,7 @@ impl<L: LogIn> Pool<L> {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            let Some(login) = self.lock().one_that_has_spares() else {
+            let Some(login) = self.state.lock().one_that_has_spares() else {
                 continue;
             };
             if let Some(addresses) = login.again.addresses().await {
@@ -467,7 +478,7 @@ impl<L: LogIn> Pool<L> {
     /// Ends spares that have turned out to be of no use, and leaves their kinds no more logins than
     /// spares.
     fn lose(&self, lost: impl Fn(&Spare<L::Session>) -> bool) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let lost: Vec<_> = state.spares.extract_if(.., |spare| lost(spare)).collect();
         for Spare { kind, .. } in lost {
             let held = state.held(&kind);
@@ -483,11 +494,6 @@ impl<L: LogIn> Pool<L> {
                 !goes
             });
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<L>> {
-        // A panic cannot leave this half changed: no code of others runs under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -144,7 +144,7 @@ fn check_authentication(request: Authentication, body: &[u8]) {
 }
 
 fn check_error_response(error: &ErrorResponse, body: &[u8]) {
-    assert!(is_slice_of(error.sqlstate(), body) && !error.sqlstate().contains(&0));
+    assert_eq!(error.sqlstate().code().len(), 5);
     let message = error.message();
     let ours = ErrorResponse::from_fields([(b'S', "FATAL"), (b'M', &message)]);
     assert_eq!(ours.message(), message);

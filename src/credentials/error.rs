@@ -1,0 +1,487 @@
+//! Why has AWS given nothing, and what does that mean for a login?
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_rds::operation::describe_db_clusters::DescribeDBClustersError;
+use aws_sdk_rds::operation::describe_db_instances::DescribeDBInstancesError;
+use aws_sdk_rds::operation::describe_db_proxies::DescribeDBProxiesError;
+use aws_sdk_redshift::operation::describe_clusters::DescribeClustersError;
+use aws_sdk_redshift::operation::describe_custom_domain_associations::DescribeCustomDomainAssociationsError;
+use aws_sdk_redshift::operation::get_cluster_credentials::GetClusterCredentialsError;
+use aws_sdk_redshift::operation::get_cluster_credentials_with_iam::GetClusterCredentialsWithIAMError;
+use aws_sdk_redshiftserverless::operation::get_credentials::GetCredentialsError;
+use aws_sdk_redshiftserverless::operation::get_workgroup::GetWorkgroupError;
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::get_caller_identity::GetCallerIdentityError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_types::request_id::RequestId;
+
+use crate::error::{ErrorKind, Refusal};
+
+const CANNOT_LOAD: &str = "AWS credentials cannot be loaded now";
+
+/// An AWS call, or the search for AWS credentials, that gave nothing.
+///
+/// Its `Display` is for whoever logs in: it names the IAM action first, since clients truncate, and
+/// quotes nothing of AWS. Its source has AWS's own words.
+#[derive(Clone)]
+pub struct AwsError {
+    /// What is the matter.
+    pub reason: AwsErrorReason,
+    message: Cow<'static, str>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// What is the matter with an AWS call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AwsErrorReason {
+    /// No source of the chain has AWS credentials.
+    NoCredentials,
+    /// There are credentials, and AWS does not accept them, or not any more.
+    CredentialsNotValid,
+    /// The identity may not do this: `redshift:JoinGroup`.
+    AccessDenied {
+        /// IAM action, which may be another one than the call's own.
+        action: String,
+    },
+    /// AWS knows no such cluster, workgroup or instance, or it has no endpoint yet.
+    NotFound,
+    /// AWS throttles, fails, cannot be reached or does not finish its answer.
+    Unavailable,
+    /// AWS refuses the call for another reason.
+    Rejected,
+    /// A token could not be signed, which takes neither network nor permission.
+    NotSigned,
+}
+
+/// What AWS said, with the request id that its support asks for.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {message}{}", .request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default())]
+struct ServiceMessage {
+    code: String,
+    message: String,
+    request_id: Option<String>,
+}
+
+/// Service errors that the SDK has a type for, where the type says more than its code would.
+pub(super) trait TypedServiceError:
+    ProvideErrorMetadata + Error + Send + Sync + 'static
+{
+    /// Whether the cluster, workgroup or instance does not exist.
+    fn is_not_found(&self) -> bool {
+        false
+    }
+}
+
+/// Implements [`TypedServiceError`] by the variants that mean that something does not exist.
+macro_rules! not_found_if {
+    ($($error:ty: $($is:ident)|*;)*) => {$(
+        impl TypedServiceError for $error {
+            fn is_not_found(&self) -> bool {
+                false $(|| self.$is())*
+            }
+        }
+    )*};
+}
+
+not_found_if! {
+    DescribeClustersError: is_cluster_not_found_fault;
+    DescribeCustomDomainAssociationsError: is_custom_domain_association_not_found_fault;
+    DescribeDBClustersError: is_db_cluster_not_found_fault;
+    DescribeDBInstancesError: is_db_instance_not_found_fault;
+    DescribeDBProxiesError: is_db_proxy_not_found_fault;
+    GetClusterCredentialsError: is_cluster_not_found_fault;
+    GetClusterCredentialsWithIAMError: is_cluster_not_found_fault;
+    GetCredentialsError: is_resource_not_found_exception;
+    GetWorkgroupError: is_resource_not_found_exception;
+    AssumeRoleError: ;
+    GetCallerIdentityError: ;
+}
+
+impl AwsError {
+    pub(super) fn new(reason: AwsErrorReason, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into().into());
+        self
+    }
+
+    /// A call of this IAM action that failed.
+    pub(super) fn call_failed<E: TypedServiceError>(
+        action: &'static str,
+        error: SdkError<E, HttpResponse>,
+    ) -> Self {
+        let unavailable = |why| Self::unavailable(action, why);
+        match &error {
+            SdkError::ServiceError(service) => {
+                let failed = if service.err().is_not_found() {
+                    Self::not_found(action)
+                } else {
+                    by_code(
+                        action,
+                        service.err().code().unwrap_or_default(),
+                        service.err().message().unwrap_or_default(),
+                        service.raw().status().as_u16(),
+                    )
+                };
+                failed.because(service_cause(&error))
+            }
+            SdkError::TimeoutError(_) => unavailable("AWS did not answer in time").because(error),
+            SdkError::DispatchFailure(_) => unavailable("AWS cannot be reached").because(error),
+            // These hold the answer, or the request: what is kept of them is their text.
+            SdkError::ResponseError(_) => unavailable("AWS gave an answer that cannot be read")
+                .because(crate::error::chain(&error)),
+            _ => Self::new(
+                AwsErrorReason::Rejected,
+                format!("{action}: the call could not be made"),
+            )
+            .because(crate::error::chain(&error)),
+        }
+    }
+
+    /// There are no AWS credentials: nothing in the chain has any, or a source of the chain fails.
+    pub(super) fn no_identity(error: CredentialsError) -> Self {
+        let assume_role = assume_role_error(&error);
+        // A role whose source has no credentials fails as if STS could not be reached.
+        let source = assume_role
+            .and_then(|failure| {
+                causes(failure)
+                    .filter_map(|cause| cause.downcast_ref())
+                    .last()
+            })
+            .unwrap_or(&error);
+        let failed = match (assume_role, source) {
+            (Some(SdkError::ServiceError(service)), _) => by_code(
+                "sts:AssumeRole",
+                service.err().code().unwrap_or_default(),
+                service.err().message().unwrap_or_default(),
+                service.raw().status().as_u16(),
+            ),
+            (_, CredentialsError::CredentialsNotLoaded(_)) => {
+                Self::new(AwsErrorReason::NoCredentials, NOTHING_FOUND)
+            }
+            (_, CredentialsError::InvalidConfiguration(_)) => {
+                Self::new(AwsErrorReason::Rejected, NOTHING_FOUND)
+            }
+            (Some(_), _) => Self::unavailable("sts:AssumeRole", "AWS cannot be reached"),
+            (None, _) => Self::new(AwsErrorReason::Unavailable, CANNOT_LOAD),
+        };
+        let words: Option<Box<dyn Error + Send + Sync>> = match assume_role {
+            Some(error @ SdkError::ServiceError(service)) => {
+                service_message(service.err(), error.request_id()).map(Into::into)
+            }
+            Some(error) => Some(crate::error::chain(error).into()),
+            None => None,
+        };
+        match words {
+            Some(words) => failed.because(words),
+            None => failed.because(error),
+        }
+    }
+
+    /// There are no AWS credentials where there were some before: their source does not answer, or
+    /// somebody is replacing them there.
+    pub(super) fn identity_gone(self) -> Self {
+        match self.reason {
+            AwsErrorReason::NoCredentials => Self {
+                reason: AwsErrorReason::Unavailable,
+                message: CANNOT_LOAD.into(),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// The chain took too long.
+    pub(super) fn identity_timed_out() -> Self {
+        Self::new(AwsErrorReason::Unavailable, CANNOT_LOAD)
+            .because("their source did not answer in time")
+    }
+
+    /// What a source has given has expired, and nothing can be signed with it.
+    pub(super) fn identity_expired() -> Self {
+        Self::new(
+            AwsErrorReason::CredentialsNotValid,
+            "the proxy's AWS credentials have expired",
+        )
+        .because("their source gives none that are still valid by this machine's clock")
+    }
+
+    /// An answer without a member that the API promises.
+    pub(super) fn incomplete_answer(action: &'static str) -> Self {
+        Self::unavailable(action, "AWS gave an incomplete answer")
+    }
+
+    /// AWS knows it, and it has no endpoint that could be connected.
+    pub(super) fn no_endpoint(action: &'static str) -> Self {
+        Self::new(
+            AwsErrorReason::NotFound,
+            format!(
+                "{action}: found no endpoint (is the cluster, workgroup or instance still being \
+                 created?)"
+            ),
+        )
+    }
+
+    /// The server is not where this identity can see it.
+    pub(super) fn no_such_server(why: String) -> Self {
+        Self::new(AwsErrorReason::NotFound, why)
+    }
+
+    /// Signing failed, which takes neither network nor permission.
+    pub(super) fn cannot_sign(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(
+            AwsErrorReason::NotSigned,
+            "the authentication token could not be signed",
+        )
+        .because(error)
+    }
+
+    fn unavailable(action: &'static str, why: &str) -> Self {
+        Self::new(AwsErrorReason::Unavailable, format!("{action}: {why}"))
+    }
+
+    fn not_found(action: &'static str) -> Self {
+        Self::new(
+            AwsErrorReason::NotFound,
+            format!(
+                "{action}: there is no such cluster, workgroup or instance in this account and \
+                 region"
+            ),
+        )
+    }
+
+    /// Which case of the error table a login meets.
+    pub fn kind(&self) -> ErrorKind {
+        match self.reason {
+            AwsErrorReason::Unavailable => ErrorKind::CredentialsUnavailable,
+            AwsErrorReason::NotFound => ErrorKind::NoSuchCluster,
+            AwsErrorReason::NotSigned => ErrorKind::Internal,
+            AwsErrorReason::NoCredentials
+            | AwsErrorReason::CredentialsNotValid
+            | AwsErrorReason::AccessDenied { .. }
+            | AwsErrorReason::Rejected => ErrorKind::CredentialsDenied,
+        }
+    }
+
+    /// Whether the same question may be answered a moment later.
+    pub fn is_transient(&self) -> bool {
+        self.kind().sqlstate().is_transient()
+    }
+
+    /// AWS's own words, or what stood between it and us; for the log.
+    pub fn cause(&self) -> Option<String> {
+        self.source
+            .as_deref()
+            .map(|source| crate::error::chain(source))
+    }
+}
+
+impl fmt::Display for AwsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Not derived: the `Debug` form of an SDK error has the whole answer.
+impl fmt::Debug for AwsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsError")
+            .field("reason", &self.reason)
+            .field("message", &self.message)
+            .field("source", &self.cause())
+            .finish()
+    }
+}
+
+impl Error for AwsError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+/// The client reads what the error says; the log has its source.
+impl From<AwsError> for Refusal {
+    fn from(error: AwsError) -> Self {
+        let refusal = Self::new(error.kind(), error.message);
+        match error.source {
+            Some(source) => refusal.because(source),
+            None => refusal,
+        }
+    }
+}
+
+const NOTHING_FOUND: &str = "no AWS credentials: none in the environment, the profile, a web \
+     identity, a container or the instance metadata";
+
+/// What is kept of an answer that refuses a call: not the answer itself, which may hold more.
+fn service_cause<E: TypedServiceError>(
+    error: &SdkError<E, HttpResponse>,
+) -> Box<dyn Error + Send + Sync> {
+    let id = error.request_id().map(str::to_string);
+    let words = error
+        .as_service_error()
+        .and_then(|service| service_message(service, id.as_deref()));
+    words.map_or_else(|| crate::error::chain(error).into(), Into::into)
+}
+
+fn service_message<E: ProvideErrorMetadata>(
+    error: &E,
+    request_id: Option<&str>,
+) -> Option<ServiceMessage> {
+    Some(ServiceMessage {
+        code: error.code()?.to_string(),
+        message: error.message()?.to_string(),
+        request_id: request_id.map(str::to_string),
+    })
+}
+
+/// An error, what caused it, and so on.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// Errors that every service has and that no operation has a type for.
+fn by_code(action: &'static str, code: &str, message: &str, status: u16) -> AwsError {
+    let not_valid = |text| AwsError::new(AwsErrorReason::CredentialsNotValid, text);
+    match code {
+        "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "TooManyRequestsException"
+        | "RequestThrottled"
+        | "SlowDown" => AwsError::unavailable(action, "AWS throttles the calls of this account"),
+        _ if status >= 500 => AwsError::unavailable(action, "AWS fails"),
+        "" if status < 300 => {
+            AwsError::unavailable(action, "AWS gave an answer that cannot be read")
+        }
+        "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => {
+            let action = denied_action(message).unwrap_or(action);
+            AwsError::new(
+                AwsErrorReason::AccessDenied {
+                    action: action.to_string(),
+                },
+                format!("{action} is not allowed for the proxy's AWS identity"),
+            )
+        }
+        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => not_valid(format!(
+            "{action}: the proxy's AWS credentials have expired"
+        )),
+        "InvalidClientTokenId"
+        | "UnrecognizedClientException"
+        | "SignatureDoesNotMatch"
+        | "InvalidSignatureException" => not_valid(format!(
+            "{action}: AWS does not accept the proxy's AWS credentials ({code})"
+        )),
+        _ => AwsError::new(
+            AwsErrorReason::Rejected,
+            format!("{action}: AWS refuses the call ({code})"),
+        ),
+    }
+}
+
+/// The action that is missing may be another than the call's: `redshift:JoinGroup`,
+/// `redshift:CreateClusterUser`.
+fn denied_action(message: &str) -> Option<&str> {
+    let action = message
+        .split("is not authorized to perform: ")
+        .nth(1)?
+        .split_ascii_whitespace()
+        .next()?;
+    action
+        .bytes()
+        .all(|c| c.is_ascii_alphanumeric() || b":-".contains(&c))
+        .then_some(action)
+}
+
+/// The SDK wraps the answer of STS into an error of the provider.
+fn assume_role_error<'a>(
+    error: &'a (dyn Error + 'static),
+) -> Option<&'a SdkError<AssumeRoleError, HttpResponse>> {
+    causes(error).find_map(|error| error.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_missing_action_is_named_first() {
+        let message = "User: arn:aws:iam::1:user/x is not authorized to perform: \
+                       redshift:JoinGroup on resource: arn:aws:redshift:r:1:dbgroup:c/bi";
+        let error = by_code(
+            "redshift:GetClusterCredentials",
+            "AccessDenied",
+            message,
+            403,
+        );
+        let refusal = Refusal::from(error.clone());
+        assert_eq!(
+            refusal.message,
+            "redshift:JoinGroup is not allowed for the proxy's AWS identity"
+        );
+        assert_eq!(refusal.kind, ErrorKind::CredentialsDenied);
+        let action = "redshift:JoinGroup".to_string();
+        assert_eq!(error.reason, AwsErrorReason::AccessDenied { action });
+    }
+
+    #[test]
+    fn what_may_pass_is_told_from_what_will_not() {
+        let kind =
+            |code, status| by_code("redshift:GetClusterCredentials", code, "", status).kind();
+        assert_eq!(kind("Throttling", 400), ErrorKind::CredentialsUnavailable);
+        assert_eq!(
+            kind("InternalFailure", 500),
+            ErrorKind::CredentialsUnavailable
+        );
+        assert_eq!(
+            kind("ThrottlingException", 400),
+            ErrorKind::CredentialsUnavailable
+        );
+        assert_eq!(
+            kind("InternalServerException", 500),
+            ErrorKind::CredentialsUnavailable
+        );
+        assert_eq!(
+            kind("AccessDeniedException", 400),
+            ErrorKind::CredentialsDenied
+        );
+        assert_eq!(
+            kind("ValidationException", 400),
+            ErrorKind::CredentialsDenied
+        );
+        assert_eq!(
+            kind("SignatureDoesNotMatch", 403),
+            ErrorKind::CredentialsDenied
+        );
+        assert_eq!(
+            kind("InvalidParameterValue", 400),
+            ErrorKind::CredentialsDenied
+        );
+    }
+
+    #[test]
+    fn what_does_not_exist_is_told_by_its_type() {
+        use aws_sdk_redshift::types::error::ClusterNotFoundFault;
+        let fault = ClusterNotFoundFault::builder().build();
+        assert!(GetClusterCredentialsError::ClusterNotFoundFault(fault).is_not_found());
+        assert_eq!(
+            AwsError::not_found("redshift:GetClusterCredentials").kind(),
+            ErrorKind::NoSuchCluster
+        );
+    }
+}

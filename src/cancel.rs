@@ -21,69 +21,81 @@
 //! `Drop`.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest;
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
 
+use crate::address::UpstreamAddr;
 use crate::random;
 use crate::secret::Secret;
 use crate::wire::backend::BackendKey;
 use crate::wire::startup::{CancelRequest, MAX_CANCEL_KEY, ProtocolVersion};
 
-/// Of a sealed key: format, nonce, and the seal itself.
+/// First byte of a sealed key: the format of what follows it, a nonce and the sealed destination.
 const FORMAT: u8 = 1;
+/// Length of an AES-GCM nonce.
 const NONCE: usize = 12;
-/// Length of a random key in protocol 3.2, where the server's own have as many.
+/// Length of a random key in protocol 3.2, where the server's own have as many bytes.
 const RANDOM_KEY: usize = 32;
+/// Length of every key in protocol 3.0.
+const SHORT_KEY: usize = 4;
 
-/// Where a session's cancel goes: the address that was connected, since a name may resolve to
+/// Where a session's cancel requests go: the address that was connected, since a name may resolve to
 /// another server by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Destination {
-    /// Name of the target, whose trust setup verifies the server.
-    pub target: String,
+pub struct Destination<T> {
+    /// The target, whose trust setup verifies the server.
+    pub target: T,
     /// Address of the session's own upstream connection.
-    pub address: SocketAddr,
-    /// Name that its certificate must have.
-    pub server_name: String,
+    pub address: UpstreamAddr,
+    /// The name that its certificate must have.
+    pub server_name: ServerName<'static>,
     /// The server's own process id and key.
     pub key: BackendKey,
 }
 
-/// Whom a request means.
+/// Which session a request means.
 #[derive(Debug)]
-pub enum Meant {
-    /// A session.
-    Session(Forward),
+pub enum Match<T> {
+    /// A session of this process.
+    Session(Forward<T>),
+    /// A session whose destination was sealed, of another replica or one that has ended; its target
+    /// is known by name only.
+    Sealed(Destination<String>),
     /// Perhaps a session of another replica: the servers know.
-    Elsewhere(BackendKey),
-    /// Nobody.
-    Nobody,
+    OtherReplica(BackendKey),
+    /// None.
+    Unknown,
 }
 
-/// The sessions that can be cancelled.
-pub struct Cancels {
+/// The sessions that can be cancelled. A target is whatever their destinations hold, and printed it
+/// is the target's name.
+pub struct Cancels<T> {
     seal: RandomizedNonceKey,
     /// Whether there are other replicas.
-    shared: bool,
-    sessions: Mutex<HashMap<u32, Vec<Entry>>>,
+    is_shared: bool,
+    sessions: Mutex<Sessions<T>>,
 }
 
-struct Entry {
+/// Entries by process id.
+type Sessions<T> = HashMap<u32, Vec<Entry<T>>>;
+
+struct Entry<T> {
     /// What a request must have to mean this session.
     secret_key: Secret,
-    destination: Destination,
+    destination: Destination<T>,
     under_way: Arc<AtomicUsize>,
 }
 
 /// Keeps a session cancellable.
-pub struct Registration {
-    cancels: Arc<Cancels>,
+pub struct Registration<T> {
+    cancels: Arc<Cancels<T>>,
     under_way: Arc<AtomicUsize>,
     /// What the client is told.
     pub client_key: BackendKey,
@@ -91,24 +103,21 @@ pub struct Registration {
 
 /// A request on its way to a server.
 #[derive(Debug)]
-pub struct Forward {
+pub struct Forward<T> {
     /// Where it goes.
-    pub destination: Destination,
-    /// `None` where its session is not registered here.
-    under_way: Option<Arc<AtomicUsize>>,
+    pub destination: Destination<T>,
+    under_way: Arc<AtomicUsize>,
 }
 
-impl Forward {
-    /// The server has acted, or has never got the request: whatever its session does next is not
-    /// hit. Without this word, it may be at any time.
+impl<T> Forward<T> {
+    /// Says that the server has acted, or has never got the request: whatever its session does next
+    /// is not hit. Without this word, it may be hit at any time.
     pub fn finish(self) {
-        if let Some(under_way) = self.under_way {
-            under_way.fetch_sub(1, Ordering::AcqRel);
-        }
+        self.under_way.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Cancels {
+impl<T: Clone + Display> Cancels<T> {
     /// `shared` is the key that replicas have in common; without one, keys are good for this
     /// process only.
     pub fn new(shared: Option<&Secret>) -> Self {
@@ -124,7 +133,7 @@ impl Cancels {
             RandomizedNonceKey::new(&AES_256_GCM, &key).expect("32 bytes are an AES-256 key");
         Self {
             seal,
-            shared: shared.is_some(),
+            is_shared: shared.is_some(),
             sessions: Mutex::default(),
         }
     }
@@ -132,9 +141,9 @@ impl Cancels {
     /// Makes the key that the client is told.
     pub fn register(
         self: &Arc<Self>,
-        destination: Destination,
+        destination: Destination<T>,
         version: ProtocolVersion,
-    ) -> Registration {
+    ) -> Registration<T> {
         let sealed = (version >= ProtocolVersion::V3_2)
             .then(|| self.seal(&destination))
             .flatten();
@@ -154,9 +163,9 @@ impl Cancels {
     /// Makes a key for a client that others may follow in its session.
     pub fn register_for_one(
         self: &Arc<Self>,
-        destination: Destination,
+        destination: Destination<T>,
         version: ProtocolVersion,
-    ) -> Registration {
+    ) -> Registration<T> {
         let process_id = destination.key.process_id;
         let mut sessions = self.sessions.lock();
         let taken = |key: &Secret| {
@@ -170,7 +179,7 @@ impl Cancels {
             let key = if version >= ProtocolVersion::V3_2 {
                 Secret::new(random::bytes::<RANDOM_KEY>())
             } else {
-                Secret::new(random::bytes::<4>())
+                Secret::new(random::bytes::<SHORT_KEY>())
             };
             if !taken(&key) {
                 break key;
@@ -193,10 +202,10 @@ impl Cancels {
 
     fn insert(
         self: &Arc<Self>,
-        sessions: &mut HashMap<u32, Vec<Entry>>,
-        entry: Entry,
+        sessions: &mut Sessions<T>,
+        entry: Entry<T>,
         client_key: BackendKey,
-    ) -> Registration {
+    ) -> Registration<T> {
         let under_way = entry.under_way.clone();
         sessions
             .entry(client_key.process_id)
@@ -209,40 +218,42 @@ impl Cancels {
         }
     }
 
-    /// Whom this request means.
-    pub fn find(&self, request: &CancelRequest) -> Meant {
-        if let Some(destination) = self.open(request) {
-            return Meant::Session(Forward {
-                destination,
-                under_way: None,
-            });
+    /// Which session this request means.
+    pub fn find(&self, request: &CancelRequest) -> Match<T> {
+        let sealed = self.open(request);
+        let secret_key = sealed
+            .as_ref()
+            .map_or(&request.secret_key, |sealed| &sealed.key.secret_key);
+        if let Some(forward) = self.forward(request.process_id, secret_key) {
+            return Match::Session(forward);
         }
-        let sessions = self.sessions.lock();
-        let known = sessions
-            .get(&request.process_id)
-            .into_iter()
-            .flatten()
-            .find(|known| known.secret_key == request.secret_key);
-        match known {
-            Some(entry) => {
-                entry.under_way.fetch_add(1, Ordering::AcqRel);
-                Meant::Session(Forward {
-                    destination: entry.destination.clone(),
-                    under_way: Some(entry.under_way.clone()),
-                })
-            }
-            None if self.shared && request.secret_key.expose().len() == 4 => {
-                Meant::Elsewhere(BackendKey {
+        match sealed {
+            Some(destination) => Match::Sealed(destination),
+            None if self.is_shared && request.secret_key.expose().len() == SHORT_KEY => {
+                Match::OtherReplica(BackendKey {
                     process_id: request.process_id,
                     secret_key: request.secret_key.clone(),
                 })
             }
-            None => Meant::Nobody,
+            None => Match::Unknown,
         }
     }
 
+    fn forward(&self, process_id: u32, secret_key: &Secret) -> Option<Forward<T>> {
+        let sessions = self.sessions.lock();
+        let entries = sessions.get(&process_id)?;
+        let entry = entries
+            .iter()
+            .find(|entry| entry.secret_key == *secret_key)?;
+        entry.under_way.fetch_add(1, Ordering::AcqRel);
+        Some(Forward {
+            destination: entry.destination.clone(),
+            under_way: entry.under_way.clone(),
+        })
+    }
+
     /// `None` when it would not fit into a key, which takes names far longer than AWS's.
-    fn seal(&self, destination: &Destination) -> Option<BackendKey> {
+    fn seal(&self, destination: &Destination<T>) -> Option<BackendKey> {
         let process_id = destination.key.process_id;
         let mut sealed = encode(destination)?;
         let nonce = self
@@ -256,7 +267,7 @@ impl Cancels {
         })
     }
 
-    fn open(&self, request: &CancelRequest) -> Option<Destination> {
+    fn open(&self, request: &CancelRequest) -> Option<Destination<String>> {
         let (&FORMAT, rest) = request.secret_key.expose().split_first()? else {
             return None;
         };
@@ -272,7 +283,7 @@ impl Cancels {
     }
 }
 
-impl Registration {
+impl<T> Registration<T> {
     /// Forgets the client's key. Whether no request of it can hit the session any more.
     pub fn retire(self) -> bool {
         let under_way = self.under_way.clone();
@@ -281,7 +292,7 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl<T> Drop for Registration<T> {
     fn drop(&mut self) {
         let mut sessions = self.cancels.sessions.lock();
         if let Some(entries) = sessions.get_mut(&self.client_key.process_id) {
@@ -298,16 +309,16 @@ fn associated(process_id: u32) -> Aad<[u8; 4]> {
     Aad::from(process_id.to_be_bytes())
 }
 
-fn encode(destination: &Destination) -> Option<Vec<u8>> {
-    let mut bytes = match destination.address.ip() {
+fn encode<T: Display>(destination: &Destination<T>) -> Option<Vec<u8>> {
+    let mut bytes = match destination.address.0.ip() {
         IpAddr::V4(ip) => [&[4], &ip.octets()[..]].concat(),
         IpAddr::V6(ip) => [&[6], &ip.octets()[..]].concat(),
     };
-    bytes.extend(destination.address.port().to_be_bytes());
+    bytes.extend(destination.address.0.port().to_be_bytes());
     for part in [
         destination.key.secret_key.expose(),
-        destination.target.as_bytes(),
-        destination.server_name.as_bytes(),
+        destination.target.to_string().as_bytes(),
+        destination.server_name.to_str().as_bytes(),
     ] {
         bytes.push(u8::try_from(part.len()).ok()?);
         bytes.extend(part);
@@ -315,7 +326,7 @@ fn encode(destination: &Destination) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn decode(process_id: u32, mut bytes: &[u8]) -> Option<Destination> {
+fn decode(process_id: u32, mut bytes: &[u8]) -> Option<Destination<String>> {
     let rest = &mut bytes;
     let ip = match take(rest, 1)? {
         [4] => IpAddr::from(<[u8; 4]>::try_from(take(rest, 4)?).ok()?),
@@ -330,8 +341,8 @@ fn decode(process_id: u32, mut bytes: &[u8]) -> Option<Destination> {
     let (secret_key, target, server_name) = (text()?, text()?, text()?);
     Some(Destination {
         target: String::from_utf8(target).ok()?,
-        address: SocketAddr::new(ip, port),
-        server_name: String::from_utf8(server_name).ok()?,
+        address: UpstreamAddr(SocketAddr::new(ip, port)),
+        server_name: ServerName::try_from(String::from_utf8(server_name).ok()?).ok()?,
         key: BackendKey {
             process_id,
             secret_key: Secret::new(secret_key),
@@ -349,33 +360,31 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 mod tests {
     use super::*;
 
-    fn destination(address: &str) -> Destination {
+    fn destination(address: &str) -> Destination<String> {
         let key = BackendKey {
             process_id: 7,
             secret_key: Secret::new([1, 2, 3, 4]),
         };
-        let (target, server_name) = (
-            "warehouse".to_string(),
-            "cluster.abc.us-west-2.redshift.amazonaws.com".to_string(),
-        );
+        let server_name = "cluster.abc.us-west-2.redshift.amazonaws.com";
         Destination {
-            target,
-            address: address.parse().unwrap(),
-            server_name,
+            target: "warehouse".to_string(),
+            address: UpstreamAddr(address.parse().unwrap()),
+            server_name: ServerName::try_from(server_name).unwrap(),
             key,
         }
     }
 
     /// The session that a request means, and nothing else.
-    fn session(meant: Meant) -> Destination {
-        let Meant::Session(forward) = meant else {
-            panic!("a session: {meant:?}")
-        };
-        forward.destination
+    fn session(found: Match<String>) -> Destination<String> {
+        match found {
+            Match::Session(forward) => forward.destination,
+            Match::Sealed(destination) => destination,
+            other => panic!("a session: {other:?}"),
+        }
     }
 
-    fn nobody(meant: &Meant) -> bool {
-        matches!(meant, Meant::Nobody)
+    fn is_unknown(found: &Match<String>) -> bool {
+        matches!(found, Match::Unknown)
     }
 
     fn request(key: &BackendKey) -> CancelRequest {
@@ -389,9 +398,9 @@ mod tests {
     fn a_sealed_key_is_understood_by_every_replica_with_the_same_file_and_by_no_other() {
         let file = Secret::new("0123456789abcdef0123456789abcdef");
         let (one, two, stranger) = (
-            Arc::new(Cancels::new(Some(&file))),
-            Cancels::new(Some(&file)),
-            Cancels::new(None),
+            Arc::new(Cancels::<String>::new(Some(&file))),
+            Cancels::<String>::new(Some(&file)),
+            Cancels::<String>::new(None),
         );
         for address in ["10.0.0.5:5439", "[2001:db8::1]:5432"] {
             let registration = one.register(destination(address), ProtocolVersion::V3_2);
@@ -400,13 +409,15 @@ mod tests {
                 session(two.find(&request(&registration.client_key))),
                 destination(address)
             );
-            assert!(nobody(&stranger.find(&request(&registration.client_key))));
+            assert!(is_unknown(
+                &stranger.find(&request(&registration.client_key))
+            ));
         }
     }
 
     #[test]
     fn a_sealed_key_that_was_changed_in_any_bit_or_process_id_means_nobody() {
-        let cancels = Arc::new(Cancels::new(None));
+        let cancels = Arc::new(Cancels::<String>::new(None));
         let registration = cancels.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
         let key = registration.client_key.secret_key.expose();
         for byte in 0..key.len() {
@@ -416,18 +427,18 @@ mod tests {
                 process_id: 7,
                 secret_key: Secret::new(changed),
             };
-            assert!(nobody(&cancels.find(&request)), "byte {byte}");
+            assert!(is_unknown(&cancels.find(&request)), "byte {byte}");
         }
         let request = CancelRequest {
             process_id: 8,
             secret_key: registration.client_key.secret_key.clone(),
         };
-        assert!(nobody(&cancels.find(&request)));
+        assert!(is_unknown(&cancels.find(&request)));
     }
 
     #[test]
     fn two_servers_with_the_same_process_id_are_told_apart_by_the_key() {
-        let cancels = Arc::new(Cancels::new(None));
+        let cancels = Arc::new(Cancels::<String>::new(None));
         let one = cancels.register(destination("10.0.0.1:5439"), ProtocolVersion::V3_0);
         let mut other = destination("10.0.0.2:5439");
         other.key.secret_key = Secret::new([9, 9, 9, 9]);
@@ -445,9 +456,9 @@ mod tests {
             process_id: 7,
             secret_key: Secret::new([1, 2, 3, 4]),
         };
-        assert!(nobody(&Cancels::new(None).find(&unknown)));
-        let shared = Arc::new(Cancels::new(Some(&Secret::new([7; 32]))));
-        let Meant::Elsewhere(key) = shared.find(&unknown) else {
+        assert!(is_unknown(&Cancels::<String>::new(None).find(&unknown)));
+        let shared = Arc::new(Cancels::<String>::new(Some(&Secret::new([7; 32]))));
+        let Match::OtherReplica(key) = shared.find(&unknown) else {
             panic!("another replica's")
         };
         assert_eq!(
@@ -462,9 +473,10 @@ mod tests {
         drop(registration);
         assert!(shared.sessions.lock().is_empty());
     }
+
     #[test]
     fn clients_that_follow_each_other_in_a_session_have_keys_of_their_own() {
-        let cancels = Arc::new(Cancels::new(None));
+        let cancels = Arc::new(Cancels::<String>::new(None));
         let own = destination("10.0.0.5:5439").key;
         for (version, length) in [(ProtocolVersion::V3_0, 4), (ProtocolVersion::V3_2, 32)] {
             let first = cancels.register_for_one(destination("10.0.0.5:5439"), version);
@@ -478,13 +490,13 @@ mod tests {
                 destination("10.0.0.5:5439")
             );
             assert!(
-                nobody(&cancels.find(&request(&own))),
+                is_unknown(&cancels.find(&request(&own))),
                 "the server's own key is told nobody"
             );
             drop(first);
             let second = cancels.register_for_one(destination("10.0.0.5:5439"), version);
             assert!(
-                nobody(&cancels.find(&request(&key))),
+                is_unknown(&cancels.find(&request(&key))),
                 "it died with its client"
             );
             assert_eq!(
@@ -496,13 +508,14 @@ mod tests {
     }
 
     #[test]
-    fn a_request_under_way_is_known_until_it_finish() {
-        let cancels = Arc::new(Cancels::new(None));
-        let forward =
-            |registration: &Registration| match cancels.find(&request(&registration.client_key)) {
-                Meant::Session(forward) => forward,
-                meant => panic!("a session: {meant:?}"),
-            };
+    fn a_request_under_way_is_known_until_it_finishes() {
+        let cancels = Arc::new(Cancels::<String>::new(None));
+        let forward = |registration: &Registration<String>| match cancels
+            .find(&request(&registration.client_key))
+        {
+            Match::Session(forward) => forward,
+            other => panic!("a session: {other:?}"),
+        };
         let register =
             || cancels.register_for_one(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
         assert!(register().retire());
@@ -516,5 +529,15 @@ mod tests {
         let registration = register();
         drop(forward(&registration));
         assert!(!registration.retire(), "nobody knows what became of it");
+    }
+
+    #[test]
+    fn a_session_of_this_process_keeps_its_own_target_also_where_its_key_is_sealed() {
+        let cancels = Arc::new(Cancels::<String>::new(None));
+        let registration = cancels.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
+        let sealed = request(&registration.client_key);
+        assert!(matches!(cancels.find(&sealed), Match::Session(_)));
+        drop(registration);
+        assert!(matches!(cancels.find(&sealed), Match::Sealed(_)));
     }
 }

@@ -17,9 +17,10 @@ use crate::config::{
 };
 use crate::hash_password;
 use crate::policy::{self, arn::is_account};
-use crate::server::{Controls, Server};
+use crate::runtime::Lifecycle;
+use crate::server::Server;
+use crate::server::workers::Workers;
 use crate::telemetry;
-use crate::workers::Workers;
 
 /// sysexits: the command line is wrong.
 const EX_USAGE: u8 = 64;
@@ -293,8 +294,8 @@ fn run(config: Config, arguments: &Run) -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn serve(config: Config) -> anyhow::Result<()> {
     let workers = Workers::start().context("cannot start a thread for each processor")?;
-    let controls = Controls::default();
-    let server = Server::bind(config, &controls).await?;
+    let lifecycle = Lifecycle::default();
+    let server = Server::bind(config, lifecycle.clone()).await?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -311,18 +312,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
                 _ = hangup.recv() => {
-                    controls.reload.notify_one();
+                    lifecycle.reload.notify_one();
                     continue;
                 }
             }
-            if controls.stop.is_cancelled() {
-                controls.now.cancel();
+            if lifecycle.stop.is_cancelled() {
+                lifecycle.now.cancel();
             }
-            controls.stop.cancel();
+            lifecycle.stop.cancel();
         }
     };
     tokio::select! {
-        () = server.run(workers, controls.clone()) => Ok(()),
+        () = server.run(workers) => Ok(()),
         () = signals => Ok(()),
     }
 }

@@ -117,6 +117,7 @@
 //!   seconds: closing at once with bytes unread would make the kernel throw away the server's last
 //!   message.
 
+mod address;
 mod admin;
 mod cancel;
 mod check;
@@ -125,23 +126,25 @@ mod client;
 mod config;
 mod credentials;
 mod error;
-mod governor;
 mod hash_password;
+mod limits;
 mod metrics;
-mod places;
 mod policy;
 mod random;
+mod registry;
 mod route;
+mod runtime;
 mod secret;
 mod server;
 mod session;
 mod splice;
+mod status;
+mod target;
 mod telemetry;
 mod tls;
 mod upstream;
 mod verifier;
 pub mod wire;
-mod workers;
 
 // For tests/fuzz.
 pub use splice::{Boundaries, Watch};

@@ -16,6 +16,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::status::{Status, TargetStatus};
+
 /// Seconds. What is in the cache takes microseconds, a server that wakes up takes the longest that
 /// a login may.
 const BUCKETS: [f64; 13] = [
@@ -28,40 +30,47 @@ const MADE: &str = "made";
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    sessions_open: Family<OfTarget, Gauge>,
-    sessions: Family<OfTarget, Counter>,
-    sent: Family<OfTarget, Counter>,
-    received: Family<OfTarget, Counter>,
-    login_duration: Family<InPhase, Histogram>,
-    login_failures: Family<Refused, Counter>,
-    credential_requests: Family<Asked, Counter>,
-    credentials_cached: Family<OfTarget, Counter>,
-    renewal_failing: Family<OfTarget, Gauge>,
-    usable_until: Family<OfTarget, Gauge>,
-    discovery_failures: Family<Asked, Counter>,
+    sessions_open: Family<TargetLabels, Gauge>,
+    sessions: Family<TargetLabels, Counter>,
+    sent: Family<TargetLabels, Counter>,
+    received: Family<TargetLabels, Counter>,
+    login_duration: Family<PhaseLabels, Histogram>,
+    login_failures: Family<FailureLabels, Counter>,
+    credential_requests: Family<OutcomeLabels, Counter>,
+    credentials_cached: Family<TargetLabels, Counter>,
+    renewal_failing: Family<TargetLabels, Gauge>,
+    usable_until: Family<TargetLabels, Gauge>,
+    discovery_failures: Family<OutcomeLabels, Counter>,
+    pool_sessions: Family<PoolLabels, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfTarget {
+struct TargetLabels {
     target: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct InPhase {
+struct PhaseLabels {
     target: String,
     phase: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Refused {
+struct FailureLabels {
     target: String,
     sqlstate: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Asked {
+struct OutcomeLabels {
     target: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    target: String,
+    state: &'static str,
 }
 
 /// Why AWS gave nothing.
@@ -86,16 +95,16 @@ impl AwsFailure {
 
 /// One of those that a gauge counts, until it is dropped.
 #[derive(Debug)]
-pub struct Counted(Gauge);
+pub struct GaugeGuard(Gauge);
 
-impl Counted {
-    fn by(gauge: Gauge) -> Self {
+impl GaugeGuard {
+    fn new(gauge: Gauge) -> Self {
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -113,27 +122,27 @@ impl Metrics {
                 &metrics.received,
                 &metrics.credentials_cached,
             ] {
-                drop(counters.get_or_create(&of(target)));
+                drop(counters.get_or_create(&labels(target)));
             }
             for gauges in [&metrics.sessions_open, &metrics.renewal_failing] {
-                drop(gauges.get_or_create(&of(target)));
+                drop(gauges.get_or_create(&labels(target)));
             }
             for outcome in AwsFailure::ALL.map(AwsFailure::outcome) {
                 drop(
                     metrics
                         .credential_requests
-                        .get_or_create(&asked(target, outcome)),
+                        .get_or_create(&outcome_labels(target, outcome)),
                 );
                 drop(
                     metrics
                         .discovery_failures
-                        .get_or_create(&asked(target, outcome)),
+                        .get_or_create(&outcome_labels(target, outcome)),
                 );
             }
             drop(
                 metrics
                     .credential_requests
-                    .get_or_create(&asked(target, MADE)),
+                    .get_or_create(&outcome_labels(target, MADE)),
             );
         }
         metrics
@@ -141,29 +150,31 @@ impl Metrics {
 
     /// A login succeeded after these phases, which took so long; the session is open until the
     /// answer is dropped.
-    pub fn session_opened(&self, target: &str, phases: &[(&'static str, Duration)]) -> Counted {
-        self.sessions.get_or_create(&of(target)).inc();
+    pub fn session_opened(&self, target: &str, phases: &[(&'static str, Duration)]) -> GaugeGuard {
+        self.sessions.get_or_create(&labels(target)).inc();
         for &(phase, duration) in phases {
             self.login_duration
-                .get_or_create(&InPhase {
+                .get_or_create(&PhaseLabels {
                     target: target.to_string(),
                     phase,
                 })
                 .observe(duration.as_secs_f64());
         }
-        Counted::by(self.sessions_open.get_or_create_owned(&of(target)))
+        GaugeGuard::new(self.sessions_open.get_or_create_owned(&labels(target)))
     }
 
     /// A session ended that has moved this many bytes from the client and to it.
     pub fn session_ended(&self, target: &str, sent: u64, received: u64) {
-        self.sent.get_or_create(&of(target)).inc_by(sent);
-        self.received.get_or_create(&of(target)).inc_by(received);
+        self.sent.get_or_create(&labels(target)).inc_by(sent);
+        self.received
+            .get_or_create(&labels(target))
+            .inc_by(received);
     }
 
     /// A login failed; the target is empty where it was not known yet.
     pub fn login_failed(&self, target: &str, sqlstate: &str) {
         self.login_failures
-            .get_or_create(&Refused {
+            .get_or_create(&FailureLabels {
                 target: target.to_string(),
                 sqlstate: sqlstate.to_string(),
             })
@@ -173,43 +184,59 @@ impl Metrics {
     /// A credential was made that can be used for so long.
     pub fn credential_made(&self, target: &str, usable_for: Duration) {
         self.credential_requests
-            .get_or_create(&asked(target, MADE))
+            .get_or_create(&outcome_labels(target, MADE))
             .inc();
         let until = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
             + usable_for;
         self.usable_until
-            .get_or_create(&of(target))
+            .get_or_create(&labels(target))
             .set(i64::try_from(until.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// A credential could not be made.
     pub fn credential_failed(&self, target: &str, failure: AwsFailure) {
         self.credential_requests
-            .get_or_create(&asked(target, failure.outcome()))
+            .get_or_create(&outcome_labels(target, failure.outcome()))
             .inc();
     }
 
     /// A login has a credential without a call of its own.
     pub fn credential_cached(&self, target: &str) {
-        self.credentials_cached.get_or_create(&of(target)).inc();
+        self.credentials_cached.get_or_create(&labels(target)).inc();
     }
 
     /// A credential cannot be renewed and is served nevertheless, until the answer is dropped.
-    pub fn renewal_failing(&self, target: &str) -> Counted {
-        Counted::by(self.renewal_failing.get_or_create_owned(&of(target)))
+    pub fn renewal_failing(&self, target: &str) -> GaugeGuard {
+        GaugeGuard::new(self.renewal_failing.get_or_create_owned(&labels(target)))
     }
 
     /// An endpoint could not be found.
     pub fn discovery_failed(&self, target: &str, failure: AwsFailure) {
         self.discovery_failures
-            .get_or_create(&asked(target, failure.outcome()))
+            .get_or_create(&outcome_labels(target, failure.outcome()))
             .inc();
     }
 
+    /// The pools as they are when somebody asks.
+    fn set_pools(&self, targets: &[TargetStatus]) {
+        for TargetStatus { name, pool, .. } in targets {
+            let Some(pool) = pool else { continue };
+            for (state, sessions) in [("ready", pool.ready), ("starting", pool.starting)] {
+                let labels = PoolLabels {
+                    target: name.clone(),
+                    state,
+                };
+                let sessions = i64::try_from(sessions).unwrap_or(i64::MAX);
+                self.pool_sessions.get_or_create(&labels).set(sessions);
+            }
+        }
+    }
+
     /// All of it, as [`Metrics::CONTENT_TYPE`].
-    pub fn text(&self) -> String {
+    pub fn text(&self, status: &Status) -> String {
+        self.set_pools(&status.targets);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes everything");
         text
@@ -234,6 +261,7 @@ impl Default for Metrics {
             renewal_failing: Family::default(),
             usable_until: Family::default(),
             discovery_failures: Family::default(),
+            pool_sessions: Family::default(),
         };
         metrics.registered()
     }
@@ -296,18 +324,20 @@ impl Metrics {
             help,
             self.discovery_failures.clone(),
         );
+        let help = "Sessions of the pool: logged in and waiting, or being logged in or reset";
+        registry.register("pool_sessions", help, self.pool_sessions.clone());
         self
     }
 }
 
-fn of(target: &str) -> OfTarget {
-    OfTarget {
+fn labels(target: &str) -> TargetLabels {
+    TargetLabels {
         target: target.to_string(),
     }
 }
 
-fn asked(target: &str, outcome: &'static str) -> Asked {
-    Asked {
+fn outcome_labels(target: &str, outcome: &'static str) -> OutcomeLabels {
+    OutcomeLabels {
         target: target.to_string(),
         outcome,
     }

@@ -1,17 +1,16 @@
-//! Which target a login goes to, and as whom: a pure function of who the client is, what it asks
+//! Which target does a login go to, and as whom? A pure function of who the client is, what it asks
 //! for and the configuration.
 
 use std::sync::Arc;
 
 use crate::config::{
-    AwsIdentity, Choice, Engine, Listener, RedshiftApi, Role, Target, User, check_database,
-    check_db_user,
+    AwsIdentity, Choice, Engine, RedshiftApi, Role, Target, User, check_database, check_db_user,
 };
 use crate::error::{ErrorKind, Refusal};
 
 /// What a client asks for, once it is known who it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct LoginRequest<'a> {
     /// The client's name.
     pub user: &'a str,
     /// What the configuration says of this user, where it says something.
@@ -22,119 +21,145 @@ pub struct Asked<'a> {
     pub server_name: Option<&'a str>,
 }
 
-/// Where a login goes.
-#[derive(Debug, Clone)]
+/// As whom, and to which database, a login goes to its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The server.
-    pub target: Arc<Target>,
-    /// With which AWS identity.
+    /// The AWS identity that asks for the credential.
     pub aws: AwsIdentity,
-    /// Database user to ask credentials for; empty where the AWS identity decides it.
-    pub db_user: String,
+    /// The database user to ask a credential for.
+    pub db_user: DbUser,
     /// `DbGroups` to ask for.
     pub db_groups: Vec<String>,
-    /// Database to open.
+    /// The database to open.
     pub database: String,
 }
 
-/// Chooses by the number of the listener's targets: one takes every login; among several the first
-/// label of the TLS server name is a target's name, or the database name is, or is
-/// `target/database`.
+/// Which database user a credential is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DbUser {
+    /// This one.
+    Named(String),
+    /// The one that AWS derives from the AWS identity (`IAM:name`, `IAMR:role`):
+    /// `GetClusterCredentialsWithIAM` and Redshift Serverless.
+    OfAwsIdentity,
+}
+
+impl DbUser {
+    /// The name, where it is known before AWS is asked.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Named(name) => Some(name),
+            Self::OfAwsIdentity => None,
+        }
+    }
+}
+
+/// Chooses among the targets of a listener by their number: the only one takes every login; among
+/// several, the first label of the TLS server name is a target's name, or the database name is, or
+/// it is `target/database`.
 ///
 /// # Errors
-/// 3D000 when no target fits; 28000 when the user may not use it, or a name is one that the engine
-/// cannot have.
-pub fn route(listener: &Listener, asked: &Asked<'_>) -> Result<Route, Refusal> {
-    let (target, database) = choose(listener, asked)?;
-    to_target(target, database, asked)
+/// SQLSTATE 3D000 when no target fits; 28000 when the user may not use it, or when a name is one
+/// that the engine cannot have.
+pub fn route<'a, T: AsRef<Target>>(
+    targets: &'a [Arc<T>],
+    request: &LoginRequest<'_>,
+) -> Result<(&'a Arc<T>, Route), Refusal> {
+    let (target, database) = choose(targets, request)?;
+    Ok((target, to_target((**target).as_ref(), database, request)?))
 }
 
 /// A login to this target.
 ///
 /// # Errors
-/// 28000, as [`route`].
+/// SQLSTATE 28000 or 3D000, as for [`route`].
 pub fn to_target(
-    target: &Arc<Target>,
+    target: &Target,
     database: Option<&str>,
-    asked: &Asked<'_>,
+    request: &LoginRequest<'_>,
 ) -> Result<Route, Refusal> {
-    let settings = asked.settings;
-    if settings
-        .and_then(|user| user.targets.as_ref())
-        .is_some_and(|targets| !targets.contains(&target.name))
-    {
-        return Err(Refusal::new(
-            ErrorKind::InvalidAuthorization,
-            format!(
-                "user \"{}\" may not use target \"{}\"",
-                asked.user, target.name
-            ),
-        ));
-    }
-    let db_user = match (
-        settings.and_then(|user| user.db_user.as_ref()),
-        &target.db_user,
-    ) {
-        (Some(name), _) | (None, Choice::Fixed(name)) => name.clone(),
-        (None, Choice::Client) => asked.user.to_string(),
-    };
+    check_access(target, request)?;
     let database = match &target.database {
         Choice::Fixed(name) => name.clone(),
         // As the server would: the database is named like the user when the client names none.
         Choice::Client => database
             .or(target.engine.only_database())
-            .unwrap_or(asked.user)
+            .unwrap_or(request.user)
             .to_string(),
     };
-    let aws = identity(target, asked);
-    let mut route = Route {
-        target: target.clone(),
-        aws,
-        db_user,
-        db_groups: Vec::new(),
-        database,
+    check_database_of(target, &database)?;
+    let settings = request.settings;
+    let db_user = match (
+        settings.and_then(|user| user.db_user.as_ref()),
+        &target.db_user,
+    ) {
+        (Some(name), _) | (None, Choice::Fixed(name)) => name.clone(),
+        (None, Choice::Client) => request.user.to_string(),
     };
-    match &target.engine {
-        Engine::Rds(_) => {}
-        Engine::Dsql(_) => valid_only(&route.database, target)?,
-        Engine::RedshiftServerless(_) => {
-            valid("database", &route.database, check_database)?;
-            route.db_user.clear();
-        }
-        Engine::Redshift(redshift) => {
-            valid("database", &route.database, check_database)?;
-            match &redshift.api {
-                RedshiftApi::GetClusterCredentials { db_groups, .. } => {
-                    valid("user name", &route.db_user, check_db_user)?;
-                    route.db_groups.clone_from(
-                        settings
-                            .and_then(|user| user.db_groups.as_ref())
-                            .unwrap_or(db_groups),
-                    );
-                }
-                RedshiftApi::GetClusterCredentialsWithIam => route.db_user.clear(),
+    let (db_user, db_groups) = match &target.engine {
+        Engine::Rds(_) | Engine::Dsql(_) => (DbUser::Named(db_user), Vec::new()),
+        Engine::RedshiftServerless(_) => (DbUser::OfAwsIdentity, Vec::new()),
+        Engine::Redshift(redshift) => match &redshift.api {
+            RedshiftApi::GetClusterCredentialsWithIam => (DbUser::OfAwsIdentity, Vec::new()),
+            RedshiftApi::GetClusterCredentials { db_groups, .. } => {
+                valid("user name", &db_user, check_db_user)?;
+                let own = settings.and_then(|user| user.db_groups.as_ref());
+                (DbUser::Named(db_user), own.unwrap_or(db_groups).clone())
             }
-        }
-    }
-    Ok(route)
+        },
+    };
+    Ok(Route {
+        aws: identity(target, request),
+        db_user,
+        db_groups,
+        database,
+    })
 }
 
-fn choose<'a>(
-    listener: &'a Listener,
-    asked: &Asked<'a>,
-) -> Result<(&'a Arc<Target>, Option<&'a str>), Refusal> {
-    let named = asked.database.filter(|name| !name.is_empty());
-    let find = |name: &str| listener.targets.iter().find(|target| target.name == name);
-    if let [only] = &listener.targets[..] {
+fn check_access(target: &Target, request: &LoginRequest<'_>) -> Result<(), Refusal> {
+    let allowed = request.settings.and_then(|user| user.targets.as_ref());
+    if allowed.is_none_or(|targets| targets.contains(&target.name)) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        ErrorKind::InvalidAuthorization,
+        format!(
+            "user \"{}\" may not use target \"{}\"",
+            request.user, target.name
+        ),
+    ))
+}
+
+fn check_database_of(target: &Target, database: &str) -> Result<(), Refusal> {
+    match &target.engine {
+        Engine::Rds(_) => Ok(()),
+        Engine::Dsql(_) => valid_only(database, target),
+        Engine::Redshift(_) | Engine::RedshiftServerless(_) => {
+            valid("database", database, check_database)
+        }
+    }
+}
+
+fn choose<'a, 'b, T: AsRef<Target>>(
+    targets: &'a [Arc<T>],
+    request: &LoginRequest<'b>,
+) -> Result<(&'a Arc<T>, Option<&'b str>), Refusal> {
+    let named = request.database.filter(|name| !name.is_empty());
+    let find = |name: &str| {
+        targets
+            .iter()
+            .find(|target| (***target).as_ref().name == name)
+    };
+    if let [only] = targets {
         return Ok((only, named));
     }
-    if let Some(target) = asked
+    if let Some(target) = request
         .server_name
         .and_then(|name| find(name.split('.').next()?))
     {
         return Ok((target, named));
     }
-    let name = named.unwrap_or(asked.user);
+    let name = named.unwrap_or(request.user);
     let (name, database) = match name.split_once('/') {
         Some((name, database)) => (name, Some(database).filter(|database| !database.is_empty())),
         None => (name, None),
@@ -151,8 +176,8 @@ fn choose<'a>(
 
 /// The target's identity, with the user's own role in it, and the user's name where it shall
 /// travel.
-pub fn identity(target: &Target, asked: &Asked<'_>) -> AwsIdentity {
-    let own_role = asked.settings.and_then(|user| user.role_arn.clone());
+pub fn identity(target: &Target, request: &LoginRequest<'_>) -> AwsIdentity {
+    let own_role = request.settings.and_then(|user| user.role_arn.clone());
     let role = match (&target.aws.role, own_role) {
         (Some(role), Some(arn)) => Some(Role {
             arn,
@@ -169,8 +194,8 @@ pub fn identity(target: &Target, asked: &Asked<'_>) -> AwsIdentity {
     };
     let role = match (&target.session_name_of_person, role) {
         (Some(name), Some(role)) => Some(Role {
-            session_name: Some(name.replace("{user}", asked.user)),
-            person: Some(asked.user.to_string()),
+            session_name: Some(name.replace("{user}", request.user)),
+            person: Some(request.user.to_string()),
             ..role
         }),
         (_, role) => role,

@@ -9,17 +9,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::Shown;
 use crate::metrics::Metrics;
+use crate::runtime::Runtime;
 
 /// Longest request line and headers, in bytes; hyper takes no less.
 const LONGEST_HEAD: usize = 8192;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers one request: with more of them a client could keep its place.
-pub(super) async fn serve(stream: TcpStream, shown: &Shown) {
+pub(super) async fn serve(stream: TcpStream, runtime: &Runtime) {
     let service = service_fn(async |request: Request<_>| {
-        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), shown))
+        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), runtime))
     });
     // A client that breaks off has nobody to be told.
     let _ = http1::Builder::new()
@@ -30,7 +30,7 @@ pub(super) async fn serve(stream: TcpStream, shown: &Shown) {
 }
 
 /// hyper leaves out the body where the method is HEAD.
-fn answer(method: &Method, path: &str, shown: &Shown) -> Response<String> {
+fn answer(method: &Method, path: &str, runtime: &Runtime) -> Response<String> {
     let (status, (name, value), body) = match path {
         "/metrics" | "/livez" | "/readyz" if method != Method::GET && method != Method::HEAD => (
             StatusCode::METHOD_NOT_ALLOWED,
@@ -40,9 +40,9 @@ fn answer(method: &Method, path: &str, shown: &Shown) -> Response<String> {
         "/metrics" => (
             StatusCode::OK,
             (CONTENT_TYPE, Metrics::CONTENT_TYPE),
-            shown.metrics.text(),
+            runtime.metrics.text(&runtime.status()),
         ),
-        "/readyz" if shown.stopping.is_cancelled() => {
+        "/readyz" if runtime.lifecycle.stop.is_cancelled() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
         }
         "/livez" | "/readyz" => text(StatusCode::OK, "ok\n"),

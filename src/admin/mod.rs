@@ -14,9 +14,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::runtime::Runtime;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 32;
@@ -27,14 +26,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound address.
 pub struct Admin(TcpListener);
-
-/// What there is to see.
-pub struct Shown {
-    /// Behind `/metrics`.
-    pub metrics: Arc<Metrics>,
-    /// Cancelled when the proxy accepts no more.
-    pub stopping: CancellationToken,
-}
 
 impl Admin {
     /// Binds the address.
@@ -48,17 +39,17 @@ impl Admin {
     }
 
     /// Serves for ever, also while the proxy stops.
-    pub async fn serve(self, shown: Shown) {
-        let (shown, places) = (Arc::new(shown), Arc::new(Semaphore::new(CONNECTIONS)));
+    pub async fn serve(self, runtime: Arc<Runtime>) {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
-            let place = places.clone().acquire_owned().await;
+            let permit = connections.clone().acquire_owned().await;
             match self.0.accept().await {
                 Ok((stream, _)) => {
-                    let shown = shown.clone();
+                    let runtime = runtime.clone();
                     tokio::spawn(async move {
                         // Whoever is cut off has had its time.
-                        let _ = timeout(CONNECTION_TIME, http::serve(stream, &shown)).await;
-                        drop(place);
+                        let _ = timeout(CONNECTION_TIME, http::serve(stream, &runtime)).await;
+                        drop(permit);
                     });
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,

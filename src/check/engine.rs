@@ -14,7 +14,7 @@ use crate::wire::sqlstate::SqlState;
 
 /// The server's own name, whatever is dialled to get there.
 pub fn own_host(attempt: Attempt<'_>) -> Option<Cow<'_, str>> {
-    let target = &attempt.route.target;
+    let target = &attempt.target;
     match &target.engine {
         Engine::Dsql(dsql) => Some(dsql.name.as_str().into()),
         Engine::Rds(_) => signed_for(attempt).map(|endpoint| endpoint.host.as_str().into()),
@@ -28,7 +28,7 @@ pub fn own_host(attempt: Attempt<'_>) -> Option<Cow<'_, str>> {
 
 /// The endpoint that a token of RDS is signed for.
 fn signed_for(attempt: Attempt<'_>) -> Option<&Endpoint> {
-    match &attempt.route.target.engine {
+    match &attempt.target.engine {
         Engine::Rds(Rds {
             signing_endpoint: Some(endpoint),
         }) => Some(endpoint),
@@ -37,7 +37,7 @@ fn signed_for(attempt: Attempt<'_>) -> Option<&Endpoint> {
 }
 
 fn dialled<'a>(attempt: Attempt<'a>) -> Option<&'a Endpoint> {
-    let configured: Option<&'a Endpoint> = match &attempt.route.target.endpoint {
+    let configured: Option<&'a Endpoint> = match &attempt.target.endpoint {
         EndpointSource::Fixed(endpoint) => Some(endpoint),
         EndpointSource::Discover { .. } => None,
     };
@@ -46,7 +46,7 @@ fn dialled<'a>(attempt: Attempt<'a>) -> Option<&'a Endpoint> {
 
 /// What has been made, and how.
 pub fn minted(attempt: Attempt<'_>, db_user: &str) -> String {
-    let target = &attempt.route.target;
+    let target = &attempt.target;
     match &target.engine {
         Engine::Redshift(Redshift {
             api: RedshiftApi::GetClusterCredentials { .. },
@@ -82,7 +82,7 @@ pub fn minted(attempt: Attempt<'_>, db_user: &str) -> String {
 /// What a policy has to allow an action on.
 pub fn resources(attempt: Attempt<'_>, action: &str) -> Vec<String> {
     let route = attempt.route;
-    if let EndpointSource::Discover { what, .. } = &route.target.endpoint {
+    if let EndpointSource::Discover { what, .. } = &attempt.target.endpoint {
         let discovered = match (action, what) {
             ("redshift:DescribeClusters", Discovery::RedshiftCluster(name)) => {
                 Some(("redshift", format!("cluster:{name}")))
@@ -99,7 +99,7 @@ pub fn resources(attempt: Attempt<'_>, action: &str) -> Vec<String> {
             return vec![attempt.arn(service, &resource)];
         }
     }
-    match &route.target.engine {
+    match &attempt.target.engine {
         Engine::Redshift(redshift) => {
             let cluster = match &redshift.cluster {
                 ClusterName::Identifier(identifier)
@@ -111,7 +111,7 @@ pub fn resources(attempt: Attempt<'_>, action: &str) -> Vec<String> {
                     identifier: None, ..
                 } => "*",
             };
-            let user = format!("dbuser:{cluster}/{}", route.db_user);
+            let user = format!("dbuser:{cluster}/{}", route.db_user.name().unwrap_or("*"));
             let database = format!("dbname:{cluster}/{}", route.database);
             let resources = match action {
                 "redshift:GetClusterCredentials" => vec![user, database],
@@ -143,7 +143,10 @@ pub fn resources(attempt: Attempt<'_>, action: &str) -> Vec<String> {
         Engine::RedshiftServerless(_) | Engine::Dsql(_) => vec!["*".to_string()],
         Engine::Rds(_) => match action {
             // The resource id is known to DescribeDBInstances only.
-            "rds-db:connect" => vec![attempt.arn("rds-db", &format!("dbuser:*/{}", route.db_user))],
+            "rds-db:connect" => vec![attempt.arn(
+                "rds-db",
+                &format!("dbuser:*/{}", route.db_user.name().unwrap_or("*")),
+            )],
             _ => vec!["*".to_string()],
         },
     }
@@ -152,8 +155,8 @@ pub fn resources(attempt: Attempt<'_>, action: &str) -> Vec<String> {
 /// Why a server refuses a password that was made a moment ago, and what to do.
 pub fn password_refused(attempt: Attempt<'_>, sqlstate: SqlState) -> (String, String) {
     let route = attempt.route;
-    let user = quoted(&route.db_user);
-    match &route.target.engine {
+    let user = quoted(route.db_user.name().unwrap_or_default());
+    match &attempt.target.engine {
         Engine::Redshift(Redshift {
             api:
                 RedshiftApi::GetClusterCredentials {
@@ -193,7 +196,7 @@ pub fn password_refused(attempt: Attempt<'_>, sqlstate: SqlState) -> (String, St
 /// What can be seen from here first: another region, then the clock.
 fn seen_from_here(attempt: Attempt<'_>) -> Option<(String, String)> {
     if let Some((host, region)) = region_of_server(attempt) {
-        return Some(wrong_region(&host, &region, &attempt.route.target.region));
+        return Some(wrong_region(&host, &region, &attempt.target.region));
     }
     let clock = attempt.caller.and_then(clock)?;
     Some((
@@ -204,8 +207,8 @@ fn seen_from_here(attempt: Attempt<'_>) -> Option<(String, String)> {
 
 fn dsql_token_refused(attempt: Attempt<'_>) -> (String, String) {
     seen_from_here(attempt).unwrap_or_else(|| {
-        let user = quoted(&attempt.route.db_user);
-        let action = if attempt.route.db_user == "admin" { "dsql:DbConnectAdmin" } else { "dsql:DbConnect" };
+        let user = quoted(attempt.route.db_user.name().unwrap_or_default());
+        let action = if attempt.route.db_user.name() == Some("admin") { "dsql:DbConnectAdmin" } else { "dsql:DbConnect" };
         (
             format!("DSQL does not say why; most often {} may not use {action}, or is not granted the role {user}", attempt.caller_arn()),
             format!(

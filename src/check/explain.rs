@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Failure, engine};
-use crate::config::{AwsIdentity, Endpoint, region_of_host};
+use crate::config::{AwsIdentity, Endpoint, Target, region_of_host};
 use crate::credentials::{AwsError, AwsErrorReason, Caller, Search, clock_in_words, search};
 use crate::error::Refusal;
 use crate::route::Route;
@@ -15,6 +15,7 @@ use crate::upstream::query::QueryError;
 /// What is known of a login so far.
 #[derive(Clone, Copy)]
 pub struct Attempt<'a> {
+    pub target: &'a Target,
     pub route: &'a Route,
     /// `None`: STS did not say.
     pub caller: Option<&'a Caller>,
@@ -30,7 +31,7 @@ impl Attempt<'_> {
 
     /// An ARN in the target's region; the account is `*` where it is not known.
     pub fn arn(&self, service: &str, resource: &str) -> String {
-        let region = &self.route.target.region;
+        let region = &self.target.region;
         let partition = match region.split('-').collect::<Vec<_>>()[..] {
             ["cn", ..] => "aws-cn",
             [_, "gov", ..] => "aws-us-gov",
@@ -111,7 +112,7 @@ fn no_credentials(search: Search, aws: &AwsIdentity) -> Failure {
 
 /// AWS was asked, for the endpoint or the credential.
 pub fn call(error: &AwsError, attempt: Attempt<'_>) -> Failure {
-    let target = &attempt.route.target;
+    let target = &attempt.target;
     let (explanation, remedy) = match &error.reason {
         AwsErrorReason::AccessDenied { action } => (
             format!("{} may not use {action}", attempt.caller_arn()),
@@ -154,7 +155,7 @@ pub fn call(error: &AwsError, attempt: Attempt<'_>) -> Failure {
 /// The server's own host name, and its region, where calls and tokens are signed for another.
 pub fn region_of_server(attempt: Attempt<'_>) -> Option<(String, String)> {
     let host = engine::own_host(attempt)?;
-    let region = region_of_host(&host).filter(|region| *region != attempt.route.target.region)?;
+    let region = region_of_host(&host).filter(|region| *region != attempt.target.region)?;
     Some((host.into_owned(), region))
 }
 
@@ -183,11 +184,11 @@ pub fn connect(error: &ConnectError, attempt: Attempt<'_>) -> Failure {
             format!(
                 "allow TCP port {} from this machine in the server's security group, and see whether a route leads there (VPN, peering, \
                  public access)",
-                address.port()
+                address.0.port()
             ),
         ),
         ConnectError::Tcp { address, error } if error.kind() == io::ErrorKind::ConnectionRefused => explained(
-            format!("{} is there, and nothing listens on port {}", address.ip(), address.port()),
+            format!("{} is there, and nothing listens on port {}", address.0.ip(), address.0.port()),
             "see whether host and port are right, the server is running and not paused, and the tunnel, if there is one, is open"
                 .to_string(),
         ),
@@ -210,7 +211,7 @@ pub fn connect(error: &ConnectError, attempt: Attempt<'_>) -> Failure {
 }
 
 fn tls(failure: &TlsFailure, attempt: Attempt<'_>) -> Failure {
-    let target = &attempt.route.target;
+    let target = &attempt.target;
     let clock = attempt.caller.and_then(clock);
     let (explanation, remedy) = match (failure, clock) {
         (TlsFailure::Expired | TlsFailure::NotYetValid, Some(clock)) => (clock, SET_THE_CLOCK.to_string()),
@@ -259,7 +260,7 @@ pub fn log_in(error: &LogInError, attempt: Attempt<'_>) -> Failure {
                 "3D000" => (format!("the server has no database \"{database}\""), "correct database, or --database".to_string()),
                 "42501" => (
                     format!("the user may not use database \"{database}\""),
-                    format!("GRANT CONNECT ON DATABASE {} TO {};", quoted(database), quoted(db_user)),
+                    format!("GRANT CONNECT ON DATABASE {} TO {};", quoted(database), quoted(db_user.name().unwrap_or_default())),
                 ),
                 "53300" => ("the server has no connection left".to_string(), "try again when others have ended".to_string()),
                 other => (

@@ -36,7 +36,7 @@ pub async fn check(
     client: &Client,
     json: bool,
 ) -> bool {
-    let broker = Broker::default();
+    let (identities, metrics) = (Arc::default(), Arc::default());
     let screen = Screen::new(json);
     let mut report = Report {
         ok: true,
@@ -48,7 +48,7 @@ pub async fn check(
             target,
             users,
             client,
-            broker: &broker,
+            broker: &Broker::new(&target.name, &identities, &metrics),
             screen: &screen,
         }
         .run()

@@ -1,7 +1,6 @@
 //! The steps of a login, each with its time, up to the first that fails.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,9 +10,10 @@ use serde_json::{Value, json};
 use super::explain::{self, Attempt};
 use super::render::Screen;
 use super::{Client, Failure, Status, Step, StepReport, engine};
+use crate::address::UpstreamAddr;
 use crate::config::{Choice, Endpoint, EndpointSource, Target, User};
-use crate::credentials::{AwsErrorReason, Broker, Caller, Lease, Request};
-use crate::route::{Asked, Route, to_target};
+use crate::credentials::{AwsErrorReason, Broker, Caller, CredentialRequest, Lease};
+use crate::route::{LoginRequest, Route, to_target};
 use crate::upstream::Connection;
 use crate::upstream::connect::{Reached, reach, resolve, server_name};
 use crate::upstream::log_in::{LoggedIn, log_in};
@@ -83,6 +83,7 @@ impl Walk<'_> {
         let route = journal.step(Step::Route, async { self.route() }).await?;
         let caller = journal.step(Step::Identity, self.identity(&route)).await?;
         let attempt = Attempt {
+            target: self.target,
             route: &route,
             caller: caller.as_ref(),
             endpoint: None,
@@ -123,19 +124,19 @@ impl Walk<'_> {
             .and_then(|user| self.users.get(user))
             .map(|user| &**user);
         let database = self.client.database.as_deref();
-        let asked = Asked {
+        let request = LoginRequest {
             user: &user,
             settings,
             database,
             server_name: None,
         };
         let route =
-            to_target(target, database, &asked).map_err(|refusal| explain::route(&refusal))?;
+            to_target(target, database, &request).map_err(|refusal| explain::route(&refusal))?;
         let assumed: Vec<&str> = [
             (
                 "--user",
                 &target.db_user,
-                self.client.user.is_none() && !route.db_user.is_empty(),
+                self.client.user.is_none() && route.db_user.name().is_some(),
             ),
             (
                 "--database",
@@ -148,10 +149,9 @@ impl Walk<'_> {
             (*choice == Choice::Client && assumed).then_some(flag)
         })
         .collect();
-        let db_user = if route.db_user.is_empty() {
-            "that of the AWS identity".to_string()
-        } else {
-            format!("\"{}\"", route.db_user)
+        let db_user = match route.db_user.name() {
+            Some(name) => format!("\"{name}\""),
+            None => "that of the AWS identity".to_string(),
         };
         let mut text = format!("user {db_user}, database \"{}\"", route.database);
         if !assumed.is_empty() {
@@ -160,7 +160,7 @@ impl Walk<'_> {
                 assumed.join(", ")
             );
         }
-        let facts = json!({ "db_user": route.db_user, "database": route.database });
+        let facts = json!({ "db_user": route.db_user.name().unwrap_or_default(), "database": route.database });
         Ok((route, Found::new(text, facts)))
     }
 
@@ -226,21 +226,7 @@ impl Walk<'_> {
     }
 
     async fn mint(&self, attempt: Attempt<'_>, endpoint: &Endpoint) -> Outcome<Lease> {
-        let Route {
-            target,
-            aws,
-            db_user,
-            db_groups,
-            database,
-        } = attempt.route.clone();
-        let request = Request {
-            target,
-            aws,
-            db_user,
-            db_groups,
-            database,
-            endpoint: endpoint.clone(),
-        };
+        let request = CredentialRequest::new(self.target, attempt.route, endpoint);
         let lease = self
             .broker
             .credential(&request)
@@ -329,13 +315,13 @@ impl Walk<'_> {
     }
 }
 
-async fn dns(attempt: Attempt<'_>, endpoint: &Endpoint) -> Outcome<Vec<SocketAddr>> {
+async fn dns(attempt: Attempt<'_>, endpoint: &Endpoint) -> Outcome<Vec<UpstreamAddr>> {
     let addresses = resolve(endpoint)
         .await
         .map_err(|error| explain::connect(&error, attempt))?;
     let texts: Vec<String> = addresses
         .iter()
-        .map(|address| address.ip().to_string())
+        .map(|address| address.0.ip().to_string())
         .collect();
     Ok((
         addresses,
@@ -343,7 +329,7 @@ async fn dns(attempt: Attempt<'_>, endpoint: &Endpoint) -> Outcome<Vec<SocketAdd
     ))
 }
 
-async fn tcp(attempt: Attempt<'_>, addresses: &[SocketAddr]) -> Outcome<Reached> {
+async fn tcp(attempt: Attempt<'_>, addresses: &[UpstreamAddr]) -> Outcome<Reached> {
     let reached = reach(addresses)
         .await
         .map_err(|error| explain::connect(&error, attempt))?;

@@ -5,6 +5,7 @@
 
 pub mod authenticate;
 pub mod certificate_user;
+pub mod identity;
 pub mod negotiate;
 pub mod penalty;
 pub mod reject;

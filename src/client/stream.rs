@@ -1,7 +1,6 @@
 //! A client's connection, once it is known how it is protected.
 
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -37,34 +36,6 @@ pub struct Security {
     pub binding: Option<Arc<[u8]>>,
     /// Names in the certificate that it has proved to hold.
     pub certificate: Option<CertificateNames>,
-}
-
-/// Where a client is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Peer {
-    /// At a network address: the TCP peer's, or the one that a PROXY header names.
-    Network(std::net::SocketAddr),
-    /// On this machine, as this operating system user.
-    Local(u32),
-}
-
-impl Peer {
-    /// The address, where there is one.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Network(address) => Some(address.ip()),
-            Self::Local(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Network(address) => address.fmt(f),
-            Self::Local(uid) => write!(f, "local:{uid}"),
-        }
-    }
 }
 
 impl ClientStream {

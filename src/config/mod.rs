@@ -351,7 +351,7 @@ pub struct Redshift {
 }
 
 /// `ClusterIdentifier` or `CustomDomainName`.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ClusterName {
     /// `ClusterIdentifier`.
     Identifier(String),
@@ -388,7 +388,7 @@ pub struct RedshiftServerless {
 }
 
 /// `workgroupName` or `customDomainName`.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum WorkgroupName {
     /// `workgroupName`.
     Name(String),
@@ -426,7 +426,7 @@ pub enum EndpointSource {
 }
 
 /// Which AWS call knows the endpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Discovery {
     /// `DescribeClusters` with this `ClusterIdentifier`.
     RedshiftCluster(String),
@@ -444,7 +444,7 @@ pub enum Discovery {
 }
 
 /// Which endpoint of an Aurora or Multi-AZ DB cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClusterRole {
     /// `Endpoint`
     Writer,

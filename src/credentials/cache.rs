@@ -6,7 +6,6 @@
 //! some time before its end; while that fails, the old one goes on serving.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::{Arc, Weak};
 
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
 use super::error::AwsError;
-use crate::metrics::Counted;
+use crate::metrics::GaugeGuard;
 use crate::random;
 
 /// Keys hold names that clients choose. Above this many, those without a usable value are dropped.
@@ -42,9 +41,12 @@ pub(super) trait Make<V>: Send + Sync + 'static {
     fn make(&self) -> impl Future<Output = Result<V, AwsError>> + Send;
 
     /// Held while a value serves on that cannot be replaced.
-    fn renewal_failing(&self) -> Option<Counted> {
+    fn renewal_failing(&self) -> Option<GaugeGuard> {
         None
     }
+
+    /// What the log calls the value.
+    fn label(&self) -> String;
 }
 
 pub(super) struct Cache<K, V>(Mutex<HashMap<K, Arc<Slot<V>>>>);
@@ -85,7 +87,7 @@ impl<V> Default for Slot<V> {
     }
 }
 
-impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
+impl<K: Eq + Hash, V: Expires> Cache<K, V> {
     /// The value, where there is one that can be used.
     pub(super) fn usable(&self, key: &K) -> Option<Arc<V>> {
         let slot = self.0.lock().get(key)?.clone();
@@ -98,12 +100,12 @@ impl<K: Eq + Hash + Display, V: Expires> Cache<K, V> {
     ///
     /// # Errors
     /// What the maker said, now or a moment ago.
-    pub(super) async fn get(
+    pub(super) async fn get_or_make(
         &self,
         key: K,
         maker: impl Make<V>,
     ) -> Result<(Arc<V>, bool), AwsError> {
-        let name = key.to_string();
+        let name = maker.label();
         let slot = self.slot(key);
         let _making = slot.making.lock().await;
         if let Some(value) = slot.usable() {
@@ -341,6 +343,10 @@ mod tests {
     }
 
     impl Make<Value> for Counter {
+        fn label(&self) -> String {
+            "number".to_string()
+        }
+
         async fn make(&self) -> Result<Value, AwsError> {
             let number = self.calls.fetch_add(1, SeqCst) + 1;
             // Others of the key come while this one is under way.
@@ -361,7 +367,7 @@ mod tests {
         counter: &Counter,
     ) -> Result<usize, AwsErrorReason> {
         cache
-            .get("key".to_string(), counter.clone())
+            .get_or_make("key".to_string(), counter.clone())
             .await
             .map(|(value, _)| value.number)
             .map_err(|error| error.reason)
@@ -476,7 +482,10 @@ mod tests {
     #[tokio::test]
     async fn a_value_that_was_refused_is_forgotten_and_a_newer_one_is_not() {
         let (cache, counter) = (Cache::default(), Counter::living(Duration::from_mins(15)));
-        let (first, _) = cache.get("key".to_string(), counter.clone()).await.unwrap();
+        let (first, _) = cache
+            .get_or_make("key".to_string(), counter.clone())
+            .await
+            .unwrap();
         cache.forget(&"key".to_string(), &first);
         assert_eq!(number(&cache, &counter).await, Ok(2));
         cache.forget(&"key".to_string(), &first);

@@ -1,7 +1,7 @@
 //! Who AWS says we are, and what time it is there.
 
 use super::error::AwsError;
-use super::identity::{Aws, with_endpoint};
+use super::identity::{AwsContext, with_endpoint};
 use crate::config::AwsIdentity;
 
 /// The answer of `sts:GetCallerIdentity`.
@@ -20,7 +20,7 @@ pub struct Caller {
 ///
 /// # Errors
 /// The call failed.
-pub async fn caller(aws: &Aws, identity: &AwsIdentity) -> Result<Caller, AwsError> {
+pub async fn caller(aws: &AwsContext, identity: &AwsIdentity) -> Result<Caller, AwsError> {
     const ACTION: &str = "sts:GetCallerIdentity";
     let _turn = aws.turn().await;
     let config = with_endpoint(aws.config.clone(), identity.sts_endpoint_url.as_ref());

@@ -37,7 +37,7 @@ pub fn in_words(ahead: i64) -> Option<String> {
 
 /// What is known of our clock; said in the log when it goes wrong and when it is right again.
 #[derive(Debug, Default)]
-pub struct Watch(Mutex<Known>);
+pub struct ClockMonitor(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -45,7 +45,7 @@ struct Known {
     asked: Option<Instant>,
 }
 
-impl Watch {
+impl ClockMonitor {
     /// Whether AWS may be asked for the time now, only to know it.
     pub fn may_ask(&self) -> bool {
         let mut known = self.0.lock();
@@ -81,16 +81,16 @@ impl Watch {
 
 /// Compares the `Date` of a call's first answer with our own clock.
 #[derive(Debug, Clone)]
-pub struct Clock {
-    watch: Arc<Watch>,
+pub struct ClockProbe {
+    monitor: Arc<ClockMonitor>,
     ahead: Arc<OnceLock<i64>>,
 }
 
-impl Clock {
+impl ClockProbe {
     /// For one call.
-    pub fn new(watch: &Arc<Watch>) -> Self {
+    pub fn new(monitor: &Arc<ClockMonitor>) -> Self {
         Self {
-            watch: watch.clone(),
+            monitor: monitor.clone(),
             ahead: Arc::default(),
         }
     }
@@ -118,9 +118,9 @@ impl Clock {
     }
 }
 
-impl Intercept for Clock {
+impl Intercept for ClockProbe {
     fn name(&self) -> &'static str {
-        "Clock"
+        "ClockProbe"
     }
 
     fn read_before_deserialization(
@@ -137,7 +137,7 @@ impl Intercept for Clock {
         if let Some(date) = date {
             let ahead = DateTime::from(SystemTime::now()).secs() - date.secs();
             if self.ahead.set(ahead).is_ok() {
-                self.watch.note(ahead);
+                self.monitor.note(ahead);
             }
         }
         Ok(())
@@ -148,8 +148,8 @@ impl Intercept for Clock {
 mod tests {
     use super::*;
 
-    fn clock(ahead: i64) -> Clock {
-        let clock = Clock::new(&Arc::default());
+    fn clock(ahead: i64) -> ClockProbe {
+        let clock = ClockProbe::new(&Arc::default());
         clock.ahead.set(ahead).unwrap();
         clock
     }
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn aws_is_not_asked_for_the_time_again_and_again() {
-        let watch = Watch::default();
-        assert_eq!([watch.may_ask(), watch.may_ask()], [true, false]);
+        let monitor = ClockMonitor::default();
+        assert_eq!([monitor.may_ask(), monitor.may_ask()], [true, false]);
     }
 }

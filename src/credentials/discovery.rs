@@ -1,7 +1,7 @@
 //! Endpoints, asked of AWS where the configuration names none.
 
 use super::error::AwsError;
-use super::identity::Aws;
+use super::identity::AwsContext;
 use crate::config::{ClusterRole, Discovery, Endpoint};
 
 /// Finds the endpoint; `port` wins over the answer's.
@@ -10,7 +10,7 @@ use crate::config::{ClusterRole, Discovery, Endpoint};
 /// The call failed, nothing was found, or what was found has no endpoint yet (it is still being
 /// created).
 pub async fn discover(
-    aws: &Aws,
+    aws: &AwsContext,
     what: &Discovery,
     port: Option<u16>,
 ) -> Result<Endpoint, AwsError> {

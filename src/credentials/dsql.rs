@@ -17,7 +17,7 @@ use percent_encoding::utf8_percent_encode;
 
 use super::Credential;
 use super::error::AwsError;
-use super::identity::Aws;
+use super::identity::AwsContext;
 use super::rds::ESCAPED;
 use crate::secret::Secret;
 
@@ -34,7 +34,7 @@ const ADMIN: &str = "admin";
 ///
 /// # Errors
 /// The AWS credentials have expired.
-pub fn mint(aws: &Aws, name: &str, db_user: &str) -> Result<Credential, AwsError> {
+pub fn mint(aws: &AwsContext, name: &str, db_user: &str) -> Result<Credential, AwsError> {
     let (credentials, life) = aws.signer(TOKEN_LIFE)?;
     let region = aws.config.region().map(AsRef::as_ref).unwrap_or_default();
     let token = token(

@@ -6,7 +6,6 @@
 //! are made once, here.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
@@ -25,7 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use super::cache::{self, Cache, Expires, Make};
-use super::clock::{Clock, Watch};
+use super::clock::{ClockMonitor, ClockProbe};
 use super::deadline::Deadline;
 use super::error::{AwsError, AwsErrorReason};
 use super::without_margin;
@@ -44,24 +43,24 @@ const RENEW_AHEAD: Duration = Duration::from_mins(5);
 const UNDATED_LIFE: Duration = Duration::from_mins(15);
 /// `RoleSessionName` in CloudTrail.
 const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
-/// Key of the session tag that names the person.
+/// IdentityKey of the session tag that names the person.
 pub const PERSON_TAG: &str = "pg-iam-proxy:user";
 /// Calls to one endpoint under way at a time; AWS throttles accounts, not connections.
 const CALLS_AT_A_TIME: usize = 8;
 
 /// Who we are for one target, ready to be used.
 #[derive(Debug)]
-pub struct Aws {
-    key: Key,
+pub struct AwsContext {
+    key: IdentityKey,
     /// Configuration for service clients: region, endpoint, timeouts, and credentials that are
     /// valid now.
     pub config: SdkConfig,
-    credentials: Arc<Held>,
+    credentials: Arc<AwsCredentials>,
     calls: Arc<Semaphore>,
-    watch: Arc<Watch>,
+    clock: Arc<ClockMonitor>,
 }
 
-impl Aws {
+impl AwsContext {
     /// Waits for its turn to call this endpoint; the turn ends when what is returned is dropped.
     pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         // Never closed, so never `None`.
@@ -69,8 +68,8 @@ impl Aws {
     }
 
     /// To compare our clock with AWS's in one call.
-    pub fn clock(&self) -> Clock {
-        Clock::new(&self.watch)
+    pub fn clock(&self) -> ClockProbe {
+        ClockProbe::new(&self.clock)
     }
 
     /// Credentials to sign a token with that shall live for so long, and how long it will: not
@@ -92,7 +91,7 @@ impl Aws {
 
 /// AWS credentials, and until when they are good.
 #[derive(Debug)]
-struct Held {
+struct AwsCredentials {
     credentials: Credentials,
     /// `None`: their source does not say.
     end: Option<Deadline>,
@@ -100,7 +99,7 @@ struct Held {
     replace_at: Deadline,
 }
 
-impl Held {
+impl AwsCredentials {
     fn new(credentials: Credentials, left: Option<Duration>) -> Self {
         let life = left.unwrap_or(UNDATED_LIFE);
         let ahead = RENEW_AHEAD.min(life / 2).mul_f64(cache::jitter());
@@ -112,7 +111,7 @@ impl Held {
         }
     }
 
-    fn is_as(&self, other: &Self) -> bool {
+    fn are_the_same_as(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.credentials, &other.credentials);
         ours.access_key_id() == theirs.access_key_id()
             && ours.secret_access_key() == theirs.secret_access_key()
@@ -120,7 +119,7 @@ impl Held {
     }
 }
 
-impl Expires for Held {
+impl Expires for AwsCredentials {
     fn use_until(&self) -> Deadline {
         self.use_until
     }
@@ -132,27 +131,9 @@ impl Expires for Held {
 
 /// An identity in a region: its STS, and in China its partition, are that region's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+struct IdentityKey {
     identity: AwsIdentity,
     region: String,
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.identity.role, &self.identity.profile) {
-            (
-                Some(Role {
-                    arn,
-                    person: Some(person),
-                    ..
-                }),
-                _,
-            ) => write!(f, "{arn} for {person:?}"),
-            (Some(role), _) => write!(f, "{}", role.arn),
-            (None, Some(profile)) => write!(f, "AWS profile {profile:?}"),
-            (None, None) => write!(f, "AWS credentials"),
-        }
-    }
 }
 
 type Turns = HashMap<(Option<String>, String), Arc<Semaphore>>;
@@ -161,12 +142,12 @@ type Turns = HashMap<(Option<String>, String), Arc<Semaphore>>;
 #[derive(Default)]
 pub struct Identities {
     /// As many as targets and users are configured differently. None has a role.
-    chains: Mutex<HashMap<Key, Arc<OnceCell<Arc<Chain>>>>>,
+    chains: Mutex<HashMap<IdentityKey, Arc<OnceCell<Arc<Chain>>>>>,
     /// May be as many as people, whose roles carry their names.
-    credentials: Cache<Key, Held>,
+    credentials: Cache<IdentityKey, AwsCredentials>,
     /// Turns to call, by endpoint and region.
     calls: Mutex<Turns>,
-    watch: Arc<Watch>,
+    clock: Arc<ClockMonitor>,
 }
 
 impl Identities {
@@ -174,16 +155,16 @@ impl Identities {
     ///
     /// # Errors
     /// There are none, or their source fails.
-    pub async fn of(
+    pub async fn context(
         self: &Arc<Self>,
         identity: &AwsIdentity,
         region: &str,
-    ) -> Result<Aws, AwsError> {
-        let key = Key {
+    ) -> Result<AwsContext, AwsError> {
+        let key = IdentityKey {
             identity: identity.clone(),
             region: region.to_string(),
         };
-        let source = Key {
+        let source = IdentityKey {
             identity: AwsIdentity {
                 role: None,
                 ..identity.clone()
@@ -195,13 +176,13 @@ impl Identities {
             (_, Some(credentials)) => credentials,
             (None, None) => self.source(source, &chain).await?,
             (Some(role), None) => {
-                let assumer = Assumer {
+                let assumer = RoleAssumer {
                     identities: self.clone(),
                     chain: chain.clone(),
                     source,
                     role: role.clone(),
                 };
-                Box::pin(self.credentials.get(key.clone(), assumer))
+                Box::pin(self.credentials.get_or_make(key.clone(), assumer))
                     .await?
                     .0
             }
@@ -209,12 +190,12 @@ impl Identities {
         let provider = SharedCredentialsProvider::new(credentials.credentials.clone());
         let config = with_endpoint(chain.config.clone(), identity.endpoint_url.as_ref());
         let config = config.into_builder().credentials_provider(provider).build();
-        Ok(Aws {
+        Ok(AwsContext {
             key,
             config,
             credentials,
             calls: self.calls(identity, region),
-            watch: self.watch.clone(),
+            clock: self.clock.clone(),
         })
     }
 
@@ -225,15 +206,17 @@ impl Identities {
     /// The error, where there is no reason to ask again.
     pub async fn instead_of(
         self: &Arc<Self>,
-        refused: &Aws,
+        refused: &AwsContext,
         error: AwsError,
-    ) -> Result<Aws, AwsError> {
+    ) -> Result<AwsContext, AwsError> {
         if error.reason != AwsErrorReason::CredentialsNotValid {
             return Err(error);
         }
         self.credentials.forget(&refused.key, &refused.credentials);
-        let renewed = self.of(&refused.key.identity, &refused.key.region).await?;
-        if renewed.credentials.is_as(&refused.credentials) {
+        let renewed = self
+            .context(&refused.key.identity, &refused.key.region)
+            .await?;
+        if renewed.credentials.are_the_same_as(&refused.credentials) {
             Err(error)
         } else {
             Ok(renewed)
@@ -241,11 +224,11 @@ impl Identities {
     }
 
     /// What is known of our clock.
-    pub fn watch(&self) -> &Watch {
-        &self.watch
+    pub fn clock(&self) -> &ClockMonitor {
+        &self.clock
     }
 
-    async fn chain(&self, source: &Key) -> Arc<Chain> {
+    async fn chain(&self, source: &IdentityKey) -> Arc<Chain> {
         let cell = self
             .chains
             .lock()
@@ -257,12 +240,18 @@ impl Identities {
             .clone()
     }
 
-    async fn source(&self, source: Key, chain: &Arc<Chain>) -> Result<Arc<Held>, AwsError> {
+    async fn source(
+        &self,
+        source: IdentityKey,
+        chain: &Arc<Chain>,
+    ) -> Result<Arc<AwsCredentials>, AwsError> {
         match self.credentials.usable(&source) {
             Some(credentials) => Ok(credentials),
-            None => Ok(Box::pin(self.credentials.get(source, chain.clone()))
-                .await?
-                .0),
+            None => Ok(
+                Box::pin(self.credentials.get_or_make(source, chain.clone()))
+                    .await?
+                    .0,
+            ),
         }
     }
 
@@ -288,7 +277,7 @@ struct Chain {
 }
 
 impl Chain {
-    async fn new(Key { identity, region }: Key) -> Self {
+    async fn new(IdentityKey { identity, region }: IdentityKey) -> Self {
         let config = load(&identity, Region::new(region)).await;
         let first = Mutex::new(config.credentials_provider());
         Self {
@@ -316,8 +305,15 @@ impl Chain {
     }
 }
 
-impl Make<Held> for Arc<Chain> {
-    async fn make(&self) -> Result<Held, AwsError> {
+impl Make<AwsCredentials> for Arc<Chain> {
+    fn label(&self) -> String {
+        match &self.identity.profile {
+            Some(profile) => format!("AWS profile {profile:?}"),
+            None => "AWS credentials".to_string(),
+        }
+    }
+
+    async fn make(&self) -> Result<AwsCredentials, AwsError> {
         let credentials = match tokio::time::timeout(IDENTITY_TIMEOUT, self.look()).await {
             Ok(Ok(credentials)) => credentials,
             // A place that had some does not answer, or they are being replaced there.
@@ -331,7 +327,7 @@ impl Make<Held> for Arc<Chain> {
         let left = credentials
             .expiry()
             .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or_default());
-        Ok(Held::new(credentials, left))
+        Ok(AwsCredentials::new(credentials, left))
     }
 }
 
@@ -375,15 +371,23 @@ pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
 
 /// Assumes a role with the credentials of a chain. Not the SDK's own provider: that one cannot say
 /// who the source identity is.
-struct Assumer {
+struct RoleAssumer {
     identities: Arc<Identities>,
     chain: Arc<Chain>,
-    source: Key,
+    source: IdentityKey,
     role: Role,
 }
 
-impl Make<Held> for Assumer {
-    async fn make(&self) -> Result<Held, AwsError> {
+impl Make<AwsCredentials> for RoleAssumer {
+    fn label(&self) -> String {
+        let Role { arn, person, .. } = &self.role;
+        match person {
+            Some(person) => format!("{arn} for {person:?}"),
+            None => arn.clone(),
+        }
+    }
+
+    async fn make(&self) -> Result<AwsCredentials, AwsError> {
         let source = self
             .identities
             .source(self.source.clone(), &self.chain)
@@ -395,7 +399,7 @@ impl Make<Held> for Assumer {
                     .identities
                     .source(self.source.clone(), &self.chain)
                     .await?;
-                if renewed.is_as(&source) {
+                if renewed.are_the_same_as(&source) {
                     Err(error)
                 } else {
                     self.assume(&renewed).await
@@ -406,8 +410,8 @@ impl Make<Held> for Assumer {
     }
 }
 
-impl Assumer {
-    async fn assume(&self, source: &Held) -> Result<Held, AwsError> {
+impl RoleAssumer {
+    async fn assume(&self, source: &AwsCredentials) -> Result<AwsCredentials, AwsError> {
         const ACTION: &str = "sts:AssumeRole";
         let Role {
             arn,
@@ -445,7 +449,7 @@ impl Assumer {
                 .map_err(AwsError::cannot_sign)?;
             call = call.source_identity(acceptable(person)).tags(tag);
         }
-        let clock = Clock::new(&self.identities.watch);
+        let clock = ClockProbe::new(&self.identities.clock);
         let answer = call
             .customize()
             .interceptor(clock.clone())
@@ -463,7 +467,7 @@ impl Assumer {
             credentials.session_token,
         );
         let left = clock.left_until(expires);
-        Ok(Held::new(
+        Ok(AwsCredentials::new(
             Credentials::new(id, secret, Some(token), None, "pg-iam-proxy AssumeRole"),
             Some(left),
         ))

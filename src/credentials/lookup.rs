@@ -7,7 +7,7 @@ use aws_sdk_rds::types::DbCluster;
 
 use super::caller::caller;
 use super::error::AwsError;
-use super::identity::{Aws, Identities};
+use super::identity::{AwsContext, Identities};
 use crate::config::{
     AwsIdentity, ClusterName, Discovery, EndpointSource, Engine, Rds, Target, WorkgroupName,
 };
@@ -27,7 +27,7 @@ impl Lookup {
     /// # Errors
     /// There are no credentials, or STS does not answer.
     pub async fn account(&self, identity: &AwsIdentity, region: &str) -> Result<String, AwsError> {
-        let aws = self.0.of(identity, region).await?;
+        let aws = self.0.context(identity, region).await?;
         Ok(caller(&aws, identity).await?.account)
     }
 
@@ -51,11 +51,14 @@ impl Lookup {
                 ClusterName::CustomDomain {
                     domain,
                     identifier: None,
-                } => cluster_of_domain(&self.0.of(identity, &target.region).await?, domain).await,
+                } => {
+                    cluster_of_domain(&self.0.context(identity, &target.region).await?, domain)
+                        .await
+                }
             },
             Engine::RedshiftServerless(serverless) => match &serverless.workgroup {
                 WorkgroupName::Name(name) => {
-                    workgroup_id(&self.0.of(identity, &target.region).await?, name).await
+                    workgroup_id(&self.0.context(identity, &target.region).await?, name).await
                 }
                 WorkgroupName::CustomDomain(_) => Err(not_found(GET_WORKGROUP)),
             },
@@ -66,7 +69,7 @@ impl Lookup {
             ))),
             Engine::Rds(rds) => {
                 resource_id(
-                    &self.0.of(identity, &target.region).await?,
+                    &self.0.context(identity, &target.region).await?,
                     rds,
                     &target.endpoint,
                 )
@@ -76,7 +79,7 @@ impl Lookup {
     }
 }
 
-async fn cluster_of_domain(aws: &Aws, domain: &str) -> Result<String, AwsError> {
+async fn cluster_of_domain(aws: &AwsContext, domain: &str) -> Result<String, AwsError> {
     const ACTION: &str = "redshift:DescribeCustomDomainAssociations";
     let call = aws_sdk_redshift::Client::new(&aws.config)
         .describe_custom_domain_associations()
@@ -97,7 +100,7 @@ async fn cluster_of_domain(aws: &Aws, domain: &str) -> Result<String, AwsError> 
 }
 
 /// Resources have another name than calls.
-async fn workgroup_id(aws: &Aws, name: &str) -> Result<String, AwsError> {
+async fn workgroup_id(aws: &AwsContext, name: &str) -> Result<String, AwsError> {
     let call = aws_sdk_redshiftserverless::Client::new(&aws.config)
         .get_workgroup()
         .workgroup_name(name)
@@ -111,7 +114,11 @@ async fn workgroup_id(aws: &Aws, name: &str) -> Result<String, AwsError> {
         .ok_or_else(|| AwsError::incomplete_answer(GET_WORKGROUP))
 }
 
-async fn resource_id(aws: &Aws, rds: &Rds, endpoint: &EndpointSource) -> Result<String, AwsError> {
+async fn resource_id(
+    aws: &AwsContext,
+    rds: &Rds,
+    endpoint: &EndpointSource,
+) -> Result<String, AwsError> {
     match (&rds.signing_endpoint, endpoint) {
         // The name that the token is signed for is the server's own; the one that is dialled may be
         // a tunnel's.
@@ -143,7 +150,7 @@ async fn resource_id(aws: &Aws, rds: &Rds, endpoint: &EndpointSource) -> Result<
 }
 
 /// The endpoint's second label says what the first one names.
-async fn by_host(aws: &Aws, host: &str) -> Result<String, AwsError> {
+async fn by_host(aws: &AwsContext, host: &str) -> Result<String, AwsError> {
     let mut labels = host.split('.');
     let (name, kind) = (
         labels.next().unwrap_or_default(),
@@ -167,7 +174,11 @@ async fn by_host(aws: &Aws, host: &str) -> Result<String, AwsError> {
 
 /// An instance of a cluster is let in by the cluster's id. With a host it must be there: another
 /// account may have one of that name.
-async fn instance(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<String, AwsError> {
+async fn instance(
+    aws: &AwsContext,
+    identifier: &str,
+    host: Option<&str>,
+) -> Result<String, AwsError> {
     let call = aws_sdk_rds::Client::new(&aws.config)
         .describe_db_instances()
         .db_instance_identifier(identifier)
@@ -193,7 +204,11 @@ async fn instance(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<Str
     }
 }
 
-async fn cluster(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<String, AwsError> {
+async fn cluster(
+    aws: &AwsContext,
+    identifier: &str,
+    host: Option<&str>,
+) -> Result<String, AwsError> {
     let call = aws_sdk_rds::Client::new(&aws.config)
         .describe_db_clusters()
         .db_cluster_identifier(identifier)
@@ -219,7 +234,7 @@ async fn cluster(aws: &Aws, identifier: &str, host: Option<&str>) -> Result<Stri
 }
 
 /// The name of a custom endpoint says nothing of its cluster.
-async fn custom_endpoint(aws: &Aws, host: &str) -> Result<String, AwsError> {
+async fn custom_endpoint(aws: &AwsContext, host: &str) -> Result<String, AwsError> {
     let has = |cluster: &DbCluster| {
         cluster
             .custom_endpoints()
@@ -243,7 +258,7 @@ async fn custom_endpoint(aws: &Aws, host: &str) -> Result<String, AwsError> {
 }
 
 /// The id of a proxy stands in its ARN only: `arn:aws:rds:us-west-2:123456789012:db-proxy:prx-…`.
-async fn proxy(aws: &Aws, name: &str, host: &str) -> Result<String, AwsError> {
+async fn proxy(aws: &AwsContext, name: &str, host: &str) -> Result<String, AwsError> {
     let call = aws_sdk_rds::Client::new(&aws.config)
         .describe_db_proxies()
         .db_proxy_name(name)

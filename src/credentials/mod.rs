@@ -1,5 +1,5 @@
-//! The broker: temporary database credentials and discovered endpoints, cached for as long as they
-//! live.
+//! The broker: temporary database credentials and discovered endpoints of one target, cached for as
+//! long as they live.
 //!
 //! Architecture invariant: only this folder names `aws_*`. Everything is made at the first login
 //! that needs it, so a target whose AWS identity is broken fails its own logins and nothing else.
@@ -16,46 +16,46 @@ mod lookup;
 mod rds;
 mod redshift;
 mod redshift_serverless;
+mod request;
 mod search;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use caller::Caller;
 pub use clock::in_words as clock_in_words;
+pub use error::{AwsError, AwsErrorReason};
+pub use identity::{Identities, PERSON_TAG};
+pub use lookup::Lookup;
+pub use request::{CredentialCall, CredentialRequest};
 pub use search::{Search, search};
 
 use cache::{Cache, Expires, Make};
 use deadline::Deadline;
-pub use error::{AwsError, AwsErrorReason};
-use identity::{Aws, Identities};
+use identity::AwsContext;
 
-pub use identity::PERSON_TAG;
-pub use lookup::Lookup;
-
-use crate::config::{AwsIdentity, Endpoint, EndpointSource, Engine, Target};
-use crate::metrics::{AwsFailure, Counted, Metrics};
+use crate::config::{AwsIdentity, Discovery, Endpoint, EndpointSource, Target as TargetSettings};
+use crate::metrics::{AwsFailure, GaugeGuard, Metrics};
 use crate::secret::Secret;
 
-/// A credential is not handed out in its last minute, or last quarter where that is less, so that
-/// it does not expire on its way to the server. The same for every engine: all of them look at it
-/// at the login only.
+/// A credential is not handed out in its last minute, or last quarter where that is less, so that it
+/// does not expire on its way to the server. This is the same for every engine: all of them look at
+/// it at the login only.
 const MARGIN: Duration = Duration::from_mins(1);
-/// Which part of its life a credential that is in use serves before it is replaced.
+/// The part of its life after which a credential that is in use is replaced.
 const RENEW_AFTER: f64 = 0.7;
-/// How often a discovered endpoint in use is looked up again. It hardly ever changes, and a failed
-/// connection forgets it.
+/// How often a discovered endpoint that is in use is looked up again. It hardly ever changes, and a
+/// failed connection forgets it.
 const ENDPOINT_CHECK: Duration = Duration::from_mins(5);
-/// How long it is believed when it cannot be looked up.
+/// How long an endpoint is believed while it cannot be looked up.
 const ENDPOINT_LIFE: Duration = Duration::from_hours(24);
 
 /// A database user and its temporary password.
 #[derive(Debug)]
 pub struct Credential {
-    /// User to log in as, byte for byte as AWS returned it.
+    /// The user to log in as, byte for byte as AWS returned it.
     pub db_user: String,
-    /// Temporary password or authentication token.
+    /// The temporary password or authentication token.
     pub password: Secret,
     use_until: Deadline,
     replace_at: Deadline,
@@ -72,7 +72,7 @@ impl Credential {
     }
 }
 
-/// How long what lives for so long is handed out.
+/// How long something that lives for `life` is handed out.
 fn without_margin(life: Duration) -> Duration {
     life.saturating_sub((life / 4).min(MARGIN))
 }
@@ -95,134 +95,68 @@ pub struct Lease {
     pub cached: bool,
 }
 
-/// What a login needs a credential for; everything here can change the answer of AWS.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The server.
-    pub target: Arc<Target>,
-    /// Who asks: the target's identity, or what the client's user has in its place.
-    pub aws: AwsIdentity,
-    /// Database user to ask for.
-    pub db_user: String,
-    /// `DbGroups` to ask for.
-    pub db_groups: Vec<String>,
-    /// Database to open.
-    pub database: String,
-    /// Where the login will go.
-    pub endpoint: Endpoint,
-}
-
-/// Cache key: everything that changes the answer. A target fixes region, call, auto-create and
-/// duration. The identity is in it with the person's name where that travels to AWS, so that nobody
-/// logs in with what was made in another's name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    target: String,
-    aws: AwsIdentity,
-    db_user: String,
-    db_groups: Vec<String>,
-    /// Redshift passwords are for one database; tokens for all of one endpoint.
-    scope: String,
-}
-
-impl Request {
-    fn key(&self) -> Key {
-        let scope = match self.target.engine {
-            Engine::Redshift(_) | Engine::RedshiftServerless(_) => self.database.clone(),
-            Engine::Rds(_) => self.endpoint.to_string(),
-            Engine::Dsql(ref dsql) => dsql.name.clone(),
-        };
-        Key {
-            target: self.target.name.clone(),
-            aws: self.aws.clone(),
-            db_user: self.db_user.clone(),
-            db_groups: self.db_groups.clone(),
-            scope,
-        }
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} as {:?}", self.target, self.db_user)
-    }
-}
-
-/// Makes credentials of one key.
+/// Makes the credential that one request asks for.
 struct Minter {
-    identities: Arc<Identities>,
-    metrics: Arc<Metrics>,
-    request: Request,
+    access: Arc<AwsAccess>,
+    request: CredentialRequest,
 }
 
 impl Make<Credential> for Minter {
     async fn make(&self) -> Result<Credential, AwsError> {
-        let target = &self.request.target.name;
-        self.made()
+        let AwsAccess {
+            target, metrics, ..
+        } = &*self.access;
+        self.mint()
             .await
-            .inspect(|credential| {
-                self.metrics
-                    .credential_made(target, credential.use_until.left());
-            })
-            .inspect_err(|error| self.metrics.credential_failed(target, why(error)))
+            .inspect(|credential| metrics.credential_made(target, credential.use_until.left()))
+            .inspect_err(|error| metrics.credential_failed(target, failure(error)))
     }
 
-    fn renewal_failing(&self) -> Option<Counted> {
-        Some(self.metrics.renewal_failing(&self.request.target.name))
+    fn renewal_failing(&self) -> Option<GaugeGuard> {
+        Some(self.access.metrics.renewal_failing(&self.access.target))
+    }
+
+    fn label(&self) -> String {
+        format!("{} as {}", self.access.target, self.request.call)
     }
 }
 
 impl Minter {
-    async fn made(&self) -> Result<Credential, AwsError> {
-        let Request { target, aws, .. } = &self.request;
-        let asker = self.identities.of(aws, &target.region).await?;
-        let credential = match self.mint(&asker).await {
-            Err(error) => {
-                self.mint(&self.identities.instead_of(&asker, error).await?)
-                    .await?
-            }
+    async fn mint(&self) -> Result<Credential, AwsError> {
+        let CredentialRequest { call, aws, region } = &self.request;
+        let AwsAccess {
+            identities, target, ..
+        } = &*self.access;
+        let asker = identities.context(aws, region).await?;
+        let credential = match mint(&asker, call, target).await {
+            Err(error) => mint(&identities.instead_of(&asker, error).await?, call, target).await?,
             Ok(credential) => credential,
         };
-        tracing::info!(
-            target = target.name,
-            db_user = credential.db_user,
-            "got a credential"
-        );
+        tracing::info!(target, db_user = credential.db_user, "got a credential");
         Ok(credential)
-    }
-
-    async fn mint(&self, aws: &Aws) -> Result<Credential, AwsError> {
-        let Request {
-            target,
-            db_user,
-            endpoint,
-            ..
-        } = &self.request;
-        match &target.engine {
-            Engine::Redshift(redshift) => redshift::mint(aws, redshift, &self.request).await,
-            Engine::RedshiftServerless(serverless) => {
-                redshift_serverless::mint(aws, serverless, &self.request).await
-            }
-            Engine::Rds(rds) => {
-                rds::mint(
-                    aws,
-                    rds.signing_endpoint.as_ref().unwrap_or(endpoint),
-                    db_user,
-                )
-                .await
-            }
-            Engine::Dsql(dsql) => dsql::mint(aws, &dsql.name, db_user),
-        }
     }
 }
 
-struct Discovered {
+async fn mint(
+    aws: &AwsContext,
+    call: &CredentialCall,
+    target: &str,
+) -> Result<Credential, AwsError> {
+    match call {
+        CredentialCall::GetClusterCredentials(call) => redshift::mint(aws, call, target).await,
+        CredentialCall::GetCredentials(call) => redshift_serverless::mint(aws, call).await,
+        CredentialCall::RdsToken { endpoint, db_user } => rds::mint(aws, endpoint, db_user).await,
+        CredentialCall::DsqlToken { cluster, db_user } => dsql::mint(aws, cluster, db_user),
+    }
+}
+
+struct DiscoveredEndpoint {
     endpoint: Endpoint,
     use_until: Deadline,
     replace_at: Deadline,
 }
 
-impl Expires for Discovered {
+impl Expires for DiscoveredEndpoint {
     fn use_until(&self) -> Deadline {
         self.use_until
     }
@@ -232,59 +166,66 @@ impl Expires for Discovered {
     }
 }
 
-/// Finds the endpoint of one target.
-struct Finder {
-    identities: Arc<Identities>,
-    metrics: Arc<Metrics>,
-    target: Arc<Target>,
+/// A question for an endpoint: everything that changes the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct EndpointRequest {
+    what: Discovery,
+    /// Port that is used whatever the answer.
+    port: Option<u16>,
+    aws: AwsIdentity,
+    region: String,
 }
 
-impl Make<Discovered> for Finder {
-    async fn make(&self) -> Result<Discovered, AwsError> {
-        self.find().await.inspect_err(|error| {
-            self.metrics.discovery_failed(&self.target.name, why(error));
-        })
+/// Finds the endpoint that one request asks for.
+struct EndpointFinder {
+    access: Arc<AwsAccess>,
+    request: EndpointRequest,
+}
+
+impl Make<DiscoveredEndpoint> for EndpointFinder {
+    async fn make(&self) -> Result<DiscoveredEndpoint, AwsError> {
+        let AwsAccess {
+            target, metrics, ..
+        } = &*self.access;
+        self.find()
+            .await
+            .inspect_err(|error| metrics.discovery_failed(target, failure(error)))
+    }
+
+    fn label(&self) -> String {
+        self.access.target.clone()
     }
 }
 
-impl Finder {
-    async fn find(&self) -> Result<Discovered, AwsError> {
-        let Target {
-            name,
+impl EndpointFinder {
+    async fn find(&self) -> Result<DiscoveredEndpoint, AwsError> {
+        let EndpointRequest {
+            what,
+            port,
             aws,
             region,
-            endpoint,
-            ..
-        } = &*self.target;
-        let endpoint = match endpoint {
-            EndpointSource::Fixed(endpoint) => endpoint.clone(),
-            EndpointSource::Discover { what, port } => {
-                let asker = self.identities.of(aws, region).await?;
-                let endpoint = match discovery::discover(&asker, what, *port).await {
-                    Err(error) => {
-                        discovery::discover(
-                            &self.identities.instead_of(&asker, error).await?,
-                            what,
-                            *port,
-                        )
-                        .await?
-                    }
-                    Ok(endpoint) => endpoint,
-                };
-                tracing::info!(target = name, upstream = %endpoint, "found the endpoint");
-                endpoint
+        } = &self.request;
+        let AwsAccess {
+            identities, target, ..
+        } = &*self.access;
+        let asker = identities.context(aws, region).await?;
+        let endpoint = match discovery::discover(&asker, what, *port).await {
+            Err(error) => {
+                let other = identities.instead_of(&asker, error).await?;
+                discovery::discover(&other, what, *port).await?
             }
+            Ok(endpoint) => endpoint,
         };
-        let replace_at = Deadline::after(ENDPOINT_CHECK.mul_f64(cache::jitter()));
-        Ok(Discovered {
+        tracing::info!(target, upstream = %endpoint, "found the endpoint");
+        Ok(DiscoveredEndpoint {
             endpoint,
             use_until: Deadline::after(ENDPOINT_LIFE),
-            replace_at,
+            replace_at: Deadline::after(ENDPOINT_CHECK.mul_f64(cache::jitter())),
         })
     }
 }
 
-fn why(error: &AwsError) -> AwsFailure {
+fn failure(error: &AwsError) -> AwsFailure {
     if error.is_transient() {
         AwsFailure::Unavailable
     } else {
@@ -292,47 +233,64 @@ fn why(error: &AwsError) -> AwsFailure {
     }
 }
 
-/// Asks AWS, and remembers the answers.
-#[derive(Default)]
-pub struct Broker {
-    metrics: Arc<Metrics>,
+/// Who asks AWS for a target, and where that is counted.
+struct AwsAccess {
     identities: Arc<Identities>,
-    credentials: Cache<Key, Credential>,
-    endpoints: Cache<String, Discovered>,
+    metrics: Arc<Metrics>,
+    /// The target's name, for log and metrics.
+    target: String,
+}
+
+/// Asks AWS for one target, and remembers the answers.
+pub struct Broker {
+    access: Arc<AwsAccess>,
+    credentials: Cache<CredentialRequest, Credential>,
+    endpoints: Cache<EndpointRequest, DiscoveredEndpoint>,
 }
 
 impl Broker {
-    /// One whose answers are counted there.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    /// A broker that has asked nothing yet, for the target with this name.
+    ///
+    /// Targets whose AWS identity is the same share its credentials through `identities`.
+    pub fn new(target: &str, identities: &Arc<Identities>, metrics: &Arc<Metrics>) -> Self {
+        let access = AwsAccess {
+            identities: identities.clone(),
+            metrics: metrics.clone(),
+            target: target.to_string(),
+        };
         Self {
-            metrics,
-            ..Self::default()
+            access: Arc::new(access),
+            credentials: Cache::default(),
+            endpoints: Cache::default(),
         }
     }
 
-    /// A credential for this login: from the cache while it can be used, else one call for all who
-    /// wait.
+    /// A credential for this login: from the cache while it can be used, otherwise by one call for
+    /// all who wait.
     ///
     /// # Errors
-    /// 28000, 57P03 or 58000 of the error table; the cause has what AWS said.
-    pub async fn credential(&self, request: &Request) -> Result<Lease, AwsError> {
-        let (key, target) = (request.key(), &request.target.name);
-        if let Some(credential) = self.credentials.usable(&key) {
-            self.metrics.credential_cached(target);
+    /// [`AwsError`], whose source has what AWS said.
+    pub async fn credential(&self, request: &CredentialRequest) -> Result<Lease, AwsError> {
+        let AwsAccess {
+            metrics, target, ..
+        } = &*self.access;
+        if let Some(credential) = self.credentials.usable(request) {
+            metrics.credential_cached(target);
             return Ok(Lease {
                 credential,
                 cached: true,
             });
         }
         let minter = Minter {
-            identities: self.identities.clone(),
-            metrics: self.metrics.clone(),
+            access: self.access.clone(),
             request: request.clone(),
         };
-        // Boxed, as below: the SDK's futures are large, and most logins never run them.
-        let (credential, cached) = Box::pin(self.credentials.get(key, minter)).await?;
+        // The SDK's futures are large, and most logins never run them: so this one is boxed, and
+        // those below.
+        let (credential, cached) =
+            Box::pin(self.credentials.get_or_make(request.clone(), minter)).await?;
         if cached {
-            self.metrics.credential_cached(target);
+            metrics.credential_cached(target);
         }
         Ok(Lease { credential, cached })
     }
@@ -340,67 +298,81 @@ impl Broker {
     /// Who AWS says that an identity is.
     ///
     /// # Errors
-    /// There are no AWS credentials. The inner one: there are, but STS did not say.
+    /// There are no AWS credentials. The inner error: there are some, but STS did not answer.
     pub async fn caller(
         &self,
         identity: &AwsIdentity,
         region: &str,
     ) -> Result<Result<Caller, AwsError>, AwsError> {
-        let aws = self.identities.of(identity, region).await?;
+        let aws = self.access.identities.context(identity, region).await?;
         Ok(caller::caller(&aws, identity).await)
     }
 
-    /// A server has refused a fresh credential. Where it was a token: that is signed here, and if
-    /// our clock is the reason, or AWS credentials that are good no more, nobody else says so.
-    pub fn refused_fresh(&self, request: &Request) {
-        match request.target.engine {
-            Engine::Redshift(_) | Engine::RedshiftServerless(_) => return,
-            Engine::Rds(_) | Engine::Dsql(_) => {}
+    /// Tells the broker that a server has refused a fresh credential.
+    ///
+    /// A token is signed here: where our clock is the reason, or AWS credentials that are not good
+    /// any more, nobody else says so.
+    pub fn refused_fresh(&self, request: &CredentialRequest) {
+        if !request.call.is_signed_here() || !self.access.identities.clock().may_ask() {
+            return;
         }
-        if self.identities.watch().may_ask() {
-            let (identities, identity, region) = (
-                self.identities.clone(),
-                request.aws.clone(),
-                request.target.region.clone(),
-            );
-            // Nobody waits for it: the watch says what it sees.
-            tokio::spawn(async move {
-                let asker = identities.of(&identity, &region).await?;
-                match caller::caller(&asker, &identity).await {
-                    Err(error) => identities.instead_of(&asker, error).await.map(drop),
-                    Ok(_) => Ok(()),
-                }
-            });
-        }
+        let identities = self.access.identities.clone();
+        let CredentialRequest { aws, region, .. } = request.clone();
+        // Nobody waits for it: the clock monitor says what it sees.
+        tokio::spawn(async move {
+            let asker = identities.context(&aws, &region).await?;
+            match caller::caller(&asker, &aws).await {
+                Err(error) => identities.instead_of(&asker, error).await.map(drop),
+                Ok(_) => Ok(()),
+            }
+        });
     }
 
     /// Forgets a credential that the server refused, unless a newer one is there already.
-    pub fn forget_credential(&self, request: &Request, refused: &Arc<Credential>) {
-        self.credentials.forget(&request.key(), refused);
+    pub fn forget_credential(&self, request: &CredentialRequest, refused: &Arc<Credential>) {
+        self.credentials.forget(request, refused);
     }
 
-    /// Where the target is.
+    /// Where the target's server is.
     ///
     /// # Errors
-    /// As for [`Broker::credential`], when AWS had to be asked.
-    pub async fn endpoint(&self, target: &Arc<Target>) -> Result<Endpoint, AwsError> {
-        if let EndpointSource::Fixed(endpoint) = &target.endpoint {
-            return Ok(endpoint.clone());
-        }
-        if let Some(discovered) = self.endpoints.usable(&target.name) {
+    /// [`AwsError`], when AWS had to be asked.
+    pub async fn endpoint(&self, settings: &TargetSettings) -> Result<Endpoint, AwsError> {
+        let request = match endpoint_request(settings) {
+            Ok(request) => request,
+            Err(configured) => return Ok(configured.clone()),
+        };
+        if let Some(discovered) = self.endpoints.usable(&request) {
             return Ok(discovered.endpoint.clone());
         }
-        let finder = Finder {
-            identities: self.identities.clone(),
-            metrics: self.metrics.clone(),
-            target: target.clone(),
+        let finder = EndpointFinder {
+            access: self.access.clone(),
+            request: request.clone(),
         };
-        let (discovered, _) = Box::pin(self.endpoints.get(target.name.clone(), finder)).await?;
+        let (discovered, _) = Box::pin(self.endpoints.get_or_make(request, finder)).await?;
         Ok(discovered.endpoint.clone())
     }
 
     /// Forgets a discovered endpoint that could not be connected.
-    pub fn forget_endpoint(&self, target: &Target) {
-        self.endpoints.forget_any(&target.name);
+    pub fn forget_endpoint(&self, settings: &TargetSettings) {
+        if let Ok(request) = endpoint_request(settings) {
+            self.endpoints.forget_any(&request);
+        }
+    }
+}
+
+/// What to ask AWS for the target's endpoint.
+///
+/// # Errors
+/// Nothing: the configuration says where it is.
+fn endpoint_request(settings: &TargetSettings) -> Result<EndpointRequest, &Endpoint> {
+    match &settings.endpoint {
+        EndpointSource::Fixed(endpoint) => Err(endpoint),
+        EndpointSource::Discover { what, port } => Ok(EndpointRequest {
+            what: what.clone(),
+            port: *port,
+            aws: settings.aws.clone(),
+            region: settings.region.clone(),
+        }),
     }
 }

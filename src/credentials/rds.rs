@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Credential;
 use super::error::AwsError;
-use super::identity::Aws;
+use super::identity::AwsContext;
 use crate::config::Endpoint;
 use crate::secret::Secret;
 
@@ -29,7 +29,11 @@ pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 ///
 /// # Errors
 /// The AWS credentials have expired.
-pub async fn mint(aws: &Aws, endpoint: &Endpoint, db_user: &str) -> Result<Credential, AwsError> {
+pub async fn mint(
+    aws: &AwsContext,
+    endpoint: &Endpoint,
+    db_user: &str,
+) -> Result<Credential, AwsError> {
     let (credentials, life) = aws.signer(TOKEN_LIFE)?;
     let token = token(&aws.config, credentials, endpoint, db_user).await?;
     Ok(Credential::new(

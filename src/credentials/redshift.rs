@@ -1,19 +1,21 @@
-//! `GetClusterCredentials` and `GetClusterCredentialsWithIAM`.
+//! How does Redshift make a credential? By `GetClusterCredentials`, or by
+//! `GetClusterCredentialsWithIAM`.
 
 use std::time::SystemTime;
 
 use aws_sdk_redshift::Client;
 use aws_smithy_types::DateTime;
 
-use super::clock::Clock;
+use super::Credential;
+use super::clock::ClockProbe;
 use super::error::AwsError;
-use super::identity::Aws;
-use super::{Credential, Request};
-use crate::config::{ClusterName, Redshift, RedshiftApi};
+use super::identity::AwsContext;
+use super::request::ClusterCredentials;
+use crate::config::ClusterName;
 use crate::secret::Secret;
 
-/// One credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept as
-/// it is.
+/// Makes one credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept
+/// as it is.
 ///
 /// Where AWS refuses a custom domain name, the cluster's own identifier is tried, as Amazon's
 /// drivers do: the name may not be associated with the cluster yet, or any more.
@@ -21,44 +23,38 @@ use crate::secret::Secret;
 /// # Errors
 /// The call failed, or its answer lacks a member.
 pub async fn mint(
-    aws: &Aws,
-    redshift: &Redshift,
-    request: &Request,
+    aws: &AwsContext,
+    request: &ClusterCredentials,
+    target: &str,
 ) -> Result<Credential, AwsError> {
     let _turn = aws.turn().await;
-    let (domain, known) = match &redshift.cluster {
+    let (domain, known) = match &request.cluster {
         ClusterName::Identifier(identifier) => {
-            return call(aws, redshift, request, Some(identifier.clone()), None).await;
+            return call(aws, request, Some(identifier.clone()), None).await;
         }
         ClusterName::CustomDomain { domain, identifier } => (domain, identifier),
     };
-    let error = match call(aws, redshift, request, None, Some(domain.clone())).await {
+    let error = match call(aws, request, None, Some(domain.clone())).await {
         Err(error) if !error.is_transient() => error,
-        // When AWS cannot be asked by one name, it cannot by another.
+        // When AWS cannot be asked by one name, it cannot be asked by another.
         result => return result,
     };
     let identifier = match known {
         Some(identifier) => Ok(identifier.clone()),
         None => identifier_behind(&Client::new(&aws.config), domain).await,
     };
-    let log = |identifier: Option<&str>, lookup: Option<&AwsError>| {
-        tracing::warn!(
-            target = %request.target.name, domain, identifier,
-            refusal = error.to_string(),
-            cause = error.cause(),
-            lookup = lookup.map(ToString::to_string),
-            "AWS refuses the custom domain name"
-        );
-    };
+    tracing::warn!(
+        target,
+        domain,
+        identifier = identifier.as_deref().ok(),
+        refusal = error.to_string(),
+        cause = error.cause(),
+        lookup = identifier.as_ref().err().map(ToString::to_string),
+        "AWS refuses the custom domain name"
+    );
     match identifier {
-        Ok(identifier) => {
-            log(Some(&identifier), None);
-            call(aws, redshift, request, Some(identifier), None).await
-        }
-        Err(lookup) => {
-            log(None, Some(&lookup));
-            Err(error)
-        }
+        Ok(identifier) => call(aws, request, Some(identifier), None).await,
+        Err(_) => Err(error),
     }
 }
 
@@ -80,65 +76,60 @@ async fn identifier_behind(client: &Client, domain: &str) -> Result<String, AwsE
 }
 
 async fn call(
-    aws: &Aws,
-    redshift: &Redshift,
-    request: &Request,
+    aws: &AwsContext,
+    request: &ClusterCredentials,
     identifier: Option<String>,
     domain: Option<String>,
 ) -> Result<Credential, AwsError> {
     let (client, clock) = (Client::new(&aws.config), aws.clock());
-    match &redshift.api {
-        RedshiftApi::GetClusterCredentials { auto_create, .. } => {
-            const ACTION: &str = "redshift:GetClusterCredentials";
-            let answer = client
-                .get_cluster_credentials()
-                .db_user(&request.db_user)
-                .db_name(&request.database)
-                .set_cluster_identifier(identifier)
-                .set_custom_domain_name(domain)
-                .duration_seconds(redshift.duration_seconds)
-                .auto_create(*auto_create)
-                .set_db_groups(Some(request.db_groups.clone()).filter(|groups| !groups.is_empty()))
-                .customize()
-                .interceptor(clock.clone())
-                .send()
-                .await
-                .map_err(|error| AwsError::call_failed(ACTION, error))?;
-            credential(
-                ACTION,
-                &clock,
-                answer.db_user,
-                answer.db_password,
-                answer.expiration,
-            )
-        }
-        RedshiftApi::GetClusterCredentialsWithIam => {
-            const ACTION: &str = "redshift:GetClusterCredentialsWithIAM";
-            let answer = client
-                .get_cluster_credentials_with_iam()
-                .db_name(&request.database)
-                .set_cluster_identifier(identifier)
-                .set_custom_domain_name(domain)
-                .duration_seconds(redshift.duration_seconds)
-                .customize()
-                .interceptor(clock.clone())
-                .send()
-                .await
-                .map_err(|error| AwsError::call_failed(ACTION, error))?;
-            credential(
-                ACTION,
-                &clock,
-                answer.db_user,
-                answer.db_password,
-                answer.expiration,
-            )
-        }
+    if let Some(user) = &request.user {
+        const ACTION: &str = "redshift:GetClusterCredentials";
+        let answer = client
+            .get_cluster_credentials()
+            .db_user(&user.db_user)
+            .db_name(&request.database)
+            .set_cluster_identifier(identifier)
+            .set_custom_domain_name(domain)
+            .duration_seconds(request.duration_seconds)
+            .auto_create(user.auto_create)
+            .set_db_groups(Some(user.db_groups.clone()).filter(|groups| !groups.is_empty()))
+            .customize()
+            .interceptor(clock.clone())
+            .send()
+            .await
+            .map_err(|error| AwsError::call_failed(ACTION, error))?;
+        return credential(
+            ACTION,
+            &clock,
+            answer.db_user,
+            answer.db_password,
+            answer.expiration,
+        );
     }
+    const ACTION: &str = "redshift:GetClusterCredentialsWithIAM";
+    let answer = client
+        .get_cluster_credentials_with_iam()
+        .db_name(&request.database)
+        .set_cluster_identifier(identifier)
+        .set_custom_domain_name(domain)
+        .duration_seconds(request.duration_seconds)
+        .customize()
+        .interceptor(clock.clone())
+        .send()
+        .await
+        .map_err(|error| AwsError::call_failed(ACTION, error))?;
+    credential(
+        ACTION,
+        &clock,
+        answer.db_user,
+        answer.db_password,
+        answer.expiration,
+    )
 }
 
 fn credential(
     action: &'static str,
-    clock: &Clock,
+    clock: &ClockProbe,
     db_user: Option<String>,
     password: Option<String>,
     expiration: Option<DateTime>,

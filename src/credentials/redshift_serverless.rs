@@ -1,13 +1,14 @@
-//! `GetCredentials` of Redshift Serverless.
+//! How does Redshift Serverless make a credential? By `GetCredentials`.
 
 use std::time::SystemTime;
 
 use aws_sdk_redshiftserverless::Client;
 
+use super::Credential;
 use super::error::AwsError;
-use super::identity::Aws;
-use super::{Credential, Request};
-use crate::config::{RedshiftServerless, WorkgroupName};
+use super::identity::AwsContext;
+use super::request::WorkgroupCredentials;
+use crate::config::WorkgroupName;
 use crate::secret::Secret;
 
 /// One call, one credential. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS identity,
@@ -16,13 +17,12 @@ use crate::secret::Secret;
 /// # Errors
 /// The call failed, or its answer lacks a member.
 pub async fn mint(
-    aws: &Aws,
-    serverless: &RedshiftServerless,
-    request: &Request,
+    aws: &AwsContext,
+    request: &WorkgroupCredentials,
 ) -> Result<Credential, AwsError> {
     const ACTION: &str = "redshift-serverless:GetCredentials";
     let _turn = aws.turn().await;
-    let (name, domain) = match &serverless.workgroup {
+    let (name, domain) = match &request.workgroup {
         WorkgroupName::Name(name) => (Some(name.clone()), None),
         WorkgroupName::CustomDomain(domain) => (None, Some(domain.clone())),
     };
@@ -32,7 +32,7 @@ pub async fn mint(
         .set_workgroup_name(name)
         .set_custom_domain_name(domain)
         .db_name(&request.database)
-        .duration_seconds(serverless.duration_seconds)
+        .duration_seconds(request.duration_seconds)
         .customize()
         .interceptor(clock.clone())
         .send()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::arn::Name;
 use crate::config::{Auth, Choice, Config, Listener, Location, Role, Target, User};
-use crate::route::{Asked, identity};
+use crate::route::{LoginRequest, identity};
 
 /// One way to use a target.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub fn uses(config: &Config) -> Vec<Use<'_>> {
                 {
                     continue;
                 }
-                let asked = Asked {
+                let request = LoginRequest {
                     user: name.unwrap_or_default(),
                     settings,
                     database: None,
@@ -47,7 +47,7 @@ pub fn uses(config: &Config) -> Vec<Use<'_>> {
                 let db_groups = settings.and_then(|user| user.db_groups.as_deref());
                 uses.push(Use {
                     target,
-                    role: identity(target, &asked).role,
+                    role: identity(target, &request).role,
                     db_user,
                     db_groups,
                 });

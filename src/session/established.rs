@@ -1,145 +1,106 @@
-//! Phase 9: a session whose login is done, and what becomes of the server's side once the client
-//! has left.
+//! Phase 9: a session whose login is done, and what becomes of the server's side once the client has
+//! left.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
-use super::attempt::{Attempt, Ready};
-use super::facts::Facts;
+use super::Permits;
+use super::record::OpenRecord;
+use super::welcome::Welcomed;
 use crate::cancel::Registration;
 use crate::client::stream::ClientStream;
-use crate::places::{Place, Taken};
-use crate::splice::{Boundaries, Clear, Outcome, Watch, splice};
+use crate::limits::Permit;
+use crate::splice::{Boundaries, Clear, Leg, Outcome, Traffic, Watch, end, splice};
+use crate::target::{Reuse, Target, UpstreamSession};
 use crate::tls::stream::TlsStream;
-use crate::tls::upstream::Certificate;
-use crate::upstream::Connection;
-use crate::upstream::log_in::LoggedIn;
-use crate::upstream::warm::{Kind, Pool};
-use crate::wire::backend::{BackendKey, Raw};
 use crate::wire::settings::Settings;
-use crate::workers::Seat;
 
 /// A session whose login is done: all that is left is to move bytes.
 pub struct Established {
-    pub(super) client: ClientStream,
-    pub(super) upstream: TlsStream<TcpStream>,
-    pub(super) facts: Facts,
-    pub(super) registration: Option<Registration>,
-    pub(super) places: Taken,
-    /// Boxed: few sessions have it, and it would be most of the others' size.
-    pub(super) succession: Option<Box<Succession>>,
+    client: ClientStream,
+    upstream: Upstream,
+    record: OpenRecord,
+    registration: Option<Registration<Arc<Target>>>,
+    permits: Permits,
+    target_permit: Permit,
 }
 
-/// Where the server's side goes when the client leaves it idle, and what it needs to be a spare
-/// there.
-pub(super) struct Succession {
-    pub heirs: Heirs,
-    pub address: SocketAddr,
-    pub certificate: Certificate,
-    pub server_name: ServerName<'static>,
-    pub settings: Vec<Raw>,
-    pub key: Option<BackendKey>,
-    pub ready: Raw,
-    pub db_user: String,
-    pub since: Instant,
-}
-
-/// Clients who may have a session after its client.
-pub(super) struct Heirs {
-    pool: Arc<Pool<Attempt>>,
-    kind: Arc<Kind>,
-}
-
-impl Heirs {
-    /// `None` where sessions of this kind are for one client only.
-    pub(super) fn of(pool: &Arc<Pool<Attempt>>, kind: Arc<Kind>) -> Option<Self> {
-        // What a WAL sender does is not under DISCARD ALL's rule.
-        let replicates = kind
-            .parameters
-            .iter()
-            .any(|(name, _)| name.eq_ignore_ascii_case(b"replication"));
-        (pool.reuses() && !replicates).then(|| Self {
-            pool: pool.clone(),
-            kind,
-        })
-    }
+/// The server's side, by what becomes of it when the client leaves.
+enum Upstream {
+    /// It ends with its client.
+    Single(TlsStream<TcpStream>),
+    /// It goes back to the pool. Boxed: few sessions do, and it would be most of the others' size.
+    Reusable(Box<(UpstreamSession, Reuse)>),
 }
 
 impl Established {
-    /// Moves bytes until both sides have ended, and keeps the seat until then.
-    pub async fn run(mut self, _seat: Seat) {
-        if let Some(succession) = self.succession.take() {
-            return Box::pin(self.run_and_hand_on(*succession)).await;
-        }
-        let Self {
+    pub(super) fn new(client: ClientStream, welcomed: Welcomed, record: OpenRecord) -> Self {
+        let Welcomed {
+            upstream,
+            reuse,
+            registration,
+            permits,
+            target_permit,
+        } = welcomed;
+        Self {
             client,
-            mut upstream,
-            mut facts,
-            registration: _registration,
-            places: _places,
-            ..
-        } = self;
-        facts.log_ended(&splice_client(client, &mut upstream, &mut ()).await);
+            upstream: match reuse {
+                Some(reuse) => Upstream::Reusable(Box::new((upstream, reuse))),
+                None => Upstream::Single(upstream.into_stream()),
+            },
+            record,
+            registration,
+            permits,
+            target_permit,
+        }
     }
 
-    async fn run_and_hand_on(self, succession: Succession) {
+    /// Moves bytes until both sides have ended or somebody ends the session.
+    pub async fn run(self) {
         let Self {
             client,
-            upstream: mut stream,
-            mut facts,
+            upstream,
+            record,
             registration,
-            places,
-            ..
+            permits,
+            target_permit,
         } = self;
-        let Succession {
-            heirs: Heirs { pool, kind },
-            address,
-            certificate,
-            server_name,
-            settings,
-            key,
-            ready,
-            db_user,
-            since,
-        } = succession;
-        let mut watch = Boundaries::new(Settings::at_login(&settings));
-        let outcome = splice_client(client, &mut stream, &mut watch).await;
-        facts.log_ended(&outcome);
-        // The client's cancel key dies before anybody else can get the session.
-        let quiet = registration.is_none_or(Registration::retire);
-        if !outcome.is_open_upstream {
-            return;
-        }
-        let place = Place::Target(facts.target);
-        let session = LoggedIn {
-            connection: Connection {
-                stream,
-                address,
-                certificate,
-                server_name,
-            },
-            settings,
-            key,
-            ready,
-        };
-        let ready = |left| Ready {
-            session,
-            db_user,
-            since,
-            left,
-        };
-        match watch.into_settings() {
-            Ok(left) if quiet => pool.offer(&kind, ready(Some(left)), places.only(&place)),
-            Ok(_) => {
-                pool.end(ready(None), "a cancel request was under way")
-                    .await;
+        match upstream {
+            Upstream::Single(mut stream) => {
+                let outcome = splice_client(client, &mut stream, &mut (), &record).await;
+                record.log_ended(&outcome);
             }
-            Err(reason) => pool.end(ready(None), reason).await,
+            Upstream::Reusable(upstream) => {
+                let (session, reuse) = *upstream;
+                let run = run_reusable(client, session, reuse, record, registration, target_permit);
+                Box::pin(run).await;
+            }
         }
+        drop(permits);
+    }
+}
+
+async fn run_reusable(
+    client: ClientStream,
+    mut session: UpstreamSession,
+    reuse: Reuse,
+    record: OpenRecord,
+    registration: Option<Registration<Arc<Target>>>,
+    permit: Permit,
+) {
+    let mut watch = Boundaries::new(Settings::at_login(&session.server.settings));
+    let outcome = splice_client(client, session.stream_mut(), &mut watch, &record).await;
+    record.log_ended(&outcome);
+    // The client's cancel key dies before anybody else can get the session.
+    let is_quiet = registration.is_none_or(Registration::retire);
+    if !outcome.is_open_upstream {
+        return;
+    }
+    match watch.into_settings() {
+        Ok(settings) if is_quiet => reuse.give_back(session.left_with(settings), permit),
+        Ok(_) => reuse.end(session, "a cancel request was under way").await,
+        Err(reason) => reuse.end(session, reason).await,
     }
 }
 
@@ -147,10 +108,27 @@ async fn splice_client(
     client: ClientStream,
     upstream: &mut TlsStream<TcpStream>,
     watch: &mut impl Watch,
+    record: &OpenRecord,
 ) -> Outcome {
     match client {
-        ClientStream::Plain(tcp) => splice(&mut Clear::new(tcp), upstream, watch).await,
-        ClientStream::Tls(mut tls) => splice(&mut *tls, upstream, watch).await,
-        ClientStream::Unix(unix) => splice(&mut Clear::new(unix), upstream, watch).await,
+        ClientStream::Plain(tcp) => run(&mut Clear::new(tcp), upstream, watch, record).await,
+        ClientStream::Tls(mut tls) => run(&mut *tls, upstream, watch, record).await,
+        ClientStream::Unix(unix) => run(&mut Clear::new(unix), upstream, watch, record).await,
+    }
+}
+
+async fn run<C: Leg, U: Leg>(
+    client: &mut C,
+    upstream: &mut U,
+    watch: &mut impl Watch,
+    record: &OpenRecord,
+) -> Outcome {
+    let traffic: &Traffic = record.traffic();
+    match record
+        .run_until_ended(splice(client, upstream, watch, traffic))
+        .await
+    {
+        Some(outcome) => outcome,
+        None => end(client, upstream, traffic).await,
     }
 }

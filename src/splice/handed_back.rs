@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::{Clear, Leg, Side, Watch, splice};
+use super::{Clear, Leg, Side, Traffic, Watch, splice};
 
 /// A client says goodbye with an exclamation mark.
 #[derive(Default)]
@@ -48,7 +48,13 @@ fn start(client_room: usize, server_room: usize) -> (Ends, Spliced) {
     let task = tokio::spawn(async move {
         let mut watch = Exclamation::default();
         let mut upstream = Clear::new(near_server);
-        let outcome = splice(&mut Clear::new(near_client), &mut upstream, &mut watch).await;
+        let outcome = splice(
+            &mut Clear::new(near_client),
+            &mut upstream,
+            &mut watch,
+            &Traffic::default(),
+        )
+        .await;
         let upstream = outcome.is_open_upstream.then_some(upstream);
         (watch, outcome, upstream)
     });

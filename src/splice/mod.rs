@@ -12,6 +12,7 @@
 mod boundaries;
 mod leg;
 mod outlet;
+mod traffic;
 mod watch;
 
 use std::cell::RefCell;
@@ -25,6 +26,8 @@ use tokio::time::timeout;
 pub use boundaries::Boundaries;
 pub use leg::{Clear, Leg};
 use outlet::Outlet;
+use traffic::ByteCount;
+pub use traffic::Traffic;
 pub use watch::Watch;
 
 /// Sealed bytes received at a time: with what is opened of them they stay in a processor's own
@@ -40,6 +43,8 @@ const TURNS: usize = 4;
 /// How long a client may take to close once the server is gone: closing at once, with bytes of the
 /// client unread, would make the kernel throw away the server's last message.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long each side of a session that is broken off may take to be told.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
 
 struct Buffers {
     received: Box<[u8]>,
@@ -57,6 +62,8 @@ pub enum Side {
     Client,
     /// The server closed or broke.
     Upstream,
+    /// This program ended the session.
+    Proxy,
 }
 
 impl std::fmt::Display for Side {
@@ -64,6 +71,7 @@ impl std::fmt::Display for Side {
         f.write_str(match self {
             Self::Client => "client",
             Self::Upstream => "upstream",
+            Self::Proxy => "proxy",
         })
     }
 }
@@ -96,8 +104,12 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(
     client: &mut C,
     upstream: &mut U,
     watch: &mut W,
+    traffic: &Traffic,
 ) -> Outcome {
-    let (mut up, mut down) = (Direction::default(), Direction::default());
+    let (mut up, mut down) = (
+        Direction::new(&traffic.sent),
+        Direction::new(&traffic.received),
+    );
     let mut first: Option<(Side, Option<io::Error>)> = None;
     // Dropping the future in the middle loses at most what the kernel has not been given yet.
     poll_fn(|cx| {
@@ -154,11 +166,25 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(
     }
     let (ended_by, error) = first.unwrap_or((Side::Upstream, None));
     Outcome {
-        sent: up.bytes,
-        received: down.bytes,
+        sent: traffic.sent(),
+        received: traffic.received(),
         ended_by,
         error,
         is_open_upstream,
+    }
+}
+
+/// Ends a splice that was broken off: says to both sides that no more will come, and waits for
+/// neither longer than [`END_TIMEOUT`].
+pub async fn end<C: Leg, U: Leg>(client: &mut C, upstream: &mut U, traffic: &Traffic) -> Outcome {
+    let _ = timeout(END_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
+    let _ = timeout(END_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
+    Outcome {
+        sent: traffic.sent(),
+        received: traffic.received(),
+        ended_by: Side::Proxy,
+        error: None,
+        is_open_upstream: false,
     }
 }
 
@@ -184,9 +210,8 @@ async fn discard<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, wat
 }
 
 /// One direction: reader to writer, then the writer's close.
-#[derive(Default)]
-struct Direction {
-    bytes: u64,
+struct Direction<'a> {
+    bytes: &'a ByteCount,
     phase: Phase,
     error: Option<io::Error>,
     reader_closed: bool,
@@ -206,7 +231,18 @@ enum Phase {
     Done,
 }
 
-impl Direction {
+impl<'a> Direction<'a> {
+    fn new(bytes: &'a ByteCount) -> Self {
+        Self {
+            bytes,
+            phase: Phase::default(),
+            error: None,
+            reader_closed: false,
+            reader_failed: false,
+            writer_failed: false,
+        }
+    }
+
     fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Left | Phase::Done)
     }
@@ -264,7 +300,7 @@ impl Direction {
                 .finish()
                 .and_then(|(bytes, length)| {
                     writer.send(cx, &out[..length])?;
-                    self.bytes += bytes;
+                    self.bytes.add(bytes);
                     Ok(())
                 })
                 .inspect_err(|_| self.writer_failed = true)?;

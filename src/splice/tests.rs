@@ -197,9 +197,12 @@ async fn play<C, S>(
         to_server.shutdown().await.unwrap();
         heard
     };
-    let mut nobody = ();
-    let (outcome, heard_by_client, heard_by_server) =
-        tokio::join!(splice(near, upstream, &mut nobody), client, server);
+    let (mut nobody, traffic) = ((), Traffic::default());
+    let (outcome, heard_by_client, heard_by_server) = tokio::join!(
+        splice(near, upstream, &mut nobody, &traffic),
+        client,
+        server
+    );
     assert!(
         heard_by_server == up,
         "the server hears what the client says"
@@ -266,8 +269,8 @@ async fn a_client_that_reads_slowly_holds_one_buffer_and_stops_the_server() {
     let ((client, near), (far, server)) = (duplex(1024), duplex(1024));
     let (mut upstream, mut server) = our_client(&configs(None), far, server).await;
     let mut near = Clear::new(near);
-    let mut nobody = ();
-    let session = splice(&mut near, &mut upstream, &mut nobody);
+    let (mut nobody, traffic) = ((), Traffic::default());
+    let session = splice(&mut near, &mut upstream, &mut nobody, &traffic);
     let flood = async {
         let mut written = 0;
         // Until nothing more is taken for as long as all tasks get a turn.

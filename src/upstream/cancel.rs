@@ -1,7 +1,6 @@
 //! Sends a `CancelRequest` to the server of a session.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -9,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::connect::{ConnectError, connect_to};
+use crate::address::UpstreamAddr;
 use crate::tls::upstream::UpstreamTls;
 use crate::wire::backend::BackendKey;
 use crate::wire::frontend::cancel_request;
@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// # Errors
 /// The connection could not be made. What happens behind it stays unknown: servers never answer.
 pub async fn send(
-    address: SocketAddr,
+    address: UpstreamAddr,
     server_name: ServerName<'static>,
     tls: &UpstreamTls,
     key: &BackendKey,

@@ -1,7 +1,6 @@
 //! From a host name to a verified TLS connection: resolve, TCP, `SSLRequest`, handshake.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -11,6 +10,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::Connection;
+use crate::address::UpstreamAddr;
 use crate::config::{Endpoint, Target};
 use crate::error::{ErrorKind, Refusal};
 use crate::tls::TlsFailure;
@@ -33,32 +33,32 @@ pub enum ConnectError {
     /// No address could be connected; this is the last one's failure.
     #[error("cannot connect to {address}: {error}")]
     Tcp {
-        address: SocketAddr,
+        address: UpstreamAddr,
         error: io::Error,
     },
     /// The server answered `N`.
     #[error("{0} does not offer TLS, and there is no login without")]
-    TlsNotOffered(SocketAddr),
+    TlsNotOffered(UpstreamAddr),
     /// The server answered with an `ErrorResponse`, whose text nobody has authenticated
     /// (CVE-2024-10977).
     #[error("{0} sent an error response during SSL exchange")]
-    ErrorInSslExchange(SocketAddr),
+    ErrorInSslExchange(UpstreamAddr),
     /// The server answered something else.
     #[error("{address} answered the SSLRequest with byte 0x{byte:02x}")]
-    UnexpectedAnswer { address: SocketAddr, byte: u8 },
+    UnexpectedAnswer { address: UpstreamAddr, byte: u8 },
     /// Bytes came between the answer and TLS (CVE-2021-23222).
     #[error("received unencrypted data after SSL response from {0}")]
-    UnencryptedData(SocketAddr),
+    UnencryptedData(UpstreamAddr),
     /// The connection broke before TLS.
     #[error("{address} closed or failed during SSL exchange: {error}")]
     SslExchange {
-        address: SocketAddr,
+        address: UpstreamAddr,
         error: io::Error,
     },
     /// The handshake failed.
     #[error("TLS with {address}: {failure}")]
     Tls {
-        address: SocketAddr,
+        address: UpstreamAddr,
         failure: TlsFailure,
     },
 }
@@ -108,7 +108,7 @@ pub async fn connect(
 /// # Errors
 /// As [`connect`].
 pub async fn connect_to(
-    address: SocketAddr,
+    address: UpstreamAddr,
     server_name: ServerName<'static>,
     tls: &UpstreamTls,
 ) -> Result<Connection, ConnectError> {
@@ -136,9 +136,9 @@ pub fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, R
 ///
 /// # Errors
 /// The name cannot be resolved.
-pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
+pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<UpstreamAddr>, ConnectError> {
     match timed(lookup_host((endpoint.host.as_str(), endpoint.port))).await {
-        Ok(addresses) => Some(addresses.collect::<Vec<_>>())
+        Ok(addresses) => Some(addresses.map(UpstreamAddr).collect::<Vec<_>>())
             .filter(|addresses| !addresses.is_empty())
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
         Err(error) => Err(error),
@@ -153,7 +153,7 @@ pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectErro
 ///
 /// # Errors
 /// None does; this is the last one's failure.
-pub async fn reach(addresses: &[SocketAddr]) -> Result<Reached, ConnectError> {
+pub async fn reach(addresses: &[UpstreamAddr]) -> Result<Reached, ConnectError> {
     let (last, others) = addresses
         .split_last()
         .expect("a name that resolves has an address");
@@ -169,12 +169,12 @@ pub async fn reach(addresses: &[SocketAddr]) -> Result<Reached, ConnectError> {
 pub struct Reached {
     tcp: TcpStream,
     /// Its address.
-    pub address: SocketAddr,
+    pub address: UpstreamAddr,
 }
 
 impl Reached {
-    async fn at(address: SocketAddr) -> Result<Self, ConnectError> {
-        let tcp = timed(TcpStream::connect(address))
+    async fn at(address: UpstreamAddr) -> Result<Self, ConnectError> {
+        let tcp = timed(TcpStream::connect(address.0))
             .await
             .map_err(|error| ConnectError::Tcp { address, error })?;
         Ok(Self { tcp, address })

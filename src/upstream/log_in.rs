@@ -26,6 +26,8 @@ const MAX_SETTINGS: usize = 256 * 1024;
 
 /// A session that is ready for its first query.
 pub struct LoggedIn {
+    /// The user who has logged in.
+    pub user: String,
     /// Connection, with nothing read ahead of `ReadyForQuery`.
     pub connection: Connection,
     /// `ParameterStatus` and `NoticeResponse` in the server's order.
@@ -37,6 +39,11 @@ pub struct LoggedIn {
 }
 
 impl LoggedIn {
+    /// Whether the server says that no transaction is open.
+    pub fn is_idle(&self) -> bool {
+        self.ready.body == "I"
+    }
+
     /// A setting that the server has reported.
     pub fn setting(&self, name: &str) -> Option<String> {
         self.settings
@@ -132,7 +139,7 @@ pub async fn log_in(
     let login = async {
         send(&mut connection.stream, &startup_message(parameters)).await?;
         authenticate(&mut connection, user, password).await?;
-        read_settings(connection).await
+        read_settings(connection, user).await
     };
     tokio::time::timeout(TIMEOUT, login)
         .await
@@ -272,7 +279,7 @@ async fn next_sasl(stream: &mut TlsStream<TcpStream>) -> Result<Authentication, 
     }
 }
 
-async fn read_settings(mut connection: Connection) -> Result<LoggedIn, LogInError> {
+async fn read_settings(mut connection: Connection, user: &str) -> Result<LoggedIn, LogInError> {
     let mut settings: Vec<Raw> = Vec::new();
     let mut size = 0;
     let mut key = None;
@@ -290,6 +297,7 @@ async fn read_settings(mut connection: Connection) -> Result<LoggedIn, LogInErro
             Message::BackendKeyData(data) => key = Some(data),
             Message::ReadyForQuery(ready) => {
                 return Ok(LoggedIn {
+                    user: user.to_string(),
                     connection,
                     settings,
                     key,

@@ -10,13 +10,11 @@ mod password;
 pub mod query;
 pub mod reset;
 pub mod startup_parameters;
-pub mod warm;
-
-use std::net::SocketAddr;
 
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
+use crate::address::UpstreamAddr;
 use crate::tls::stream::TlsStream;
 use crate::tls::upstream::Certificate;
 
@@ -25,7 +23,7 @@ pub struct Connection {
     /// The encrypted stream.
     pub stream: TlsStream<TcpStream>,
     /// Resolved address of the server.
-    pub address: SocketAddr,
+    pub address: UpstreamAddr,
     /// Its certificate.
     pub certificate: Certificate,
     /// Name that its certificate has been verified for.

@@ -1,4 +1,4 @@
-//! The threads that serve sessions, one for each processor.
+//! Which thread serves a session? There is one for each processor.
 //!
 //! A session stays on its thread from its first byte to its last, with both its sockets: its bytes
 //! never wait for another thread to wake up, and never leave the processor's cache for another's.
@@ -21,12 +21,12 @@ struct Worker {
     sessions: Arc<AtomicUsize>,
 }
 
-/// A session's place on a worker; it is free again when it is dropped.
-pub struct Seat {
+/// A session's slot on a worker, which is free again when this is dropped.
+pub struct WorkerSlot {
     /// Where to spawn it.
     pub runtime: Handle,
     /// Whether that is another thread than the one that asked.
-    pub elsewhere: bool,
+    pub is_elsewhere: bool,
     sessions: Arc<AtomicUsize>,
 }
 
@@ -50,9 +50,9 @@ impl Workers {
         Ok(Self(workers))
     }
 
-    /// A place where the fewest sessions are. The first worker, which accepts them, has the first:
-    /// a lonely client's login changes threads nowhere.
-    pub fn seat(&self) -> Seat {
+    /// A slot on the worker with the fewest sessions. The first worker, which accepts them, gets the
+    /// first one: a lonely client's login changes threads nowhere.
+    pub fn slot(&self) -> WorkerSlot {
         let Worker {
             thread,
             runtime,
@@ -63,9 +63,9 @@ impl Workers {
             .min_by_key(|worker| worker.sessions.load(Ordering::Relaxed))
             .expect("there is one at least");
         sessions.fetch_add(1, Ordering::Relaxed);
-        Seat {
+        WorkerSlot {
             runtime: runtime.clone(),
-            elsewhere: *thread != thread::current().id(),
+            is_elsewhere: *thread != thread::current().id(),
             sessions: sessions.clone(),
         }
     }
@@ -81,7 +81,7 @@ impl Worker {
     }
 }
 
-impl Drop for Seat {
+impl Drop for WorkerSlot {
     fn drop(&mut self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
@@ -97,9 +97,9 @@ mod tests {
     async fn a_lonely_session_stays_on_the_thread_that_accepts_it() {
         let workers = Workers::start().unwrap();
         for _ in 0..3 {
-            let seat = workers.seat();
-            assert!(!seat.elsewhere);
-            let thread = seat
+            let slot = workers.slot();
+            assert!(!slot.is_elsewhere);
+            let thread = slot
                 .runtime
                 .spawn(async { thread::current().id() })
                 .await
@@ -112,22 +112,22 @@ mod tests {
     async fn sessions_are_spread_evenly_also_after_some_have_ended() {
         let workers = Workers::start().unwrap();
         let count = thread::available_parallelism().unwrap().get();
-        let mut seats: Vec<_> = (0..6 * count).map(|_| workers.seat()).collect();
+        let mut slots: Vec<_> = (0..6 * count).map(|_| workers.slot()).collect();
         // One after another, they are those of each worker in turn: all that the first one has go.
         let mut index = 0;
-        seats.retain(|_| {
+        slots.retain(|_| {
             index += 1;
             !(index - 1_usize).is_multiple_of(count)
         });
-        seats.extend((0..6).map(|_| workers.seat()));
+        slots.extend((0..6).map(|_| workers.slot()));
         let mut threads: HashMap<_, usize> = HashMap::new();
-        for seat in &seats {
-            let thread = seat
+        for slot in &slots {
+            let thread = slot
                 .runtime
                 .spawn(async { thread::current().id() })
                 .await
                 .unwrap();
-            assert_eq!(thread != thread::current().id(), seat.elsewhere);
+            assert_eq!(thread != thread::current().id(), slot.is_elsewhere);
             *threads.entry(thread).or_default() += 1;
         }
         assert_eq!(

@@ -9,10 +9,12 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep};
 
-use super::pool::CLIENTS_FIRST;
-use super::{Failure, Kind, LogIn, Pool, Session};
+use super::members::CLIENTS_FIRST;
+use super::{LogIn, LoginFailure, Pool, PoolKey, Session};
+use crate::address::UpstreamAddr;
 use crate::config::{AwsIdentity, Config, load};
-use crate::places::{Place, Places, Taken};
+use crate::limits::{Limit, Permit};
+use crate::route::DbUser;
 use crate::wire::frontend::TERMINATE;
 
 /// A server whose ends of the sessions are held by the test.
@@ -21,8 +23,8 @@ struct Server(Arc<Inner>);
 
 struct Inner {
     logins: AtomicUsize,
-    failure: Mutex<Option<Failure>>,
-    addresses: Mutex<Vec<SocketAddr>>,
+    failure: Mutex<Option<LoginFailure>>,
+    addresses: Mutex<Vec<UpstreamAddr>>,
     ends: Mutex<Vec<DuplexStream>>,
 }
 
@@ -40,7 +42,7 @@ impl Session for Logged {
         &mut self.stream
     }
 
-    fn address(&self) -> SocketAddr {
+    fn address(&self) -> UpstreamAddr {
         address(1)
     }
 
@@ -64,7 +66,7 @@ impl Session for Logged {
 impl LogIn for Server {
     type Session = Logged;
 
-    async fn log_in(&self) -> Result<Logged, Failure> {
+    async fn log_in(&self) -> Result<Logged, LoginFailure> {
         let number = self.0.logins.fetch_add(1, SeqCst);
         tokio::task::yield_now().await;
         if let Some(failure) = &*self.0.failure.lock().unwrap() {
@@ -79,7 +81,7 @@ impl LogIn for Server {
         })
     }
 
-    async fn addresses(&self) -> Option<Vec<SocketAddr>> {
+    async fn addresses(&self) -> Option<Vec<UpstreamAddr>> {
         Some(self.0.addresses.lock().unwrap().clone())
     }
 }
@@ -99,8 +101,8 @@ impl Server {
     }
 
     fn fail(&self, refused: bool) {
-        *self.0.failure.lock().unwrap() = Some(Failure {
-            refused,
+        *self.0.failure.lock().unwrap() = Some(LoginFailure {
+            is_permanent: refused,
             text: "no".to_string(),
         });
     }
@@ -116,19 +118,19 @@ impl Server {
     }
 }
 
-fn address(last: u8) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, last], 5432))
+fn address(last: u8) -> UpstreamAddr {
+    UpstreamAddr(SocketAddr::from(([10, 0, 0, last], 5432)))
 }
 
-fn kind(application_name: &'static str) -> Kind {
-    Kind {
+fn key(application_name: &'static str) -> PoolKey {
+    PoolKey {
         aws: AwsIdentity {
             profile: None,
             role: None,
             endpoint_url: None,
             sts_endpoint_url: None,
         },
-        db_user: "jane_doe".to_string(),
+        db_user: DbUser::Named("jane_doe".to_string()),
         db_groups: Vec::new(),
         parameters: vec![(
             Bytes::from("application_name"),
@@ -137,12 +139,17 @@ fn kind(application_name: &'static str) -> Kind {
     }
 }
 
-fn pool(parameters: &str) -> (Arc<Pool<Server>>, Server, Arc<Places>) {
+fn pool(parameters: &str) -> (Arc<Pool<Server>>, Server, Arc<Limit>) {
     let url = format!("rds://jane_doe@localhost:5432/postgres?region=us-west-2&{parameters}");
     let config: Config = load(None, &[url]).unwrap();
-    let places = Arc::new(Places::new(&config));
     let target = config.listeners[0].targets[0].clone();
-    (Pool::start(target, places.clone()), Server::new(), places)
+    let limit = Arc::new(Limit::new("max_sessions", target.max_sessions));
+    (Pool::start(target, limit.clone()), Server::new(), limit)
+}
+
+/// A permit of a target without a limit.
+fn no_limit() -> Permit {
+    Limit::new("", None).acquire().unwrap()
 }
 
 /// Lets everything happen that needs no more time than clients are given before spares are made.
@@ -156,8 +163,8 @@ async fn settle() {
 impl Pool<Server> {
     /// A client's login, and what it leads to.
     async fn login(&self, name: &'static str, server: &Server) -> Option<usize> {
-        let taken = self.take(&kind(name)).await;
-        self.seen(kind(name), server.clone());
+        let taken = self.take(&key(name)).await;
+        self.note_login(key(name), server.clone());
         settle().await;
         taken.map(|(session, _)| session.number)
     }
@@ -168,12 +175,12 @@ async fn leave(
     pool: &Arc<Pool<Server>>,
     server: &Server,
     name: &'static str,
-    place: Taken,
+    permit: Permit,
 ) -> (DuplexStream, usize) {
     let session = server.log_in().await.unwrap();
     let number = session.number;
-    let kind = pool.seen(kind(name), server.clone());
-    pool.offer(&kind, session, place);
+    let key = pool.note_login(key(name), server.clone());
+    pool.give_back(&key, session, permit);
     settle().await;
     (server.last_end(), number)
 }
@@ -181,12 +188,12 @@ async fn leave(
 #[tokio::test(start_paused = true)]
 async fn what_a_client_leaves_is_a_spare_after_its_reset() {
     let (pool, server, _) = pool("reuse_sessions=true");
-    let (mut end, number) = leave(&pool, &server, "a", Taken::default()).await;
-    assert!(pool.take(&kind("a")).await.is_none(), "not before");
+    let (mut end, number) = leave(&pool, &server, "a", no_limit()).await;
+    assert!(pool.take(&key("a")).await.is_none(), "not before");
     end.write_all(b"Z").await.unwrap();
     settle().await;
-    assert!(pool.take(&kind("b")).await.is_none());
-    assert_eq!(pool.take(&kind("a")).await.unwrap().0.number, number);
+    assert!(pool.take(&key("b")).await.is_none());
+    assert_eq!(pool.take(&key("a")).await.unwrap().0.number, number);
     assert_eq!(server.logins(), 1, "none is made");
 }
 
@@ -194,32 +201,32 @@ async fn what_a_client_leaves_is_a_spare_after_its_reset() {
 async fn a_session_older_than_its_kinds_claim_is_a_spare_where_others_of_its_kind_came_since() {
     let (pool, server, _) = pool("reuse_sessions=true");
     let session = server.log_in().await.unwrap();
-    let old = pool.seen(kind("a"), server.clone());
+    let old = pool.note_login(key("a"), server.clone());
     sleep(Duration::from_mins(10)).await;
-    pool.seen(kind("a"), server.clone());
-    pool.offer(&old, session, Taken::default());
+    pool.note_login(key("a"), server.clone());
+    pool.give_back(&old, session, no_limit());
     let mut end = server.last_end();
     end.write_all(b"Z").await.unwrap();
     settle().await;
-    assert!(pool.take(&kind("a")).await.is_some());
+    assert!(pool.take(&key("a")).await.is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_reset_or_is_too_old_is_ended() {
     let (pool, server, _) = pool("reuse_sessions=true&spare_max_age=1min");
-    let (mut end, _) = leave(&pool, &server, "a", Taken::default()).await;
+    let (mut end, _) = leave(&pool, &server, "a", no_limit()).await;
     end.write_all(b"E").await.unwrap();
     settle().await;
     assert!(is_terminated(end).await);
-    let kind_a = pool.seen(kind("a"), server.clone());
+    let key_a = pool.note_login(key("a"), server.clone());
     let session = server.log_in().await.unwrap();
     sleep(Duration::from_mins(1)).await;
-    pool.offer(&kind_a, session, Taken::default());
+    pool.give_back(&key_a, session, no_limit());
     assert!(is_terminated(server.last_end()).await);
     // Its age counts from its login: one that was left at half of it has the other half.
     let session = server.log_in().await.unwrap();
     sleep(Duration::from_secs(30)).await;
-    pool.offer(&kind_a, session, Taken::default());
+    pool.give_back(&key_a, session, no_limit());
     let mut end = server.last_end();
     end.write_all(b"Z").await.unwrap();
     let begin = Instant::now();
@@ -232,7 +239,7 @@ async fn clients_leave_no_more_than_ten_and_no_more_than_have_logged_in() {
     let (pool, server, _) = pool("reuse_sessions=true&warm_sessions=2");
     let mut ends = Vec::new();
     for name in ["a"; 12].into_iter().chain(["b"; 3]) {
-        ends.push(leave(&pool, &server, name, Taken::default()).await.0);
+        ends.push(leave(&pool, &server, name, no_limit()).await.0);
     }
     let open = tokio::task::unconstrained(async {
         ends.iter_mut().map(is_open).filter(|open| *open).count()
@@ -240,11 +247,11 @@ async fn clients_leave_no_more_than_ten_and_no_more_than_have_logged_in() {
     .await;
     assert!((8..=10).contains(&open), "{open}");
     assert!(pool.make_room());
-    pool.refused(&kind("a"));
+    pool.note_refusal(&key("a"));
     let session = server.log_in().await.unwrap();
-    let other = pool.seen(kind("c"), server.clone());
-    pool.refused(&kind("c"));
-    pool.offer(&other, session, Taken::default());
+    let other = pool.note_login(key("c"), server.clone());
+    pool.note_refusal(&key("c"));
+    pool.give_back(&other, session, no_limit());
     assert!(
         is_terminated(server.last_end()).await,
         "nobody speaks for it"
@@ -253,21 +260,17 @@ async fn clients_leave_no_more_than_ten_and_no_more_than_have_logged_in() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_being_reset_makes_room_and_ends_with_the_pool() {
-    let (pool, server, places) = pool("reuse_sessions=true&max_sessions=1");
-    let place = Place::Target("localhost".to_string());
-    let mut taken = Taken::default();
-    places.take(&place, &mut taken).unwrap();
-    let (end, _) = leave(&pool, &server, "a", taken).await;
-    let mut client = Taken::default();
-    assert!(places.take(&place, &mut client).is_err());
+    let (pool, server, limit) = pool("reuse_sessions=true&max_sessions=1");
+    let permit = limit.acquire().unwrap();
+    let (end, _) = leave(&pool, &server, "a", permit).await;
+    assert!(limit.acquire().is_err());
     assert!(pool.make_room());
-    places.take(&place, &mut client).unwrap();
+    let _client = limit.acquire().unwrap();
     assert!(is_terminated(end).await);
-    let (end, _) = leave(&pool, &server, "a", Taken::default()).await;
-    pool.close();
-    pool.ended().await;
+    let (end, _) = leave(&pool, &server, "a", no_limit()).await;
+    pool.close().await;
     assert!(is_terminated(end).await);
-    let (end, _) = leave(&pool, &server, "a", Taken::default()).await;
+    let (end, _) = leave(&pool, &server, "a", no_limit()).await;
     assert!(is_terminated(end).await);
 }
 
@@ -289,25 +292,25 @@ async fn a_login_leaves_a_spare_for_the_next_one_of_its_kind() {
 async fn a_login_that_differs_in_anything_gets_no_spare() {
     let (pool, server, _) = pool("warm_sessions=1");
     pool.login("a", &server).await;
-    let like = || kind("a");
+    let like = || key("a");
     let others = [
-        Kind {
+        PoolKey {
             aws: AwsIdentity {
                 profile: Some("p".to_string()),
                 ..like().aws
             },
             ..like()
         },
-        Kind {
-            db_user: "ana".to_string(),
+        PoolKey {
+            db_user: DbUser::Named("ana".to_string()),
             ..like()
         },
-        Kind {
+        PoolKey {
             db_groups: vec!["bi".to_string()],
             ..like()
         },
-        kind("b"),
-        Kind {
+        key("b"),
+        PoolKey {
             parameters: like()
                 .parameters
                 .into_iter()
@@ -315,7 +318,7 @@ async fn a_login_that_differs_in_anything_gets_no_spare() {
                 .collect(),
             ..like()
         },
-        Kind {
+        PoolKey {
             parameters: Vec::new(),
             ..like()
         },
@@ -329,15 +332,15 @@ async fn a_login_that_differs_in_anything_gets_no_spare() {
 #[tokio::test(start_paused = true)]
 async fn a_spare_that_is_being_made_is_left_to_be_made() {
     let (pool, server, _) = pool("warm_sessions=1");
-    pool.seen(kind("a"), server.clone());
+    pool.note_login(key("a"), server.clone());
     sleep(CLIENTS_FIRST).await;
     while server.logins() == 0 {
         tokio::task::yield_now().await;
     }
-    assert!(pool.take(&kind("a")).await.is_none());
+    assert!(pool.take(&key("a")).await.is_none());
     settle().await;
     assert_eq!(
-        pool.take(&kind("a"))
+        pool.take(&key("a"))
             .await
             .map(|(session, _)| session.number),
         Some(0)
@@ -419,7 +422,7 @@ async fn failures_make_the_pool_pause_longer_each_time_until_one_succeeds() {
     let begin = Instant::now();
     for _ in 0..240 {
         // A client comes every second, and gets in.
-        pool.seen(kind("a"), server.clone());
+        pool.note_login(key("a"), server.clone());
         settle().await;
         attempts.push(server.logins());
         sleep(Duration::from_secs(1)).await;
@@ -432,7 +435,7 @@ async fn failures_make_the_pool_pause_longer_each_time_until_one_succeeds() {
     );
     *server.0.failure.lock().unwrap() = None;
     for _ in 0..70 {
-        pool.seen(kind("a"), server.clone());
+        pool.note_login(key("a"), server.clone());
         sleep(Duration::from_secs(1)).await;
     }
     settle().await;
@@ -440,44 +443,42 @@ async fn failures_make_the_pool_pause_longer_each_time_until_one_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_ends_the_spares_of_its_kind_and_of_no_other() {
+async fn a_refusal_ends_the_spares_of_its_key_and_of_no_other() {
     let (pool, server, _) = pool("warm_sessions=3");
     for name in ["a", "a", "b"] {
         pool.login(name, &server).await;
     }
     server.fail(true);
-    pool.take(&kind("a")).await.unwrap();
-    pool.seen(kind("a"), server.clone());
+    pool.take(&key("a")).await.unwrap();
+    pool.note_login(key("a"), server.clone());
     settle().await;
-    assert!(pool.take(&kind("a")).await.is_none());
-    assert!(pool.take(&kind("b")).await.is_some());
+    assert!(pool.take(&key("a")).await.is_none());
+    assert!(pool.take(&key("b")).await.is_some());
     let made = server.logins();
-    pool.refused(&kind("b"));
+    pool.note_refusal(&key("b"));
     sleep(Duration::from_mins(3)).await;
     assert_eq!(server.logins(), made, "nobody has logged in since");
 }
 
 #[tokio::test(start_paused = true)]
 async fn spares_have_places_at_the_target_and_make_room_for_clients() {
-    let (pool, server, places) = pool("warm_sessions=5&max_sessions=2");
+    let (pool, server, limit) = pool("warm_sessions=5&max_sessions=2");
     for _ in 0..6 {
-        pool.seen(kind("a"), server.clone());
+        pool.note_login(key("a"), server.clone());
     }
     settle().await;
     assert_eq!(server.logins(), 2);
-    let place = Place::Target("localhost".to_string());
-    let mut client = Taken::default();
-    assert!(places.take(&place, &mut client).is_err());
+    assert!(limit.acquire().is_err());
     assert!(pool.make_room());
-    places.take(&place, &mut client).unwrap();
-    let (_session, taken) = pool.take(&kind("a")).await.unwrap();
+    let _client = limit.acquire().unwrap();
+    let (_session, permit) = pool.take(&key("a")).await.unwrap();
     assert!(!pool.make_room(), "none is left");
     assert!(
-        places.take(&place, &mut client).is_err(),
-        "the spare's place went with it"
+        limit.acquire().is_err(),
+        "the session's permit went with it"
     );
-    drop(taken);
-    places.take(&place, &mut client).unwrap();
+    drop(permit);
+    limit.acquire().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -526,8 +527,7 @@ async fn closing_ends_all_spares_and_no_more_are_made() {
     let (pool, server, _) = pool("warm_sessions=2");
     pool.login("a", &server).await;
     let begin = Instant::now();
-    pool.close();
-    pool.ended().await;
+    pool.close().await;
     assert!(begin.elapsed().as_secs() < 1, "{:?}", begin.elapsed());
     assert!(is_terminated(server.end()).await);
     assert_eq!(pool.login("a", &server).await, None);
@@ -537,8 +537,8 @@ async fn closing_ends_all_spares_and_no_more_are_made() {
 #[test]
 fn a_machine_that_slept_has_no_spares_left() {
     let now = (Instant::now(), std::time::SystemTime::now());
-    assert!(!super::pool::machine_slept(now));
-    assert!(super::pool::machine_slept((
+    assert!(!super::members::machine_slept(now));
+    assert!(super::members::machine_slept((
         now.0,
         now.1 - Duration::from_mins(5)
     )));

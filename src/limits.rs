@@ -1,0 +1,89 @@
+//! How many sessions may there be at a time?
+//!
+//! A [`Limit`] belongs to what it limits: the proxy, a listener and a user here, a target there
+//! (`target`). Whoever has no limit has one that never refuses, so that nothing is looked up by a
+//! name that might be unknown.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{ErrorKind, Refusal};
+
+/// A bound on sessions that exist at the same time.
+#[derive(Debug)]
+pub struct Limit {
+    /// The configuration's key, for the message.
+    key: String,
+    bound: Option<Bound>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    sessions: usize,
+    free: Arc<Semaphore>,
+}
+
+/// Counts as one session until it is dropped.
+#[derive(Debug)]
+pub struct Permit(
+    #[expect(dead_code, reason = "it is held for what its drop does")] Option<OwnedSemaphorePermit>,
+);
+
+impl Limit {
+    /// A limit of this many sessions, which the configuration sets with `key`; `None`: no limit.
+    pub fn new(key: impl Into<String>, sessions: Option<usize>) -> Self {
+        let bound = sessions.map(|sessions| Bound {
+            sessions,
+            free: Arc::new(Semaphore::new(sessions)),
+        });
+        Self {
+            key: key.into(),
+            bound,
+        }
+    }
+
+    /// Counts one session more.
+    ///
+    /// # Errors
+    /// SQLSTATE 53300, with the limit in DETAIL.
+    pub fn acquire(&self) -> Result<Permit, Refusal> {
+        let Some(Bound { sessions, free }) = &self.bound else {
+            return Ok(Permit(None));
+        };
+        match free.clone().try_acquire_owned() {
+            Ok(permit) => Ok(Permit(Some(permit))),
+            Err(_) => Err(Refusal::new(
+                ErrorKind::TooManySessions,
+                "sorry, too many clients already",
+            )
+            .detail(format!("{} = {sessions}", self.key))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_refuses_at_its_bound_and_names_its_key() {
+        let limit = Limit::new("target.warehouse.max_sessions", Some(2));
+        let (first, _second) = (limit.acquire().unwrap(), limit.acquire().unwrap());
+        let refusal = limit.acquire().unwrap_err();
+        assert_eq!(refusal.kind, ErrorKind::TooManySessions);
+        assert_eq!(
+            refusal.detail.as_deref(),
+            Some("target.warehouse.max_sessions = 2")
+        );
+        drop(first);
+        assert!(limit.acquire().is_ok());
+    }
+
+    #[test]
+    fn without_a_limit_nobody_is_refused() {
+        let limit = Limit::new("user.ana.max_sessions", None);
+        let permits: Vec<_> = (0..10_000).map(|_| limit.acquire().unwrap()).collect();
+        assert_eq!(permits.len(), 10_000);
+    }
+}

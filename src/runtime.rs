@@ -1,0 +1,243 @@
+//! What lives as long as the process, and what lives as long as a configuration?
+//!
+//! Architecture invariant: a connection takes the [`Snapshot`] once, at its accept, and never looks
+//! at the configuration again: so a new one changes nothing under a session.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cancel::Cancels;
+use crate::client::authenticate::Judge;
+use crate::client::penalty::Penalties;
+use crate::config::{
+    Address, Config, Limits as LimitSettings, Listener as ListenerSettings, User as UserSettings,
+};
+use crate::credentials::Identities;
+use crate::limits::Limit;
+use crate::metrics::Metrics;
+use crate::random;
+use crate::registry::Registry;
+use crate::secret::Secret;
+use crate::status::Status;
+use crate::target::Target;
+use crate::verifier::{ITERATIONS, Verifier};
+
+/// What lives as long as the process.
+pub struct Runtime {
+    /// What operators count.
+    pub metrics: Arc<Metrics>,
+    /// Sessions that can be cancelled.
+    pub cancels: Arc<Cancels<Arc<Target>>>,
+    /// Addresses whose logins have failed repeatedly.
+    pub penalties: Penalties,
+    /// Addresses that have sent cancel requests for sessions which are not known here.
+    pub cancel_penalties: Penalties,
+    /// Every session.
+    pub sessions: Arc<Registry>,
+    /// How the process is told what to do.
+    pub lifecycle: Lifecycle,
+    current: ArcSwap<Snapshot>,
+}
+
+/// How a running process is told what to do.
+#[derive(Clone, Default)]
+pub struct Lifecycle {
+    /// Accept no more, refuse logins under way, let sessions end.
+    pub stop: CancellationToken,
+    /// End now.
+    pub now: CancellationToken,
+    /// Read certificates again, whether their files have changed or not.
+    pub reload: Arc<Notify>,
+}
+
+/// One configuration, as it is used. Immutable, but for what its parts count and remember.
+pub struct Snapshot {
+    /// In the configuration's order.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Whom the configuration says something of, by name.
+    users: HashMap<String, User>,
+    /// By name.
+    targets: BTreeMap<String, Arc<Target>>,
+    /// Bounds on what clients may use.
+    pub limits: LimitSettings,
+    /// Sessions of the whole proxy.
+    pub limit: Limit,
+    /// Checks the passwords of clients.
+    pub judge: Judge,
+}
+
+/// A listening address with what is behind it.
+pub struct Listener {
+    /// What the configuration says of it.
+    pub settings: ListenerSettings,
+    /// At least one.
+    pub targets: Vec<Arc<Target>>,
+    /// Sessions of this listener.
+    pub limit: Limit,
+}
+
+/// A user whom the configuration names.
+pub struct User {
+    /// What the configuration says of them.
+    pub settings: Arc<UserSettings>,
+    /// Sessions of this user.
+    pub limit: Limit,
+}
+
+impl Runtime {
+    /// The runtime of a process that serves this configuration. It must be called on a runtime of
+    /// tokio, where it starts the tasks that fill the pools.
+    pub fn new(config: Config, lifecycle: Lifecycle) -> Self {
+        let targets = config
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.targets);
+        let metrics = Arc::new(Metrics::new(targets.map(|target| &*target.name)));
+        Self {
+            cancels: Arc::new(Cancels::new(config.cancel_key.as_ref())),
+            penalties: Penalties::default(),
+            cancel_penalties: Penalties::default(),
+            sessions: Arc::default(),
+            lifecycle,
+            current: ArcSwap::from_pointee(Snapshot::new(config, &metrics)),
+            metrics,
+        }
+    }
+
+    /// The configuration for a connection that has just been accepted.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// What operators see at this moment.
+    pub fn status(&self) -> Status {
+        Status {
+            sessions: self.sessions.status(),
+            targets: self
+                .snapshot()
+                .targets
+                .values()
+                .map(|target| target.status())
+                .collect(),
+        }
+    }
+}
+
+impl Snapshot {
+    fn new(config: Config, metrics: &Arc<Metrics>) -> Self {
+        let identities = Arc::new(Identities::default());
+        let mut targets = BTreeMap::new();
+        for settings in config
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.targets)
+        {
+            targets
+                .entry(settings.name.clone())
+                .or_insert_with(|| Arc::new(Target::new(settings.clone(), &identities, metrics)));
+        }
+        let judge = Judge::new(
+            mock_secret(config.cancel_key.as_ref()),
+            usual_iterations(config.users.values()),
+        );
+        let listeners = config
+            .listeners
+            .into_iter()
+            .map(|settings| Arc::new(Listener::new(settings, &targets)))
+            .collect();
+        let users = config
+            .users
+            .into_iter()
+            .map(|(name, settings)| (name.clone(), User::new(&name, settings)))
+            .collect();
+        Self {
+            listeners,
+            users,
+            targets,
+            limit: Limit::new("limits.max_sessions", Some(config.limits.max_sessions)),
+            limits: config.limits,
+            judge,
+        }
+    }
+
+    /// What the configuration says of the user with this name, where it says something.
+    pub fn user(&self, name: &str) -> Option<&User> {
+        self.users.get(name)
+    }
+
+    /// The target with this name, which came from a cancel key that any replica may have sealed.
+    pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
+        self.targets.get(name)
+    }
+
+    /// Ends the sessions of all pools, and waits until their servers have been told.
+    pub async fn drain(&self) {
+        let targets = self.targets.values().cloned();
+        targets
+            .map(|target| async move { target.drain().await })
+            .collect::<JoinSet<()>>()
+            .join_all()
+            .await;
+    }
+}
+
+impl Listener {
+    fn new(settings: ListenerSettings, targets: &BTreeMap<String, Arc<Target>>) -> Self {
+        Self {
+            targets: settings
+                .targets
+                .iter()
+                .map(|target| targets[&target.name].clone())
+                .collect(),
+            limit: Limit::new(
+                format!("max_sessions of listener {}", settings.address),
+                settings.max_sessions,
+            ),
+            settings,
+        }
+    }
+
+    /// Where it listens, as the configuration says.
+    pub fn address(&self) -> &Address {
+        &self.settings.address
+    }
+}
+
+impl User {
+    fn new(name: &str, settings: Arc<UserSettings>) -> Self {
+        Self {
+            limit: Limit::new(format!("user.{name}.max_sessions"), settings.max_sessions),
+            settings,
+        }
+    }
+}
+
+/// Made-up salts are the same on all replicas that share a key, so that they tell nothing of who
+/// exists.
+fn mock_secret(shared: Option<&Secret>) -> Secret {
+    match shared {
+        Some(key) => Secret::new([b"made-up salts", key.expose()].concat()),
+        None => Secret::new(random::bytes::<32>()),
+    }
+}
+
+/// The iterations that most users' verifiers have: a user who does not exist must not stand out by
+/// them.
+fn usual_iterations<'a>(users: impl Iterator<Item = &'a Arc<UserSettings>>) -> NonZeroU32 {
+    let mut counts: HashMap<NonZeroU32, usize> = HashMap::new();
+    for user in users {
+        if let Some(Verifier::Scram(verifier)) = &user.verifier {
+            *counts.entry(verifier.iterations).or_default() += 1;
+        }
+    }
+    counts
+        .into_iter()
+        .max_by_key(|&(iterations, users)| (users, iterations))
+        .map_or(ITERATIONS, |(iterations, _)| iterations)
+}

@@ -1,0 +1,312 @@
+//! Who is accepted, and how does everything stop?
+
+mod socket;
+pub mod workers;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Admin;
+use crate::config::{Address, Config, Listener as ListenerSettings};
+use crate::runtime::{Lifecycle, Listener, Runtime, Snapshot};
+use crate::session::{self, Accepted};
+use crate::tls::listener::ListenerTls;
+use socket::Socket;
+use workers::{WorkerSlot, Workers};
+
+/// How long sessions may go on once the proxy is asked to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long the sessions that are left then may take to be ended.
+const END: Duration = Duration::from_secs(1);
+/// Pause after the process has run out of something: a session's end frees it, a busy loop does not.
+const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(100);
+/// How often certificate files are looked at. Watching them would miss the swapped links of
+/// Kubernetes secrets.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(1);
+
+/// A proxy whose addresses are bound.
+pub struct Server {
+    /// The sockets of the snapshot's listeners, in their order.
+    sockets: Vec<Socket>,
+    admin: Option<Admin>,
+    runtime: Arc<Runtime>,
+    snapshot: Arc<Snapshot>,
+}
+
+/// An address that cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}{what}: {error}")]
+pub struct BindError {
+    address: Address,
+    what: &'static str,
+    error: io::Error,
+}
+
+impl Server {
+    /// Binds every listener and the operators' address, or none.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound.
+    pub async fn bind(config: Config, lifecycle: Lifecycle) -> Result<Self, BindError> {
+        let mut sockets = Vec::new();
+        for listener in &config.listeners {
+            let failed = |error| BindError {
+                address: listener.address.clone(),
+                what: "",
+                error,
+            };
+            sockets.push(Socket::bind(listener).await.map_err(failed)?);
+        }
+        let admin = match config.admin {
+            Some(address) => {
+                let failed = |error| BindError {
+                    address: Address::Tcp(address),
+                    what: " for metrics and health",
+                    error,
+                };
+                Some(Admin::bind(address).await.map_err(failed)?)
+            }
+            None => None,
+        };
+        let runtime = Arc::new(Runtime::new(config, lifecycle));
+        Ok(Self {
+            sockets,
+            admin,
+            snapshot: runtime.snapshot(),
+            runtime,
+        })
+    }
+
+    /// The addresses as bound, port 0 replaced by the one that was given, with what is behind them.
+    pub fn addresses(&self) -> impl Iterator<Item = (Address, &ListenerSettings)> {
+        let bound = |(socket, listener): (&Socket, &'_ Arc<Listener>)| {
+            socket
+                .address()
+                .unwrap_or_else(|| listener.settings.address.clone())
+        };
+        self.sockets
+            .iter()
+            .zip(&self.snapshot.listeners)
+            .map(move |(socket, listener)| (bound((socket, listener)), &listener.settings))
+    }
+
+    /// The operators' address, likewise.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(Admin::address)
+    }
+
+    /// Serves until it is told to stop: then accepts no more, refuses logins under way, and waits for
+    /// sessions to end, for 10 s at most or until it is told to end now.
+    pub async fn run(self, workers: Workers) {
+        let Self {
+            sockets,
+            admin,
+            runtime,
+            snapshot,
+        } = self;
+        let workers = Arc::new(workers);
+        let sessions = TaskTracker::new();
+        let accepting = TaskTracker::new();
+        let Lifecycle { stop, now, reload } = runtime.lifecycle.clone();
+        let certificates: Vec<_> = snapshot
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.settings.tls.acceptor().cloned())
+            .collect();
+        if !certificates.is_empty() {
+            let stop = stop.clone();
+            accepting.spawn(async move {
+                stop.run_until_cancelled(keep_current(&certificates, &reload))
+                    .await;
+            });
+        }
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let acceptor = Acceptor {
+                socket,
+                index,
+                runtime: runtime.clone(),
+                workers: workers.clone(),
+                sessions: sessions.clone(),
+            };
+            let stop = stop.clone();
+            accepting.spawn(async move {
+                // Dropping the socket closes it: whoever comes now is refused by the kernel.
+                stop.run_until_cancelled(acceptor.accept()).await;
+            });
+        }
+        if let Some(admin) = admin {
+            // It ends with the runtime, after the last session.
+            tokio::spawn(admin.serve(runtime.clone()));
+        }
+        accepting.close();
+        accepting.wait().await;
+        let drained = drain(&runtime, &snapshot, &sessions);
+        let drained = now
+            .run_until_cancelled(tokio::time::timeout(DRAIN, drained))
+            .await;
+        if !matches!(drained, Some(Ok(()))) {
+            end(&runtime, &sessions).await;
+        }
+    }
+}
+
+/// Waits until all sessions have ended.
+async fn drain(runtime: &Runtime, snapshot: &Snapshot, sessions: &TaskTracker) {
+    sessions.close();
+    if !sessions.is_empty() {
+        tracing::info!(
+            sessions = sessions.len(),
+            "stopping: waiting for sessions to end (a second signal ends them now)"
+        );
+    }
+    // Logins under way are refused, so that nobody will want a session of a pool.
+    tokio::join!(snapshot.drain(), sessions.wait());
+    // What the last clients have left there.
+    snapshot.drain().await;
+    debug_assert!(runtime.lifecycle.stop.is_cancelled());
+}
+
+/// Ends the sessions that are still there, and says which.
+async fn end(runtime: &Runtime, sessions: &TaskTracker) {
+    tracing::info!(sessions = sessions.len(), "stopped with sessions open");
+    for session in runtime.status().sessions {
+        tracing::debug!(
+            session = session.id,
+            client = %session.client,
+            user = session.user,
+            target = session.target,
+            database = session.database,
+            db_user = session.db_user,
+            upstream = session.upstream.map(tracing::field::display),
+            server_pid = session.server_pid,
+            state = session.state.as_str(),
+            bytes_sent = session.bytes_sent,
+            bytes_received = session.bytes_received,
+            age_s = session.age.as_secs(),
+            "session still open"
+        );
+    }
+    runtime.sessions.end_all();
+    // What does not end in time ends with the process.
+    let _ = tokio::time::timeout(END, sessions.wait()).await;
+}
+
+/// Accepts the connections of one listener.
+struct Acceptor {
+    socket: Socket,
+    /// Of the listener in the snapshot.
+    index: usize,
+    runtime: Arc<Runtime>,
+    workers: Arc<Workers>,
+    sessions: TaskTracker,
+}
+
+impl Acceptor {
+    async fn accept(&self) {
+        let mut is_exhausted = false;
+        loop {
+            match self.socket.accept().await {
+                Ok(accepted) => {
+                    is_exhausted = false;
+                    self.start(accepted);
+                }
+                // The client gave up before it was accepted: accept(2) hands that over as an error.
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    if !is_exhausted {
+                        let address = self.socket.address().map(|address| address.to_string());
+                        tracing::error!(
+                            address,
+                            error = %error,
+                            "cannot accept connections; trying again until it works"
+                        );
+                    }
+                    is_exhausted = true;
+                    tokio::time::sleep(OUT_OF_RESOURCES_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Serves a connection on the worker where it gets a slot.
+    fn start(&self, accepted: Accepted) {
+        let slot = self.workers.slot();
+        let worker = slot.runtime.clone();
+        let (runtime, sessions) = (self.runtime.clone(), self.sessions.clone());
+        let snapshot = runtime.snapshot();
+        let listener = snapshot.listeners[self.index].clone();
+        self.sessions.spawn_on(
+            async move { serve(accepted, slot, &runtime, &snapshot, &listener, &sessions).await },
+            &worker,
+        );
+    }
+}
+
+async fn serve(
+    accepted: Accepted,
+    slot: WorkerSlot,
+    runtime: &Runtime,
+    snapshot: &Arc<Snapshot>,
+    listener: &Listener,
+    sessions: &TaskTracker,
+) {
+    let accepted = if slot.is_elsewhere {
+        accepted.adopt()
+    } else {
+        Ok(accepted)
+    };
+    match accepted {
+        Ok(accepted) => {
+            if let Some(established) = session::open(runtime, snapshot, listener, accepted).await {
+                sessions.spawn(async move {
+                    established.run().await;
+                    drop(slot);
+                });
+            }
+        }
+        Err(error) => {
+            tracing::error!(address = %listener.address(), %error, "cannot take a connection over");
+        }
+    }
+}
+
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
+}
+
+/// Takes new certificates into use when their files change. What cannot be used is reported once,
+/// and the old stays.
+async fn keep_current(certificates: &[Arc<ListenerTls>], reload: &Notify) {
+    let mut reported = vec![None; certificates.len()];
+    loop {
+        let asked = tokio::time::timeout(CERTIFICATE_CHECK, reload.notified())
+            .await
+            .is_ok();
+        for (tls, reported) in certificates.iter().zip(&mut reported) {
+            let file = tls.certificate_file().display();
+            match tls.reload(asked) {
+                Ok(true) => {
+                    *reported = None;
+                    tracing::info!(certificate = %file, "certificate read again and in use");
+                }
+                Ok(false) => *reported = None,
+                Err(error) => {
+                    let text = error.to_string();
+                    if asked || reported.as_ref() != Some(&text) {
+                        tracing::error!(certificate = %file, error = text, "certificate cannot be read again; the old one stays in use");
+                    }
+                    *reported = Some(text);
+                }
+            }
+        }
+    }
+}

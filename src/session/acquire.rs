@@ -1,0 +1,52 @@
+//! Phases 5 to 7: how does the client get a session at the server? With one of the target's pool, or
+//! by a login of its own.
+
+use std::sync::Arc;
+
+use super::record::Record;
+use super::route::Routed;
+use super::{Context, Permits};
+use crate::client::stream::ClientStream;
+use crate::error::{ErrorKind, LoginError, Refusal};
+use crate::target::{self, Target};
+use crate::wire::startup::StartupMessage;
+
+/// A login whose session at the server is ready.
+pub(super) struct Acquired {
+    pub startup: StartupMessage,
+    pub target: Arc<Target>,
+    pub upstream: target::Acquired,
+    pub permits: Permits,
+}
+
+/// Gets the session; gives up as soon as the client leaves or the proxy stops.
+///
+/// # Errors
+/// SQLSTATE 53300 at the target's limit, 57P03 while the proxy stops, or whatever the login at the
+/// server came to.
+pub(super) async fn acquire(
+    context: &Context<'_>,
+    stream: &ClientStream,
+    routed: Routed,
+    record: &mut Record,
+) -> Result<Acquired, LoginError> {
+    let Routed {
+        startup,
+        target,
+        login,
+        permits,
+    } = routed;
+    let upstream = tokio::select! {
+        result = target.acquire(login, record.progress()) => result?,
+        () = stream.gone() => return Err(LoginError::ClientGone),
+        () = context.runtime.lifecycle.stop.cancelled() => {
+            return Err(Refusal::new(ErrorKind::ShuttingDown, "the proxy is shutting down").into());
+        }
+    };
+    Ok(Acquired {
+        startup,
+        target,
+        upstream,
+        permits,
+    })
+}

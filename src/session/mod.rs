@@ -1,0 +1,156 @@
+//! One connection from top to bottom: the only folder that sees both legs.
+//!
+//! Each phase takes what the one before gave, and gives the next one its value:
+//! negotiate → prove → route → acquire → welcome → established. The splice runs as a task of its own,
+//! so that the login's state does not live as long as the session.
+
+mod acquire;
+mod cancel;
+mod established;
+mod negotiate;
+mod prove;
+mod record;
+mod route;
+mod welcome;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
+
+use crate::address::ClientAddr;
+use crate::client::negotiate::{Negotiated, Wish};
+use crate::client::reject;
+use crate::client::stream::ClientStream;
+use crate::error::LoginError;
+use crate::limits::Permit;
+use crate::runtime::{Listener, Runtime, Snapshot};
+use prove::Startup;
+use record::Record;
+
+pub use established::Established;
+
+/// A client that was just accepted.
+pub enum Accepted {
+    /// Over the network.
+    Tcp(TcpStream, SocketAddr),
+    /// Through a unix socket, as this operating system user.
+    Unix(UnixStream, u32),
+}
+
+impl Accepted {
+    /// Has its events reported to the calling thread, where another one has accepted it.
+    ///
+    /// # Errors
+    /// The system does not watch it.
+    pub fn adopt(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(tcp, address) => Self::Tcp(TcpStream::from_std(tcp.into_std()?)?, address),
+            Self::Unix(unix, user) => Self::Unix(UnixStream::from_std(unix.into_std()?)?, user),
+        })
+    }
+
+    fn address(&self) -> ClientAddr {
+        match self {
+            Self::Tcp(_, address) => ClientAddr::Network(*address),
+            Self::Unix(_, user) => ClientAddr::Local(*user),
+        }
+    }
+}
+
+/// What every phase of a login may see.
+struct Context<'a> {
+    runtime: &'a Runtime,
+    snapshot: &'a Snapshot,
+    listener: &'a Listener,
+}
+
+impl Context<'_> {
+    /// Until when the client must have sent its last login byte.
+    fn deadline(&self, record: &Record) -> Instant {
+        (record.opened() + self.snapshot.limits.startup_timeout).into()
+    }
+}
+
+/// What counts this session among others, besides its permit at the target.
+struct Permits {
+    _proxy: Permit,
+    _listener: Permit,
+    /// `None` until it is known who the client is.
+    user: Option<Permit>,
+}
+
+/// Serves a connection up to the end of its login. `None`: it was a cancel request, or it is over.
+pub async fn open(
+    runtime: &Runtime,
+    snapshot: &Arc<Snapshot>,
+    listener: &Listener,
+    accepted: Accepted,
+) -> Option<Established> {
+    let context = Context {
+        runtime,
+        snapshot,
+        listener,
+    };
+    let mut record = Record::new(runtime, accepted.address());
+    let Negotiated {
+        mut stream,
+        security,
+        wish,
+    } = match negotiate::negotiate(&context, accepted, &mut record).await {
+        Ok(negotiated) => negotiated,
+        // Nobody is left who could be answered.
+        Err(error) => {
+            record.log_failed(&error);
+            return None;
+        }
+    };
+    let welcomed = match wish {
+        Ok(Wish::Cancel(request)) => {
+            cancel::serve(&context, record.client(), &request, stream).await;
+            return None;
+        }
+        Ok(Wish::Session(message)) => {
+            let startup = Startup { message, security };
+            log_in(&context, &mut stream, startup, &mut record).await
+        }
+        Err(error) => Err(error),
+    };
+    match welcomed {
+        Ok(welcomed) => Some(Established::new(stream, welcomed, record.open())),
+        Err(error) => {
+            record.log_failed(&error);
+            tell(&mut stream, error, &record).await;
+            None
+        }
+    }
+}
+
+/// The phases of a login, one after the other.
+async fn log_in(
+    context: &Context<'_>,
+    stream: &mut ClientStream,
+    startup: Startup,
+    record: &mut Record,
+) -> Result<welcome::Welcomed, LoginError> {
+    let proven = prove::prove(context, stream, startup, record).await?;
+    let routed = route::route(context, proven, record)?;
+    let acquired = acquire::acquire(context, stream, routed, record).await?;
+    welcome::welcome(context, stream, acquired, record).await
+}
+
+async fn tell(stream: &mut ClientStream, error: LoginError, record: &Record) {
+    match error {
+        LoginError::Refused(refusal) => {
+            reject::send(
+                stream,
+                &reject::error_response(&refusal, &record.id().to_string()),
+            )
+            .await;
+        }
+        LoginError::ServerError(response) => reject::send(stream, &response).await,
+        LoginError::ClientGone | LoginError::StartupTimeout | LoginError::TlsFailed(_) => {}
+    }
+}

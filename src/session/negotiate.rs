@@ -1,0 +1,44 @@
+//! Phase 2: what does the client want, and how is its connection protected?
+
+use tokio::time::timeout_at;
+
+use super::record::Record;
+use super::{Accepted, Context};
+use crate::address::ClientAddr;
+use crate::client::negotiate::{self, Negotiated};
+use crate::error::LoginError;
+use crate::wire::proxy_header;
+
+/// Negotiates, behind a PROXY header where the listener believes those of this peer.
+///
+/// # Errors
+/// The connection cannot even be answered any more.
+pub(super) async fn negotiate(
+    context: &Context<'_>,
+    accepted: Accepted,
+    record: &mut Record,
+) -> Result<Negotiated, LoginError> {
+    let settings = &context.listener.settings;
+    let deadline = context.deadline(record);
+    let negotiation = async {
+        match accepted {
+            Accepted::Unix(unix, _) => negotiate::unix(unix).await,
+            Accepted::Tcp(mut tcp, peer) => {
+                let ip = peer.ip().to_canonical();
+                if settings
+                    .proxy_protocol_from
+                    .iter()
+                    .any(|network| network.contains(&ip))
+                {
+                    let header = proxy_header::read(&mut tcp).await?;
+                    let client = ClientAddr::Network(header.source.unwrap_or(peer));
+                    record.came_through_proxy(client, header.vpc_endpoint);
+                }
+                negotiate::tcp(tcp, &settings.tls).await
+            }
+        }
+    };
+    timeout_at(deadline, negotiation)
+        .await
+        .unwrap_or(Err(LoginError::StartupTimeout))
+}

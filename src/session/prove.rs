@@ -1,0 +1,219 @@
+//! Phase 3: who is the client, by the first rule of its listener that fits it?
+
+use std::time::Instant;
+
+use tokio::time::{sleep, timeout_at};
+
+use super::record::Record;
+use super::{Context, Permits};
+use crate::address::ClientAddr;
+use crate::client::authenticate::{Method, Question, authenticate};
+use crate::client::certificate_user;
+use crate::client::identity::{AuthenticationMethod, ClientIdentity};
+use crate::client::stream::{ClientStream, Security};
+use crate::config::{Auth, User};
+use crate::error::{ErrorKind, LoginError, Refusal};
+use crate::wire::startup::StartupMessage;
+
+/// What a client asks for, and what its connection says of it.
+pub(super) struct Startup {
+    pub message: StartupMessage,
+    pub security: Security,
+}
+
+/// A login whose client has proved who it is.
+pub(super) struct Proven {
+    pub startup: Startup,
+    pub identity: ClientIdentity,
+    pub permits: Permits,
+}
+
+impl Startup {
+    /// The name of the startup message's database, where it has one.
+    ///
+    /// # Errors
+    /// SQLSTATE 28000: it is not UTF-8. Names decide where a login goes, and AWS takes text only.
+    pub fn database(&self) -> Result<Option<&str>, Refusal> {
+        self.text("database name", "database")
+    }
+
+    fn user(&self) -> Result<&str, Refusal> {
+        // A startup message without a user has been refused when it was read.
+        Ok(self.text("user name", "user")?.unwrap_or_default())
+    }
+
+    fn text(&self, what: &str, parameter: &str) -> Result<Option<&str>, Refusal> {
+        let value = self.message.parameter(parameter);
+        value
+            .map(|value| std::str::from_utf8(value))
+            .transpose()
+            .map_err(|_| {
+                Refusal::new(
+                    ErrorKind::InvalidAuthorization,
+                    format!("{what} is not valid UTF-8"),
+                )
+            })
+    }
+}
+
+/// Has the client prove that it is the user whom it names, within the startup timeout.
+///
+/// # Errors
+/// SQLSTATE 53300 at a limit, 57014 when the time is over, 28P01 for a wrong password and 28000 for
+/// everything else; after repeated failures from one address only when its penalty is over.
+pub(super) async fn prove(
+    context: &Context<'_>,
+    stream: &mut ClientStream,
+    startup: Startup,
+    record: &mut Record,
+) -> Result<Proven, LoginError> {
+    let permits = Permits {
+        _proxy: context.snapshot.limit.acquire()?,
+        _listener: context.listener.limit.acquire()?,
+        user: None,
+    };
+    record.authenticating(startup.user()?);
+    let proof = Proof {
+        context,
+        client: record.client(),
+        startup: &startup,
+        user: startup.user()?,
+    };
+    let identity = timeout_at(context.deadline(record), proof.penalized(stream))
+        .await
+        .unwrap_or_else(|_| {
+            Err(Refusal::new(
+                ErrorKind::StartupTimeout,
+                "canceling authentication due to timeout",
+            )
+            .into())
+        })?;
+    record.proven(&identity);
+    Ok(Proven {
+        startup,
+        identity,
+        permits,
+    })
+}
+
+/// One client on its way to an identity.
+struct Proof<'a> {
+    context: &'a Context<'a>,
+    client: ClientAddr,
+    startup: &'a Startup,
+    user: &'a str,
+}
+
+impl Proof<'_> {
+    async fn penalized(&self, stream: &mut ClientStream) -> Result<ClientIdentity, LoginError> {
+        let result = self.identity(stream).await;
+        if let (Err(LoginError::Refused(_)), Some(address)) = (&result, self.client.ip()) {
+            let penalties = &self.context.runtime.penalties;
+            sleep(penalties.failed(address, Instant::now())).await;
+        }
+        result
+    }
+
+    async fn identity(&self, stream: &mut ClientStream) -> Result<ClientIdentity, LoginError> {
+        let Self { user, startup, .. } = self;
+        let settings = &self.context.listener.settings;
+        let address = self.client.ip();
+        let fits = |names: &Option<Vec<String>>| {
+            names
+                .as_ref()
+                .is_none_or(|names| names.iter().any(|name| name == user))
+        };
+        let rule = settings
+            .rules
+            .iter()
+            .position(|rule| rule.from.includes(address) && fits(&rule.users));
+        let Some(rule) = rule else {
+            return Err(refuse(format!(
+                "no rule of the proxy lets user \"{user}\" in from this address"
+            ))
+            .into());
+        };
+        let method = match settings.rules[rule].auth {
+            Auth::Trust => AuthenticationMethod::Trust,
+            Auth::Cert => self.by_certificate()?,
+            Auth::Peer => self.by_operating_system()?,
+            Auth::Reject => {
+                return Err(refuse(format!(
+                    "the proxy rejects connections as user \"{user}\" from this address"
+                ))
+                .into());
+            }
+            Auth::Password if !startup.security.tls && !settings.address.is_local() => {
+                return Err(refuse("a password is taken over TLS only".to_string())
+                    .hint("sslmode=require")
+                    .into());
+            }
+            Auth::ScramSha256 => self.by_password(stream, Method::ScramSha256).await?,
+            Auth::Md5 => self.by_password(stream, Method::Md5).await?,
+            Auth::Password => self.by_password(stream, Method::Cleartext).await?,
+        };
+        Ok(ClientIdentity {
+            user: (*user).to_string(),
+            method,
+            rule,
+        })
+    }
+
+    async fn by_password(
+        &self,
+        stream: &mut ClientStream,
+        method: Method,
+    ) -> Result<AuthenticationMethod, LoginError> {
+        let snapshot = self.context.snapshot;
+        let settings: Option<&User> = snapshot.user(self.user).map(|user| &*user.settings);
+        let question = Question {
+            user: self.user,
+            verifier: settings.and_then(|user| user.verifier.as_ref()),
+            channel_binding: self.startup.security.binding.as_deref(),
+            judge: &snapshot.judge,
+        };
+        authenticate(stream, method, &question).await?;
+        Ok(AuthenticationMethod::Password(method))
+    }
+
+    fn by_certificate(&self) -> Result<AuthenticationMethod, Refusal> {
+        let user = self.user;
+        let map = &self.context.listener.settings.certificate_map;
+        match &self.startup.security.certificate {
+            Some(names) if certificate_user::may_be(names, user, map) => {
+                Ok(AuthenticationMethod::Certificate(names.clone()))
+            }
+            Some(names) => {
+                let has = names.iter().collect::<Vec<_>>().join(", ");
+                Err(refuse(format!(
+                    "certificate authentication failed for user \"{user}\""
+                ))
+                .because(format!("the certificate names {has}")))
+            }
+            None => Err(refuse(
+                "connection requires a valid client certificate".to_string(),
+            )),
+        }
+    }
+
+    fn by_operating_system(&self) -> Result<AuthenticationMethod, Refusal> {
+        let user = self.user;
+        let name = match self.client {
+            ClientAddr::Local(uid) => uzers::get_user_by_uid(uid)
+                .and_then(|found| found.name().to_str().map(str::to_string)),
+            ClientAddr::Network(_) => None,
+        };
+        if name.as_deref() == Some(user) {
+            return Ok(AuthenticationMethod::Peer);
+        }
+        let cause = format!(
+            "the operating system says {}",
+            name.as_deref().unwrap_or("nothing")
+        );
+        Err(refuse(format!("Peer authentication failed for user \"{user}\"")).because(cause))
+    }
+}
+
+fn refuse(text: String) -> Refusal {
+    Refusal::new(ErrorKind::InvalidAuthorization, text)
+}

@@ -1,0 +1,120 @@
+//! How fast is a target's server given logins? A storm of reconnects waits here in line, instead of
+//! being throttled there.
+//!
+//! AWS advises fewer than 200 new IAM connections a second to one RDS instance; above that it
+//! throttles them, which looks like a wrong password.
+//! <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html>
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::config::Target as TargetSettings;
+use crate::error::{ErrorKind, Refusal};
+
+/// How long a login stands in line.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// The logins of one target: how many may be under way, and how fast they begin.
+pub struct Pacing {
+    rate: Rate,
+    under_way: Semaphore,
+    /// The keys and values of the configuration, for whoever is refused.
+    limits: String,
+}
+
+/// Turns at equal distances. What has not been used lately may be taken at once, up to a tenth of a
+/// second's worth: a pool that opens its connections together does not wait, a storm does.
+struct Rate {
+    distance: Duration,
+    next: Mutex<Instant>,
+}
+
+impl Rate {
+    const SAVED: Duration = Duration::from_millis(100);
+
+    fn per_second(turns: NonZeroU32) -> Self {
+        Self {
+            distance: Duration::from_secs(1) / turns.get(),
+            next: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// The moment of the next turn, which nobody else gets.
+    fn take(&self, now: Instant) -> Instant {
+        let mut next = self.next.lock();
+        let turn = (*next).max(now.checked_sub(Self::SAVED).unwrap_or(now));
+        *next = turn + self.distance;
+        turn
+    }
+}
+
+/// A login that may be under way, until it is dropped.
+#[derive(Debug)]
+pub struct Turn<'a>(
+    #[expect(dead_code, reason = "it is held for what its drop does")] Option<SemaphorePermit<'a>>,
+);
+
+impl Pacing {
+    /// The pace that the configuration sets for this target.
+    pub fn new(settings: &TargetSettings) -> Self {
+        let TargetSettings {
+            name,
+            max_logins_per_second,
+            max_concurrent_logins,
+            ..
+        } = settings;
+        Self {
+            rate: Rate::per_second(*max_logins_per_second),
+            under_way: Semaphore::new(*max_concurrent_logins),
+            limits: format!(
+                "target.{name}.max_logins_per_second = {max_logins_per_second}, \
+                 target.{name}.max_concurrent_logins = {max_concurrent_logins}"
+            ),
+        }
+    }
+
+    /// Waits until a login to this target may begin.
+    ///
+    /// # Errors
+    /// SQLSTATE 57P03 when that takes more than 10 s.
+    pub async fn turn(&self) -> Result<Turn<'_>, Refusal> {
+        let turn = async {
+            // The semaphore is never closed, so this is never `None`.
+            let permit = self.under_way.acquire().await.ok();
+            sleep_until(self.rate.take(Instant::now())).await;
+            Turn(permit)
+        };
+        timeout(MAX_WAIT, turn).await.map_err(|_| {
+            Refusal::new(
+                ErrorKind::TooManyLogins,
+                "too many logins to the database server at the moment",
+            )
+            .detail(self.limits.clone())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_apart_and_what_was_not_used_is_saved_for_a_tenth_of_a_second() {
+        let rate = Rate::per_second(NonZeroU32::new(20).unwrap());
+        let begin = Instant::now() + Duration::from_mins(1);
+        let turns: Vec<_> = (0..5).map(|_| rate.take(begin)).collect();
+        let waits: Vec<_> = turns
+            .iter()
+            .map(|turn| turn.saturating_duration_since(begin).as_millis())
+            .collect();
+        assert_eq!(waits, [0, 0, 0, 50, 100]);
+        assert!(
+            rate.take(begin + Duration::from_mins(1)) <= begin + Duration::from_mins(1),
+            "a pause is a fresh beginning"
+        );
+    }
+}

@@ -1,0 +1,606 @@
+//! The pooled sessions of one target: which are wanted, and how are they made, watched and ended?
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::thread::{self, ThreadId};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::shares::{Claim, allot};
+use super::{LogIn, LoginFailure, MAX_REUSED, PoolKey, Session};
+use crate::address::UpstreamAddr;
+use crate::config::Target as TargetSettings;
+use crate::limits::{Limit, Permit};
+use crate::status::PoolStatus;
+use crate::wire::frontend::TERMINATE;
+
+/// How long a login counts as a reason to keep sessions of its key. An Aurora cluster that pauses
+/// when nobody is connected does so after as long.
+const RECENT: Duration = Duration::from_mins(5);
+/// The pause before a session is made: meanwhile this thread answers the first query of the client
+/// that took the last one.
+pub(super) const CLIENTS_FIRST: Duration = Duration::from_millis(2);
+/// How often the pool checks whether its sessions are at an address that the server still has:
+/// Aurora's names may be cached for as long.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// The first and the longest pause after a failure; they double in between.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// The difference between wall clock and monotonic clock from which on the machine must have slept,
+/// so that its connections may be dead without a word.
+const SLEEP_THRESHOLD: Duration = Duration::from_secs(5);
+/// How long saying goodbye to a server may take.
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pooled sessions of one target.
+pub struct Pool<L: LogIn> {
+    settings: Arc<TargetSettings>,
+    limit: Arc<Limit>,
+    state: Mutex<State<L>>,
+    changed: Notify,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct State<L: LogIn> {
+    /// Oldest first.
+    logins: VecDeque<Arc<RecentLogin<L>>>,
+    /// Oldest first.
+    sessions: Vec<PooledSession<L::Session>>,
+    next_id: u64,
+    /// The last pause, and when it ends; `None` while all is well.
+    pause: Option<(Duration, Instant)>,
+}
+
+/// A login that a client has done, and that the pool can do again.
+struct RecentLogin<L> {
+    at: Instant,
+    key: Arc<PoolKey>,
+    again: L,
+    /// Runtime of its thread: the next login of this key may well come there, too.
+    runtime: Handle,
+}
+
+/// A session of the pool, or one that is being made. The session itself belongs to the task that
+/// watches it, which ends it when this is dropped.
+struct PooledSession<S> {
+    id: u64,
+    key: Arc<PoolKey>,
+    permit: Permit,
+    hand_over: oneshot::Sender<oneshot::Sender<S>>,
+    /// `None` while it is being made or reset.
+    ready: Option<Readiness>,
+}
+
+/// Where and since when a session waits for a client.
+struct Readiness {
+    /// The thread that watches it.
+    thread: ThreadId,
+    address: UpstreamAddr,
+    since: (Instant, SystemTime),
+}
+
+/// Whether the machine has slept since that moment.
+pub(super) fn machine_slept((instant, time): (Instant, SystemTime)) -> bool {
+    time.elapsed()
+        .unwrap_or_default()
+        .saturating_sub(instant.elapsed())
+        > SLEEP_THRESHOLD
+}
+
+impl<L: LogIn> Pool<L> {
+    /// An empty pool, and the tasks that fill it. It must be called on a runtime.
+    pub fn start(settings: Arc<TargetSettings>, limit: Arc<Limit>) -> Arc<Self> {
+        let state = State {
+            logins: VecDeque::new(),
+            sessions: Vec::new(),
+            next_id: 0,
+            pause: None,
+        };
+        let pool = Arc::new(Self {
+            settings,
+            limit,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let (filling, looking) = (pool.clone(), pool.clone());
+        pool.tasks
+            .spawn(async move { filling.closing.run_until_cancelled(filling.fill()).await });
+        pool.tasks.spawn(async move {
+            looking
+                .closing
+                .run_until_cancelled(looking.check_addresses())
+                .await
+        });
+        pool
+    }
+
+    /// A session of this key, and its permit at the target. From now on it is the caller's alone.
+    ///
+    /// Dropping the future ends the session.
+    pub async fn take(&self, key: &PoolKey) -> Option<(L::Session, Permit)> {
+        loop {
+            let here = thread::current().id();
+            let (
+                PooledSession {
+                    permit, hand_over, ..
+                },
+                ready,
+            ) = self.state.lock().take(key, here)?;
+            if machine_slept(ready.since) {
+                continue;
+            }
+            let (reply, session) = oneshot::channel();
+            // Without an answer, it has ended just now.
+            if hand_over.send(reply).is_ok()
+                && let Ok(session) = session.await
+                && let Ok(session) = if ready.thread == here {
+                    Ok(session)
+                } else {
+                    session.adopt()
+                }
+            {
+                return Some((session, permit));
+            }
+        }
+    }
+
+    /// Notes that a client has logged in, with a session of the pool or without one: sessions of
+    /// this key shall be there for the next client.
+    pub fn note_login(&self, key: PoolKey, again: L) -> Arc<PoolKey> {
+        let mut state = self.state.lock();
+        let key = state.known(&key).unwrap_or_else(|| key.into());
+        state.logins.push_back(
+            RecentLogin {
+                at: Instant::now(),
+                key: key.clone(),
+                again,
+                runtime: Handle::current(),
+            }
+            .into(),
+        );
+        if state.logins.len() > (4 * self.capacity()).max(8) {
+            state.logins.pop_front();
+        }
+        self.changed.notify_one();
+        key
+    }
+
+    /// Whether sessions come back to this pool when their clients leave.
+    pub fn reuses(&self) -> bool {
+        self.settings.reuse_sessions
+    }
+
+    /// Takes back a session that its client has left idle, with its permit at the target. It is reset
+    /// and waits for the next client where one of its key is wanted; otherwise it is ended.
+    pub fn give_back(
+        self: &Arc<Self>,
+        key: &Arc<PoolKey>,
+        mut session: L::Session,
+        permit: Permit,
+    ) {
+        let entry = {
+            let mut state = self.state.lock();
+            if session.since().elapsed() >= self.settings.spare_max_age {
+                Err("too old")
+            } else if self.closing.is_cancelled() {
+                Err("not needed")
+            } else {
+                self.changed.notify_one();
+                // Since the session was taken, its key may have been forgotten and met again.
+                let key = state.known(key).unwrap_or_else(|| key.clone());
+                Ok(state.push(key, permit))
+            }
+        };
+        let pool = self.clone();
+        self.tasks.spawn(async move {
+            let (id, mut asked) = match entry {
+                Ok(entry) => entry,
+                Err(reason) => return pool.end(session, reason).await,
+            };
+            let reset = tokio::select! {
+                _ = &mut asked => Err("not needed".to_string()),
+                reset = session.reset() => reset,
+            };
+            match reset {
+                Ok(()) => {
+                    pool.mark_ready(id, session.address(), "reset");
+                    pool.hold(id, session, asked).await;
+                }
+                Err(reason) => {
+                    pool.state.lock().sessions.retain(|pooled| pooled.id != id);
+                    pool.end(session, &reason).await;
+                }
+            }
+        });
+    }
+
+    /// How many sessions the pool may hold.
+    fn capacity(&self) -> usize {
+        self.settings
+            .warm_sessions
+            .max(if self.settings.reuse_sessions {
+                MAX_REUSED
+            } else {
+                0
+            })
+    }
+
+    /// Notes that a login of this key was refused: the pool holds no sessions of it until a client
+    /// has logged in that way again.
+    pub fn note_refusal(&self, key: &PoolKey) {
+        self.state.lock().logins.retain(|login| *login.key != *key);
+        self.changed.notify_one();
+    }
+
+    /// Ends one session, if there is one, so that its permit at the target is free for a client.
+    pub fn make_room(&self) -> bool {
+        let mut state = self.state.lock();
+        let least = state
+            .sessions
+            .iter()
+            .position(|pooled| pooled.ready.is_none())
+            .or((!state.sessions.is_empty()).then_some(0));
+        least.map(|index| state.sessions.remove(index)).is_some()
+    }
+
+    /// Ends all sessions and makes no more. Completes when their servers have been told.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        {
+            let mut state = self.state.lock();
+            state.logins.clear();
+            state.sessions.clear();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// How many sessions there are.
+    pub fn status(&self) -> PoolStatus {
+        let state = self.state.lock();
+        let ready = state
+            .sessions
+            .iter()
+            .filter(|pooled| pooled.ready.is_some())
+            .count();
+        PoolStatus {
+            ready,
+            starting: state.sessions.len() - ready,
+        }
+    }
+
+    async fn fill(self: &Arc<Self>) {
+        let mut look = interval(CHECK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // The interval is for what nobody announces: a pause that is over, a login that is long
+            // ago, a permit at the target that is free again.
+            tokio::select! {
+                () = self.changed.notified() => {}
+                _ = look.tick() => {}
+            }
+            self.rebalance();
+        }
+    }
+
+    /// Ends sessions that no recent login wants, and begins to make those that are missing.
+    fn rebalance(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if self.closing.is_cancelled() {
+            return;
+        }
+        while state
+            .logins
+            .front()
+            .is_some_and(|login| login.at.elapsed() >= RECENT)
+        {
+            state.logins.pop_front();
+        }
+        let mut keys = state.keys();
+        let claims: Vec<_> = keys.iter().map(|(_, claim)| *claim).collect();
+        let mut left = allot(&claims, self.capacity());
+        // The newest stay.
+        for index in (0..state.sessions.len()).rev() {
+            let key = keys
+                .iter()
+                .position(|(login, _)| Arc::ptr_eq(&login.key, &state.sessions[index].key))
+                .filter(|&key| left[key] > 0);
+            match key {
+                Some(key) => left[key] -= 1,
+                None => drop(state.sessions.remove(index)),
+            }
+        }
+        let mut making = state
+            .sessions
+            .iter()
+            .filter(|pooled| pooled.ready.is_none())
+            .count();
+        let most = match state.pause {
+            Some((_, until)) if Instant::now() < until => 0,
+            Some(_) => 1,
+            // Clients wait for their turns in the same line.
+            None => (self.settings.max_concurrent_logins / 4).max(1),
+        };
+        let shares = allot(&claims, self.settings.warm_sessions);
+        for ((login, _), share) in keys.drain(..).zip(shares) {
+            for _ in state.count(&login.key)..share {
+                if making >= most {
+                    return;
+                }
+                let Ok(permit) = self.limit.acquire() else {
+                    return;
+                };
+                making += 1;
+                self.start_login(&mut state, login.clone(), permit);
+            }
+        }
+    }
+
+    fn start_login(
+        self: &Arc<Self>,
+        state: &mut State<L>,
+        login: Arc<RecentLogin<L>>,
+        permit: Permit,
+    ) {
+        let (id, mut asked) = state.push(login.key.clone(), permit);
+        let runtime = login.runtime.clone();
+        let pool = self.clone();
+        let task = async move {
+            let attempt = async {
+                sleep(CLIENTS_FIRST).await;
+                login.again.log_in().await
+            };
+            let made = tokio::select! {
+                // Nobody asks for a session that is not ready: it was dropped, and is not wanted.
+                _ = &mut asked => return,
+                made = attempt => made,
+            };
+            match made {
+                Ok(session) => {
+                    pool.mark_ready(id, session.address(), "made");
+                    pool.recovered();
+                    pool.hold(id, session, asked).await;
+                }
+                Err(failure) => pool.failed(id, &login.key, &failure),
+            }
+        };
+        self.tasks.spawn_on(task, &runtime);
+    }
+
+    /// Holds a session until a client takes it or it ends.
+    async fn hold(
+        &self,
+        id: u64,
+        mut session: L::Session,
+        asked: oneshot::Receiver<oneshot::Sender<L::Session>>,
+    ) {
+        let old = session.since() + self.settings.spare_max_age;
+        let mut byte = [0];
+        let reason = tokio::select! {
+            biased;
+            _ = session.stream().read(&mut byte) => {
+                self.discard(|pooled| pooled.id == id);
+                "the server closed it, or said something"
+            }
+            asked = asked => match asked {
+                Ok(reply) => match reply.send(session) {
+                    Ok(()) => return,
+                    Err(back) => {
+                        session = back;
+                        "its client left"
+                    }
+                },
+                Err(_) => "not needed",
+            },
+            () = sleep_until(old) => {
+                self.state.lock().sessions.retain(|pooled| pooled.id != id);
+                self.changed.notify_one();
+                "too old"
+            }
+        };
+        self.end(session, reason).await;
+    }
+
+    /// Ends a session that has no client.
+    pub async fn end(&self, mut session: L::Session, reason: &str) {
+        let upstream = session.address();
+        tracing::debug!(target = self.settings.name, %upstream, reason, "spare session ended");
+        let stream = session.stream();
+        let goodbye = async {
+            stream.write_all(&TERMINATE).await?;
+            stream.shutdown().await
+        };
+        // A server that does not hear the goodbye notices the close.
+        let _ = timeout(TERMINATE_TIMEOUT, goodbye).await;
+    }
+
+    /// From now on clients may take the session, unless it is not wanted any more.
+    fn mark_ready(&self, id: u64, address: UpstreamAddr, how: &str) {
+        if let Some(pooled) = self
+            .state
+            .lock()
+            .sessions
+            .iter_mut()
+            .find(|pooled| pooled.id == id)
+        {
+            pooled.ready = Some(Readiness {
+                thread: thread::current().id(),
+                address,
+                since: (Instant::now(), SystemTime::now()),
+            });
+        }
+        tracing::debug!(target = self.settings.name, upstream = %address, how, "spare session ready");
+    }
+
+    fn recovered(&self) {
+        if self.state.lock().pause.take().is_some() {
+            tracing::info!(
+                target = self.settings.name,
+                "spare sessions can be made again"
+            );
+            self.changed.notify_one();
+        }
+    }
+
+    fn failed(&self, id: u64, key: &Arc<PoolKey>, failure: &LoginFailure) {
+        let mut state = self.state.lock();
+        state.sessions.retain(|pooled| pooled.id != id);
+        if failure.is_permanent {
+            state.logins.retain(|login| !Arc::ptr_eq(&login.key, key));
+        }
+        let now = Instant::now();
+        let pause = match state.pause {
+            // Several logins fail together.
+            Some((_, until)) if now < until => return,
+            Some((pause, _)) => (pause * 2).min(LONGEST_PAUSE),
+            None => {
+                tracing::warn!(
+                    target = self.settings.name,
+                    error = failure.text,
+                    "spare sessions cannot be made; logins go on without"
+                );
+                FIRST_PAUSE
+            }
+        };
+        state.pause = Some((pause, now + pause));
+        self.changed.notify_one();
+    }
+
+    /// Ends sessions at addresses that their server does not have any more.
+    async fn check_addresses(&self) {
+        let mut look = interval(CHECK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let Some(login) = self.state.lock().one_that_has_spares() else {
+                continue;
+            };
+            if let Some(addresses) = login.again.addresses().await {
+                self.discard(|pooled| {
+                    pooled
+                        .ready
+                        .as_ref()
+                        .is_some_and(|ready| !addresses.contains(&ready.address))
+                });
+            }
+        }
+    }
+
+    /// Ends sessions that have turned out to be of no use, and leaves their keys no more logins than
+    /// sessions.
+    fn discard(&self, lost: impl Fn(&PooledSession<L::Session>) -> bool) {
+        let mut state = self.state.lock();
+        let lost: Vec<_> = state
+            .sessions
+            .extract_if(.., |pooled| lost(pooled))
+            .collect();
+        for PooledSession { key, .. } in lost {
+            let held = state.count(&key);
+            let mut surplus = state
+                .logins
+                .iter()
+                .filter(|login| Arc::ptr_eq(&login.key, &key))
+                .count()
+                .saturating_sub(held);
+            state.logins.retain(|login| {
+                let goes = surplus > 0 && Arc::ptr_eq(&login.key, &key);
+                surplus -= usize::from(goes);
+                !goes
+            });
+        }
+    }
+}
+
+impl<L: LogIn> State<L> {
+    /// A session of this key; one that this thread watches, if there is one.
+    fn take(
+        &mut self,
+        key: &PoolKey,
+        here: ThreadId,
+    ) -> Option<(PooledSession<L::Session>, Readiness)> {
+        let fit = self
+            .sessions
+            .iter()
+            .enumerate()
+            .filter(|(_, pooled)| *pooled.key == *key);
+        let ready = fit.filter_map(|(index, pooled)| Some((index, pooled.ready.as_ref()?)));
+        let (index, _) = ready.min_by_key(|(_, ready)| ready.thread != here)?;
+        let mut pooled = self.sessions.remove(index);
+        let ready = pooled.ready.take()?;
+        Some((pooled, ready))
+    }
+
+    /// Kinds that are equal are one.
+    fn known(&self, key: &PoolKey) -> Option<Arc<PoolKey>> {
+        let mut known = self
+            .logins
+            .iter()
+            .rev()
+            .map(|login| &login.key)
+            .chain(self.sessions.iter().map(|pooled| &pooled.key));
+        known.find(|known| ***known == *key).cloned()
+    }
+
+    /// Adds a session that is not ready yet.
+    fn push(
+        &mut self,
+        key: Arc<PoolKey>,
+        permit: Permit,
+    ) -> (u64, oneshot::Receiver<oneshot::Sender<L::Session>>) {
+        let (hand_over, asked) = oneshot::channel();
+        let id = self.next_id;
+        self.next_id += 1;
+        self.sessions.push(PooledSession {
+            id,
+            key,
+            permit,
+            hand_over,
+            ready: None,
+        });
+        (id, asked)
+    }
+
+    /// Kinds that have a claim, the one that logged in last first.
+    fn keys(&self) -> Vec<(Arc<RecentLogin<L>>, Claim)> {
+        let mut keys: Vec<(Arc<RecentLogin<L>>, Claim)> = Vec::new();
+        let mut places = HashMap::new();
+        for login in self.logins.iter().rev() {
+            let permit = *places.entry(Arc::as_ptr(&login.key)).or_insert_with(|| {
+                keys.push((
+                    login.clone(),
+                    Claim {
+                        logins: 0,
+                        held: self.count(&login.key),
+                    },
+                ));
+                keys.len() - 1
+            });
+            keys[permit].1.logins += 1;
+        }
+        keys
+    }
+
+    fn count(&self, key: &Arc<PoolKey>) -> usize {
+        self.sessions
+            .iter()
+            .filter(|pooled| Arc::ptr_eq(&pooled.key, key))
+            .count()
+    }
+
+    fn one_that_has_spares(&self) -> Option<Arc<RecentLogin<L>>> {
+        self.logins
+            .back()
+            .filter(|_| !self.sessions.is_empty())
+            .cloned()
+    }
+}

@@ -1,0 +1,345 @@
+//! How is a target's server logged in to, for a client that waits or for the pool?
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use super::pacing::Pacing;
+use super::pool::{self, LoginFailure, PoolKey};
+use crate::address::UpstreamAddr;
+use crate::config::{Endpoint, Target as TargetSettings};
+use crate::credentials::{Broker, CredentialRequest, Lease};
+use crate::error::{ErrorKind, LoginError, Refusal, chain};
+use crate::route::Route;
+use crate::tls::stream::TlsStream;
+use crate::upstream::connect::{connect, resolve, server_name};
+use crate::upstream::log_in::{LogInError, LoggedIn, log_in};
+use crate::upstream::reset::reset;
+use crate::upstream::startup_parameters::forward;
+use crate::wire::settings::Settings;
+
+/// What all logins to one target need.
+pub(super) struct Dialer {
+    pub settings: Arc<TargetSettings>,
+    pub broker: Broker,
+    pub pacing: Pacing,
+}
+
+/// A login to a target's server, as often as it is wanted.
+#[derive(Clone)]
+pub struct UpstreamLogin {
+    dialer: Arc<Dialer>,
+    route: Route,
+    /// The client's startup parameters.
+    startup: Vec<(Bytes, Bytes)>,
+    /// Whom the server's `application_name` names besides.
+    person: Option<String>,
+}
+
+/// A session at the server.
+pub struct UpstreamSession {
+    /// The connection and what the server said at the login.
+    pub server: LoggedIn,
+    since: tokio::time::Instant,
+    /// Its settings as a client has left them.
+    left: Option<Settings>,
+}
+
+/// How far a login has come, and how long its phases took.
+#[derive(Debug, Default)]
+pub struct LoginProgress {
+    /// The session's id in the log; `None` for a login of the pool.
+    pub session: Option<String>,
+    /// Database user of the credential.
+    pub db_user: Option<String>,
+    /// Where the server is.
+    pub upstream: Option<UpstreamAddr>,
+    /// Whether the session was there before its client: then no phase took time.
+    pub is_pooled: bool,
+    /// Endpoint and credential.
+    pub credentials: Duration,
+    /// Name resolution, TCP and TLS.
+    pub connect: Duration,
+    /// Startup and authentication.
+    pub log_in: Duration,
+}
+
+impl UpstreamLogin {
+    pub(super) fn new(
+        dialer: &Arc<Dialer>,
+        route: Route,
+        startup: Vec<(Bytes, Bytes)>,
+        person: Option<String>,
+    ) -> Self {
+        Self {
+            dialer: dialer.clone(),
+            route,
+            startup,
+            person,
+        }
+    }
+
+    /// What the server and AWS can tell it from other logins by. The credential's own name for the
+    /// user is not known yet; it follows from the rest.
+    pub(super) fn pool_key(&self) -> PoolKey {
+        let Route {
+            aws,
+            db_user,
+            db_groups,
+            database,
+        } = &self.route;
+        let parameters = forward(
+            &self.dialer.settings,
+            &self.startup,
+            db_user.name().unwrap_or_default(),
+            database,
+            self.person.as_deref(),
+        )
+        .parameters;
+        PoolKey {
+            aws: aws.clone(),
+            db_user: db_user.clone(),
+            db_groups: db_groups.clone(),
+            parameters,
+        }
+    }
+
+    /// Logs in. A credential from the cache that the server refuses is replaced once by a fresh one.
+    ///
+    /// # Errors
+    /// Whatever a client may be told; `progress` says how far it came.
+    pub(super) async fn log_in(
+        &self,
+        progress: &mut LoginProgress,
+    ) -> Result<UpstreamSession, LoginError> {
+        let Dialer {
+            settings, broker, ..
+        } = &*self.dialer;
+        let started = Instant::now();
+        let endpoint = broker.endpoint(settings).await.map_err(Refusal::from)?;
+        let request = CredentialRequest::new(settings, &self.route, &endpoint);
+        let lease = broker.credential(&request).await.map_err(Refusal::from)?;
+        progress.credentials = started.elapsed();
+        let result = match self.log_in_with(&lease, &endpoint, progress).await {
+            Err(AttemptError::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
+                tracing::debug!(
+                    session = progress.session,
+                    "the server refuses a cached credential; trying a fresh one"
+                );
+                broker.forget_credential(&request, &lease.credential);
+                let fresh = broker.credential(&request).await.map_err(Refusal::from)?;
+                let result = self.log_in_with(&fresh, &endpoint, progress).await;
+                result
+                    .inspect_err(|error| self.note_refused(error, &request))
+                    .map_err(refused_twice)?
+            }
+            result => result.inspect_err(|error| self.note_refused(error, &request))?,
+        };
+        Ok(UpstreamSession {
+            server: result,
+            since: tokio::time::Instant::now(),
+            left: None,
+        })
+    }
+
+    async fn log_in_with(
+        &self,
+        lease: &Lease,
+        endpoint: &Endpoint,
+        progress: &mut LoginProgress,
+    ) -> Result<LoggedIn, AttemptError> {
+        let Dialer {
+            settings,
+            broker,
+            pacing,
+        } = &*self.dialer;
+        let credential = &lease.credential;
+        progress.db_user = Some(credential.db_user.clone());
+        let _turn = pacing.turn().await?;
+        let started = Instant::now();
+        let connection = connect(
+            endpoint,
+            server_name(settings, &endpoint.host)?,
+            &settings.tls,
+        )
+        .await
+        .map_err(|error| {
+            broker.forget_endpoint(settings);
+            AttemptError::Connect(error.into())
+        })?;
+        progress.upstream = Some(connection.address);
+        progress.connect = started.elapsed();
+        let started = Instant::now();
+        let forwarded = forward(
+            settings,
+            &self.startup,
+            &credential.db_user,
+            &self.route.database,
+            self.person.as_deref(),
+        );
+        log_dropped(&forwarded.dropped, progress);
+        let logged_in = log_in(
+            connection,
+            &forwarded.parameters,
+            &credential.db_user,
+            &credential.password,
+        )
+        .await?;
+        progress.log_in = started.elapsed();
+        Ok(logged_in)
+    }
+
+    fn note_refused(&self, error: &AttemptError, request: &CredentialRequest) {
+        if let AttemptError::LogIn(LogInError::PasswordRefused(_)) = error {
+            self.dialer.broker.refused_fresh(request);
+        }
+    }
+}
+
+fn log_dropped(names: &[Bytes], progress: &LoginProgress) {
+    if !names.is_empty() {
+        let names: Vec<_> = names
+            .iter()
+            .map(|name| String::from_utf8_lossy(name))
+            .collect();
+        tracing::debug!(
+            session = progress.session,
+            names = names.join(", "),
+            "startup parameters not forwarded"
+        );
+    }
+}
+
+impl UpstreamSession {
+    /// The stream, on which nothing is under way.
+    pub fn stream_mut(&mut self) -> &mut TlsStream<TcpStream> {
+        &mut self.server.connection.stream
+    }
+
+    /// The stream alone, where the session ends with its client.
+    pub fn into_stream(self) -> TlsStream<TcpStream> {
+        self.server.connection.stream
+    }
+
+    /// The session, once a client has left it idle with these settings.
+    #[must_use]
+    pub fn left_with(self, settings: Settings) -> Self {
+        Self {
+            left: Some(settings),
+            ..self
+        }
+    }
+}
+
+impl pool::LogIn for UpstreamLogin {
+    type Session = UpstreamSession;
+
+    async fn log_in(&self) -> Result<UpstreamSession, LoginFailure> {
+        self.log_in(&mut LoginProgress::default())
+            .await
+            .map_err(|error| LoginFailure {
+                is_permanent: is_permanent(&error),
+                text: chain(&error),
+            })
+    }
+
+    async fn addresses(&self) -> Option<Vec<UpstreamAddr>> {
+        let Dialer {
+            settings, broker, ..
+        } = &*self.dialer;
+        let endpoint = broker.endpoint(settings).await.ok()?;
+        if names_several_servers(&endpoint) {
+            return None;
+        }
+        resolve(&endpoint).await.ok()
+    }
+}
+
+impl pool::Session for UpstreamSession {
+    type Stream = TlsStream<TcpStream>;
+
+    fn stream(&mut self) -> &mut Self::Stream {
+        self.stream_mut()
+    }
+
+    fn address(&self) -> UpstreamAddr {
+        self.server.connection.address
+    }
+
+    fn since(&self) -> tokio::time::Instant {
+        self.since
+    }
+
+    fn adopt(mut self) -> io::Result<Self> {
+        self.server.connection.stream = self.server.connection.stream.adopt()?;
+        Ok(self)
+    }
+
+    async fn reset(&mut self) -> Result<(), String> {
+        match self.left.take() {
+            Some(mut settings) => reset(self.stream_mut(), &mut settings)
+                .await
+                .map_err(|error| chain(&error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Aurora's reader and custom endpoints: each answer of the DNS is one of several servers, and the
+/// others are as good.
+fn names_several_servers(endpoint: &Endpoint) -> bool {
+    [".cluster-ro-", ".cluster-custom-"]
+        .iter()
+        .any(|label| endpoint.host.contains(label))
+}
+
+/// Whether such logins are refused, as opposed to not being possible just now.
+pub(super) fn is_permanent(error: &LoginError) -> bool {
+    error
+        .sqlstate()
+        .is_some_and(|sqlstate| !sqlstate.is_transient())
+}
+
+/// One attempt at the server failed.
+enum AttemptError {
+    Connect(Refusal),
+    LogIn(LogInError),
+}
+
+impl From<Refusal> for AttemptError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Connect(refusal)
+    }
+}
+
+impl From<LogInError> for AttemptError {
+    fn from(error: LogInError) -> Self {
+        Self::LogIn(error)
+    }
+}
+
+impl From<AttemptError> for LoginError {
+    fn from(error: AttemptError) -> Self {
+        match error {
+            AttemptError::Connect(refusal) => refusal.into(),
+            AttemptError::LogIn(error) => error.into(),
+        }
+    }
+}
+
+fn refused_twice(error: AttemptError) -> LoginError {
+    match error {
+        AttemptError::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
+            ErrorKind::TemporaryPasswordRefused,
+            format!(
+                "the database server refused the temporary password twice: {}",
+                response.message()
+            ),
+        )
+        .into(),
+        other => other.into(),
+    }
+}

@@ -61,14 +61,15 @@
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
 //! | `hash_password` | How does a password become a verifier? |
 //! | `policy` | What must AWS allow, and whom? |
+//! | `iam` | Which permissions does AWS check for a login, and how does a policy write them? |
 //! | `metrics` | What is counted? |
 //! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
 //!
 //! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream,
 //! cancel, governor, places, workers, splice} → {config, error, wire, tls, verifier, metrics,
-//! secret}`; and `cli → policy → {route, credentials, config}`, `cli → check → {route, credentials,
-//! upstream}`, `server → admin → metrics`. The test `architecture` in `tests/it` reads the imports
-//! and fails on another edge.
+//! secret}`; and `cli → policy → {route, credentials, iam, config}`, `cli → check → {route,
+//! credentials, iam, upstream}`, `credentials → iam → config`, `server → admin → metrics`. The test
+//! `architecture` in `tests/it` reads the imports and fails on another edge.
 //!
 //! ## Invariants
 //!
@@ -127,6 +128,7 @@ mod credentials;
 mod error;
 mod governor;
 mod hash_password;
+mod iam;
 mod metrics;
 mod places;
 mod policy;

@@ -30,6 +30,7 @@ use super::deadline::Deadline;
 use super::error::{AwsError, AwsErrorReason};
 use super::without_margin;
 use crate::config::{AwsIdentity, Role};
+use crate::iam::Action;
 
 /// One attempt at a call, and all attempts together: a login waits for them.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -408,7 +409,7 @@ impl Make<Held> for Assumer {
 
 impl Assumer {
     async fn assume(&self, source: &Held) -> Result<Held, AwsError> {
-        const ACTION: &str = "sts:AssumeRole";
+        const ACTION: &str = Action::StsAssumeRole.name();
         let Role {
             arn,
             external_id,

@@ -7,32 +7,31 @@
 mod cache;
 mod caller;
 mod clock;
+mod credential_sources;
 mod deadline;
 mod discovery;
 mod dsql;
 mod error;
 mod identity;
-mod lookup;
 mod rds;
 mod redshift;
 mod redshift_serverless;
-mod search;
+mod resource_id;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use caller::Caller;
-pub use clock::in_words as clock_in_words;
-pub use search::{Search, search};
+pub use caller::{Caller, CallerError};
+pub use credential_sources::{CredentialSources, inspect_credential_sources};
 
 use cache::{Cache, Expires, Make};
 use deadline::Deadline;
 pub use error::{AwsError, AwsErrorReason};
-use identity::{Aws, Identities};
+use identity::Aws;
 
-pub use identity::PERSON_TAG;
-pub use lookup::Lookup;
+pub use identity::{Identities, PERSON_TAG};
+pub use resource_id::resource_id;
 
 use crate::config::{AwsIdentity, Endpoint, EndpointSource, Engine, Target};
 use crate::metrics::{AwsFailure, Counted, Metrics};
@@ -340,14 +339,13 @@ impl Broker {
     /// Who AWS says that an identity is.
     ///
     /// # Errors
-    /// There are no AWS credentials. The inner one: there are, but STS did not say.
+    /// As [`Identities::caller`].
     pub async fn caller(
         &self,
         identity: &AwsIdentity,
         region: &str,
-    ) -> Result<Result<Caller, AwsError>, AwsError> {
-        let aws = self.identities.of(identity, region).await?;
-        Ok(caller::caller(&aws, identity).await)
+    ) -> Result<Caller, CallerError> {
+        self.identities.caller(identity, region).await
     }
 
     /// A server has refused a fresh credential. Where it was a token: that is signed here, and if
@@ -366,7 +364,7 @@ impl Broker {
             // Nobody waits for it: the watch says what it sees.
             tokio::spawn(async move {
                 let asker = identities.of(&identity, &region).await?;
-                match caller::caller(&asker, &identity).await {
+                match caller::get_caller_identity(&asker, &identity).await {
                     Err(error) => identities.instead_of(&asker, error).await.map(drop),
                     Ok(_) => Ok(()),
                 }

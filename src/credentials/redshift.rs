@@ -10,6 +10,7 @@ use super::error::AwsError;
 use super::identity::Aws;
 use super::{Credential, Request};
 use crate::config::{ClusterName, Redshift, RedshiftApi};
+use crate::iam::Action;
 use crate::secret::Secret;
 
 /// One credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept as
@@ -64,7 +65,7 @@ pub async fn mint(
 
 /// `ClusterIdentifier` of the cluster that has this custom domain name.
 async fn identifier_behind(client: &Client, domain: &str) -> Result<String, AwsError> {
-    const ACTION: &str = "redshift:DescribeCustomDomainAssociations";
+    const ACTION: &str = Action::RedshiftDescribeCustomDomainAssociations.name();
     let answer = client
         .describe_custom_domain_associations()
         .custom_domain_name(domain)
@@ -89,7 +90,7 @@ async fn call(
     let (client, clock) = (Client::new(&aws.config), aws.clock());
     match &redshift.api {
         RedshiftApi::GetClusterCredentials { auto_create, .. } => {
-            const ACTION: &str = "redshift:GetClusterCredentials";
+            const ACTION: &str = Action::RedshiftGetClusterCredentials.name();
             let answer = client
                 .get_cluster_credentials()
                 .db_user(&request.db_user)
@@ -113,7 +114,7 @@ async fn call(
             )
         }
         RedshiftApi::GetClusterCredentialsWithIam => {
-            const ACTION: &str = "redshift:GetClusterCredentialsWithIAM";
+            const ACTION: &str = Action::RedshiftGetClusterCredentialsWithIam.name();
             let answer = client
                 .get_cluster_credentials_with_iam()
                 .db_name(&request.database)

@@ -8,6 +8,7 @@ use super::error::AwsError;
 use super::identity::Aws;
 use super::{Credential, Request};
 use crate::config::{RedshiftServerless, WorkgroupName};
+use crate::iam::Action;
 use crate::secret::Secret;
 
 /// One call, one credential. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS identity,
@@ -20,7 +21,7 @@ pub async fn mint(
     serverless: &RedshiftServerless,
     request: &Request,
 ) -> Result<Credential, AwsError> {
-    const ACTION: &str = "redshift-serverless:GetCredentials";
+    const ACTION: &str = Action::RedshiftServerlessGetCredentials.name();
     let _turn = aws.turn().await;
     let (name, domain) = match &serverless.workgroup {
         WorkgroupName::Name(name) => (Some(name.clone()), None),

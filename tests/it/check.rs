@@ -659,6 +659,34 @@ fn a_denied_action_is_named_with_the_arn_to_allow_it_on() {
 }
 
 #[test]
+fn the_arns_to_allow_an_action_on_are_in_the_partition_of_the_region() {
+    let aws = Testbed::shared().aws();
+    let action = "redshift:GetClusterCredentials";
+    for (region, partition) in [
+        ("cn-north-1", "aws-cn"),
+        ("us-gov-west-1", "aws-us-gov"),
+        ("us-iso-east-1", "aws-iso"),
+        ("us-isob-east-1", "aws-iso-b"),
+        ("eusc-de-east-1", "aws-eusc"),
+    ] {
+        aws.set_fault(None);
+        aws.add_fault(FaultRule::new(Fault::DenyAction(action)).of("GetClusterCredentials"));
+        let arn = |resource: &str| {
+            format!("arn:{partition}:redshift:{region}:123456789012:{resource}:examplecluster")
+        };
+        let remedy = format!(
+            "allow {action} on {}/ana and {}/dev to {}",
+            arn("dbuser"),
+            arn("dbname"),
+            user_arn(&aws)
+        );
+        let config = redshift_config(&aws, ANA).replace("us-west-2", region);
+        let target = target(aws.env(), &config, &[], 1);
+        assert_eq!(target["steps"][3]["remedy"], remedy, "{target:#}");
+    }
+}
+
+#[test]
 fn an_aws_that_fails() {
     let aws = Testbed::shared().aws();
     aws.add_fault(FaultRule::new(Fault::Throttle).of("GetClusterCredentials"));

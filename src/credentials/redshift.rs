@@ -8,6 +8,7 @@ use aws_smithy_types::DateTime;
 use super::clock::Clock;
 use super::error::AwsError;
 use super::identity::Aws;
+use super::resource_id::cluster_of_custom_domain;
 use super::{Credential, Request};
 use crate::config::{ClusterName, Redshift, RedshiftApi};
 use crate::iam::Action;
@@ -40,7 +41,7 @@ pub async fn mint(
     };
     let identifier = match known {
         Some(identifier) => Ok(identifier.clone()),
-        None => identifier_behind(&Client::new(&aws.config), domain).await,
+        None => cluster_of_custom_domain(aws, domain).await,
     };
     let log = |identifier: Option<&str>, lookup: Option<&AwsError>| {
         tracing::warn!(
@@ -61,23 +62,6 @@ pub async fn mint(
             Err(error)
         }
     }
-}
-
-/// `ClusterIdentifier` of the cluster that has this custom domain name.
-async fn identifier_behind(client: &Client, domain: &str) -> Result<String, AwsError> {
-    const ACTION: &str = Action::RedshiftDescribeCustomDomainAssociations.name();
-    let answer = client
-        .describe_custom_domain_associations()
-        .custom_domain_name(domain)
-        .send()
-        .await
-        .map_err(|error| AwsError::call_failed(ACTION, error))?;
-    let associations = answer.associations.unwrap_or_default().into_iter();
-    let mut certificates = associations
-        .flat_map(|association| association.certificate_associations.unwrap_or_default());
-    certificates
-        .find_map(|certificate| certificate.cluster_identifier)
-        .ok_or_else(|| AwsError::incomplete_answer(ACTION))
 }
 
 async fn call(

@@ -54,7 +54,11 @@ pub async fn resource_id(
     }
 }
 
-async fn cluster_of_custom_domain(aws: &Aws, domain: &str) -> Result<String, AwsError> {
+/// The `ClusterIdentifier` of the cluster that has this custom domain name.
+///
+/// # Errors
+/// The call failed, or no cluster in the account has the name.
+pub async fn cluster_of_custom_domain(aws: &Aws, domain: &str) -> Result<String, AwsError> {
     let call = aws_sdk_redshift::Client::new(&aws.config)
         .describe_custom_domain_associations()
         .custom_domain_name(domain)

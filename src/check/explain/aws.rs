@@ -1,7 +1,7 @@
 //! Why does AWS give no identity, no endpoint or no credential?
 
-use super::super::login::CheckedLogin;
-use super::super::report::{Advice, Failure};
+use crate::check::login::CheckedLogin;
+use crate::check::report::{Advice, Failure};
 use crate::config::{AwsIdentity, Role};
 use crate::credentials::{
     AwsError, AwsErrorReason, Caller, CredentialSources, inspect_credential_sources,

@@ -3,8 +3,8 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use super::super::login::{CheckedLogin, SET_THE_CLOCK};
-use super::super::report::{Advice, Failure};
+use crate::check::login::{CheckedLogin, SET_THE_CLOCK};
+use crate::check::report::{Advice, Failure};
 use crate::tls::TlsFailure;
 use crate::upstream::connect::ConnectError;
 

@@ -1,8 +1,8 @@
 //! Why does the server not let the user in?
 
-use super::super::login::CheckedLogin;
-use super::super::report::{Advice, Failure};
 use super::password_refused::{password_refused, quoted};
+use crate::check::login::CheckedLogin;
+use crate::check::report::{Advice, Failure};
 use crate::upstream::log_in::LogInError;
 use crate::upstream::query::QueryError;
 use crate::wire::sqlstate::SqlState;

@@ -13,7 +13,7 @@ pub use aws::{aws_call, identity};
 pub use connect::connect;
 pub use log_in::{log_in, query};
 
-use super::report::{Advice, Failure};
+use crate::check::report::{Advice, Failure};
 use crate::error::Refusal;
 
 /// The login cannot use these names.

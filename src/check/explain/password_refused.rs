@@ -3,8 +3,8 @@
 //! The engines differ: Redshift keeps the password that AWS has made, whereas RDS and DSQL verify a
 //! token, and give one answer for all the reasons why they do not accept it.
 
-use super::super::login::{CheckedLogin, SET_THE_CLOCK};
-use super::super::report::Advice;
+use crate::check::login::{CheckedLogin, SET_THE_CLOCK};
+use crate::check::report::Advice;
 use crate::config::{Engine, Redshift, RedshiftApi, region_of_host};
 use crate::iam::{Action, dsql_connect_action};
 use crate::wire::sqlstate::SqlState;

@@ -11,12 +11,13 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::check::{self, Client};
+use crate::check::{self, LoginNames};
 use crate::config::{
     self, Address, Auth, Choice, Config, Engine, Listener, LogFormat, LogLevel, Target,
 };
 use crate::hash_password;
-use crate::policy::{self, arn::is_account};
+use crate::iam::is_account_id;
+use crate::policy;
 use crate::runtime::Lifecycle;
 use crate::server::Server;
 use crate::server::workers::Workers;
@@ -175,7 +176,7 @@ async fn print_policy(config: &Config, arguments: Policy) -> ExitCode {
 }
 
 fn account(text: &str) -> Result<String, &'static str> {
-    if is_account(text) {
+    if is_account_id(text) {
         Ok(text.to_string())
     } else {
         Err("an account has twelve digits")
@@ -211,11 +212,11 @@ fn check(arguments: &Check) -> ExitCode {
     for warning in &config.warnings {
         eprintln!("pg-iam-proxy: {warning}");
     }
-    let client = Client {
+    let names = LoginNames {
         user: arguments.user.clone(),
         database: arguments.database.clone(),
     };
-    if walk(&targets, &config, &client, arguments.json) {
+    if walk(&targets, &config, &names, arguments.json) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -256,8 +257,8 @@ fn chosen(config: &Config, urls: &[String], names: &[&String]) -> Result<Vec<Arc
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn walk(targets: &[Arc<Target>], config: &Config, client: &Client, json: bool) -> bool {
-    check::check(targets, &config.users, client, json).await
+async fn walk(targets: &[Arc<Target>], config: &Config, names: &LoginNames, json: bool) -> bool {
+    check::check(targets, &config.users, names, json).await
 }
 
 fn usage(error: &str) -> ExitCode {

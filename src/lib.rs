@@ -127,6 +127,7 @@ mod config;
 mod credentials;
 mod error;
 mod hash_password;
+mod iam;
 mod limits;
 mod metrics;
 mod policy;

@@ -1,49 +1,56 @@
-//! The steps of a login, each with its time, up to the first that fails.
+//! What does each step of a login do, and what does it tell when it works?
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::explain::{self, Attempt};
-use super::render::Screen;
-use super::{Client, Failure, Status, Step, StepReport, engine};
+use super::explain;
+use super::login::CheckedLogin;
+use super::report::{Failure, Status};
 use crate::address::UpstreamAddr;
-use crate::config::{Choice, Endpoint, EndpointSource, Target, User};
-use crate::credentials::{AwsErrorReason, Broker, Caller, CredentialRequest, Lease};
+use crate::config::{
+    AwsIdentity, Choice, Endpoint, EndpointSource, Engine, Redshift, RedshiftApi, Target, User,
+};
+use crate::credentials::{AwsErrorReason, Broker, Caller, CallerError, CredentialRequest, Lease};
+use crate::iam::Action;
 use crate::route::{LoginRequest, Route, to_target};
+use crate::tls::ServerCertificate;
 use crate::upstream::Connection;
 use crate::upstream::connect::{Reached, reach, resolve, server_name};
 use crate::upstream::log_in::{LoggedIn, log_in};
 use crate::upstream::query::select_1;
 use crate::upstream::startup_parameters::forward;
 
-/// What the server's own views call the session.
+/// The `application_name` that the server's own views show for the session.
 const APPLICATION_NAME: &str = "pg-iam-proxy check";
 const DAY: Duration = Duration::from_hours(24);
 
-/// One target to walk to.
-pub struct Walk<'a> {
-    pub target: &'a Arc<Target>,
-    pub users: &'a HashMap<String, Arc<User>>,
-    pub client: &'a Client,
-    pub broker: &'a Broker,
-    pub screen: &'a Screen,
+/// The names of a login, where the target leaves them to the client.
+#[derive(Debug, Clone, Default)]
+pub struct LoginNames {
+    /// User name; the operating system's when `None`.
+    pub user: Option<String>,
+    /// Database; named like the user when `None`.
+    pub database: Option<String>,
 }
 
-/// A step's result for the next one, and what to tell of it.
-type Outcome<T> = Result<(T, Found), Failure>;
+/// The result of a step, which a later step needs, and what to tell of it.
+pub type StepResult<T> = Result<(T, StepDetails), Failure>;
 
-struct Found {
-    status: Status,
-    text: String,
-    facts: Value,
+/// What a step that works tells.
+pub struct StepDetails {
+    pub status: Status,
+    /// For people.
+    pub text: String,
+    /// For programs: a JSON object.
+    pub facts: Value,
 }
 
-impl Found {
-    fn new(text: impl Into<String>, facts: Value) -> Self {
+impl StepDetails {
+    fn ok(text: impl Into<String>, facts: Value) -> Self {
         Self {
             status: Status::Ok,
             text: text.into(),
@@ -52,78 +59,31 @@ impl Found {
     }
 }
 
-/// A step has failed, and its report says why.
-struct Stopped;
+/// The steps of a login to one target.
+pub struct Steps<'a> {
+    pub target: &'a Arc<Target>,
+    /// The users of the configuration, by name.
+    pub users: &'a HashMap<String, Arc<User>>,
+    pub names: &'a LoginNames,
+    pub broker: &'a Broker,
+}
 
-impl Walk<'_> {
-    /// Every step in order, those behind a failure as not tried.
-    pub async fn run(self) -> Vec<StepReport> {
-        let mut journal = Journal {
-            screen: self.screen,
-            steps: Vec::new(),
-        };
-        // What stopped it is in the journal.
-        let _ = self.walk(&mut journal).await;
-        for step in Step::ALL.into_iter().skip(journal.steps.len()) {
-            let (text, facts) = (None, json!({}));
-            journal.add(StepReport {
-                step,
-                status: Status::NotTried,
-                ms: None,
-                text,
-                facts,
-                explanation: None,
-                remedy: None,
-            });
-        }
-        journal.steps
-    }
-
-    async fn walk(&self, journal: &mut Journal<'_>) -> Result<(), Stopped> {
-        let route = journal.step(Step::Route, async { self.route() }).await?;
-        let caller = journal.step(Step::Identity, self.identity(&route)).await?;
-        let attempt = Attempt {
-            target: self.target,
-            route: &route,
-            caller: caller.as_ref(),
-            endpoint: None,
-        };
-        let endpoint = journal.step(Step::Endpoint, self.endpoint(attempt)).await?;
-        let attempt = Attempt {
-            endpoint: Some(&endpoint),
-            ..attempt
-        };
-        let lease = journal
-            .step(Step::Mint, self.mint(attempt, &endpoint))
-            .await?;
-        let addresses = journal.step(Step::Dns, dns(attempt, &endpoint)).await?;
-        let reached = journal.step(Step::Tcp, tcp(attempt, &addresses)).await?;
-        let connection = journal
-            .step(Step::Tls, self.tls(attempt, reached, &endpoint))
-            .await?;
-        let session = journal
-            .step(Step::Login, self.log_in(attempt, connection, &lease))
-            .await?;
-        journal.step(Step::Select, select(session)).await
-    }
-
-    fn route(&self) -> Outcome<Route> {
+impl Steps<'_> {
+    /// Decides who logs in to which database, as for a session.
+    pub fn route(&self) -> StepResult<Route> {
         let target = self.target;
-        let operating_system =
-            || uzers::get_current_username().and_then(|name| name.into_string().ok());
         let user = self
-            .client
+            .names
             .user
             .clone()
-            .or_else(operating_system)
-            .unwrap_or_default();
+            .unwrap_or_else(operating_system_user);
         let settings = self
-            .client
+            .names
             .user
             .as_ref()
             .and_then(|user| self.users.get(user))
             .map(|user| &**user);
-        let database = self.client.database.as_deref();
+        let database = self.names.database.as_deref();
         let request = LoginRequest {
             user: &user,
             settings,
@@ -132,154 +92,152 @@ impl Walk<'_> {
         };
         let route =
             to_target(target, database, &request).map_err(|refusal| explain::route(&refusal))?;
-        let assumed: Vec<&str> = [
-            (
-                "--user",
-                &target.db_user,
-                self.client.user.is_none() && route.db_user.name().is_some(),
-            ),
-            (
-                "--database",
-                &target.database,
-                self.client.database.is_none() && target.engine.only_database().is_none(),
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(flag, choice, assumed)| {
-            (*choice == Choice::Client && assumed).then_some(flag)
-        })
-        .collect();
-        let db_user = match route.db_user.name() {
-            Some(name) => format!("\"{name}\""),
-            None => "that of the AWS identity".to_string(),
-        };
-        let mut text = format!("user {db_user}, database \"{}\"", route.database);
-        if !assumed.is_empty() {
+        let db_user_in_words = route.db_user.name().map_or_else(
+            || "that of the AWS identity".to_string(),
+            |name| format!("\"{name}\""),
+        );
+        let mut text = format!("user {db_user_in_words}, database \"{}\"", route.database);
+        let flags = self.flags_not_given(&route);
+        if !flags.is_empty() {
             text += &format!(
                 " (the client's own: taken from the operating system's user; see {})",
-                assumed.join(", ")
+                flags.join(", ")
             );
         }
-        let facts = json!({ "db_user": route.db_user.name().unwrap_or_default(), "database": route.database });
-        Ok((route, Found::new(text, facts)))
+        // An empty db_user is documented: it means that of the AWS identity.
+        let facts = json!({
+            "db_user": route.db_user.name().unwrap_or_default(),
+            "database": route.database,
+        });
+        Ok((route, StepDetails::ok(text, facts)))
     }
 
-    /// `None`: STS does not say, and nothing but explanations needs to know.
-    async fn identity(&self, route: &Route) -> Outcome<Option<Caller>> {
+    /// The flags whose value was taken from the operating system's user, because the target leaves
+    /// it to the client.
+    fn flags_not_given(&self, route: &Route) -> Vec<&'static str> {
+        let target = self.target;
+        let mut flags = Vec::new();
+        if self.names.user.is_none()
+            && target.db_user == Choice::Client
+            && route.db_user.name().is_some()
+        {
+            flags.push("--user");
+        }
+        if self.names.database.is_none()
+            && target.database == Choice::Client
+            && target.engine.only_database().is_none()
+        {
+            flags.push("--database");
+        }
+        flags
+    }
+
+    /// Finds AWS credentials and asks STS whose they are. `None` when STS cannot be asked: only
+    /// explanations need to know that.
+    pub async fn identity(&self, route: &Route) -> StepResult<Option<Caller>> {
         let region = &self.target.region;
         match self.broker.caller(&route.aws, region).await {
-            Ok(Ok(caller)) => {
-                let clock = explain::clock(&caller)
+            Ok(caller) => {
+                let clock = caller
+                    .clock_skew()
                     .map(|clock| format!("; {clock}"))
                     .unwrap_or_default();
-                let facts = json!({ "arn": caller.arn, "account": caller.account, "clock_ahead_s": caller.clock_ahead });
+                let facts = json!({
+                    "arn": caller.arn,
+                    "account": caller.account,
+                    "clock_ahead_s": caller.clock_ahead,
+                });
                 let text = format!("{}{clock}", caller.arn);
-                Ok((Some(caller), Found::new(text, facts)))
+                Ok((Some(caller), StepDetails::ok(text, facts)))
             }
-            Ok(Err(error)) if error.is_transient() => {
-                let found = Found::new(format!("{error} (logins do not need it)"), json!({}));
-                Ok((
-                    None,
-                    Found {
-                        status: Status::Unknown,
-                        ..found
-                    },
-                ))
+            Err(CallerError::Sts(error)) if error.is_transient() => {
+                let details = StepDetails {
+                    status: Status::Unknown,
+                    text: format!("{error} (logins do not need it)"),
+                    facts: json!({}),
+                };
+                Ok((None, details))
             }
-            Ok(Err(error)) => Err(explain::identity(&error, &route.aws, None).await),
-            Err(error) => {
-                let mut source = None;
-                if matches!(error.reason, AwsErrorReason::AccessDenied { .. })
-                    && route.aws.role.is_some()
-                {
-                    let aws = crate::config::AwsIdentity {
-                        role: None,
-                        ..route.aws.clone()
-                    };
-                    source = self
-                        .broker
-                        .caller(&aws, region)
-                        .await
-                        .ok()
-                        .and_then(Result::ok);
-                }
+            Err(CallerError::Sts(error)) => Err(explain::identity(&error, &route.aws, None).await),
+            Err(CallerError::Credentials(error)) => {
+                let source = match error.reason {
+                    AwsErrorReason::AccessDenied { .. } => self.source_of_role(&route.aws).await,
+                    _ => None,
+                };
                 Err(explain::identity(&error, &route.aws, source.as_ref()).await)
             }
         }
     }
 
-    async fn endpoint(&self, attempt: Attempt<'_>) -> Outcome<Endpoint> {
+    /// The identity that wanted to assume the role.
+    async fn source_of_role(&self, identity: &AwsIdentity) -> Option<Caller> {
+        identity.role.as_ref()?;
+        let source = AwsIdentity {
+            role: None,
+            ..identity.clone()
+        };
+        self.broker.caller(&source, &self.target.region).await.ok()
+    }
+
+    /// Finds the server's host and port.
+    pub async fn endpoint(&self, login: CheckedLogin<'_>) -> StepResult<Endpoint> {
         let endpoint = self
             .broker
             .endpoint(self.target)
             .await
-            .map_err(|error| explain::call(&error, attempt))?;
+            .map_err(|error| explain::aws_call(&error, login))?;
         let from = match &self.target.endpoint {
             EndpointSource::Fixed(_) => "as configured",
             EndpointSource::Discover { .. } => "found by AWS",
         };
-        let found = Found::new(
+        let details = StepDetails::ok(
             format!("{endpoint}, {from}"),
             json!({ "host": endpoint.host, "port": endpoint.port }),
         );
-        Ok((endpoint, found))
+        Ok((endpoint, details))
     }
 
-    async fn mint(&self, attempt: Attempt<'_>, endpoint: &Endpoint) -> Outcome<Lease> {
-        let request = CredentialRequest::new(self.target, attempt.route, endpoint);
+    /// Obtains the temporary password.
+    pub async fn mint(&self, login: CheckedLogin<'_>, endpoint: &Endpoint) -> StepResult<Lease> {
+        let request = CredentialRequest::new(self.target, login.route, endpoint);
         let lease = self
             .broker
             .credential(&request)
             .await
-            .map_err(|error| explain::call(&error, attempt))?;
+            .map_err(|error| explain::aws_call(&error, login))?;
         let db_user = &lease.credential.db_user;
-        let found = Found::new(
-            engine::minted(attempt, db_user),
-            json!({ "db_user": db_user }),
-        );
-        Ok((lease, found))
+        let how = how_minted(self.target, login.signing_endpoint().unwrap_or(endpoint));
+        let details = StepDetails::ok(format!("{db_user}, {how}"), json!({ "db_user": db_user }));
+        Ok((lease, details))
     }
 
-    async fn tls(
+    /// Verifies the server's certificate.
+    pub async fn tls(
         &self,
-        attempt: Attempt<'_>,
+        login: CheckedLogin<'_>,
         reached: Reached,
         endpoint: &Endpoint,
-    ) -> Outcome<Connection> {
+    ) -> StepResult<Connection> {
         let name =
             server_name(self.target, &endpoint.host).map_err(|refusal| explain::route(&refusal))?;
         let connection = reached
             .secure(name, &self.target.tls)
             .await
-            .map_err(|error| explain::connect(&error, attempt))?;
-        let found = match connection.certificate.facts() {
-            Some(certificate) => {
-                let left = certificate
-                    .not_after
-                    .duration_since(SystemTime::now())
-                    .unwrap_or_default();
-                let days = left.as_secs() / DAY.as_secs();
-                let names = some_of(&certificate.names);
-                let text = format!(
-                    "issuer {}, {days} days left, names {names}",
-                    certificate.issuer
-                );
-                Found::new(
-                    text,
-                    json!({ "issuer": certificate.issuer, "days_left": days, "names": certificate.names }),
-                )
-            }
-            None => Found::new("verified", json!({})),
+            .map_err(|error| explain::connect(&error, login))?;
+        let details = match connection.certificate.facts() {
+            Some(certificate) => certificate_details(&certificate),
+            None => StepDetails::ok("verified", json!({})),
         };
-        Ok((connection, found))
+        Ok((connection, details))
     }
 
-    async fn log_in(
+    /// Logs in to the server.
+    pub async fn log_in(
         &self,
-        attempt: Attempt<'_>,
+        login: CheckedLogin<'_>,
         connection: Connection,
         lease: &Lease,
-    ) -> Outcome<LoggedIn> {
+    ) -> StepResult<LoggedIn> {
         let credential = &lease.credential;
         let own = [
             ("user", credential.db_user.as_str()),
@@ -295,7 +253,7 @@ impl Walk<'_> {
             self.target,
             &own,
             &credential.db_user,
-            &attempt.route.database,
+            &login.route.database,
             None,
         )
         .parameters;
@@ -306,120 +264,108 @@ impl Walk<'_> {
             &credential.password,
         )
         .await
-        .map_err(|error| explain::log_in(&error, attempt))?;
-        let found = Found::new(
+        .map_err(|error| explain::log_in(&error, login))?;
+        let details = StepDetails::ok(
             format!("as {}", credential.db_user),
             json!({ "db_user": credential.db_user }),
         );
-        Ok((session, found))
+        Ok((session, details))
     }
 }
 
-async fn dns(attempt: Attempt<'_>, endpoint: &Endpoint) -> Outcome<Vec<UpstreamAddr>> {
+/// Resolves the server's host name.
+pub async fn dns(login: CheckedLogin<'_>, endpoint: &Endpoint) -> StepResult<Vec<UpstreamAddr>> {
     let addresses = resolve(endpoint)
         .await
-        .map_err(|error| explain::connect(&error, attempt))?;
+        .map_err(|error| explain::connect(&error, login))?;
     let texts: Vec<String> = addresses
         .iter()
         .map(|address| address.0.ip().to_string())
         .collect();
-    Ok((
-        addresses,
-        Found::new(texts.join(", "), json!({ "addresses": texts })),
-    ))
+    let details = StepDetails::ok(texts.join(", "), json!({ "addresses": texts }));
+    Ok((addresses, details))
 }
 
-async fn tcp(attempt: Attempt<'_>, addresses: &[UpstreamAddr]) -> Outcome<Reached> {
+/// Connects to the first of the addresses that accepts.
+pub async fn tcp(login: CheckedLogin<'_>, addresses: &[UpstreamAddr]) -> StepResult<Reached> {
     let reached = reach(addresses)
         .await
-        .map_err(|error| explain::connect(&error, attempt))?;
+        .map_err(|error| explain::connect(&error, login))?;
     let address = reached.address.to_string();
-    Ok((reached, Found::new(&address, json!({ "address": address }))))
+    let details = StepDetails::ok(&address, json!({ "address": address }));
+    Ok((reached, details))
 }
 
-async fn select(session: LoggedIn) -> Outcome<()> {
-    let version = session.setting("server_version").unwrap_or_default();
+/// Has the server answer `SELECT 1`.
+pub async fn select(session: LoggedIn) -> StepResult<()> {
+    let version = session.setting("server_version");
     select_1(session)
         .await
         .map_err(|error| explain::query(&error))?;
-    Ok((
-        (),
-        Found::new(
-            format!("SELECT 1, server version {version}"),
-            json!({ "server_version": version }),
-        ),
-    ))
+    let text = match &version {
+        Some(version) => format!("SELECT 1, server version {version}"),
+        None => "SELECT 1".to_string(),
+    };
+    let facts = json!({ "server_version": version });
+    Ok(((), StepDetails::ok(text, facts)))
 }
 
-/// Certificates of clusters have a dozen names; a line does not need all.
-fn some_of(names: &[String]) -> String {
+/// The name of the operating system's user, or its number when the user database has no entry, as
+/// in many containers.
+fn operating_system_user() -> String {
+    uzers::get_current_username()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| uzers::get_current_uid().to_string())
+}
+
+/// Which call or which signature has made the credential.
+fn how_minted(target: &Target, signing_endpoint: &Endpoint) -> String {
+    match &target.engine {
+        Engine::Redshift(Redshift { api, .. }) => {
+            let action = match api {
+                RedshiftApi::GetClusterCredentials { .. } => Action::RedshiftGetClusterCredentials,
+                RedshiftApi::GetClusterCredentialsWithIam => {
+                    Action::RedshiftGetClusterCredentialsWithIam
+                }
+            };
+            format!("by {action}")
+        }
+        Engine::RedshiftServerless(_) => {
+            format!("by {}", Action::RedshiftServerlessGetCredentials)
+        }
+        Engine::Dsql(dsql) => {
+            format!("token signed for {} in {}", dsql.name, target.region)
+        }
+        Engine::Rds(_) => format!("token signed for {signing_endpoint} in {}", target.region),
+    }
+}
+
+fn certificate_details(certificate: &ServerCertificate) -> StepDetails {
+    let left = certificate
+        .not_after
+        .duration_since(SystemTime::now())
+        .unwrap_or_default();
+    let days = left.as_secs() / DAY.as_secs();
+    StepDetails::ok(
+        format!(
+            "issuer {}, {days} days left, names {}",
+            certificate.issuer,
+            first_names(&certificate.names)
+        ),
+        json!({
+            "issuer": certificate.issuer,
+            "days_left": days,
+            "names": certificate.names,
+        }),
+    )
+}
+
+/// The first two names of a certificate. Those of clusters have a dozen, too many for one line.
+fn first_names(names: &[String]) -> String {
     match names {
         [first, second, others @ ..] if others.len() > 1 => {
             format!("{first}, {second} and {} more", others.len())
         }
         _ => names.join(", "),
-    }
-}
-
-/// What has been found so far, shown as it comes.
-struct Journal<'a> {
-    screen: &'a Screen,
-    steps: Vec<StepReport>,
-}
-
-impl Journal<'_> {
-    async fn step<T>(
-        &mut self,
-        step: Step,
-        work: impl Future<Output = Outcome<T>>,
-    ) -> Result<T, Stopped> {
-        self.screen.begin(step);
-        let started = Instant::now();
-        // The SDK's futures are large.
-        let outcome = Box::pin(work).await;
-        let ms = Some((started.elapsed().as_secs_f64() * 1e6).round() / 1e3);
-        match outcome {
-            Ok((
-                result,
-                Found {
-                    status,
-                    text,
-                    facts,
-                },
-            )) => {
-                self.add(StepReport {
-                    step,
-                    status,
-                    ms,
-                    text: Some(text),
-                    facts,
-                    explanation: None,
-                    remedy: None,
-                });
-                Ok(result)
-            }
-            Err(Failure {
-                error,
-                explanation,
-                remedy,
-            }) => {
-                let (text, explanation, remedy) = (Some(error), Some(explanation), Some(remedy));
-                self.add(StepReport {
-                    step,
-                    status: Status::Failed,
-                    ms,
-                    text,
-                    facts: json!({}),
-                    explanation,
-                    remedy,
-                });
-                Err(Stopped)
-            }
-        }
-    }
-
-    fn add(&mut self, report: StepReport) {
-        self.screen.end_step(&report);
-        self.steps.push(report);
     }
 }

@@ -3,6 +3,7 @@
 use super::error::AwsError;
 use super::identity::AwsContext;
 use crate::config::{ClusterRole, Discovery, Endpoint};
+use crate::iam::Action;
 
 /// Finds the endpoint; `port` wins over the answer's.
 ///
@@ -17,7 +18,7 @@ pub async fn discover(
     let _turn = aws.turn().await;
     let (action, host, found_port) = match what {
         Discovery::RedshiftCluster(identifier) => {
-            const ACTION: &str = "redshift:DescribeClusters";
+            const ACTION: &str = Action::RedshiftDescribeClusters.name();
             let answer = aws_sdk_redshift::Client::new(&aws.config)
                 .describe_clusters()
                 .cluster_identifier(identifier)
@@ -36,7 +37,7 @@ pub async fn discover(
             (ACTION, endpoint.0, endpoint.1)
         }
         Discovery::RedshiftWorkgroup(name) => {
-            const ACTION: &str = "redshift-serverless:GetWorkgroup";
+            const ACTION: &str = Action::RedshiftServerlessGetWorkgroup.name();
             let answer = aws_sdk_redshiftserverless::Client::new(&aws.config)
                 .get_workgroup()
                 .workgroup_name(name)
@@ -50,7 +51,7 @@ pub async fn discover(
             (ACTION, endpoint.0, endpoint.1)
         }
         Discovery::RdsInstance(identifier) => {
-            const ACTION: &str = "rds:DescribeDBInstances";
+            const ACTION: &str = Action::RdsDescribeDbInstances.name();
             let answer = aws_sdk_rds::Client::new(&aws.config)
                 .describe_db_instances()
                 .db_instance_identifier(identifier)
@@ -69,7 +70,7 @@ pub async fn discover(
             (ACTION, endpoint.0, endpoint.1)
         }
         Discovery::RdsCluster { identifier, role } => {
-            const ACTION: &str = "rds:DescribeDBClusters";
+            const ACTION: &str = Action::RdsDescribeDbClusters.name();
             let answer = aws_sdk_rds::Client::new(&aws.config)
                 .describe_db_clusters()
                 .db_cluster_identifier(identifier)

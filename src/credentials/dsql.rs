@@ -19,13 +19,12 @@ use super::Credential;
 use super::error::AwsError;
 use super::identity::AwsContext;
 use super::rds::ESCAPED;
+use crate::iam::dsql_connect_action;
 use crate::secret::Secret;
 
 /// AWS would take up to a week. A token that is stolen is good for this long, and a new one costs
 /// no call.
 const TOKEN_LIFE: Duration = Duration::from_mins(15);
-/// The one user whose tokens are for another action.
-const ADMIN: &str = "admin";
 
 /// Signs a token for the cluster that calls itself `name`. It has no user in it: the cluster knows
 /// which IAM roles may be which.
@@ -53,11 +52,7 @@ pub fn mint(aws: &AwsContext, name: &str, db_user: &str) -> Result<Credential, A
 }
 
 fn action(db_user: &str) -> &'static str {
-    if db_user == ADMIN {
-        "DbConnectAdmin"
-    } else {
-        "DbConnect"
-    }
+    dsql_connect_action(db_user).without_service()
 }
 
 /// A presigned GET without its scheme.

@@ -23,6 +23,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::request_id::RequestId;
 
 use crate::error::{ErrorKind, Refusal};
+use crate::iam::Action;
 
 const CANNOT_LOAD: &str = "AWS credentials cannot be loaded now";
 
@@ -164,7 +165,7 @@ impl AwsError {
             .unwrap_or(&error);
         let failed = match (assume_role, source) {
             (Some(SdkError::ServiceError(service)), _) => by_code(
-                "sts:AssumeRole",
+                Action::StsAssumeRole.name(),
                 service.err().code().unwrap_or_default(),
                 service.err().message().unwrap_or_default(),
                 service.raw().status().as_u16(),
@@ -175,7 +176,9 @@ impl AwsError {
             (_, CredentialsError::InvalidConfiguration(_)) => {
                 Self::new(AwsErrorReason::Rejected, NOTHING_FOUND)
             }
-            (Some(_), _) => Self::unavailable("sts:AssumeRole", "AWS cannot be reached"),
+            (Some(_), _) => {
+                Self::unavailable(Action::StsAssumeRole.name(), "AWS cannot be reached")
+            }
             (None, _) => Self::new(AwsErrorReason::Unavailable, CANNOT_LOAD),
         };
         let words: Option<Box<dyn Error + Send + Sync>> = match assume_role {

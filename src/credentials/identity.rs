@@ -29,6 +29,7 @@ use super::deadline::Deadline;
 use super::error::{AwsError, AwsErrorReason};
 use super::without_margin;
 use crate::config::{AwsIdentity, Role};
+use crate::iam::Action;
 
 /// One attempt at a call, and all attempts together: a login waits for them.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -412,7 +413,7 @@ impl Make<AwsCredentials> for RoleAssumer {
 
 impl RoleAssumer {
     async fn assume(&self, source: &AwsCredentials) -> Result<AwsCredentials, AwsError> {
-        const ACTION: &str = "sts:AssumeRole";
+        const ACTION: &str = Action::StsAssumeRole.name();
         let Role {
             arn,
             external_id,

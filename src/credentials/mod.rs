@@ -7,28 +7,27 @@
 mod cache;
 mod caller;
 mod clock;
+mod credential_sources;
 mod deadline;
 mod discovery;
 mod dsql;
 mod error;
 mod identity;
-mod lookup;
 mod rds;
 mod redshift;
 mod redshift_serverless;
 mod request;
-mod search;
+mod resource_id;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use caller::Caller;
-pub use clock::in_words as clock_in_words;
+pub use caller::{Caller, CallerError};
+pub use credential_sources::{CredentialSources, inspect_credential_sources};
 pub use error::{AwsError, AwsErrorReason};
 pub use identity::{Identities, PERSON_TAG};
-pub use lookup::Lookup;
 pub use request::{CredentialCall, CredentialRequest};
-pub use search::{Search, search};
+pub use resource_id::resource_id;
 
 use cache::{Cache, Expires, Make};
 use deadline::Deadline;
@@ -298,14 +297,13 @@ impl Broker {
     /// Who AWS says that an identity is.
     ///
     /// # Errors
-    /// There are no AWS credentials. The inner error: there are some, but STS did not answer.
+    /// As [`Identities::caller`].
     pub async fn caller(
         &self,
         identity: &AwsIdentity,
         region: &str,
-    ) -> Result<Result<Caller, AwsError>, AwsError> {
-        let aws = self.access.identities.context(identity, region).await?;
-        Ok(caller::caller(&aws, identity).await)
+    ) -> Result<Caller, CallerError> {
+        self.access.identities.caller(identity, region).await
     }
 
     /// Tells the broker that a server has refused a fresh credential.
@@ -321,7 +319,7 @@ impl Broker {
         // Nobody waits for it: the clock monitor says what it sees.
         tokio::spawn(async move {
             let asker = identities.context(&aws, &region).await?;
-            match caller::caller(&asker, &aws).await {
+            match caller::get_caller_identity(&asker, &aws).await {
                 Err(error) => identities.instead_of(&asker, error).await.map(drop),
                 Ok(_) => Ok(()),
             }

@@ -11,7 +11,9 @@ use super::clock::ClockProbe;
 use super::error::AwsError;
 use super::identity::AwsContext;
 use super::request::ClusterCredentials;
+use super::resource_id::cluster_of_custom_domain;
 use crate::config::ClusterName;
+use crate::iam::Action;
 use crate::secret::Secret;
 
 /// Makes one credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept
@@ -41,7 +43,7 @@ pub async fn mint(
     };
     let identifier = match known {
         Some(identifier) => Ok(identifier.clone()),
-        None => identifier_behind(&Client::new(&aws.config), domain).await,
+        None => cluster_of_custom_domain(aws, domain).await,
     };
     tracing::warn!(
         target,
@@ -58,23 +60,6 @@ pub async fn mint(
     }
 }
 
-/// `ClusterIdentifier` of the cluster that has this custom domain name.
-async fn identifier_behind(client: &Client, domain: &str) -> Result<String, AwsError> {
-    const ACTION: &str = "redshift:DescribeCustomDomainAssociations";
-    let answer = client
-        .describe_custom_domain_associations()
-        .custom_domain_name(domain)
-        .send()
-        .await
-        .map_err(|error| AwsError::call_failed(ACTION, error))?;
-    let associations = answer.associations.unwrap_or_default().into_iter();
-    let mut certificates = associations
-        .flat_map(|association| association.certificate_associations.unwrap_or_default());
-    certificates
-        .find_map(|certificate| certificate.cluster_identifier)
-        .ok_or_else(|| AwsError::incomplete_answer(ACTION))
-}
-
 async fn call(
     aws: &AwsContext,
     request: &ClusterCredentials,
@@ -83,7 +68,7 @@ async fn call(
 ) -> Result<Credential, AwsError> {
     let (client, clock) = (Client::new(&aws.config), aws.clock());
     if let Some(user) = &request.user {
-        const ACTION: &str = "redshift:GetClusterCredentials";
+        const ACTION: &str = Action::RedshiftGetClusterCredentials.name();
         let answer = client
             .get_cluster_credentials()
             .db_user(&user.db_user)
@@ -106,7 +91,7 @@ async fn call(
             answer.expiration,
         );
     }
-    const ACTION: &str = "redshift:GetClusterCredentialsWithIAM";
+    const ACTION: &str = Action::RedshiftGetClusterCredentialsWithIam.name();
     let answer = client
         .get_cluster_credentials_with_iam()
         .db_name(&request.database)

@@ -9,6 +9,7 @@ use super::error::AwsError;
 use super::identity::AwsContext;
 use super::request::WorkgroupCredentials;
 use crate::config::WorkgroupName;
+use crate::iam::Action;
 use crate::secret::Secret;
 
 /// One call, one credential. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS identity,
@@ -20,7 +21,7 @@ pub async fn mint(
     aws: &AwsContext,
     request: &WorkgroupCredentials,
 ) -> Result<Credential, AwsError> {
-    const ACTION: &str = "redshift-serverless:GetCredentials";
+    const ACTION: &str = Action::RedshiftServerlessGetCredentials.name();
     let _turn = aws.turn().await;
     let (name, domain) = match &request.workgroup {
         WorkgroupName::Name(name) => (Some(name.clone()), None),

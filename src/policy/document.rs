@@ -1,50 +1,56 @@
-//! The JSON of policies, in the order in which people read them.
+//! How is a policy written in JSON, in the order in which people read it?
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::Notes;
-use super::arn::{account_of, partition_of};
-use super::facts::Facts;
-use super::grants::{Grants, Holder, Permission, Plan, same_account};
+use super::aws_ids::AwsIds;
+use super::notes::Notes;
+use super::permissions::{
+    Permission, Permissions, Principal, RequiredPermissions, account_of_roles_note,
+};
 use crate::credentials::PERSON_TAG;
+use crate::iam::{Action, account_of, partition_of};
 
-/// What is printed: one policy where one identity does everything, else each with its owner.
+/// What the subcommand prints.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub enum Printed {
+pub enum PolicyOutput {
+    /// The proxy's own identity does everything.
     One(Policy),
-    Several(Several),
+    /// Several identities have a policy each.
+    Several(Policies),
 }
 
+/// The policies of several identities.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Several {
+pub struct Policies {
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy_policy: Option<Policy>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    profiles: Vec<OfProfile>,
+    profiles: Vec<ProfilePolicy>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    roles: Vec<OfRole>,
+    roles: Vec<RolePolicies>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct OfProfile {
+struct ProfilePolicy {
     profile: String,
     policy: Policy,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct OfRole {
+struct RolePolicies {
     role_arn: String,
     policy: Policy,
     trust_policy: Policy,
 }
 
-/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html>
+/// A policy document:
+/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html>.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Policy {
@@ -59,37 +65,37 @@ struct Statement {
     effect: &'static str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     principal: BTreeMap<&'static str, Vec<String>>,
-    action: &'static [&'static str],
+    action: &'static [Action],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     resource: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     condition: BTreeMap<&'static str, BTreeMap<&'static str, Vec<String>>>,
 }
 
-impl Printed {
-    pub fn of(plan: &Plan, facts: &Facts, notes: &mut Notes) -> Self {
-        let owners: Vec<&Holder> = plan.grants.keys().collect();
-        if let [] | [Holder::Proxy(_)] = owners[..] {
-            return Self::One(Policy::allowing(
-                plan.grants.values().next().unwrap_or(&Grants::new()),
-            ));
+impl PolicyOutput {
+    /// Writes down the permissions, and the trust policies of the roles.
+    pub fn of(required: &RequiredPermissions, ids: &AwsIds, notes: &mut Notes) -> Self {
+        let principals: Vec<&Principal> = required.by_principal.keys().collect();
+        if let [] | [Principal::Proxy(_)] = principals[..] {
+            let only = required.by_principal.values().next();
+            return Self::One(Policy::allowing(only.unwrap_or(&Permissions::new())));
         }
-        let mut several = Several {
+        let mut policies = Policies {
             proxy_policy: None,
             profiles: Vec::new(),
             roles: Vec::new(),
         };
-        for (holder, grants) in &plan.grants {
-            let policy = Policy::allowing(grants);
-            match holder {
-                Holder::Proxy(None) => several.proxy_policy = Some(policy),
-                Holder::Proxy(Some(profile)) => several.profiles.push(OfProfile {
+        for (principal, permissions) in &required.by_principal {
+            let policy = Policy::allowing(permissions);
+            match principal {
+                Principal::Proxy(None) => policies.proxy_policy = Some(policy),
+                Principal::Proxy(Some(profile)) => policies.profiles.push(ProfilePolicy {
                     profile: profile.clone(),
                     policy,
                 }),
-                Holder::Role(arn) => {
-                    let trust_policy = Policy::trusting(arn, plan, facts, notes);
-                    several.roles.push(OfRole {
+                Principal::Role(arn) => {
+                    let trust_policy = Policy::trusting(arn, required, ids, notes);
+                    policies.roles.push(RolePolicies {
                         role_arn: arn.clone(),
                         policy,
                         trust_policy,
@@ -97,60 +103,69 @@ impl Printed {
                 }
             }
         }
-        Self::Several(several)
+        Self::Several(policies)
     }
 }
 
 impl Policy {
-    /// The policy of an identity.
-    pub fn allowing(grants: &Grants) -> Self {
-        let statement = |(permission, resources): (&Permission, &BTreeSet<String>)| {
-            let (sid, action) = permission.written();
-            Statement {
-                resource: resources.iter().cloned().collect(),
-                ..Statement::new(sid, action)
-            }
+    /// The policy that allows an identity these permissions.
+    pub fn allowing(permissions: &Permissions) -> Self {
+        let statement = |(permission, resources): (&Permission, &BTreeSet<String>)| Statement {
+            resource: resources.iter().cloned().collect(),
+            ..Statement::new(permission.sid(), permission.actions())
         };
-        Self::new(grants.iter().map(statement).collect())
+        Self::new(permissions.iter().map(statement).collect())
     }
 
-    /// Who may assume the role. Conditions stand beside the action whose key they use.
-    fn trusting(role: &str, plan: &Plan, facts: &Facts, notes: &mut Notes) -> Self {
-        notes.add("trust policies name the proxy's account: put its own role or user in that place where it is known".to_string());
-        let assumed = &plan.roles[role];
-        let account =
-            |profile: &Option<String>| trusted_account(role, profile.as_ref(), plan, facts, notes);
-        let accounts: BTreeSet<String> = assumed.by.iter().filter_map(account).collect();
+    /// The trust policy of a role: who may assume it. Each action has a statement of its own,
+    /// because a condition may only use the keys of the action that it is for.
+    fn trusting(
+        role: &str,
+        required: &RequiredPermissions,
+        ids: &AwsIds,
+        notes: &mut Notes,
+    ) -> Self {
+        notes.add(
+            "trust policies name the proxy's account: put its own role or user in that place \
+             where it is known"
+                .to_string(),
+        );
+        let assumed = &required.roles[role];
+        let accounts: BTreeSet<String> = assumed
+            .by_profiles
+            .iter()
+            .filter_map(|profile| trusted_account(role, profile.as_ref(), required, ids, notes))
+            .collect();
         let principals: Vec<String> = accounts
             .iter()
             .map(|account| format!("arn:{}:iam::{account}:root", partition_of(role)))
             .collect();
-        let statement = |sid, action| Statement {
+        let statement = |sid, actions| Statement {
             principal: [("AWS", principals.clone())].into(),
-            ..Statement::new(sid, action)
+            ..Statement::new(sid, actions)
         };
-        let mut assume = statement("AssumeRole", &["sts:AssumeRole"]);
+        let mut assume = statement("AssumeRole", &[Action::StsAssumeRole]);
         if !assumed.external_ids.contains(&None) {
             let ids = assumed.external_ids.iter().flatten().cloned().collect();
             assume.condition = [("StringEquals", [("sts:ExternalId", ids)].into())].into();
         }
         let mut statements = vec![assume];
         if assumed.names_people {
-            let mut tag = statement("TagSession", &["sts:TagSession"]);
+            let mut tag = statement("TagSession", &[Action::StsTagSession]);
             tag.condition = [(
                 "ForAllValues:StringEquals",
                 [("aws:TagKeys", vec![PERSON_TAG.to_string()])].into(),
             )]
             .into();
             statements.extend([
-                statement("SetSourceIdentity", &["sts:SetSourceIdentity"]),
+                statement("SetSourceIdentity", &[Action::StsSetSourceIdentity]),
                 tag,
             ]);
         }
         Self::new(statements)
     }
 
-    /// Characters as IAM counts them: without white space.
+    /// The number of characters as IAM counts them, which is without white space.
     pub fn size(&self) -> usize {
         serde_json::to_string(self)
             .expect("it has text and lists only")
@@ -166,20 +181,22 @@ impl Policy {
     }
 }
 
-/// Never a wildcard, which would let in everybody: where the proxy's account is not known, the
-/// role's own.
+/// The account whose identities may assume the role.
+///
+/// When the account of the proxy is not known, it is taken to be the one of the roles, or the
+/// role's own. It is never a wildcard, which would let in every account of AWS.
 fn trusted_account(
     role: &str,
     profile: Option<&String>,
-    plan: &Plan,
-    facts: &Facts,
+    required: &RequiredPermissions,
+    ids: &AwsIds,
     notes: &mut Notes,
 ) -> Option<String> {
-    if let Some(account) = facts.account_of_profile(profile) {
+    if let Some(account) = ids.account_of_profile(profile) {
         return Some(account.to_string());
     }
-    let (account, note) = match &plan.assumed_account {
-        Some(account) => (account.as_str(), same_account(account)),
+    let (account, note) = match &required.account_of_roles {
+        Some(account) => (account.as_str(), account_of_roles_note(account)),
         None => (
             account_of(role)?,
             format!(
@@ -192,7 +209,7 @@ fn trusted_account(
 }
 
 impl Statement {
-    fn new(sid: &'static str, action: &'static [&'static str]) -> Self {
+    fn new(sid: &'static str, action: &'static [Action]) -> Self {
         Self {
             sid,
             effect: "Allow",
@@ -200,42 +217,6 @@ impl Statement {
             action,
             resource: Vec::new(),
             condition: BTreeMap::new(),
-        }
-    }
-}
-
-impl Permission {
-    /// `Sid` and `Action`.
-    fn written(self) -> (&'static str, &'static [&'static str]) {
-        match self {
-            Self::RdsConnect => ("RdsConnect", &["rds-db:connect"]),
-            Self::RedshiftCredentials => {
-                ("RedshiftCredentials", &["redshift:GetClusterCredentials"])
-            }
-            Self::RedshiftCreateUser => ("RedshiftCreateUser", &["redshift:CreateClusterUser"]),
-            Self::RedshiftJoinGroup => ("RedshiftJoinGroup", &["redshift:JoinGroup"]),
-            Self::RedshiftCredentialsWithIam => (
-                "RedshiftCredentialsWithIam",
-                &["redshift:GetClusterCredentialsWithIAM"],
-            ),
-            Self::RedshiftEndpoints => ("RedshiftEndpoints", &["redshift:DescribeClusters"]),
-            Self::RedshiftDomains => (
-                "RedshiftDomains",
-                &["redshift:DescribeCustomDomainAssociations"],
-            ),
-            Self::ServerlessCredentials => (
-                "ServerlessCredentials",
-                &["redshift-serverless:GetCredentials"],
-            ),
-            Self::ServerlessEndpoints => {
-                ("ServerlessEndpoints", &["redshift-serverless:GetWorkgroup"])
-            }
-            Self::DsqlConnect => ("DsqlConnect", &["dsql:DbConnect"]),
-            Self::DsqlConnectAdmin => ("DsqlConnectAdmin", &["dsql:DbConnectAdmin"]),
-            Self::RdsInstanceEndpoints => ("RdsInstanceEndpoints", &["rds:DescribeDBInstances"]),
-            Self::RdsClusterEndpoints => ("RdsClusterEndpoints", &["rds:DescribeDBClusters"]),
-            Self::AssumeRoles => ("AssumeRoles", &["sts:AssumeRole"]),
-            Self::NamePeople => ("NamePeople", &["sts:SetSourceIdentity", "sts:TagSession"]),
         }
     }
 }

@@ -1,86 +1,66 @@
-//! `pg-iam-proxy policy`: what AWS must allow for exactly this configuration, and nothing besides.
+//! `pg-iam-proxy policy`: what must AWS allow for exactly this configuration, and nothing besides?
 //!
-//! `access` finds who may log in to what, `facts` holds what only AWS knows, `grants` adds up
-//! permissions by their owner, `fit` keeps each policy within IAM's limit, `document` is the JSON.
+//! `allowed_logins` finds who may log in to what, `aws_ids` holds the account numbers and resource
+//! ids that only AWS knows, `permissions` adds up what each AWS identity needs, `size_limit` keeps
+//! each policy within IAM's limit, and `document` is the JSON.
 
-mod access;
-pub mod arn;
+mod allowed_logins;
+mod aws_ids;
 mod document;
-mod facts;
-mod fit;
-mod grants;
+mod notes;
+mod permissions;
+mod size_limit;
 
-use std::collections::BTreeMap;
+use allowed_logins::allowed_logins;
+use aws_ids::AwsIds;
+use document::PolicyOutput;
+use notes::Notes;
+use permissions::{Principal, RequiredPermissions};
 
-use document::Printed;
-use facts::Facts;
-use grants::{Holder, Plan};
+use crate::config::Config;
 
-use crate::config::{Config, Target};
-
-/// The JSON, and what a person should know of it, a line each.
-pub struct Answer {
-    /// One document.
+/// The policies of a configuration.
+pub struct GeneratedPolicy {
+    /// One JSON document.
     pub json: String,
-    /// Where it allows more than it would have to, and how to narrow it.
+    /// Where the policies allow more than they would have to, and how to narrow them: a line each.
     pub notes: Vec<String>,
 }
 
-/// Writes the policies down. AWS is asked where `discover` says so, and a failure costs precision
-/// only.
-pub async fn policy(config: &Config, account: Option<String>, discover: bool) -> Answer {
+/// Generates the policies that a configuration needs.
+///
+/// With `discover`, AWS is asked for the account and for the ids of servers that the configuration
+/// does not have. When AWS does not answer, the policies have wildcards in their place, and a note
+/// says so. `account` is the account id of the proxy's own AWS identity, where the user gives it.
+pub async fn policy(config: &Config, account: Option<String>, discover: bool) -> GeneratedPolicy {
     let mut notes = Notes::default();
-    let mut facts = Facts {
-        account,
-        ..Facts::default()
-    };
+    let mut ids = AwsIds::of_account(account);
     if discover {
-        facts.discover(config, &mut notes).await;
+        ids.discover(config, &mut notes).await;
     }
-    let printed = print(config, &facts, &mut notes);
-    Answer {
-        json: serde_json::to_string_pretty(&printed).expect("it has text and lists only"),
-        notes: notes.0,
+    let output = generate(config, &ids, &mut notes);
+    GeneratedPolicy {
+        json: serde_json::to_string_pretty(&output).expect("it has text and lists only"),
+        notes: notes.into_lines(),
     }
 }
 
-fn print(config: &Config, facts: &Facts, notes: &mut Notes) -> Printed {
-    let uses = access::uses(config);
-    if uses.is_empty() {
+fn generate(config: &Config, ids: &AwsIds, notes: &mut Notes) -> PolicyOutput {
+    let logins = allowed_logins(config);
+    if logins.is_empty() {
         notes.add("nobody can log in, so that nothing has to be allowed".to_string());
     }
-    let mut plan = Plan::of(config, &uses, facts, notes);
-    for (holder, grants) in &mut plan.grants {
-        if let Some(note) = fit::fit(grants) {
-            notes.add(match holder {
-                Holder::Proxy(None) => format!("the proxy's policy {note}"),
-                Holder::Proxy(Some(profile)) => format!("the policy of profile {profile} {note}"),
-                Holder::Role(arn) => format!("the policy of {arn} {note}"),
+    let mut required = RequiredPermissions::of(config, &logins, ids, notes);
+    for (principal, permissions) in &mut required.by_principal {
+        if let Some(note) = size_limit::fit(permissions) {
+            notes.add(match principal {
+                Principal::Proxy(None) => format!("the proxy's policy {note}"),
+                Principal::Proxy(Some(profile)) => {
+                    format!("the policy of profile {profile} {note}")
+                }
+                Principal::Role(arn) => format!("the policy of {arn} {note}"),
             });
         }
     }
-    Printed::of(&plan, facts, notes)
-}
-
-/// Every target once, by name.
-fn targets(config: &Config) -> impl Iterator<Item = &Target> {
-    let by_name: BTreeMap<&str, &Target> = config
-        .listeners
-        .iter()
-        .flat_map(|listener| &listener.targets)
-        .map(|target| (&*target.name, &**target))
-        .collect();
-    by_name.into_values()
-}
-
-/// Lines for the person, none twice.
-#[derive(Debug, Default)]
-struct Notes(Vec<String>);
-
-impl Notes {
-    fn add(&mut self, note: String) {
-        if !self.0.contains(&note) {
-            self.0.push(note);
-        }
-    }
+    PolicyOutput::of(&required, ids, notes)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each module may use. A module that is not here may not exist.
-const MAY_USE: [(&str, &[&str]); 25] = [
+const MAY_USE: [(&str, &[&str]); 26] = [
     ("main", &["cli"]),
     ("lib", &[]),
     (
@@ -13,6 +13,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
             "check",
             "config",
             "hash_password",
+            "iam",
             "policy",
             "server",
             "telemetry",
@@ -21,10 +22,19 @@ const MAY_USE: [(&str, &[&str]); 25] = [
     ),
     (
         "check",
-        &["config", "credentials", "error", "route", "tls", "upstream"],
+        &[
+            "config",
+            "credentials",
+            "error",
+            "iam",
+            "route",
+            "tls",
+            "upstream",
+            "wire",
+        ],
     ),
     ("hash_password", &["secret", "verifier", "wire"]),
-    ("policy", &["config", "credentials", "route"]),
+    ("policy", &["config", "credentials", "iam", "route"]),
     ("telemetry", &["config"]),
     (
         "server",
@@ -72,11 +82,15 @@ const MAY_USE: [(&str, &[&str]); 25] = [
     ("places", &["config", "error"]),
     ("governor", &["config", "error"]),
     ("route", &["config", "error"]),
-    ("credentials", &["config", "error", "metrics", "secret"]),
+    (
+        "credentials",
+        &["config", "error", "iam", "metrics", "secret"],
+    ),
     (
         "upstream",
         &["config", "error", "places", "secret", "tls", "wire"],
     ),
+    ("iam", &["config"]),
     ("cancel", &["secret", "wire"]),
     ("splice", &["tls", "wire"]),
     ("config", &["secret", "tls", "verifier"]),

@@ -25,7 +25,7 @@ pub fn run(env: Vec<(String, String)>, config: &str, arguments: &[&str]) -> Outp
         .expect("the binary starts")
 }
 
-/// The only target of a check, which has this exit code.
+/// Runs a check that has one target and must end with this exit code; returns the target's report.
 #[track_caller]
 pub fn target(env: Vec<(String, String)>, config: &str, arguments: &[&str], code: i32) -> Value {
     let output = run(env, config, &[&["--json"], arguments].concat());
@@ -41,7 +41,8 @@ pub fn target(env: Vec<(String, String)>, config: &str, arguments: &[&str], code
     report["targets"][0].clone()
 }
 
-/// A check of one target fails at this step, with these words, and tries no later one.
+/// Asserts that the check of one target fails at this step with these words, and does not try the
+/// later steps.
 #[track_caller]
 fn assert_fails_in(
     env: Vec<(String, String)>,
@@ -81,7 +82,7 @@ pub fn user_arn(aws: &Aws) -> String {
     format!("arn:aws:iam::123456789012:user/{}", aws.user_name())
 }
 
-/// An RDS target at this port, whose every step before TCP works.
+/// An RDS target at this port. Every step before the TCP connection works.
 fn at_port(port: u16, keys: &str) -> String {
     rds_config(&format!(
         "host = \"localhost\"\nport = {port}\ndb_user = \"jane_doe\"\ndatabase = \"postgres\"\n{keys}"
@@ -103,7 +104,7 @@ fn a_good_target_is_a_line_a_step_with_its_time() {
         .unwrap()
         .map(|address| address.ip().to_string())
         .collect();
-    // Times are taken out: they are the fourth word of a line, and the fifth is their unit.
+    // The times, which differ from run to run, are taken out.
     let lines: Vec<String> = text.lines().map(without_time).collect();
     assert_eq!(
         lines,
@@ -751,7 +752,7 @@ fn a_clock_that_is_off() {
         let (identity, login) = (&target["steps"][1], &target["steps"][7]);
         let found = identity["facts"]["clock_ahead_s"].as_i64().unwrap();
         assert!((found + ahead).abs() < 10, "{found}");
-        // AWS's clock has whole seconds, and the answer took some time.
+        // The Date of an answer has whole seconds, and the answer took some time.
         let words = words.replace("3600", &found.abs().to_string());
         assert_eq!(
             identity["text"],
@@ -829,6 +830,32 @@ fn a_token_that_is_refused_for_no_visible_reason_names_rds_db_connect() {
 }
 
 #[test]
+fn the_arn_to_allow_an_action_on_is_in_the_partition_of_the_region() {
+    let aws = Testbed::shared().aws();
+    for (region, partition, suffix) in [
+        ("cn-north-1", "aws-cn", "amazonaws.com.cn"),
+        ("us-gov-west-1", "aws-us-gov", "amazonaws.com"),
+        ("us-iso-east-1", "aws-iso", "amazonaws.com"),
+        ("us-isob-east-1", "aws-iso-b", "amazonaws.com"),
+        ("eusc-de-east-1", "aws-eusc", "amazonaws.com"),
+    ] {
+        let remedy = format!(
+            "allow rds-db:connect on arn:{partition}:rds-db:{region}:123456789012:dbuser:*/jane_doe \
+             to {} (the * may be narrowed to the resource id, db-… or cluster-…)",
+            user_arn(&aws)
+        );
+        // The server is in us-west-2, so it refuses the token.
+        let config = rds_config(&format!(
+            "db_user = \"jane_doe\"\ndatabase = \"postgres\"\n\
+             signing_host = \"mydb.123456789012.{region}.rds.{suffix}:5432\""
+        ))
+        .replace("region = \"us-west-2\"", &format!("region = \"{region}\""));
+        let target = target(aws.env(), &config, &[], 1);
+        assert_eq!(target["steps"][7]["remedy"], remedy, "{target:#}");
+    }
+}
+
+#[test]
 fn a_token_that_is_signed_for_another_name() {
     let bed = Testbed::shared();
     let aws = bed.aws();
@@ -871,7 +898,7 @@ fn a_user_without_rds_iam_and_one_that_does_not_exist() {
 fn a_redshift_password_that_is_refused_although_the_user_exists() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    // Passwords that are over when they are made.
+    // The password has expired when it is made.
     aws.set_credential_life(std::time::Duration::ZERO);
     assert_fails(
         &aws,
@@ -978,7 +1005,7 @@ fn a_port_where_nobody_listens() {
 #[test]
 fn a_firewall_that_drops_everything() {
     let aws = Testbed::shared().aws();
-    // A queue of one that is full: the kernel drops what else would connect.
+    // The listener's queue has one place, which is taken, so the kernel drops further connections.
     let listener =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener
@@ -1049,7 +1076,7 @@ fn a_server_that_is_no_postgresql() {
     assert_eq!(target["steps"][6]["explanation"], explanation);
 }
 
-/// A check of a server with this certificate.
+/// Asserts that the check of a server with this certificate fails with these words.
 #[track_caller]
 fn assert_certificate_fails(certificate: ServerCertificate, keys: &str, words: [&str; 3]) {
     let bed = Testbed::shared();

@@ -1,5 +1,5 @@
-//! `check` of Redshift Serverless and Aurora DSQL, whose words differ; and that no engine's check
-//! shows a secret.
+//! What does `check` say of Redshift Serverless and Aurora DSQL, and does the check of any engine
+//! show a secret?
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const WORKGROUP: &str = "workgroup_name = \"myworkgroup\"\ndatabase = \"dev\"";
 const WORKGROUPS: &str = "arn:aws:redshift-serverless:us-west-2:123456789012:workgroup/*";
 const CLUSTER_NAME: &str = "foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws";
 
-/// Through a tunnel, as the cluster that it is.
+/// A DSQL target that is reached through a tunnel and verified by the cluster's own name.
 fn dsql(user: &str, aws: &Aws) -> String {
     dsql_config(&format!(
         "host = \"127.0.0.1\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"\ndb_user = \"{user}\"\nendpoint_url = \"{}\"",
@@ -304,7 +304,7 @@ fn a_check_shows_no_secret() {
     );
     let configs = [
         redshift_config(&aws, &format!("{ANA}\n{role}")),
-        // Refused by the server, and by AWS.
+        // The server refuses the first of these, and AWS the second.
         redshift_config(&aws, "db_user = \"nobody_here\"\ndatabase = \"dev\""),
         redshift_config(&aws, &format!("{ANA}\ncluster_identifier = \"nowhere\"")),
         serverless_config(&aws, WORKGROUP),
@@ -354,7 +354,7 @@ fn a_check_shows_no_secret() {
     }
 }
 
-/// As the endpoint's environment, with a key that has a session token.
+/// The environment of this endpoint, with an access key that has a session token.
 fn with_key(aws: &Aws, key: &AccessKey) -> Vec<(String, String)> {
     let mut env = aws.env_without_key();
     env.push(("AWS_ACCESS_KEY_ID".to_string(), key.id.clone()));

@@ -1,5 +1,5 @@
-//! The policies that a configuration needs: their exact text, and what an independent linter says
-//! of each.
+//! Which policies does `policy` print for a configuration, and does an independent linter accept
+//! them?
 
 use std::io::Write;
 use std::path::Path;
@@ -78,12 +78,13 @@ role_arn = "arn:aws:iam::333333333333:role/app"
 const NO_ID: &str = "the server's id is not in the configuration, so that every server of the account and region is allowed: \
     run with --discover, or put the id";
 
-/// What is printed for a configuration, looked at by the linter, and the lines on standard error.
+/// What is printed for a configuration, which the linter must accept, and the notes on standard
+/// error.
 fn policy(config: &str, arguments: &[&str]) -> (Value, Vec<String>) {
     run(command(), config, arguments)
 }
 
-/// The same with `--discover`, and an AWS that can be asked.
+/// The same with `--discover` and the AWS of the testbed.
 fn discovered(aws: &Aws, config: &str) -> (Value, Vec<String>) {
     let mut command = command();
     command.envs(aws.env());
@@ -111,7 +112,7 @@ fn run(mut command: Command, config: &str, arguments: &[&str]) -> (Value, Vec<St
     (printed, notes.lines().map(note).collect())
 }
 
-/// What the linter finds.
+/// What the linter finds wrong; `None` when it finds nothing.
 fn lint(printed: &Value) -> Option<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/venv/bin/python");
@@ -147,7 +148,7 @@ fn trust(account: &str) -> Value {
     })])
 }
 
-/// A listener that trusts everybody, and one target.
+/// A configuration with one target, and a listener that trusts everybody.
 fn one_target(keys: &str) -> String {
     format!(
         "[[listener]]\naddress = \"127.0.0.1:5432\"\ntargets = [\"app\"]\nauth = \"trust\"\n[target.app]\nregion = \"us-west-2\"\n{keys}\n"
@@ -158,7 +159,7 @@ fn rds_target(keys: &str) -> String {
     one_target(&format!("engine = \"rds\"\ndb_user = \"jane_doe\"\n{keys}"))
 }
 
-/// Resources of the first statement.
+/// The resources of the first statement.
 fn resources(policy: &Value) -> Vec<&str> {
     policy["Statement"][0]["Resource"]
         .as_array()
@@ -451,7 +452,7 @@ fn where_nobody_says_the_proxy_is_in_the_account_of_its_roles() {
     let (printed, notes) = policy(&rds_target(&format!("host = \"h\"\n{role}")), &[]);
     assert_eq!(printed["Roles"][0]["TrustPolicy"], trust("123456789012"));
     assert!(notes.contains(&"the proxy is taken to be in account 123456789012, as its roles are: --account says otherwise".to_string()));
-    // Never a wildcard: that would let in everybody.
+    // The trust policy never has a wildcard, which would let in every account of AWS.
     let (printed, _) = policy(
         &rds_target(&format!(
             "host = \"h\"\n{role}\n[user.ana]\n{}",
@@ -502,7 +503,7 @@ fn discovery_finds_the_account_and_the_ids_of_servers() {
     finds("cluster_identifier = \"mycluster\"", cluster);
     for (name, id) in [
         ("mydb.abc", instance),
-        // Aurora: the instances of a cluster go by the cluster's id.
+        // The ARN of an instance that belongs to an Aurora cluster contains the cluster's id.
         ("mycluster-1.abc", cluster),
         ("mycluster.cluster-abc", cluster),
         ("analysts.cluster-custom-abc", cluster),
@@ -535,7 +536,7 @@ fn what_aws_does_not_say_is_a_wildcard_and_it_is_said_why() {
         assert!(notes.iter().any(|note| note.contains(NO_ID)), "{notes:?}");
         notes[0].clone()
     };
-    // An instance of the same name, elsewhere.
+    // The account has an instance of the same name at another address.
     aws.set_rds_address("mydb.other.us-west-2.rds.amazonaws.com");
     let nowhere = "rds:DescribeDBInstances: there is no such server in the account that was asked";
     assert_eq!(

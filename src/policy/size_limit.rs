@@ -1,54 +1,58 @@
-//! A policy that IAM takes: without names that a wildcard covers already, and within its limit,
-//! with wildcards where need be.
+//! How does a policy stay within the size that IAM accepts?
+//!
+//! Resources that another resource of the same permission covers are left out. Where that is not
+//! enough, resources with similar names are merged into one with a wildcard.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::Policy;
-use super::grants::{Grants, Permission};
+use super::permissions::{Permission, Permissions};
 
-/// Characters of a managed policy, white space not counted:
+/// How many characters a managed policy may have, not counting white space:
 /// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html>.
 const LIMIT: usize = 6_144;
-/// Where an ARN has its region, its account and the kind of resource.
+/// Where the parts of an ARN have its region, its account and the kind of resource.
 const REGION: usize = 3;
 const ACCOUNT: usize = 4;
 const KIND: usize = 5;
 
-/// Takes out what is covered. Then, while the policy is too long, names that differ in their last
-/// part only, then in their last two, then in more, become one with a wildcard; those first that
-/// save most. Gives a note when it did.
-pub fn fit(grants: &mut Grants) -> Option<String> {
-    for resources in grants.values_mut() {
+/// Makes the permissions fit into one policy, and returns a note when that took wildcards.
+///
+/// While the policy is too long, resources that differ in their last part only are merged, then
+/// those that differ in their last two parts, then all others; among these, the group that saves
+/// the most characters comes first.
+pub fn fit(permissions: &mut Permissions) -> Option<String> {
+    for resources in permissions.values_mut() {
         let all = resources.clone();
         resources.retain(|resource| {
             !all.iter()
                 .any(|other| other != resource && covers(other, resource))
         });
     }
-    let before = size(grants);
+    let before = size(permissions);
     if before <= LIMIT {
         return None;
     }
-    let exact = grants.clone();
+    let exact = permissions.clone();
     for differing in [1, 2, usize::MAX] {
-        let mut groups = groups(grants, differing);
+        let mut groups = groups(permissions, differing);
         groups.sort_by_key(|(_, names)| Reverse(names.iter().map(String::len).sum::<usize>()));
         for (permission, names) in groups {
-            if size(grants) <= LIMIT {
+            if size(permissions) <= LIMIT {
                 break;
             }
-            let resources = grants.entry(permission).or_default();
+            let resources = permissions.entry(permission).or_default();
             resources.retain(|resource| !names.contains(resource));
             resources.insert(merge(&names));
         }
     }
-    let new = grants
+    let new = permissions
         .iter()
         .flat_map(|(permission, resources)| resources.difference(&exact[permission]));
     let new: BTreeSet<&str> = new.map(String::as_str).collect();
     let wildcards = new.into_iter().collect::<Vec<_>>().join(", ");
-    let after = size(grants);
+    let after = size(permissions);
     let rest = if after > LIMIT {
         format!("; it still has {after}: split it")
     } else {
@@ -59,15 +63,15 @@ pub fn fit(grants: &mut Grants) -> Option<String> {
     ))
 }
 
-fn size(grants: &Grants) -> usize {
-    Policy::allowing(grants).size()
+fn size(permissions: &Permissions) -> usize {
+    Policy::allowing(permissions).size()
 }
 
-/// Resources of a permission that are alike but for their last parts. The kind of resource is never
-/// among those.
-fn groups(grants: &Grants, differing: usize) -> Vec<(Permission, Vec<String>)> {
+/// Groups of resources of one permission that differ in their last parts only. The resources of a
+/// group are always of the same kind.
+fn groups(permissions: &Permissions, differing: usize) -> Vec<(Permission, Vec<String>)> {
     let mut groups: BTreeMap<_, Vec<String>> = BTreeMap::new();
-    for (permission, resources) in grants {
+    for (permission, resources) in permissions {
         for resource in resources {
             let (parts, separators) = parts(resource);
             let alike = parts
@@ -91,7 +95,7 @@ fn groups(grants: &Grants, differing: usize) -> Vec<(Permission, Vec<String>)> {
         .collect()
 }
 
-/// One resource that covers all of these, which have the same separators.
+/// One resource that covers all of these. They must have the same separators.
 fn merge(names: &[String]) -> String {
     let (first, separators) = parts(&names[0]);
     let all: Vec<Vec<&str>> = names.iter().map(|name| parts(name).0).collect();
@@ -111,7 +115,7 @@ fn merge(names: &[String]) -> String {
     merged
 }
 
-/// Neither ends within a variable (`${*}`), nor goes on behind a wildcard.
+/// What all the values begin with. It does not end within a policy variable such as `${*}`.
 fn common_prefix<'a>(values: &[&'a str]) -> &'a str {
     let first = values[0];
     let longest = values[1..].iter().fold(first.len(), |longest, other| {
@@ -133,7 +137,7 @@ fn common_prefix<'a>(values: &[&'a str]) -> &'a str {
     prefix
 }
 
-/// The parts between `:` and `/`, and these separators.
+/// Splits a resource at each `:` and `/`; these separators are the second value.
 fn parts(resource: &str) -> (Vec<&str>, String) {
     (
         resource.split([':', '/']).collect(),
@@ -144,7 +148,8 @@ fn parts(resource: &str) -> (Vec<&str>, String) {
     )
 }
 
-/// Whether one allows all that the other does, part by part.
+/// Whether the first resource matches everything that the second one does. Only parts that are a
+/// wildcard as a whole are compared as such.
 fn covers(wildcard: &str, resource: &str) -> bool {
     let ((of_wildcard, its_separators), (of_resource, separators)) =
         (parts(wildcard), parts(resource));
@@ -159,12 +164,15 @@ fn covers(wildcard: &str, resource: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn grants(permission: Permission, resources: impl IntoIterator<Item = String>) -> Grants {
+    fn permissions(
+        permission: Permission,
+        resources: impl IntoIterator<Item = String>,
+    ) -> Permissions {
         [(permission, resources.into_iter().collect())].into()
     }
 
-    fn resources(grants: &Grants) -> Vec<&str> {
-        grants.values().flatten().map(String::as_str).collect()
+    fn resources(permissions: &Permissions) -> Vec<&str> {
+        permissions.values().flatten().map(String::as_str).collect()
     }
 
     fn user(server: &str, name: &str) -> String {
@@ -173,13 +181,13 @@ mod tests {
 
     #[test]
     fn a_name_that_a_wildcard_covers_is_not_repeated() {
-        let mut all = grants(
+        let mut all = permissions(
             Permission::RdsConnect,
             [user("db-A", "*"), user("db-A", "ana"), user("db-B", "ana")],
         );
         assert_eq!(fit(&mut all), None);
         assert_eq!(resources(&all), [user("db-A", "*"), user("db-B", "ana")]);
-        let mut all = grants(
+        let mut all = permissions(
             Permission::RdsConnect,
             [user("*", "ana"), user("db-A", "ana")],
         );
@@ -190,7 +198,7 @@ mod tests {
     #[test]
     fn the_names_that_save_most_become_one_with_what_they_share() {
         let people = (0..200).map(|number| user("db-A", &format!("bi_{number:03}")));
-        let mut all = grants(
+        let mut all = permissions(
             Permission::RdsConnect,
             people.chain([user("db-B", "ana"), user("db-B", "bob")]),
         );
@@ -214,7 +222,7 @@ mod tests {
 
     #[test]
     fn servers_and_then_regions_and_accounts_become_one() {
-        let mut servers = grants(
+        let mut servers = permissions(
             Permission::RdsConnect,
             (0..200).map(|number| user(&format!("db-{number:03}"), "ana")),
         );
@@ -226,7 +234,7 @@ mod tests {
                 100_000_000_000_u64 + number
             )
         });
-        let mut roles = grants(Permission::AssumeRoles, roles);
+        let mut roles = permissions(Permission::AssumeRoles, roles);
         assert!(fit(&mut roles).is_some());
         assert_eq!(resources(&roles), ["arn:aws:iam::*:role/reports"]);
     }
@@ -239,7 +247,7 @@ mod tests {
             };
             [arn("dbname"), arn("dbuser")]
         });
-        let mut all = grants(Permission::RedshiftCredentials, mixed);
+        let mut all = permissions(Permission::RedshiftCredentials, mixed);
         assert!(fit(&mut all).is_some());
         let arn = |kind: &str| format!("arn:aws:redshift:us-west-2:123456789012:{kind}:c*/x*");
         assert_eq!(resources(&all), [arn("dbname"), arn("dbuser")]);

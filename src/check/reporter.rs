@@ -1,28 +1,31 @@
-//! What a person or a program reads of it: a line a step as it ends, or one JSON object at the end.
+//! What is printed while a check runs: a line for each step as it ends, or one JSON object at the
+//! end?
 
 use std::io::{IsTerminal, Write, stdout};
 
-use super::{Report, Status, Step, StepReport};
+use super::report::{Report, Status, Step, StepReport};
 use crate::config::Target;
 
-/// Standard output.
-pub struct Screen {
+/// Prints to standard output.
+pub struct Reporter {
     json: bool,
-    /// A person watches: the step under way is shown too.
-    watched: bool,
+    /// Whether a person watches a terminal: then the step that is under way is shown too.
+    is_watched: bool,
 }
 
-impl Screen {
+impl Reporter {
+    /// Prints one JSON object at the end with `json`, and lines without.
     pub fn new(json: bool) -> Self {
         Self {
             json,
-            watched: !json && stdout().is_terminal(),
+            is_watched: !json && stdout().is_terminal(),
         }
     }
 
-    pub fn target(&self, target: &Target) {
+    /// The check of a target begins.
+    pub fn begin_target(&self, target: &Target) {
         if !self.json {
-            write(&format!(
+            print(&format!(
                 "{} ({}, {})\n",
                 target.name,
                 target.engine.name(),
@@ -31,31 +34,34 @@ impl Screen {
         }
     }
 
-    pub fn begin(&self, step: Step) {
-        if self.watched {
-            write(&format!("  {:<9} …", name(step)));
+    /// A step begins.
+    pub fn begin_step(&self, step: Step) {
+        if self.is_watched {
+            print(&format!("  {:<9} …", step.name()));
         }
     }
 
+    /// A step has ended, or is not tried.
     pub fn end_step(&self, report: &StepReport) {
-        if self.watched {
-            // Carriage return, and erase to the end of the line.
-            write("\r\x1b[K");
+        if self.is_watched {
+            // A carriage return, and the sequence that erases to the end of the line.
+            print("\r\x1b[K");
         }
         if !self.json {
-            write(&lines(report));
+            print(&lines(report));
         }
     }
 
+    /// Every target has been checked.
     pub fn end(&self, report: &Report) {
         if self.json {
-            write(&format!(
+            print(&format!(
                 "{}\n",
                 serde_json::to_string_pretty(report).expect("texts and numbers are JSON")
             ));
         } else {
             let good = report.targets.iter().filter(|target| target.ok).count();
-            write(&format!(
+            print(&format!(
                 "{good} of {} targets good\n",
                 report.targets.len()
             ));
@@ -75,7 +81,7 @@ fn lines(report: &StepReport) -> String {
         .map(|ms| format!("{ms:.1} ms"))
         .unwrap_or_default();
     let text = report.text.as_deref().unwrap_or_default();
-    let line = format!("  {:<9} {status:<9} {time:>10}  {text}", name(report.step));
+    let line = format!("  {:<9} {status:<9} {time:>10}  {text}", report.step.name());
     let mut lines = format!("{}\n", line.trim_end());
     for (label, text) in [("why", &report.explanation), ("remedy", &report.remedy)] {
         if let Some(text) = text {
@@ -85,22 +91,9 @@ fn lines(report: &StepReport) -> String {
     lines
 }
 
-fn name(step: Step) -> &'static str {
-    match step {
-        Step::Route => "route",
-        Step::Identity => "identity",
-        Step::Endpoint => "endpoint",
-        Step::Mint => "mint",
-        Step::Dns => "dns",
-        Step::Tcp => "tcp",
-        Step::Tls => "tls",
-        Step::Login => "login",
-        Step::Select => "select",
-    }
-}
-
-/// A reader that has gone away must not end the check, whose result is the exit code.
-fn write(text: &str) {
+/// Writes to standard output. When nobody reads it any more, the check goes on, because its exit
+/// code still tells the result.
+fn print(text: &str) {
     let mut stdout = stdout().lock();
     let _ = stdout
         .write_all(text.as_bytes())

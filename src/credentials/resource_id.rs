@@ -1,93 +1,71 @@
-//! What a policy has to name and a login does not: the account of an identity, and what ARNs call a
-//! server.
+//! What do ARNs call a server, where only AWS knows it?
+//!
+//! A login does not need to know; a policy has to name it.
 
 use std::sync::Arc;
 
 use aws_sdk_rds::types::DbCluster;
 
-use super::caller::caller;
 use super::error::AwsError;
 use super::identity::{AwsContext, Identities};
 use crate::config::{
     AwsIdentity, ClusterName, Discovery, EndpointSource, Engine, Rds, Target, WorkgroupName,
 };
+use crate::iam::{Action, configured_server_id};
 
-const DESCRIBE_INSTANCES: &str = "rds:DescribeDBInstances";
-const DESCRIBE_CLUSTERS: &str = "rds:DescribeDBClusters";
-const GET_WORKGROUP: &str = "redshift-serverless:GetWorkgroup";
-const DESCRIBE_PROXIES: &str = "rds:DescribeDBProxies";
+const DESCRIBE_CUSTOM_DOMAINS: &str = Action::RedshiftDescribeCustomDomainAssociations.name();
+const DESCRIBE_INSTANCES: &str = Action::RdsDescribeDbInstances.name();
+const DESCRIBE_CLUSTERS: &str = Action::RdsDescribeDbClusters.name();
+const DESCRIBE_PROXIES: &str = Action::RdsDescribeDbProxies.name();
+const GET_WORKGROUP: &str = Action::RedshiftServerlessGetWorkgroup.name();
 
-/// Asks AWS. Nothing is remembered but identities.
-#[derive(Default)]
-pub struct Lookup(Arc<Identities>);
-
-impl Lookup {
-    /// Account that an identity belongs to.
-    ///
-    /// # Errors
-    /// There are no credentials, or STS does not answer.
-    pub async fn account(&self, identity: &AwsIdentity, region: &str) -> Result<String, AwsError> {
-        let aws = self.0.context(identity, region).await?;
-        Ok(caller(&aws, identity).await?.account)
+/// The id that the ARNs of a login contain for the server: `ClusterIdentifier`, `DbiResourceId`,
+/// `DbClusterResourceId`, `prx-…`, `workgroupId`, or the identifier of a DSQL cluster.
+///
+/// # Errors
+/// A call failed, or there is no such server in the account that `identity` belongs to.
+pub async fn resource_id(
+    identities: &Arc<Identities>,
+    target: &Target,
+    identity: &AwsIdentity,
+) -> Result<String, AwsError> {
+    if let Some(id) = configured_server_id(target) {
+        return Ok(id.to_string());
     }
-
-    /// What the ARNs that a login needs call the server: `ClusterIdentifier`, `DbiResourceId`,
-    /// `DbClusterResourceId`, `prx-…`.
-    ///
-    /// # Errors
-    /// A call failed, or there is no such server where this identity can see it.
-    pub async fn server_id(
-        &self,
-        target: &Target,
-        identity: &AwsIdentity,
-    ) -> Result<String, AwsError> {
-        match &target.engine {
-            Engine::Redshift(redshift) => match &redshift.cluster {
-                ClusterName::Identifier(identifier)
-                | ClusterName::CustomDomain {
-                    identifier: Some(identifier),
-                    ..
-                } => Ok(identifier.clone()),
-                ClusterName::CustomDomain {
-                    domain,
-                    identifier: None,
-                } => {
-                    cluster_of_domain(&self.0.context(identity, &target.region).await?, domain)
-                        .await
-                }
-            },
-            Engine::RedshiftServerless(serverless) => match &serverless.workgroup {
-                WorkgroupName::Name(name) => {
-                    workgroup_id(&self.0.context(identity, &target.region).await?, name).await
-                }
-                WorkgroupName::CustomDomain(_) => Err(not_found(GET_WORKGROUP)),
-            },
-            // Its name has it, or nobody knows it.
-            Engine::Dsql(dsql) => Err(AwsError::no_such_server(format!(
-                "\"{}\" is not a name that DSQL gives",
-                dsql.name
-            ))),
-            Engine::Rds(rds) => {
-                resource_id(
-                    &self.0.context(identity, &target.region).await?,
-                    rds,
-                    &target.endpoint,
-                )
-                .await
+    let aws = || identities.context(identity, &target.region);
+    match &target.engine {
+        Engine::Redshift(redshift) => match &redshift.cluster {
+            ClusterName::Identifier(identifier) => Ok(identifier.clone()),
+            ClusterName::CustomDomain { domain, .. } => {
+                cluster_of_custom_domain(&aws().await?, domain).await
             }
-        }
+        },
+        Engine::RedshiftServerless(serverless) => match &serverless.workgroup {
+            WorkgroupName::Name(name) => workgroup_id(&aws().await?, name).await,
+            // GetWorkgroup takes the workgroup's name only.
+            WorkgroupName::CustomDomain(_) => Err(not_found(GET_WORKGROUP)),
+        },
+        // The identifier is the first label of the cluster's name, and no call finds it otherwise.
+        Engine::Dsql(dsql) => Err(AwsError::no_such_server(format!(
+            "\"{}\" is not a name that DSQL gives",
+            dsql.name
+        ))),
+        Engine::Rds(rds) => rds_resource_id(&aws().await?, rds, &target.endpoint).await,
     }
 }
 
-async fn cluster_of_domain(aws: &AwsContext, domain: &str) -> Result<String, AwsError> {
-    const ACTION: &str = "redshift:DescribeCustomDomainAssociations";
+/// The `ClusterIdentifier` of the cluster that has this custom domain name.
+///
+/// # Errors
+/// The call failed, or no cluster in the account has the name.
+pub async fn cluster_of_custom_domain(aws: &AwsContext, domain: &str) -> Result<String, AwsError> {
     let call = aws_sdk_redshift::Client::new(&aws.config)
         .describe_custom_domain_associations()
         .custom_domain_name(domain)
         .send();
     let answer = call
         .await
-        .map_err(|error| AwsError::call_failed(ACTION, error))?;
+        .map_err(|error| AwsError::call_failed(DESCRIBE_CUSTOM_DOMAINS, error))?;
     let certificates = answer
         .associations
         .into_iter()
@@ -96,10 +74,10 @@ async fn cluster_of_domain(aws: &AwsContext, domain: &str) -> Result<String, Aws
     let cluster = certificates
         .flatten()
         .find_map(|certificate| certificate.cluster_identifier);
-    cluster.ok_or_else(|| not_found(ACTION))
+    cluster.ok_or_else(|| not_found(DESCRIBE_CUSTOM_DOMAINS))
 }
 
-/// Resources have another name than calls.
+/// Calls take the workgroup's name, whereas ARNs contain its id.
 async fn workgroup_id(aws: &AwsContext, name: &str) -> Result<String, AwsError> {
     let call = aws_sdk_redshiftserverless::Client::new(&aws.config)
         .get_workgroup()
@@ -114,16 +92,16 @@ async fn workgroup_id(aws: &AwsContext, name: &str) -> Result<String, AwsError> 
         .ok_or_else(|| AwsError::incomplete_answer(GET_WORKGROUP))
 }
 
-async fn resource_id(
+async fn rds_resource_id(
     aws: &AwsContext,
     rds: &Rds,
     endpoint: &EndpointSource,
 ) -> Result<String, AwsError> {
     match (&rds.signing_endpoint, endpoint) {
-        // The name that the token is signed for is the server's own; the one that is dialled may be
-        // a tunnel's.
+        // The name that the token is signed for belongs to the server; the name that is dialled may
+        // belong to a tunnel.
         (Some(endpoint), _) | (None, EndpointSource::Fixed(endpoint)) => {
-            by_host(aws, &endpoint.host.to_ascii_lowercase()).await
+            id_of_host(aws, &endpoint.host.to_ascii_lowercase()).await
         }
         (
             None,
@@ -150,7 +128,7 @@ async fn resource_id(
 }
 
 /// The endpoint's second label says what the first one names.
-async fn by_host(aws: &AwsContext, host: &str) -> Result<String, AwsError> {
+async fn id_of_host(aws: &AwsContext, host: &str) -> Result<String, AwsError> {
     let mut labels = host.split('.');
     let (name, kind) = (
         labels.next().unwrap_or_default(),
@@ -172,8 +150,10 @@ async fn by_host(aws: &AwsContext, host: &str) -> Result<String, AwsError> {
     }
 }
 
-/// An instance of a cluster is let in by the cluster's id. With a host it must be there: another
-/// account may have one of that name.
+/// The id of an instance, which is the cluster's id when the instance belongs to one.
+///
+/// Where the host is known, the instance that AWS finds must be the one at that host: the account
+/// that is asked may have another instance of the same name.
 async fn instance(
     aws: &AwsContext,
     identifier: &str,
@@ -233,7 +213,7 @@ async fn cluster(
         .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_CLUSTERS))
 }
 
-/// The name of a custom endpoint says nothing of its cluster.
+/// The name of a custom endpoint does not contain its cluster's, so every cluster is looked at.
 async fn custom_endpoint(aws: &AwsContext, host: &str) -> Result<String, AwsError> {
     let has = |cluster: &DbCluster| {
         cluster
@@ -257,7 +237,7 @@ async fn custom_endpoint(aws: &AwsContext, host: &str) -> Result<String, AwsErro
     Err(not_found(DESCRIBE_CLUSTERS))
 }
 
-/// The id of a proxy stands in its ARN only: `arn:aws:rds:us-west-2:123456789012:db-proxy:prx-…`.
+/// RDS returns the id of a proxy as a part of its ARN only: `arn:aws:rds:us-west-2:123456789012:db-proxy:prx-…`.
 async fn proxy(aws: &AwsContext, name: &str, host: &str) -> Result<String, AwsError> {
     let call = aws_sdk_rds::Client::new(&aws.config)
         .describe_db_proxies()

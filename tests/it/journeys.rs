@@ -255,11 +255,7 @@ fn the_recipes_of_libpq_lead_to_logins() {
             .replace("6432", &network.to_string())
     };
 
-    let lines: Vec<String> = journey
-        .block("sh")
-        .lines()
-        .map(|line| with_own_ports(line))
-        .collect();
+    let lines: Vec<String> = journey.block("sh").lines().map(with_own_ports).collect();
     let old_reports = lines[1].replace("//ana@", "//old_reports@");
     let expected = [
         "jane_doe|postgres",

@@ -448,3 +448,38 @@ fn every_field_of_the_log_is_explained() {
         }
     }
 }
+
+#[test]
+fn every_key_of_the_json_of_check_is_explained() {
+    let aws = Testbed::shared().aws();
+    let file = config_file(&rds_config(
+        "db_user = \"jane_doe\"\ndatabase = \"postgres\"",
+    ));
+    let mut command = command();
+    command
+        .args(["check", "--json", "--config"])
+        .arg(&file)
+        .envs(aws.env());
+    let output = command.output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["ok"], true, "{json}");
+
+    let page = std::fs::read_to_string(root().join("docs/check.md")).unwrap();
+    let mut left = vec![&json];
+    while let Some(value) = left.pop() {
+        match value {
+            serde_json::Value::Array(values) => left.extend(values),
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    assert!(
+                        page.contains(&format!("`{name}`"))
+                            || page.contains(&format!("`{name}[]`")),
+                        "{name} is not in docs/check.md"
+                    );
+                    left.push(value);
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -449,3 +449,29 @@ fn the_trust_policy_of_the_bastion_page_allows_what_the_proxy_asks_for() {
         serde_json::json!(["sts:AssumeRole", "sts:SetSourceIdentity", "sts:TagSession"])
     );
 }
+
+#[test]
+fn the_policy_page_leads_to_the_policy_that_aws_is_given() {
+    let journey = Journey::of("docs/aws-permissions.md");
+    let readme = Journey::of("README.md");
+    std::fs::write(journey.path("pg-iam-proxy.toml"), readme.block("toml")).unwrap();
+    let (print, put) = journey.block("sh").split_once('\n').unwrap();
+    let environment = journey.aws.env();
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let (output, error) = journey.shell(print, &environment);
+    assert_eq!(output.as_deref(), Some(""), "{error}");
+
+    // In the place of the command that only AWS could answer: what it is given.
+    let (_, document) = put.split_once("--policy-document ").unwrap();
+    assert!(
+        document.starts_with("\"$(jq '.ProxyPolicy // .' "),
+        "{document}"
+    );
+    let printed = std::fs::read_to_string(journey.path("policy.json")).unwrap();
+    let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert!(printed["ProxyPolicy"]["Statement"].is_array(), "{printed}");
+    assert!(printed["Roles"][0]["TrustPolicy"].is_object(), "{printed}");
+}

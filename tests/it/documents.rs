@@ -390,11 +390,10 @@ fn the_readme_is_short() {
 
 #[test]
 fn every_sqlstate_of_the_proxy_is_explained_and_no_other() {
-    let mut source = std::fs::read_to_string(root().join("src/error.rs")).unwrap_or_default();
-    if let Ok(folder) = std::fs::read_dir(root().join("src/error")) {
-        for file in folder {
-            source += &std::fs::read_to_string(file.unwrap().path()).unwrap();
-        }
+    let mut source = String::new();
+    for file in ["src/error.rs", "src/wire/sqlstate.rs"] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap_or_default();
+        source += text.split("#[cfg(test)]").next().unwrap_or_default();
     }
     let is_one = |text: &&str| {
         text.len() == 5
@@ -403,7 +402,14 @@ fn every_sqlstate_of_the_proxy_is_explained_and_no_other() {
                 .bytes()
                 .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
     };
-    let known: BTreeSet<&str> = source.split('"').filter(is_one).collect();
+    // What servers send is compared as bytes; it is theirs to explain.
+    let pieces: Vec<&str> = source.split('"').collect();
+    let known: BTreeSet<&str> = pieces
+        .windows(2)
+        .filter(|pair| !pair[0].ends_with('b'))
+        .map(|pair| pair[1])
+        .filter(is_one)
+        .collect();
     assert!(known.len() > 10, "{known:?}");
     let page = std::fs::read_to_string(root().join("docs/errors.md")).unwrap();
     let headings = page.lines().filter_map(|line| line.strip_prefix("## "));

@@ -14,37 +14,37 @@ export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 packages := tests/clients/debian-packages
 
 .PHONY: help
-help: ## This list
+help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: setup ## Log in to stand-ins for RDS and Redshift and show it; KEEP=1 stays up
+demo: setup ## Show logins to stand-ins for RDS and Redshift; KEEP=1 keeps them up
 	cargo build --workspace --bins
 	KEEP=$(KEEP) deploy/demo
 
 .PHONY: test
-test: setup venv lint ## Lints and all tests
+test: setup venv lint ## Run the lints and all tests
 	cargo test --workspace
 
 .PHONY: build
-build: setup ## The release binary, target/release/pg-iam-proxy
+build: setup ## Build the release binary, target/release/pg-iam-proxy
 	cargo build --release
 
 .PHONY: clients
-clients: setup ## Real clients against both flavours; QUICK=1 shortens pgbench, CLIENTS=psql takes one
+clients: setup ## Run real clients against both flavours; QUICK=1 shortens pgbench, CLIENTS=psql takes one
 	@$(packages) python3:python3
 	cargo build --workspace --bins
 	tests/clients/run $(CLIENTS)
 
 .PHONY: bench
-bench: setup ## Us and our peers, measured in one run; QUICK=1, ONLY=bulk, PROXY=name=path,..., ROUNDS, PEERS, LEGS
+bench: setup ## Measure us and our peers in one run; QUICK=1, ONLY=bulk and more: docs/performance.md
 	@$(packages) /usr/sbin/pgbouncer:pgbouncer /usr/sbin/haproxy:haproxy /usr/sbin/nginx:nginx libnginx-mod-stream stunnel4:stunnel4 pgbench:postgresql-contrib
 	$(if $(PROXY),,cargo build --release --bin pg-iam-proxy)
 	cargo build --release --package bench
 	@$${CARGO_TARGET_DIR:-target}/release/bench
 
 .PHONY: fuzz
-fuzz: $(CARGO_FUZZ) ## Each fuzz target for FUZZ_SECONDS (30), on nightly Rust
+fuzz: $(CARGO_FUZZ) ## Run each fuzz target for FUZZ_SECONDS (30), on nightly Rust
 	@cargo +nightly --version >/dev/null 2>&1 || { echo 'nightly Rust is missing: rustup toolchain install nightly --profile minimal' >&2; exit 1; }
 	for target in $$(cargo +nightly fuzz list --fuzz-dir tests/fuzz); do \
 	    mkdir -p tests/fuzz/corpus/$$target; \
@@ -53,7 +53,7 @@ fuzz: $(CARGO_FUZZ) ## Each fuzz target for FUZZ_SECONDS (30), on nightly Rust
 	done
 
 .PHONY: lint
-lint: $(CARGO_DENY) ## Format, clippy, documentation, dependencies
+lint: $(CARGO_DENY) ## Check formatting, clippy, documentation and dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items
@@ -62,17 +62,17 @@ lint: $(CARGO_DENY) ## Format, clippy, documentation, dependencies
 
 # Not a lint: it fetches the advisory database, and fails for reasons that no change here brought about.
 .PHONY: advisories
-advisories: $(CARGO_DENY) ## Known vulnerabilities in dependencies (network)
+advisories: $(CARGO_DENY) ## Look for known vulnerabilities in dependencies (needs the network)
 	$(CARGO_DENY) check advisories
 
 .PHONY: setup
-setup: ## What PostgreSQL, the build and the tests need, where it is missing
+setup: ## Install what PostgreSQL, the build and the tests need, where it is missing
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
 	@$(packages) cc:gcc /usr/include/*/gnu/libc-version.h:libc6-dev '/usr/lib/postgresql/*/bin/postgres:postgresql' psql:postgresql-client openssl:openssl \
 	    '/usr/lib/*/faketime/libfaketimeMT.so.1:libfaketime'
 
 .PHONY: venv
-venv: target/venv/.done ## Python packages that the tests use, in target/venv
+venv: target/venv/.done ## Install the Python packages that the tests use, in target/venv
 
 target/venv/.done: tests/clients/requirements-test.txt
 	@python3 -c 'import ensurepip, venv' 2>/dev/null || $(packages) python3 python3-venv

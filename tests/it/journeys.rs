@@ -1,4 +1,4 @@
-//! The journeys that README and `deploy/` describe, done as a reader would: what is printed is what
+//! The journeys that `docs/` and `deploy/` describe, done as a reader would: what is printed is what
 //! is run.
 //!
 //! Only what is the reader's own is put in its place: ports that are free, networks that these
@@ -146,7 +146,7 @@ fn before_run(block: &str) -> Vec<&str> {
 
 #[test]
 fn five_commands_lead_from_nothing_to_a_tls_and_scram_login() {
-    let journey = Journey::of("README.md");
+    let journey = Journey::of("docs/getting-started.md");
     let block = journey.block("sh");
     let (script, rest) = block
         .split_once("pg-iam-proxy run --config pg-iam-proxy.toml\n")
@@ -217,11 +217,8 @@ fn the_laptop_page_leads_to_a_login_through_socket_and_loopback() {
 #[test]
 fn the_laptop_pages_listener_for_several_people_is_good() {
     let journey = Journey::of("deploy/laptop.md");
-    let listener = journey
-        .page
-        .split("```\n")
-        .find(|block| block.contains("auth = \"peer\""))
-        .unwrap();
+    let listener = journey.block("toml fragment");
+    assert!(listener.contains("auth = \"peer\""));
     let target = journey
         .block("toml")
         .split("\n[")
@@ -236,6 +233,60 @@ fn the_laptop_pages_listener_for_several_people_is_good() {
         journey
             .run(["pg-iam-proxy check --offline --config pg-iam-proxy.toml"])
             .ends_with("good, 1 listener(s)")
+    );
+}
+
+#[test]
+fn the_recipes_of_libpq_lead_to_logins() {
+    let journey = Journey::of("docs/recipes.md");
+    journey.write_config("pg-iam-proxy.toml");
+    journey.run([
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 7 -subj /CN=db.example.com -addext subjectAltName=DNS:db.example.com -keyout server.key -out server.crt",
+        r#"verifier=$(pg-iam-proxy hash-password); printf '"ana" "%s"\n"old_reports" "%s"\n' "$verifier" "$verifier" >userlist.txt"#,
+    ]);
+    let own = [
+        ("127.0.0.1:5432", "127.0.0.1:0"),
+        ("0.0.0.0:6432", "127.0.0.1:0"),
+    ];
+    let proxy = journey.start("pg-iam-proxy.toml", &own, 2);
+    let [here, network] = [proxy.addresses[0].port(), proxy.addresses[1].port()];
+    let with_own_ports = |text: &str| {
+        text.replace(":5432/", &format!(":{here}/"))
+            .replace("6432", &network.to_string())
+    };
+
+    let lines: Vec<String> = journey.block("sh").lines().map(with_own_ports).collect();
+    let old_reports = lines[1].replace("//ana@", "//old_reports@");
+    let expected = [
+        "jane_doe|postgres",
+        "jane_doe|postgres",
+        "IAM:temp_creds_user|dev",
+        "jane_doe|postgres",
+    ];
+    for (line, expected) in lines.iter().chain([&old_reports]).zip(expected) {
+        assert_eq!(
+            journey.psql(line, WHO, network).unwrap(),
+            expected,
+            "{line}"
+        );
+    }
+
+    std::fs::write(
+        journey.path("recipe.py"),
+        with_own_ports(journey.block("python")),
+    )
+    .unwrap();
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
+    assert!(
+        Path::new(python).exists(),
+        "{python} does not exist: run\n    make venv"
+    );
+    let environment = [("PGHOSTADDR", "127.0.0.1"), ("PGPASSWORD", PASSWORD)];
+    let (output, error) = journey.shell(&format!("{python} recipe.py"), &environment);
+    assert_eq!(
+        output.as_deref(),
+        Some("('jane_doe', 'postgres')"),
+        "{error}"
     );
 }
 
@@ -397,4 +448,30 @@ fn the_trust_policy_of_the_bastion_page_allows_what_the_proxy_asks_for() {
         policy["Statement"][0]["Action"],
         serde_json::json!(["sts:AssumeRole", "sts:SetSourceIdentity", "sts:TagSession"])
     );
+}
+
+#[test]
+fn the_policy_page_leads_to_the_policy_that_aws_is_given() {
+    let journey = Journey::of("docs/aws-permissions.md");
+    let readme = Journey::of("README.md");
+    std::fs::write(journey.path("pg-iam-proxy.toml"), readme.block("toml")).unwrap();
+    let (print, put) = journey.block("sh").split_once('\n').unwrap();
+    let environment = journey.aws.env();
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let (output, error) = journey.shell(print, &environment);
+    assert_eq!(output.as_deref(), Some(""), "{error}");
+
+    // In the place of the command that only AWS could answer: what it is given.
+    let (_, document) = put.split_once("--policy-document ").unwrap();
+    assert!(
+        document.starts_with("\"$(jq '.ProxyPolicy // .' "),
+        "{document}"
+    );
+    let printed = std::fs::read_to_string(journey.path("policy.json")).unwrap();
+    let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert!(printed["ProxyPolicy"]["Statement"].is_array(), "{printed}");
+    assert!(printed["Roles"][0]["TrustPolicy"].is_object(), "{printed}");
 }

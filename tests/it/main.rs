@@ -14,6 +14,7 @@ mod check_engines;
 mod client_tls;
 mod clocks;
 mod configuration;
+mod documents;
 mod engines;
 mod failures;
 mod identity;

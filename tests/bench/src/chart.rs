@@ -1,111 +1,128 @@
-//! The chart of the README: a panel for each of the main figures, a bar for everybody.
+//! The chart of the README: a row for each of five figures, a column for each leg, a bar for
+//! everybody.
 
 use crate::goals::OURS;
 use crate::peers::LegKind;
 use crate::results::Results;
 use crate::titles::number;
 
-const PANELS: [(&str, &str); 6] = [
+const ROWS: [(&str, &str); 5] = [
     (
         "bulk_down_mb_s",
-        "Bulk to the client, MB/s — more is better",
+        "Bulk data to the client, MB/s: more is better",
     ),
     (
         "bulk_down_cpu_s_per_gb",
-        "CPU for a gigabyte, seconds — less is better",
+        "CPU seconds for a gigabyte: less is better",
     ),
     (
         "trips_16_cpu_us",
-        "CPU of a round trip, 16 clients, µs — less is better",
+        "CPU of a round trip with 16 clients, µs: less is better",
     ),
     (
         "logins_fresh_per_s",
-        "Logins a second, nothing pooled — more is better",
+        "Logins a second, nothing pooled: more is better",
     ),
-    ("logins_fresh_cpu_ms", "CPU of a login, ms — less is better"),
     (
         "memory_1000_burst_kib",
-        "Memory of an idle session, KiB — less is better",
+        "Memory of an idle session, KiB: less is better",
     ),
+];
+const LEGS: [(LegKind, &str); 2] = [
+    (LegKind::Plain, "client leg plain"),
+    (LegKind::Tls, "client leg TLS"),
 ];
 const NAMES: [&str; 5] = [OURS, "haproxy", "nginx", "pgbouncer", "stunnel"];
 const COLUMN: usize = 430;
 const LABEL: usize = 96;
+/// For the number behind a bar.
+const NUMBER: usize = 70;
 const BAR: usize = 12;
 const STEP: usize = 16;
-const LEG_GAP: usize = 22;
+const TITLE: usize = 18;
+const GAP: usize = 14;
 const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#57606a}.title{font-weight:600;fill:#24292f}.ours{fill:#0a7f5a}.peer{fill:#9aa4af}\
     @media(prefers-color-scheme:dark){text{fill:#9aa4af}.title{fill:#e6edf3}.ours{fill:#3fb98c}.peer{fill:#5b6570}}";
 
-/// None where none of the panels was measured.
+/// None where nothing of it was measured.
 pub fn svg(results: &Results) -> Option<String> {
-    let panels: Vec<(String, usize)> = PANELS
-        .iter()
-        .filter_map(|(figure, title)| panel(results, figure, title))
-        .collect();
-    let height = panels.iter().map(|(_, height)| *height).max()?;
-    let rows = panels.len().div_ceil(2);
-    let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"pg-iam-proxy and its peers\">\n<style>{STYLE}</style>\n",
-        2 * COLUMN,
-        rows * height
-    );
-    for (index, (content, _)) in panels.iter().enumerate() {
-        let (x, y) = (index % 2 * COLUMN, index / 2 * height);
-        text += &format!("<g transform=\"translate({x} {y})\">\n{content}</g>\n");
+    let mut y = TITLE;
+    let mut rows = String::new();
+    for (x, (_, leg)) in [0, COLUMN].into_iter().zip(LEGS) {
+        rows += &format!("<text x=\"{}\" y=\"{y}\">{leg}</text>\n", x + LABEL);
     }
-    text += "</svg>\n";
-    Some(text)
+    let heading = y + GAP;
+    y = heading;
+    for (figure, title) in ROWS {
+        if let Some((row, height)) = row(results, figure, title) {
+            rows += &format!("<g transform=\"translate(0 {y})\">\n{row}</g>\n");
+            y += height;
+        }
+    }
+    (y > heading).then(|| {
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {y}\" role=\"img\" aria-label=\"pg-iam-proxy and its peers\">\n<style>{STYLE}</style>\n{rows}</svg>\n",
+            2 * COLUMN
+        )
+    })
 }
 
 /// And its height.
-fn panel(results: &Results, figure: &str, title: &str) -> Option<(String, usize)> {
-    let median = |leg, name| {
-        results
-            .spread(figure, leg, name)
-            .map(|spread| spread.median)
-    };
-    let bars = |leg| {
-        NAMES
-            .iter()
-            .filter_map(move |name| Some((*name, median(leg, name)?)))
-            .collect::<Vec<_>>()
-    };
-    let legs = [
-        ("client leg plain", bars(LegKind::Plain)),
-        ("client leg TLS", bars(LegKind::Tls)),
-    ];
-    let most = legs
+fn row(results: &Results, figure: &str, title: &str) -> Option<(String, usize)> {
+    let median = |leg, name| Some(results.spread(figure, leg, name)?.median);
+    let most = LEGS
         .iter()
-        .flat_map(|(_, bars)| bars)
-        .map(|(_, value)| *value)
+        .flat_map(|(leg, _)| NAMES.map(|name| median(*leg, name)))
+        .flatten()
         .fold(0.0, f64::max);
     if most <= 0.0 {
         return None;
     }
-    let mut y = 18;
-    let mut text = format!("<text class=\"title\" x=\"8\" y=\"{y}\">{title}</text>\n");
-    for (leg, bars) in legs.iter().filter(|(_, bars)| !bars.is_empty()) {
-        y += LEG_GAP;
-        text += &format!("<text x=\"8\" y=\"{y}\">{leg}</text>\n");
-        for (name, value) in bars {
+    let mut text = format!("<text class=\"title\" x=\"8\" y=\"{TITLE}\">{title}</text>\n");
+    let mut height = TITLE;
+    for (x, (leg, _)) in [0, COLUMN].into_iter().zip(LEGS) {
+        let mut y = TITLE;
+        for (name, value) in NAMES
+            .iter()
+            .filter_map(|name| Some((*name, median(leg, name)?)))
+        {
             y += STEP;
-            let width = (value / most * (COLUMN - LABEL - 70) as f64).max(1.0);
-            let class = if *name == OURS { "ours" } else { "peer" };
-            let top = y - BAR + 2;
+            let start = x + LABEL;
+            let width = (value / most * (COLUMN - LABEL - NUMBER) as f64).max(1.0);
+            let class = if name == OURS { "ours" } else { "peer" };
             text += &format!(
                 "<text x=\"{}\" y=\"{y}\" text-anchor=\"end\">{name}</text>",
-                LABEL - 6
+                start - 6
             );
             text += &format!(
-                "<rect class=\"{class}\" x=\"{LABEL}\" y=\"{top}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>"
+                "<rect class=\"{class}\" x=\"{start}\" y=\"{}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>",
+                y + 2 - BAR
             );
             text += &format!(
                 "<text x=\"{:.1}\" y=\"{y}\">{}</text>\n",
-                LABEL as f64 + width + 6.0,
-                number(*value)
+                start as f64 + width + 6.0,
+                number(value)
             );
         }
+        height = height.max(y);
     }
-    Some((text, y + LEG_GAP))
+    Some((text, height + GAP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_as_wide_as_its_longest_bar_and_missing_ones_take_no_space() {
+        assert_eq!(svg(&Results::default()), None);
+        let mut results = Results::default();
+        results.add("bulk_down_mb_s", LegKind::Plain, OURS, 0, 2000.0);
+        results.add("bulk_down_mb_s", LegKind::Tls, "nginx", 0, 1000.0);
+        let svg = svg(&results).expect("a figure was measured");
+        assert_eq!(svg.matches("class=\"title\"").count(), 1);
+        assert!(svg.contains("class=\"ours\" x=\"96\" y=\"24\" width=\"264.0\""));
+        assert!(svg.contains("class=\"peer\" x=\"526\" y=\"24\" width=\"132.0\""));
+        assert!(svg.contains("viewBox=\"0 0 860 80\""), "{svg}");
+    }
 }

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         ["backend", certificate, key] => backend::run(certificate, key),
         ["load", authority] => load::run(authority),
         _ => Err(anyhow::anyhow!(
-            "usage: bench, with variables QUICK, ONLY, ROUNDS, PEERS, LEGS, PROXY, OUTPUT in the environment"
+            "usage: bench, with variables QUICK, ONLY, ROUNDS, PEERS, LEGS, PROXY, OUTPUT, README in the environment"
         )),
     };
     match done {

@@ -30,8 +30,8 @@ pub struct Options {
     pub subjects: Vec<Subject>,
     /// Where table, JSON and chart go.
     pub output: PathBuf,
-    /// The README whose table and chart are to be replaced.
-    pub readme: Option<PathBuf>,
+    /// Whether the table of docs/performance.md and the chart of the README are to be replaced.
+    pub publish: bool,
     pub started: Instant,
 }
 
@@ -74,6 +74,11 @@ impl Options {
             .filter(|leg| named.is_empty() || named.iter().any(|name| name == leg.name()));
         let legs: Vec<LegKind> = legs.collect();
         ensure!(!legs.is_empty(), "LEGS: there are plain and tls");
+        let publish = env::var("README").is_ok_and(|value| !value.is_empty());
+        ensure!(
+            !publish || !quick && only.is_empty() && peers.is_empty() && named.is_empty(),
+            "README=1 shows a whole run: leave out QUICK, ONLY, PEERS and LEGS"
+        );
         let rounds = env::var("ROUNDS")
             .ok()
             .filter(|text| !text.is_empty())
@@ -89,9 +94,7 @@ impl Options {
             subjects,
             output: env::var_os("OUTPUT")
                 .map_or_else(|| beside.with_file_name("bench"), PathBuf::from),
-            readme: env::var_os("README")
-                .filter(|value| !value.is_empty())
-                .map(|_| PathBuf::from("README.md")),
+            publish,
             started: Instant::now(),
         })
     }

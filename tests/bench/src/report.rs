@@ -14,9 +14,9 @@ use crate::results::Spread;
 use crate::run::Run;
 use crate::titles::{number, title};
 
-/// Of the README.
-const CHART: &str = "tests/bench/chart.svg";
-const CAPTION: &str = "Bulk, CPU, logins and memory of pg-iam-proxy and its peers";
+/// The page that has the whole table, and the chart that it shares with the README.
+const PAGE: &str = "docs/performance.md";
+const CHART: &str = "docs/performance.svg";
 const FIGURES: [&str; 2] = ["<!-- figures -->\n", "<!-- /figures -->"];
 
 /// Prints the tables and writes the files; says where they are.
@@ -48,8 +48,8 @@ pub fn write(run: &Run) -> Result<()> {
     .join("\n");
     fs::write(folder.join("bench.md"), all)?;
     let short = markdown(&short(&judged));
-    fs::write(folder.join("readme.md"), format!("{short}\n"))?;
-    let mut written = vec!["bench.md", "readme.md", "bench.json"];
+    fs::write(folder.join("performance.md"), format!("{short}\n"))?;
+    let mut written = vec!["bench.md", "performance.md", "bench.json"];
     if let Some(svg) = chart::svg(&run.results) {
         fs::write(folder.join("chart.svg"), svg)?;
         written.push("chart.svg");
@@ -65,21 +65,14 @@ pub fn write(run: &Run) -> Result<()> {
         folder.join("bench.json"),
         serde_json::to_string_pretty(&file)?,
     )?;
-    if let Some(readme) = &run.options.readme {
+    if run.options.publish {
         ensure!(
             verdict.reasons.is_empty(),
-            "{} stays as it is: the machine was too noisy",
-            readme.display()
+            "{PAGE} stays as it is: the machine was too noisy"
         );
-        let text = fs::read_to_string(readme)?;
+        let page = fs::read_to_string(PAGE).context(PAGE)?;
         let noise = format!("{} rounds; {verdict}.", run.options.rounds);
-        fs::write(
-            readme,
-            with_figures(
-                &text,
-                &format!("![{CAPTION}]({CHART})\n\n{short}\n\n{noise}"),
-            )?,
-        )?;
+        fs::write(PAGE, with_figures(&page, &format!("{short}\n\n{noise}"))?)?;
         fs::copy(folder.join("chart.svg"), CHART)?;
     }
     println!(
@@ -196,7 +189,7 @@ fn ratios(judged: &[Judged], verdict: &Verdict) -> Vec<Vec<String>> {
     table
 }
 
-/// Of the README, in words: a row for each figure and whom it is compared with, a column for each
+/// Of the page, in words: a row for each figure and whom it is compared with, a column for each
 /// leg.
 fn short(judged: &[Judged]) -> Vec<Vec<String>> {
     let mut table = vec![
@@ -333,7 +326,7 @@ fn markdown(table: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::with_figures;
+    use super::{PAGE, with_figures};
 
     #[test]
     fn only_what_stands_between_the_marks_is_replaced() {
@@ -342,5 +335,12 @@ mod tests {
         assert_eq!(new, "a\n<!-- figures -->\nnew\n<!-- /figures -->\nb\n");
         assert_eq!(with_figures(&new, "new").expect("it has marks"), new);
         assert!(with_figures("no marks", "new").is_err());
+    }
+
+    #[test]
+    fn the_page_has_a_place_for_them() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let page = std::fs::read_to_string(format!("{root}/{PAGE}")).expect("it is there");
+        assert!(with_figures(&page, "new").is_ok());
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal};
 
 use crate::random;
 use crate::secret::Secret;
-use crate::verifier::{ITERATIONS, SALT_LENGTH, ScramVerifier};
+use crate::verifier::{DEFAULT_ITERATIONS, SALT_LENGTH, ScramVerifier};
 
 /// What fits into a password message of PostgreSQL's longest length, 65 535, beside that length and
 /// the NUL.
@@ -66,7 +66,7 @@ fn verifier(password: &Secret) -> io::Result<String> {
         ));
     }
     let salt = random::bytes::<SALT_LENGTH>().to_vec();
-    Ok(ScramVerifier::from_password(password, ITERATIONS, salt).to_string())
+    Ok(ScramVerifier::from_password(password, DEFAULT_ITERATIONS, salt).to_string())
 }
 
 #[cfg(test)]

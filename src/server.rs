@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{Admin, Shown};
 use crate::cancel::Cancels;
-use crate::client::authenticate::Judge;
+use crate::client::authenticate::PasswordChecker;
 use crate::client::penalty::Penalties;
 use crate::config::{Address, Config, Listener, Target, User};
 use crate::credentials::Broker;
@@ -26,7 +26,7 @@ use crate::random;
 use crate::secret::Secret;
 use crate::session::{self, Accepted, Shared, Spares};
 use crate::tls::listener::ListenerTls;
-use crate::verifier::{ITERATIONS, Verifier};
+use crate::verifier::{DEFAULT_ITERATIONS, Verifier};
 use crate::workers::{Seat, Workers};
 use socket::Socket;
 
@@ -108,7 +108,7 @@ impl Server {
             limits: config.limits,
             warm: Spares::new(targets.values(), &places),
             places,
-            judge: Judge::new(
+            password_checker: PasswordChecker::new(
                 mock_secret(config.cancel_key.as_ref()),
                 usual_iterations(&config.users),
             ),
@@ -225,7 +225,7 @@ fn usual_iterations(users: &HashMap<String, Arc<User>>) -> NonZeroU32 {
     counts
         .into_iter()
         .max_by_key(|&(iterations, users)| (users, iterations))
-        .map_or(ITERATIONS, |(iterations, _)| iterations)
+        .map_or(DEFAULT_ITERATIONS, |(iterations, _)| iterations)
 }
 
 async fn accept(

@@ -23,10 +23,10 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use crate::cancel::{Cancels, Destination, Registration};
-use crate::client::authenticate::Judge;
-use crate::client::negotiate::{self, Negotiated, Wish};
+use crate::client::authenticate::PasswordChecker;
+use crate::client::negotiate::{self, ClientRequest, NegotiatedConnection};
 use crate::client::penalty::Penalties;
-use crate::client::stream::{ClientStream, Peer, Security};
+use crate::client::stream::{ClientAddr, ClientStream, Security};
 use crate::client::{reject, version, welcome};
 use crate::config::{Limits, Listener, Target, User};
 use crate::credentials::Broker;
@@ -72,7 +72,7 @@ pub struct Shared {
     /// How fast servers are given logins.
     pub governor: Arc<Governor>,
     /// Judges passwords.
-    pub judge: Judge,
+    pub password_checker: PasswordChecker,
     /// Addresses whose logins have failed repeatedly.
     pub penalties: Penalties,
     /// Addresses that have sent cancel requests for sessions which are not known here.
@@ -113,9 +113,9 @@ pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> O
         places: Taken::default(),
     };
     let (mut stream, ending) = match login.negotiate(accepted).await {
-        Ok(Negotiated {
+        Ok(NegotiatedConnection {
             mut stream,
-            wish: Ok(Wish::Cancel(request)),
+            request: Ok(ClientRequest::Cancel(request)),
             ..
         }) => {
             cancel_request::serve(shared, listener, &login.facts.client, &request).await;
@@ -124,10 +124,10 @@ pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> O
             let _ = tokio::time::timeout(GOODBYE, stream.shutdown()).await;
             return None;
         }
-        Ok(Negotiated {
+        Ok(NegotiatedConnection {
             mut stream,
             security,
-            wish: Ok(Wish::Session(startup)),
+            request: Ok(ClientRequest::Session(startup)),
         }) => match login.serve(&mut stream, &security, &startup).await {
             Ok((upstream, registration, succession)) => {
                 login.facts.log_opened();
@@ -143,9 +143,9 @@ pub async fn open(shared: &Shared, listener: &Listener, accepted: Accepted) -> O
             }
             Err(ending) => (stream, ending),
         },
-        Ok(Negotiated {
+        Ok(NegotiatedConnection {
             stream,
-            wish: Err(ending),
+            request: Err(ending),
             ..
         }) => (stream, ending),
         Err(ending) => {
@@ -177,7 +177,7 @@ struct Login<'a> {
 
 impl Login<'_> {
     /// Phase 2, behind a PROXY header where the listener has the client's address believed to one.
-    async fn negotiate(&mut self, accepted: Accepted) -> Result<Negotiated, LoginError> {
+    async fn negotiate(&mut self, accepted: Accepted) -> Result<NegotiatedConnection, LoginError> {
         let deadline = self.deadline();
         let negotiation = async {
             match accepted {
@@ -190,7 +190,7 @@ impl Login<'_> {
                         .any(|network| network.contains(&peer.ip().to_canonical()))
                     {
                         let header = proxy_header::read(&mut tcp).await?;
-                        self.facts.client = Peer::Network(header.source.unwrap_or(peer));
+                        self.facts.client = ClientAddr::Network(header.source.unwrap_or(peer));
                         self.facts.vpc_endpoint = header.vpc_endpoint;
                     }
                     negotiate::tcp(tcp, &self.listener.tls).await

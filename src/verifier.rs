@@ -16,16 +16,16 @@ use md5::{Digest, Md5};
 use crate::secret::{Secret, are_equal};
 
 /// PostgreSQL's default (`scram_iterations`).
-pub const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero");
+pub const DEFAULT_ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero");
 /// PostgreSQL's length of a salt in bytes (`SCRAM_DEFAULT_SALT_LEN`).
 pub const SALT_LENGTH: usize = 16;
 
 /// Most iterations of a verifier: a cleartext login computes them here, and these take a processor
 /// a third of a second. OWASP asks for 600 000; libpq and JDBC clients of today refuse more than
 /// 100 000 in a SCRAM login.
-const MAX_ITERATIONS: u32 = 1_000_000;
+const MAX_STORED_ITERATIONS: u32 = 1_000_000;
 /// Longest salt of a verifier, SHA-256's block length.
-const MAX_SALT: usize = 64;
+const MAX_STORED_SALT_LENGTH: usize = 64;
 /// Length of each key.
 const KEY_LENGTH: usize = digest::SHA256_OUTPUT_LEN;
 
@@ -91,7 +91,7 @@ impl ScramVerifier {
     }
 
     /// One that no password matches, for a user who has none.
-    pub fn of_nobody(iterations: NonZeroU32, salt: Vec<u8>) -> Self {
+    pub fn matching_no_password(iterations: NonZeroU32, salt: Vec<u8>) -> Self {
         let key = Secret::new([0; KEY_LENGTH]);
         Self {
             iterations,
@@ -151,10 +151,10 @@ impl ScramVerifier {
         let iterations = iterations
             .parse()
             .ok()
-            .filter(|count: &NonZeroU32| count.get() <= MAX_ITERATIONS)
+            .filter(|count: &NonZeroU32| count.get() <= MAX_STORED_ITERATIONS)
             .ok_or("a SCRAM verifier has 1 to 1000000 iterations")?;
         let salt = STANDARD.decode(salt).map_err(|_| form)?;
-        if !(1..=MAX_SALT).contains(&salt.len()) {
+        if !(1..=MAX_STORED_SALT_LENGTH).contains(&salt.len()) {
             return Err("the salt of a SCRAM verifier has 1 to 64 bytes");
         }
         let key = |text| match STANDARD.decode(text).map(Secret::new) {
@@ -288,7 +288,8 @@ mod tests {
             assert!(!verifier.matches(wrong), "{wrong:?}");
         }
         assert_eq!(
-            ScramVerifier::from_password(b"pencil", ITERATIONS, verifier.salt.clone()).to_string(),
+            ScramVerifier::from_password(b"pencil", DEFAULT_ITERATIONS, verifier.salt.clone())
+                .to_string(),
             PENCIL
         );
     }
@@ -402,7 +403,7 @@ mod tests {
 
     #[test]
     fn nobodys_verifier_matches_nothing() {
-        let nobody = ScramVerifier::of_nobody(ITERATIONS, vec![0; SALT_LENGTH]);
+        let nobody = ScramVerifier::matching_no_password(DEFAULT_ITERATIONS, vec![0; SALT_LENGTH]);
         assert!(
             !nobody.matches(b"") && !nobody.matches(b"pencil") && !nobody.proves(&[0; 32], b"")
         );

@@ -266,7 +266,7 @@ impl Walk<'_> {
             .secure(name, &self.target.tls)
             .await
             .map_err(|error| explain::connect(&error, attempt))?;
-        let found = match connection.certificate.facts() {
+        let found = match connection.certificate.details() {
             Some(certificate) => {
                 let left = certificate
                     .not_after

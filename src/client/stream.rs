@@ -34,21 +34,21 @@ pub struct Security {
     /// Host name that the client asked for (SNI).
     pub server_name: Option<String>,
     /// Channel binding data of the certificate that it was shown.
-    pub binding: Option<Arc<[u8]>>,
+    pub channel_binding: Option<Arc<[u8]>>,
     /// Names in the certificate that it has proved to hold.
     pub certificate: Option<CertificateNames>,
 }
 
 /// Where a client is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Peer {
+pub enum ClientAddr {
     /// At a network address: the TCP peer's, or the one that a PROXY header names.
     Network(std::net::SocketAddr),
     /// On this machine, as this operating system user.
     Local(u32),
 }
 
-impl Peer {
+impl ClientAddr {
     /// The address, where there is one.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
@@ -58,7 +58,7 @@ impl Peer {
     }
 }
 
-impl std::fmt::Display for Peer {
+impl std::fmt::Display for ClientAddr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Network(address) => address.fmt(f),

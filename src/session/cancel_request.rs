@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::Shared;
 use crate::cancel::{Destination, Forward, Meant};
-use crate::client::stream::Peer;
+use crate::client::stream::ClientAddr;
 use crate::config::{Listener, Target};
 use crate::upstream::connect::{resolve, server_name};
 use crate::upstream::{self};
@@ -24,7 +24,7 @@ const MOST_ADDRESSES: usize = 8;
 pub(super) async fn serve(
     shared: &Shared,
     listener: &Listener,
-    client: &Peer,
+    client: &ClientAddr,
     request: &CancelRequest,
 ) {
     let pid = request.process_id;
@@ -49,7 +49,7 @@ pub(super) async fn serve(
     }
 }
 
-async fn to_session(shared: &Shared, client: &Peer, forward: Forward) {
+async fn to_session(shared: &Shared, client: &ClientAddr, forward: Forward) {
     let Destination {
         target,
         address,
@@ -70,7 +70,7 @@ async fn to_session(shared: &Shared, client: &Peer, forward: Forward) {
 
 /// The key is one of another replica's sessions, or of none. Every server of the target that could
 /// have given it is asked.
-async fn to_servers(shared: &Shared, client: &Peer, target: &Arc<Target>, key: &BackendKey) {
+async fn to_servers(shared: &Shared, client: &ClientAddr, target: &Arc<Target>, key: &BackendKey) {
     let Ok(endpoint) = shared.broker.endpoint(target).await else {
         return;
     };
@@ -87,7 +87,7 @@ async fn to_servers(shared: &Shared, client: &Peer, target: &Arc<Target>, key: &
 
 /// Whether the server will not act on it any more.
 async fn send(
-    client: &Peer,
+    client: &ClientAddr,
     target: &Target,
     upstream: std::net::SocketAddr,
     server_name: ServerName<'static>,

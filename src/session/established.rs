@@ -13,13 +13,13 @@ use super::facts::Facts;
 use crate::cancel::Registration;
 use crate::client::stream::ClientStream;
 use crate::places::{Place, Taken};
-use crate::splice::{Boundaries, Clear, Outcome, Watch, splice};
+use crate::splice::{IdleTracker, Observer, Outcome, PlainStream, splice};
 use crate::tls::stream::TlsStream;
-use crate::tls::upstream::Certificate;
+use crate::tls::upstream::VerifiedCertificate;
 use crate::upstream::Connection;
 use crate::upstream::log_in::LoggedIn;
 use crate::upstream::warm::{Kind, Pool};
-use crate::wire::backend::{BackendKey, Raw};
+use crate::wire::backend::{BackendKey, RawMessage};
 use crate::wire::settings::Settings;
 use crate::workers::Seat;
 
@@ -39,11 +39,11 @@ pub struct Established {
 pub(super) struct Succession {
     pub heirs: Heirs,
     pub address: SocketAddr,
-    pub certificate: Certificate,
+    pub certificate: VerifiedCertificate,
     pub server_name: ServerName<'static>,
-    pub settings: Vec<Raw>,
+    pub settings: Vec<RawMessage>,
     pub key: Option<BackendKey>,
-    pub ready: Raw,
+    pub ready: RawMessage,
     pub db_user: String,
     pub since: Instant,
 }
@@ -106,12 +106,12 @@ impl Established {
             db_user,
             since,
         } = succession;
-        let mut watch = Boundaries::new(Settings::at_login(&settings));
-        let outcome = splice_client(client, &mut stream, &mut watch).await;
+        let mut observer = IdleTracker::new(Settings::at_login(&settings));
+        let outcome = splice_client(client, &mut stream, &mut observer).await;
         facts.log_ended(&outcome);
         // The client's cancel key dies before anybody else can get the session.
         let quiet = registration.is_none_or(Registration::retire);
-        if !outcome.is_open_upstream {
+        if !outcome.upstream_left_open {
             return;
         }
         let place = Place::Target(facts.target);
@@ -132,7 +132,7 @@ impl Established {
             since,
             left,
         };
-        match watch.into_settings() {
+        match observer.into_settings() {
             Ok(left) if quiet => pool.offer(&kind, ready(Some(left)), places.only(&place)),
             Ok(_) => {
                 pool.end(ready(None), "a cancel request was under way")
@@ -146,11 +146,11 @@ impl Established {
 async fn splice_client(
     client: ClientStream,
     upstream: &mut TlsStream<TcpStream>,
-    watch: &mut impl Watch,
+    observer: &mut impl Observer,
 ) -> Outcome {
     match client {
-        ClientStream::Plain(tcp) => splice(&mut Clear::new(tcp), upstream, watch).await,
-        ClientStream::Tls(mut tls) => splice(&mut *tls, upstream, watch).await,
-        ClientStream::Unix(unix) => splice(&mut Clear::new(unix), upstream, watch).await,
+        ClientStream::Plain(tcp) => splice(&mut PlainStream::new(tcp), upstream, observer).await,
+        ClientStream::Tls(mut tls) => splice(&mut *tls, upstream, observer).await,
+        ClientStream::Unix(unix) => splice(&mut PlainStream::new(unix), upstream, observer).await,
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Accepted;
-use crate::client::stream::Peer;
+use crate::client::stream::ClientAddr;
 use crate::error::{LoginError, Refusal};
 use crate::metrics::{Counted, Metrics};
 use crate::random;
@@ -19,7 +19,7 @@ use crate::splice::Outcome;
 pub(super) struct Facts {
     /// What the client's DETAIL and the log have in common.
     pub id: String,
-    pub client: Peer,
+    pub client: ClientAddr,
     /// VPC endpoint that the client came through, where a PROXY header says so.
     pub vpc_endpoint: Option<String>,
     /// Name that the client logs in with.
@@ -49,8 +49,8 @@ pub(super) struct Progress {
 impl Facts {
     pub(super) fn new(accepted: &Accepted, metrics: Arc<Metrics>) -> Self {
         let client = match accepted {
-            Accepted::Tcp(_, address) => Peer::Network(*address),
-            Accepted::Unix(_, uid) => Peer::Local(*uid),
+            Accepted::Tcp(_, address) => ClientAddr::Network(*address),
+            Accepted::Unix(_, uid) => ClientAddr::Local(*uid),
         };
         let id = format!("{:012x}", u64::from_be_bytes(random::bytes()) >> 16);
         Self {

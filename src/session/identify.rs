@@ -1,9 +1,9 @@
 //! Phase 3: who the client is, by the first rule of its listener that fits it.
 
 use super::Login;
-use crate::client::authenticate::{Method, Question, authenticate};
+use crate::client::authenticate::{Challenge, ExchangeMethod, authenticate};
 use crate::client::certificate_user;
-use crate::client::stream::{ClientStream, Peer, Security};
+use crate::client::stream::{ClientAddr, ClientStream, Security};
 use crate::config::{Auth, User};
 use crate::error::{ErrorKind, LoginError, Refusal};
 
@@ -71,18 +71,18 @@ impl Login<'_> {
                     .hint("sslmode=require")
                     .into());
             }
-            Some(Auth::ScramSha256) => Method::ScramSha256,
-            Some(Auth::Md5) => Method::Md5,
-            Some(Auth::Password) => Method::Cleartext,
+            Some(Auth::ScramSha256) => ExchangeMethod::ScramSha256,
+            Some(Auth::Md5) => ExchangeMethod::Md5,
+            Some(Auth::Password) => ExchangeMethod::Cleartext,
         };
         let verifier = settings.and_then(|user| user.verifier.as_ref());
-        let question = Question {
+        let challenge = Challenge {
             user,
             verifier,
-            channel_binding: security.binding.as_deref(),
-            judge: &self.shared.judge,
+            channel_binding: security.channel_binding.as_deref(),
+            password_checker: &self.shared.password_checker,
         };
-        authenticate(stream, method, &question).await
+        authenticate(stream, method, &challenge).await
     }
 
     fn prove_by_certificate(&self, security: &Security, user: &str) -> Result<(), LoginError> {
@@ -108,9 +108,9 @@ impl Login<'_> {
 
     fn prove_by_peer(&self, user: &str) -> Result<(), LoginError> {
         let name = match self.facts.client {
-            Peer::Local(uid) => uzers::get_user_by_uid(uid)
+            ClientAddr::Local(uid) => uzers::get_user_by_uid(uid)
                 .and_then(|found| found.name().to_str().map(str::to_string)),
-            Peer::Network(_) => None,
+            ClientAddr::Network(_) => None,
         };
         if name.as_deref() == Some(user) {
             return Ok(());

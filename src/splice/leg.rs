@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::tls::record::{Fault, Layout, MAX_PAYLOAD};
-use crate::tls::stream::{Sink, TlsStream};
+use crate::tls::record::{MAX_PAYLOAD, RecordError, RecordOverhead};
+use crate::tls::stream::{PayloadSink, TlsStream};
 use crate::tls::unsent::Unsent;
 
 /// A connection that bytes are moved from and to.
@@ -22,25 +22,25 @@ pub trait Leg {
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>>;
 
     /// Space around each payload of at most [`MAX_PAYLOAD`] bytes; `None`: bytes go out as they
     /// are.
-    fn layout(&self) -> Option<Layout>;
+    fn record_overhead(&self) -> Option<RecordOverhead>;
 
     /// Makes of the payload that stands in `slot` what is sent; its length. As [`TlsStream::seal`].
     ///
     /// # Errors
     /// As [`TlsStream::seal`].
-    fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault>;
+    fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError>;
 
     /// Writes into `slot` what is to be sent behind a batch of sealed payloads; its length. As
-    /// [`TlsStream::replace_worn_key`].
+    /// [`TlsStream::update_key_if_due`].
     ///
     /// # Errors
-    /// As [`TlsStream::replace_worn_key`].
-    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, Fault>;
+    /// As [`TlsStream::update_key_if_due`].
+    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, RecordError>;
 
     /// Sends, and keeps what is not taken now.
     ///
@@ -52,7 +52,7 @@ pub trait Leg {
     ///
     /// # Errors
     /// The connection is broken.
-    fn poll_send_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Sends what was kept, and says that no more will come.
     ///
@@ -66,29 +66,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>> {
         Self::poll_receive(self, cx, scratch, sink)
     }
 
-    fn layout(&self) -> Option<Layout> {
-        Some(Self::layout(self))
+    fn record_overhead(&self) -> Option<RecordOverhead> {
+        Some(Self::record_overhead(self))
     }
 
-    fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
+    fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError> {
         Self::seal(self, slot, payload)
     }
 
-    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
-        self.replace_worn_key(slot)
+    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
+        self.update_key_if_due(slot)
     }
 
     fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()> {
         Self::send(self, cx, sealed)
     }
 
-    fn poll_send_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_send_sealed(cx)
+    fn poll_send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send_unsent(cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -97,14 +97,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
 }
 
 /// A connection in clear.
-pub struct Clear<T> {
+pub struct PlainStream<T> {
     pub(super) io: T,
     unsent: Unsent,
     /// More came the last time than one space has.
     is_busy: bool,
 }
 
-impl<T> Clear<T> {
+impl<T> PlainStream<T> {
     /// Nothing has been read ahead of it.
     pub fn new(io: T) -> Self {
         Self {
@@ -136,12 +136,12 @@ impl Socket for UnixStream {
     }
 }
 
-impl<T: Socket> Leg for Clear<T> {
+impl<T: Socket> Leg for PlainStream<T> {
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
         _: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>> {
         if self.is_busy {
             // Its end or error will be met again below.
@@ -165,15 +165,15 @@ impl<T: Socket> Leg for Clear<T> {
         Poll::Ready(Ok(true))
     }
 
-    fn layout(&self) -> Option<Layout> {
+    fn record_overhead(&self) -> Option<RecordOverhead> {
         None
     }
 
-    fn seal(&mut self, _: &mut [u8], payload: usize) -> Result<usize, Fault> {
+    fn seal(&mut self, _: &mut [u8], payload: usize) -> Result<usize, RecordError> {
         Ok(payload)
     }
 
-    fn end_batch(&mut self, _: &mut [u8]) -> Result<usize, Fault> {
+    fn end_batch(&mut self, _: &mut [u8]) -> Result<usize, RecordError> {
         Ok(0)
     }
 
@@ -181,12 +181,12 @@ impl<T: Socket> Leg for Clear<T> {
         self.unsent.send(&mut self.io, cx, bytes)
     }
 
-    fn poll_send_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.unsent.poll_send(&mut self.io, cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send_kept(cx))?;
+        ready!(self.poll_send_unsent(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -6,13 +6,13 @@
 //! of its own only when its peer takes them slower than they come, never more than one such buffer;
 //! the other side is not read meanwhile. An idle session holds none.
 //!
-//! A [`Watch`] may look at the bytes; `boundaries` has the one that does, for sessions that may be
+//! A [`Observer`] may look at the bytes; `idle_tracker` has the one that does, for sessions that may be
 //! used again.
 
-mod boundaries;
+mod idle_tracker;
 mod leg;
-mod outlet;
-mod watch;
+mod observer;
+mod record_buffer;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -22,10 +22,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-pub use boundaries::Boundaries;
-pub use leg::{Clear, Leg};
-use outlet::Outlet;
-pub use watch::Watch;
+pub use idle_tracker::IdleTracker;
+pub use leg::{Leg, PlainStream};
+pub use observer::Observer;
+use record_buffer::RecordBuffer;
 
 /// Sealed bytes received at a time: with what is opened of them they stay in a processor's own
 /// cache.
@@ -79,9 +79,9 @@ pub struct Outcome {
     pub ended_by: Side,
     /// What broke, where it did not end by a close.
     pub error: Option<io::Error>,
-    /// The client has said goodbye to a watch: the server's side is still open, with all written
+    /// The client has said goodbye to a observer: the server's side is still open, with all written
     /// and nothing to be read at that moment.
-    pub is_open_upstream: bool,
+    pub upstream_left_open: bool,
 }
 
 /// Splices until both directions have ended.
@@ -90,12 +90,12 @@ pub struct Outcome {
 /// all its bytes delivered before the client's side is closed. End of file without `close_notify`
 /// counts as a close.
 ///
-/// Where `watch` hears the client say goodbye, what the server has said is delivered, the client's
+/// Where `observer` hears the client say goodbye, what the server has said is delivered, the client's
 /// side is closed, and the server's is left open.
-pub async fn splice<C: Leg, U: Leg, W: Watch>(
+pub async fn splice<C: Leg, U: Leg, W: Observer>(
     client: &mut C,
     upstream: &mut U,
-    watch: &mut W,
+    observer: &mut W,
 ) -> Outcome {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut first: Option<(Side, Option<io::Error>)> = None;
@@ -104,7 +104,7 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(
         for _ in 0..TURNS {
             // In turns, so that neither direction starves the other.
             let moved_up = up
-                .poll_step(cx, client, upstream, |bytes| watch.from_client(bytes))
+                .poll_step(cx, client, upstream, |bytes| observer.from_client(bytes))
                 .is_ready();
             if up.has_ended() && first.is_none() {
                 // A refused write to the server is the server's end, even though the client's
@@ -117,7 +117,7 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(
                 first = Some((side, up.error.take()));
             }
             let pass = |bytes: &[u8]| {
-                watch.from_server(bytes);
+                observer.from_server(bytes);
                 bytes.len()
             };
             let moved_down = down.poll_step(cx, upstream, client, pass).is_ready();
@@ -134,7 +134,7 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(
                 return Poll::Ready(());
             }
             if !moved_down && (!moved_up || up.has_ended()) {
-                let left = up.phase == Phase::Left && client.poll_send_kept(cx).is_ready();
+                let left = up.phase == Phase::Left && client.poll_send_unsent(cx).is_ready();
                 return if left { Poll::Ready(()) } else { Poll::Pending };
             }
         }
@@ -142,14 +142,14 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(
         Poll::Pending
     })
     .await;
-    let is_open_upstream = up.phase == Phase::Left && down.phase == Phase::Copying;
-    if is_open_upstream {
+    let upstream_left_open = up.phase == Phase::Left && down.phase == Phase::Copying;
+    if upstream_left_open {
         let _ = timeout(LINGER, poll_fn(|cx| client.poll_close(cx))).await;
     }
     if !down.writer_failed && !up.reader_failed && !up.reader_closed {
-        let _ = timeout(LINGER, discard(client, upstream, watch)).await;
+        let _ = timeout(LINGER, discard(client, upstream, observer)).await;
     }
-    if !up.writer_failed && !is_open_upstream {
+    if !up.writer_failed && !upstream_left_open {
         let _ = timeout(LINGER, poll_fn(|cx| upstream.poll_close(cx))).await;
     }
     let (ended_by, error) = first.unwrap_or((Side::Upstream, None));
@@ -158,21 +158,21 @@ pub async fn splice<C: Leg, U: Leg, W: Watch>(
         received: down.bytes,
         ended_by,
         error,
-        is_open_upstream,
+        upstream_left_open,
     }
 }
 
 /// Receives until the client has closed, and sends nothing of it.
-async fn discard<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, watch: &mut W) {
+async fn discard<C: Leg, U: Leg, W: Observer>(client: &mut C, upstream: &mut U, observer: &mut W) {
     let drop_all = |cx: &mut Context<'_>| {
         SHARED.with_borrow_mut(|Buffers { received, out }| {
             loop {
-                let mut outlet = Outlet::new(out, upstream, |bytes: &[u8]| {
-                    watch.from_client(bytes);
+                let mut record_buffer = RecordBuffer::new(out, upstream, |bytes: &[u8]| {
+                    observer.from_client(bytes);
                     0
                 });
                 if !matches!(
-                    ready!(client.poll_receive(cx, received, &mut outlet)),
+                    ready!(client.poll_receive(cx, received, &mut record_buffer)),
                     Ok(true)
                 ) {
                     return Poll::Ready(());
@@ -231,7 +231,7 @@ impl Direction {
             Phase::Closing => ready!(writer.poll_close(cx))
                 .map(|()| self.phase = Phase::Done)
                 .inspect_err(|_| self.writer_failed = true),
-            Phase::Leaving => ready!(writer.poll_send_kept(cx))
+            Phase::Leaving => ready!(writer.poll_send_unsent(cx))
                 .map(|()| self.phase = Phase::Left)
                 .inspect_err(|_| self.writer_failed = true),
             Phase::Left | Phase::Done => Ok(()),
@@ -255,12 +255,12 @@ impl Direction {
         W: Leg,
         P: FnMut(&[u8]) -> usize,
     {
-        ready!(writer.poll_send_kept(cx)).inspect_err(|_| self.writer_failed = true)?;
+        ready!(writer.poll_send_unsent(cx)).inspect_err(|_| self.writer_failed = true)?;
         SHARED.with_borrow_mut(|Buffers { received, out }| {
-            let mut outlet = Outlet::new(out, writer, pass);
-            let more = ready!(reader.poll_receive(cx, received, &mut outlet));
-            let goodbye = outlet.goodbye();
-            outlet
+            let mut record_buffer = RecordBuffer::new(out, writer, pass);
+            let more = ready!(reader.poll_receive(cx, received, &mut record_buffer));
+            let goodbye = record_buffer.goodbye();
+            record_buffer
                 .finish()
                 .and_then(|(bytes, length)| {
                     writer.send(cx, &out[..length])?;
@@ -287,7 +287,5 @@ impl Direction {
     }
 }
 
-#[cfg(test)]
-mod handed_back;
 #[cfg(test)]
 mod tests;

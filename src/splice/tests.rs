@@ -11,6 +11,8 @@ use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
 
+mod upstream_left_open;
+
 use super::leg::Socket;
 use super::*;
 use crate::tls::testing::{configs, our_client, our_server};
@@ -235,8 +237,8 @@ proptest! {
             let ((client, near), (far, server)) = (duplex(KERNEL), duplex(KERNEL));
             let near = Halting::new(near, &script.client_limits);
             let (mut upstream, server) = our_client(&configs(None), Halting::new(far, &script.upstream_limits), server).await;
-            upstream.wear_out_after(3);
-            play(&script, &mut Clear::new(near), &mut upstream, client, server).await;
+            upstream.update_key_after(3);
+            play(&script, &mut PlainStream::new(near), &mut upstream, client, server).await;
         });
     }
 
@@ -265,7 +267,7 @@ static SUITES: [SupportedCipherSuite; 4] = [
 async fn a_client_that_reads_slowly_holds_one_buffer_and_stops_the_server() {
     let ((client, near), (far, server)) = (duplex(1024), duplex(1024));
     let (mut upstream, mut server) = our_client(&configs(None), far, server).await;
-    let mut near = Clear::new(near);
+    let mut near = PlainStream::new(near);
     let mut nobody = ();
     let session = splice(&mut near, &mut upstream, &mut nobody);
     let flood = async {

@@ -21,7 +21,7 @@ pub struct CertificateNames {
 
 impl CertificateNames {
     /// Reads them from a certificate that has been verified.
-    pub fn of(certificate: &[u8]) -> Self {
+    pub fn from_der(certificate: &[u8]) -> Self {
         let Ok(certificate) = Certificate::from_der(certificate) else {
             return Self::default();
         };

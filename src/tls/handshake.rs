@@ -14,7 +14,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Unbuffered
 use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::record::Records;
+use super::record::RecordLayer;
 use super::stream::TlsStream;
 
 /// Space for what is received at a time. A whole flight of a PostgreSQL server has 2 to 5 KiB.
@@ -23,7 +23,7 @@ const READ: usize = 4 * 1024;
 const MAX_WAITING: usize = 96 * 1024;
 
 /// A connection whose handshake is done, and what was agreed in it.
-pub(super) struct Shaken<T> {
+pub(super) struct CompletedHandshake<T> {
     pub stream: TlsStream<T>,
     /// The peer's own certificate.
     pub certificate: Option<CertificateDer<'static>>,
@@ -40,7 +40,7 @@ pub(super) async fn connect<T>(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     mut io: T,
-) -> io::Result<Shaken<T>>
+) -> io::Result<CompletedHandshake<T>>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -50,8 +50,8 @@ where
         .drive(&mut connection, process_client, &mut io)
         .await?;
     let (certificate, alpn) = agreed(&connection);
-    let records = Records::of_client(connection).map_err(invalid)?;
-    Ok(Shaken {
+    let records = RecordLayer::from_client_handshake(connection).map_err(invalid)?;
+    Ok(CompletedHandshake {
         stream: driver.into_stream(io, records),
         certificate,
         alpn,
@@ -66,13 +66,13 @@ where
 pub(super) async fn accept<T>(
     config: Arc<ServerConfig>,
     mut io: T,
-) -> Result<Shaken<T>, (io::Error, T)>
+) -> Result<CompletedHandshake<T>, (io::Error, T)>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let server_name = Arc::new(OnceLock::new());
     let mut own = ServerConfig::clone(&config);
-    own.cert_resolver = Arc::new(Overhear {
+    own.cert_resolver = Arc::new(SniRecorder {
         server_name: server_name.clone(),
         resolver: config.cert_resolver.clone(),
     });
@@ -86,8 +86,8 @@ where
     }
     let (certificate, alpn) = agreed(&connection);
     let server_name = server_name.get().cloned();
-    match Records::of_server(connection) {
-        Ok(records) => Ok(Shaken {
+    match RecordLayer::from_server_handshake(connection) {
+        Ok(records) => Ok(CompletedHandshake {
             stream: driver.into_stream(io, records),
             certificate,
             alpn,
@@ -99,12 +99,12 @@ where
 
 /// Notes the host name that a client asks for: rustls' unbuffered connection does not tell it.
 #[derive(Debug)]
-struct Overhear {
+struct SniRecorder {
     server_name: Arc<OnceLock<String>>,
     resolver: Arc<dyn ResolvesServerCert>,
 }
 
-impl ResolvesServerCert for Overhear {
+impl ResolvesServerCert for SniRecorder {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         if let Some(name) = hello.server_name() {
             // A second ClientHello, after a HelloRetryRequest, has the same one.
@@ -262,7 +262,7 @@ impl Driver {
     }
 
     /// What is still to be said goes out with the first message, in one segment.
-    fn into_stream<T>(self, io: T, records: Records) -> TlsStream<T> {
+    fn into_stream<T>(self, io: T, records: RecordLayer) -> TlsStream<T> {
         TlsStream::new(io, records, self.input, self.plaintext, self.output)
     }
 }

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::channel_binding::tls_server_end_point;
 use super::client_certificate::CertificateNames;
-use super::handshake::{self, Shaken};
+use super::handshake::{self, CompletedHandshake};
 use super::stream::TlsStream;
 
 /// Key exchange groups, fastest first. No post-quantum share: no PostgreSQL client sends one.
@@ -76,13 +76,13 @@ struct Loaded {
 }
 
 /// A client's connection after its handshake.
-pub struct Secured {
+pub struct AcceptedTls {
     /// The encrypted stream.
     pub stream: TlsStream<TcpStream>,
     /// Host name that the client asked for (SNI).
     pub server_name: Option<String>,
     /// `tls-server-end-point` data of the certificate that this connection was shown.
-    pub binding: Option<Arc<[u8]>>,
+    pub channel_binding: Option<Arc<[u8]>>,
     /// Names in the certificate that the client has proved to hold.
     pub certificate: Option<CertificateNames>,
     /// Whether both sides have named the protocol, as a connection without `SSLRequest` must.
@@ -125,19 +125,19 @@ impl ListenerTls {
     ///
     /// # Errors
     /// The client does not speak TLS, shares no parameters, or shows no acceptable certificate.
-    pub async fn accept(&self, tcp: TcpStream) -> io::Result<Secured> {
+    pub async fn accept(&self, tcp: TcpStream) -> io::Result<AcceptedTls> {
         let loaded = self.current.load_full();
         match handshake::accept(loaded.config.clone(), tcp).await {
-            Ok(Shaken {
+            Ok(CompletedHandshake {
                 stream,
                 certificate,
                 alpn,
                 server_name,
-            }) => Ok(Secured {
+            }) => Ok(AcceptedTls {
                 stream,
                 server_name,
-                binding: loaded.binding.clone(),
-                certificate: certificate.map(|leaf| CertificateNames::of(&leaf)),
+                channel_binding: loaded.binding.clone(),
+                certificate: certificate.map(|leaf| CertificateNames::from_der(&leaf)),
                 spoke_postgresql: alpn.as_deref() == Some(ALPN),
             }),
             Err((error, mut tcp)) => {

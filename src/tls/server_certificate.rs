@@ -20,8 +20,8 @@ pub struct ServerCertificate {
 
 impl ServerCertificate {
     /// Reads a certificate that has been verified.
-    pub fn of(certificate: &[u8]) -> Option<Self> {
-        let names = CertificateNames::of(certificate).alternative_names;
+    pub fn from_der(certificate: &[u8]) -> Option<Self> {
+        let names = CertificateNames::from_der(certificate).alternative_names;
         let certificate = Certificate::from_der(certificate).ok()?;
         let certificate = certificate.tbs_certificate();
         let issuer =

@@ -9,7 +9,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::record::{Fault, Layout, MAX_CONTROL, MAX_PAYLOAD, MAX_RECORD, Opened, Records};
+use super::record::{
+    MAX_CONTROL, MAX_PAYLOAD, MAX_RECORD, Opened, RecordError, RecordLayer, RecordOverhead,
+};
 use super::unsent::Unsent;
 
 /// Read at a time while a login is under way.
@@ -24,7 +26,7 @@ thread_local! {
 pub struct TlsStream<T> {
     io: T,
     /// Boxed: a future has a copy of what it is given for each function that hands it on.
-    pub(super) records: Box<Records>,
+    pub(super) records: Box<RecordLayer>,
     /// Received, not opened: less than a record, but for what a login left.
     received: Vec<u8>,
     /// Opened, not taken by a reader.
@@ -39,7 +41,7 @@ pub struct TlsStream<T> {
 impl<T> TlsStream<T> {
     pub(super) fn new(
         io: T,
-        records: Records,
+        records: RecordLayer,
         received: Vec<u8>,
         plaintext: Vec<u8>,
         unsent: Vec<u8>,
@@ -69,8 +71,8 @@ impl<T> TlsStream<T> {
 
     /// Has its key replaced after so many records.
     #[cfg(test)]
-    pub(crate) fn wear_out_after(&mut self, records: u64) {
-        self.records.wear_out_after(records);
+    pub(crate) fn update_key_after(&mut self, records: u64) {
+        self.records.update_key_after(records);
     }
 
     #[cfg(test)]
@@ -79,25 +81,25 @@ impl<T> TlsStream<T> {
     }
 
     /// What [`TlsStream::seal`] needs beside the payload.
-    pub fn layout(&self) -> Layout {
-        self.records.layout()
+    pub fn record_overhead(&self) -> RecordOverhead {
+        self.records.record_overhead()
     }
 
-    /// As [`Records::seal`]. What is sealed must be sent in the order of sealing:
+    /// As [`RecordLayer::seal`]. What is sealed must be sent in the order of sealing:
     /// [`TlsStream::send`].
     ///
     /// # Errors
-    /// As [`Records::seal`].
-    pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
+    /// As [`RecordLayer::seal`].
+    pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError> {
         self.records.seal(slot, payload)
     }
 
-    /// As [`Records::replace_worn_key`], and to be sent like what is sealed.
+    /// As [`RecordLayer::update_key_if_due`], and to be sent like what is sealed.
     ///
     /// # Errors
-    /// As [`Records::replace_worn_key`].
-    pub fn replace_worn_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
-        self.records.replace_worn_key(slot)
+    /// As [`RecordLayer::update_key_if_due`].
+    pub fn update_key_if_due(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
+        self.records.update_key_if_due(slot)
     }
 }
 
@@ -120,12 +122,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     /// Ready with false: the peer has sent all it will.
     ///
     /// # Errors
-    /// I/O errors; a [`Fault`], of which the peer has been told.
+    /// I/O errors; a [`RecordError`], of which the peer has been told.
     pub fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>> {
         if self.taken < self.plaintext.len() {
             while let rest @ [_, ..] = &self.plaintext[self.taken..] {
@@ -154,7 +156,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         }
         if self.records.owes() {
             // What cannot be sent now is sent with the next flush; an error shows itself there too.
-            let _ = self.poll_send_sealed(cx);
+            let _ = self.poll_send_unsent(cx);
         }
         Poll::Ready(Ok(!self.peer_closed))
     }
@@ -164,7 +166,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<()>> {
         let kept = self.received.len();
         let mut buffer = ReadBuf::new(&mut scratch[kept..]);
@@ -183,7 +185,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         &mut self,
         cx: &mut Context<'_>,
         input: &[u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> io::Result<()> {
         let opened = match self.open_all(input, sink) {
             Ok(opened) => opened?,
@@ -200,11 +202,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     }
 
     /// Opens complete records until they or the sink's space end. How many bytes they had.
-    fn open_all(&mut self, input: &[u8], sink: &mut impl Sink) -> Result<io::Result<usize>, Fault> {
+    fn open_all(
+        &mut self,
+        input: &[u8],
+        sink: &mut impl PayloadSink,
+    ) -> Result<io::Result<usize>, RecordError> {
         let mut opened = 0;
         while let Some(length) = self.records.complete(&input[opened..])? {
             let record = &input[opened..opened + length];
-            let Some(space) = sink.space(self.records.payload_of(record)?) else {
+            let Some(space) = sink.space(self.records.max_payload_of(record)?) else {
                 break;
             };
             opened += length;
@@ -236,8 +242,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     /// Sends what was kept.
     ///
     /// # Errors
-    /// I/O errors; [`Fault::Exhausted`].
-    pub fn poll_send_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// I/O errors; [`RecordError::Exhausted`].
+    pub fn poll_send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.unsent.poll_send(&mut self.io, cx))?;
             if !self.records.owes() || self.closing {
@@ -248,18 +254,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     }
 
     /// Tells the peer, as far as the connection takes it now.
-    fn fail(&mut self, cx: &mut Context<'_>, fault: Fault) -> io::Error {
+    fn fail(&mut self, cx: &mut Context<'_>, fault: RecordError) -> io::Error {
         self.peer_closed = true;
         if !self.closing && self.records.seal_alert(fault, self.unsent.bytes()).is_ok() {
             self.closing = true;
-            let _ = self.poll_send_sealed(cx);
+            let _ = self.poll_send_unsent(cx);
         }
         fault.into()
     }
 }
 
 /// Takes what is opened.
-pub trait Sink {
+pub trait PayloadSink {
     /// Space for `length` bytes, and for one more that opening needs; `None`: not now.
     fn space(&mut self, length: usize) -> Option<&mut [u8]>;
     /// So many of them are there.
@@ -287,7 +293,7 @@ struct OnePayload {
     length: usize,
 }
 
-impl Sink for OnePayload {
+impl PayloadSink for OnePayload {
     fn space(&mut self, length: usize) -> Option<&mut [u8]> {
         if self.length > 0 {
             return None;
@@ -330,7 +336,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
             }
             if !this.unsent.bytes().is_empty() {
                 // The peer may wait for it. An error shows itself below.
-                let _ = this.poll_send_sealed(cx);
+                let _ = this.poll_send_unsent(cx);
             }
             let mut sink = OnePayload::default();
             let result = ready!(
@@ -356,31 +362,31 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
         let this = self.get_mut();
         // What a handshake has left to be said goes out with the message.
         if this.unsent.bytes().len() > READ {
-            ready!(this.poll_send_sealed(cx))?;
+            ready!(this.poll_send_unsent(cx))?;
         }
-        let Layout { before, after } = this.layout();
+        let RecordOverhead { before, after } = this.record_overhead();
         let payload = bytes.len().min(MAX_PAYLOAD);
         let mut slot = vec![0; before + payload + after + MAX_CONTROL];
         slot[before..before + payload].copy_from_slice(&bytes[..payload]);
         let mut length = this.seal(&mut slot, payload)?;
-        length += this.replace_worn_key(&mut slot[length..])?;
+        length += this.update_key_if_due(&mut slot[length..])?;
         this.send(cx, &slot[..length])?;
         Poll::Ready(Ok(payload))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_send_sealed(cx))?;
+        ready!(this.poll_send_unsent(cx))?;
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_send_sealed(cx))?;
+        ready!(this.poll_send_unsent(cx))?;
         if !this.closing {
             this.closing = true;
             this.records.seal_close_notify(this.unsent.bytes())?;
-            ready!(this.poll_send_sealed(cx))?;
+            ready!(this.poll_send_unsent(cx))?;
         }
         Pin::new(&mut this.io).poll_shutdown(cx)
     }

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 
-use super::handshake::{self, Shaken};
+use super::handshake::{self, CompletedHandshake};
 use super::stream::TlsStream;
 use super::{ServerCertificate, TlsFailure, channel_binding};
 
@@ -54,15 +54,15 @@ impl UpstreamTls {
         &self,
         name: ServerName<'static>,
         tcp: TcpStream,
-    ) -> Result<(TlsStream<TcpStream>, Certificate), TlsFailure> {
-        let Shaken {
+    ) -> Result<(TlsStream<TcpStream>, VerifiedCertificate), TlsFailure> {
+        let CompletedHandshake {
             stream,
             certificate,
             ..
         } = handshake::connect(self.0.clone(), name, tcp).await?;
         Ok((
             stream,
-            Certificate(
+            VerifiedCertificate(
                 certificate.ok_or_else(|| TlsFailure::Certificate("there is none".to_string()))?,
             ),
         ))
@@ -76,12 +76,12 @@ impl std::fmt::Debug for UpstreamTls {
 }
 
 /// The certificate with which a server has proved who it is.
-pub struct Certificate(CertificateDer<'static>);
+pub struct VerifiedCertificate(CertificateDer<'static>);
 
-impl Certificate {
+impl VerifiedCertificate {
     /// What it says, where it can be read.
-    pub fn facts(&self) -> Option<ServerCertificate> {
-        ServerCertificate::of(&self.0)
+    pub fn details(&self) -> Option<ServerCertificate> {
+        ServerCertificate::from_der(&self.0)
     }
 
     /// Channel binding data of connections that it protects, where its signature has one.

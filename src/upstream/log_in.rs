@@ -13,7 +13,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::secret::Secret;
 use crate::tls::stream::TlsStream;
 use crate::wire::backend::{
-    Authentication, BackendKey, ErrorResponse, Message, Raw, parse, read_message,
+    Authentication, BackendKey, BackendMessage, ErrorResponse, RawMessage, parse, read_message,
 };
 use crate::wire::frontend::{sasl_initial_response, sasl_response, startup_message};
 use crate::wire::{ReadError, Violation, scram};
@@ -29,11 +29,11 @@ pub struct LoggedIn {
     /// Connection, with nothing read ahead of `ReadyForQuery`.
     pub connection: Connection,
     /// `ParameterStatus` and `NoticeResponse` in the server's order.
-    pub settings: Vec<Raw>,
+    pub settings: Vec<RawMessage>,
     /// The server's cancel key; some poolers give none.
     pub key: Option<BackendKey>,
     /// `ReadyForQuery` itself.
-    pub ready: Raw,
+    pub ready: RawMessage,
 }
 
 impl LoggedIn {
@@ -144,10 +144,10 @@ async fn authenticate(
     user: &str,
     password: &Secret,
 ) -> Result<(), LogInError> {
-    if password.expose().len() > password::MAX_PASSWORD {
+    if password.expose().len() > password::MAX_SERVER_PASSWORD_BYTES {
         return Err(LogInError::Unsupported(format!(
             "a password, and ours has more than {} bytes",
-            password::MAX_PASSWORD
+            password::MAX_SERVER_PASSWORD_BYTES
         )));
     }
     let Connection {
@@ -160,21 +160,23 @@ async fn authenticate(
     let mut answered = false;
     loop {
         let request = match parse(read_message(stream).await?)? {
-            Message::Authentication(request) => request,
-            Message::Error(error) if answered && error.sqlstate().is_invalid_authorization() => {
+            BackendMessage::Authentication(request) => request,
+            BackendMessage::Error(error)
+                if answered && error.sqlstate().is_invalid_authorization() =>
+            {
                 return Err(LogInError::PasswordRefused(error));
             }
-            Message::Error(error) => return Err(LogInError::Refused(error)),
-            Message::Notice(_) => continue,
-            Message::ParameterStatus(_)
-            | Message::BackendKeyData(_)
-            | Message::ReadyForQuery(_) => {
+            BackendMessage::Error(error) => return Err(LogInError::Refused(error)),
+            BackendMessage::Notice(_) => continue,
+            BackendMessage::ParameterStatus(_)
+            | BackendMessage::BackendKeyData(_)
+            | BackendMessage::ReadyForQuery(_) => {
                 return Err(unexpected(
                     "an authentication request",
                     "a message of a later phase",
                 ));
             }
-            Message::Other(tag) => {
+            BackendMessage::Other(tag) => {
                 return Err(unexpected(
                     "an authentication request",
                     &format!("message type 0x{tag:02x}"),
@@ -234,8 +236,8 @@ async fn exchange_scram(
     binding: Option<Vec<u8>>,
     password: &Secret,
 ) -> Result<(), LogInError> {
-    let mut exchange =
-        scram::Exchange::begin(mechanisms, password.expose(), binding).ok_or_else(|| {
+    let mut exchange = scram::ScramClient::begin(mechanisms, password.expose(), binding)
+        .ok_or_else(|| {
             LogInError::Unsupported(format!(
                 "SASL with {} only (authentication code 10)",
                 mechanisms.join(", ")
@@ -263,22 +265,22 @@ async fn exchange_scram(
 
 async fn next_sasl(stream: &mut TlsStream<TcpStream>) -> Result<Authentication, LogInError> {
     match parse(read_message(stream).await?)? {
-        Message::Authentication(request) => Ok(request),
-        Message::Error(error) if error.sqlstate().is_invalid_authorization() => {
+        BackendMessage::Authentication(request) => Ok(request),
+        BackendMessage::Error(error) if error.sqlstate().is_invalid_authorization() => {
             Err(LogInError::PasswordRefused(error))
         }
-        Message::Error(error) => Err(LogInError::Refused(error)),
+        BackendMessage::Error(error) => Err(LogInError::Refused(error)),
         _ => Err(unexpected("a SASL message", "another message")),
     }
 }
 
 async fn read_settings(mut connection: Connection) -> Result<LoggedIn, LogInError> {
-    let mut settings: Vec<Raw> = Vec::new();
+    let mut settings: Vec<RawMessage> = Vec::new();
     let mut size = 0;
     let mut key = None;
     loop {
         match parse(read_message(&mut connection.stream).await?)? {
-            Message::ParameterStatus(raw) | Message::Notice(raw) => {
+            BackendMessage::ParameterStatus(raw) | BackendMessage::Notice(raw) => {
                 size += raw.length();
                 if size > MAX_SETTINGS {
                     return Err(LogInError::Violation(format!(
@@ -287,8 +289,8 @@ async fn read_settings(mut connection: Connection) -> Result<LoggedIn, LogInErro
                 }
                 settings.push(raw);
             }
-            Message::BackendKeyData(data) => key = Some(data),
-            Message::ReadyForQuery(ready) => {
+            BackendMessage::BackendKeyData(data) => key = Some(data),
+            BackendMessage::ReadyForQuery(ready) => {
                 return Ok(LoggedIn {
                     connection,
                     settings,
@@ -296,11 +298,11 @@ async fn read_settings(mut connection: Connection) -> Result<LoggedIn, LogInErro
                     ready,
                 });
             }
-            Message::Error(error) => return Err(LogInError::Refused(error)),
-            Message::Authentication(_) => {
+            BackendMessage::Error(error) => return Err(LogInError::Refused(error)),
+            BackendMessage::Authentication(_) => {
                 return Err(unexpected("ReadyForQuery", "an authentication request"));
             }
-            Message::Other(tag) => {
+            BackendMessage::Other(tag) => {
                 return Err(unexpected(
                     "ReadyForQuery",
                     &format!("message type 0x{tag:02x}"),

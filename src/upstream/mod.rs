@@ -18,7 +18,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
 use crate::tls::stream::TlsStream;
-use crate::tls::upstream::Certificate;
+use crate::tls::upstream::VerifiedCertificate;
 
 /// A verified, encrypted connection to a server.
 pub struct Connection {
@@ -27,7 +27,7 @@ pub struct Connection {
     /// Resolved address of the server.
     pub address: SocketAddr,
     /// Its certificate.
-    pub certificate: Certificate,
+    pub certificate: VerifiedCertificate,
     /// Name that its certificate has been verified for.
     pub server_name: ServerName<'static>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 use super::log_in::LoggedIn;
-use crate::wire::backend::{Message, parse, read_message};
+use crate::wire::backend::{BackendMessage, parse, read_message};
 use crate::wire::frontend::{TERMINATE, query};
 use crate::wire::{ReadError, Violation};
 
@@ -59,8 +59,8 @@ pub async fn select_1(session: LoggedIn) -> Result<(), QueryError> {
         let mut refusal = None;
         loop {
             match parse(read_message(&mut stream).await?)? {
-                Message::Error(error) => refusal = Some(error.message()),
-                Message::ReadyForQuery(_) => break,
+                BackendMessage::Error(error) => refusal = Some(error.message()),
+                BackendMessage::ReadyForQuery(_) => break,
                 _ => {}
             }
         }

@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::random;
-use crate::wire::backend::{ErrorResponse, Raw, read_message};
+use crate::wire::backend::{ErrorResponse, RawMessage, read_message};
 use crate::wire::frontend::query;
 use crate::wire::settings::Settings;
 use crate::wire::{ReadError, Violation};
@@ -132,7 +132,7 @@ async fn until_ready<S: AsyncRead + Unpin>(
 ) -> Result<Option<Bytes>, NotReset> {
     let mut last_row = None;
     loop {
-        let Raw { tag, body } = read_message(stream).await?;
+        let RawMessage { tag, body } = read_message(stream).await?;
         match tag {
             b'C' | b'T' => {}
             b'D' => last_row = Some(body),
@@ -163,7 +163,7 @@ mod tests {
 
     /// The outcome when the server answers with these messages.
     async fn outcome(messages: &[&[u8]]) -> Result<(), String> {
-        let mut settings = Settings::at_login(&[Raw {
+        let mut settings = Settings::at_login(&[RawMessage {
             tag: b'S',
             body: "TimeZone\0UTC\0".into(),
         }]);

@@ -10,20 +10,20 @@ use super::{ReadError, Violation, read_head, take_bytes, take_cstr, take_u32, wi
 use crate::secret::Secret;
 
 /// Longest startup-phase message accepted from a server: libpq's limit for an `ErrorResponse`.
-pub const MAX_MESSAGE: usize = 30_000;
+pub const MAX_BACKEND_MESSAGE: usize = 30_000;
 /// Longest authentication request: libpq's limit.
-pub const MAX_AUTHENTICATION: usize = 2_000;
+pub const MAX_AUTHENTICATION_REQUEST: usize = 2_000;
 
 /// One message as it came, type byte and body, so that it can be passed on unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Raw {
-    /// Message type.
+pub struct RawMessage {
+    /// BackendMessage type.
     pub tag: u8,
     /// Everything behind the length.
     pub body: Bytes,
 }
 
-impl Raw {
+impl RawMessage {
     /// Length in wire form: type, length and body.
     pub fn length(&self) -> usize {
         1 + 4 + self.body.len()
@@ -44,19 +44,19 @@ impl Raw {
 
 /// A startup-phase message, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub enum BackendMessage {
     /// 'R'
     Authentication(Authentication),
     /// 'E'
     Error(ErrorResponse),
     /// 'N', to be passed on
-    Notice(Raw),
+    Notice(RawMessage),
     /// 'S', to be passed on
-    ParameterStatus(Raw),
+    ParameterStatus(RawMessage),
     /// 'K'
     BackendKeyData(BackendKey),
     /// 'Z', to be passed on
-    ReadyForQuery(Raw),
+    ReadyForQuery(RawMessage),
     /// Anything else, by its type byte
     Other(u8),
 }
@@ -184,14 +184,14 @@ impl ErrorResponse {
 /// # Errors
 /// [`ReadError::Closed`] at end of file before the first byte; a [`Violation`] before anything is
 /// allocated when the length is out of bounds.
-pub async fn read_message<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Raw, ReadError> {
+pub async fn read_message<S: AsyncRead + Unpin>(stream: &mut S) -> Result<RawMessage, ReadError> {
     let [tag, length @ ..] = read_head::<_, 5>(stream).await?;
     let mut body = vec![0; checked_body_length(tag, length)?];
     stream
         .read_exact(&mut body)
         .await
         .map_err(ReadError::inside)?;
-    Ok(Raw {
+    Ok(RawMessage {
         tag,
         body: body.into(),
     })
@@ -204,9 +204,9 @@ pub async fn read_message<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Raw, R
 /// have.
 pub fn checked_body_length(tag: u8, length: [u8; 4]) -> Result<usize, Violation> {
     let limit = if tag == b'R' {
-        MAX_AUTHENTICATION
+        MAX_AUTHENTICATION_REQUEST
     } else {
-        MAX_MESSAGE
+        MAX_BACKEND_MESSAGE
     };
     match usize::try_from(u32::from_be_bytes(length))
         .ok()
@@ -227,15 +227,15 @@ pub fn checked_body_length(tag: u8, length: [u8; 4]) -> Result<usize, Violation>
 ///
 /// # Errors
 /// A [`Violation`] when the body does not have the layout of its type.
-pub fn parse(raw: Raw) -> Result<Message, Violation> {
+pub fn parse(raw: RawMessage) -> Result<BackendMessage, Violation> {
     Ok(match raw.tag {
-        b'R' => Message::Authentication(parse_authentication(&raw.body)?),
-        b'E' => Message::Error(ErrorResponse::parse(raw.body)?),
-        b'N' => Message::Notice(raw),
-        b'S' => Message::ParameterStatus(raw),
-        b'K' => Message::BackendKeyData(parse_backend_key(&raw.body)?),
-        b'Z' => Message::ReadyForQuery(raw),
-        other => Message::Other(other),
+        b'R' => BackendMessage::Authentication(parse_authentication(&raw.body)?),
+        b'E' => BackendMessage::Error(ErrorResponse::parse(raw.body)?),
+        b'N' => BackendMessage::Notice(raw),
+        b'S' => BackendMessage::ParameterStatus(raw),
+        b'K' => BackendMessage::BackendKeyData(parse_backend_key(&raw.body)?),
+        b'Z' => BackendMessage::ReadyForQuery(raw),
+        other => BackendMessage::Other(other),
     })
 }
 
@@ -364,8 +364,8 @@ fn message(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
 mod tests {
     use super::*;
 
-    fn raw(tag: u8, body: &[u8]) -> Raw {
-        Raw {
+    fn raw(tag: u8, body: &[u8]) -> RawMessage {
+        RawMessage {
             tag,
             body: Bytes::copy_from_slice(body),
         }
@@ -434,7 +434,7 @@ mod tests {
             let length = checked_body_length(rest[0], rest[1..5].try_into().unwrap()).unwrap();
             assert_eq!(
                 parse(raw(rest[0], &rest[5..5 + length])),
-                Ok(Message::Authentication(expected))
+                Ok(BackendMessage::Authentication(expected))
             );
             rest = &rest[5 + length..];
         }
@@ -445,18 +445,20 @@ mod tests {
     fn the_redshift_digest_request_is_read_to_its_last_byte() {
         assert_eq!(
             parse(raw(b'R', b"\0\0\0\x0d\0\0\0\0\0\0\0\x02sa\0\0\0\x01n")),
-            Ok(Message::Authentication(Authentication::RedshiftDigest {
-                algorithm: 0,
-                salt: "sa".into(),
-                server_nonce: "n".into()
-            }))
+            Ok(BackendMessage::Authentication(
+                Authentication::RedshiftDigest {
+                    algorithm: 0,
+                    salt: "sa".into(),
+                    server_nonce: "n".into()
+                }
+            ))
         );
     }
 
     #[test]
     fn error_responses_pass_through_byte_for_byte() {
         let body = b"SFATAL\0VFATAL\0C28000\0Mno\0Xunknown field\0\0";
-        let Ok(Message::Error(error)) = parse(raw(b'E', body)) else {
+        let Ok(BackendMessage::Error(error)) = parse(raw(b'E', body)) else {
             panic!("an error")
         };
         assert_eq!(error.sqlstate().code(), "28000");
@@ -475,7 +477,7 @@ mod tests {
         assert_eq!(refusal(b'K', &[0; 261]), "invalid BackendKeyData");
         assert!(matches!(
             parse(raw(b'K', &[0; 8])),
-            Ok(Message::BackendKeyData(_))
+            Ok(BackendMessage::BackendKeyData(_))
         ));
     }
 }

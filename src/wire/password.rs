@@ -9,13 +9,13 @@ use super::{ReadError, Violation, read_head, take_bytes, take_cstr, take_u32};
 use crate::secret::Secret;
 
 /// Longest password message by its length field, PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`.
-pub const MAX_PASSWORD: u32 = 65_535;
+pub const MAX_PASSWORD_MESSAGE: u32 = 65_535;
 /// Longest SASL message by its length field, PostgreSQL's `PG_MAX_SASL_MESSAGE_LENGTH`.
-pub const MAX_SASL: u32 = 1024;
+pub const MAX_SASL_MESSAGE: u32 = 1024;
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Awaited {
+pub enum ExpectedResponse {
     /// `PasswordMessage`
     Password,
     /// `SASLInitialResponse` or `SASLResponse`
@@ -38,10 +38,10 @@ pub struct SaslInitial<'a> {
 /// password. A [`Violation`] before anything is allocated when the type or the length is wrong.
 pub async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
-    awaited: Awaited,
+    expected: ExpectedResponse,
 ) -> Result<Secret, ReadError> {
     let [tag, length @ ..] = read_head::<_, 5>(stream).await?;
-    let mut body = vec![0; checked_body_length(tag, length, awaited)?];
+    let mut body = vec![0; checked_body_length(tag, length, expected)?];
     stream
         .read_exact(&mut body)
         .await
@@ -53,11 +53,15 @@ pub async fn read<S: AsyncRead + Unpin>(
 ///
 /// # Errors
 /// PostgreSQL's texts when the type is not 'p', and when the length is below 4 or above the limit
-/// of what is awaited.
-pub fn checked_body_length(tag: u8, length: [u8; 4], awaited: Awaited) -> Result<usize, Violation> {
-    let (name, limit) = match awaited {
-        Awaited::Password => ("password", MAX_PASSWORD),
-        Awaited::Sasl => ("SASL", MAX_SASL),
+/// of what is expected.
+pub fn checked_body_length(
+    tag: u8,
+    length: [u8; 4],
+    expected: ExpectedResponse,
+) -> Result<usize, Violation> {
+    let (name, limit) = match expected {
+        ExpectedResponse::Password => ("password", MAX_PASSWORD_MESSAGE),
+        ExpectedResponse::Sasl => ("SASL", MAX_SASL_MESSAGE),
     };
     if tag != b'p' {
         return Err(Violation(
@@ -113,9 +117,9 @@ mod tests {
     use super::*;
     use crate::wire::frontend::{password_message, sasl_initial_response};
 
-    async fn read_all(bytes: &[u8], awaited: Awaited) -> Result<Vec<u8>, String> {
+    async fn read_all(bytes: &[u8], expected: ExpectedResponse) -> Result<Vec<u8>, String> {
         let mut rest = bytes;
-        let result = read(&mut rest, awaited).await;
+        let result = read(&mut rest, expected).await;
         result
             .map(|body| body.expose().to_vec())
             .map_err(|error| error.to_string())
@@ -123,37 +127,40 @@ mod tests {
 
     #[test]
     fn types_and_lengths_are_refused_before_the_body_is_read() {
-        let text = |tag, length: u32, awaited| {
-            checked_body_length(tag, length.to_be_bytes(), awaited)
+        let text = |tag, length: u32, expected| {
+            checked_body_length(tag, length.to_be_bytes(), expected)
                 .unwrap_err()
                 .to_string()
         };
         assert_eq!(
-            text(b'Q', 10, Awaited::Password),
+            text(b'Q', 10, ExpectedResponse::Password),
             "expected password response, got message type 81"
         );
         assert_eq!(
-            text(b'X', 4, Awaited::Sasl),
+            text(b'X', 4, ExpectedResponse::Sasl),
             "expected SASL response, got message type 88"
         );
         for length in [0, 3, 65_536, 0x8000_0000, u32::MAX] {
             assert_eq!(
-                text(b'p', length, Awaited::Password),
+                text(b'p', length, ExpectedResponse::Password),
                 "invalid message length",
                 "{length}"
             );
         }
-        assert_eq!(text(b'p', 1025, Awaited::Sasl), "invalid message length");
         assert_eq!(
-            checked_body_length(b'p', 65_535u32.to_be_bytes(), Awaited::Password),
+            text(b'p', 1025, ExpectedResponse::Sasl),
+            "invalid message length"
+        );
+        assert_eq!(
+            checked_body_length(b'p', 65_535u32.to_be_bytes(), ExpectedResponse::Password),
             Ok(65_531)
         );
         assert_eq!(
-            checked_body_length(b'p', 1024u32.to_be_bytes(), Awaited::Sasl),
+            checked_body_length(b'p', 1024u32.to_be_bytes(), ExpectedResponse::Sasl),
             Ok(1020)
         );
         assert_eq!(
-            checked_body_length(b'p', 4u32.to_be_bytes(), Awaited::Sasl),
+            checked_body_length(b'p', 4u32.to_be_bytes(), ExpectedResponse::Sasl),
             Ok(0)
         );
     }
@@ -163,7 +170,10 @@ mod tests {
         let sent = [password_message(b"pw").expose(), b"Q"].concat();
         let mut rest = &sent[..];
         assert_eq!(
-            read(&mut rest, Awaited::Password).await.unwrap().expose(),
+            read(&mut rest, ExpectedResponse::Password)
+                .await
+                .unwrap()
+                .expose(),
             b"pw\0"
         );
         assert_eq!(rest, b"Q");
@@ -172,12 +182,12 @@ mod tests {
     #[tokio::test]
     async fn a_closed_connection_and_a_torn_message_are_told_apart() {
         assert_eq!(
-            read_all(b"", Awaited::Password).await,
+            read_all(b"", ExpectedResponse::Password).await,
             Err("connection closed".to_string())
         );
         for torn in [&b"p"[..], b"p\0\0\0", b"p\0\0\0\x08", b"p\0\0\0\x08pw\0"] {
             assert_eq!(
-                read_all(torn, Awaited::Password).await,
+                read_all(torn, ExpectedResponse::Password).await,
                 Err("connection closed in the middle of a message".to_string()),
                 "{torn:?}"
             );

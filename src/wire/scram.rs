@@ -9,16 +9,16 @@ use postgres_protocol::authentication::sasl::{
 
 /// Most iterations that we compute. PostgreSQL's default is 4096; the work is done on a thread that
 /// serves others.
-pub const MAX_ITERATIONS: u32 = 100_000;
+pub const MAX_SERVER_ITERATIONS: u32 = 100_000;
 
 /// An exchange under way.
-pub struct Exchange {
+pub struct ScramClient {
     scram: ScramSha256,
     /// The mechanism that was chosen.
     pub mechanism: &'static str,
 }
 
-impl Exchange {
+impl ScramClient {
     /// Chooses the mechanism; `None` when the server offers none that we do.
     ///
     /// `binding` is the `tls-server-end-point` data. The flag that says "I could, you do not offer
@@ -49,7 +49,7 @@ impl Exchange {
     /// Takes the server's first message.
     ///
     /// # Errors
-    /// It is malformed, or asks for more than [`MAX_ITERATIONS`].
+    /// It is malformed, or asks for more than [`MAX_SERVER_ITERATIONS`].
     pub fn server_first(&mut self, message: &[u8]) -> io::Result<()> {
         let iterations = message
             .split(|&byte| byte == b',')
@@ -59,9 +59,9 @@ impl Exchange {
             .ok()
             .and_then(|digits| digits.parse().ok())
         {
-            Some(1..=MAX_ITERATIONS) => self.scram.update(message),
+            Some(1..=MAX_SERVER_ITERATIONS) => self.scram.update(message),
             _ => Err(io::Error::other(format!(
-                "SCRAM iteration count is not in 1 to {MAX_ITERATIONS}"
+                "SCRAM iteration count is not in 1 to {MAX_SERVER_ITERATIONS}"
             ))),
         }
     }
@@ -79,13 +79,13 @@ impl Exchange {
 mod tests {
     use super::*;
 
-    fn plain() -> Exchange {
-        Exchange::begin(&["SCRAM-SHA-256".to_string()], b"pw", None).unwrap()
+    fn plain() -> ScramClient {
+        ScramClient::begin(&["SCRAM-SHA-256".to_string()], b"pw", None).unwrap()
     }
 
     fn begin(mechanisms: &[&str], binding: Option<&[u8]>) -> Option<(&'static str, String)> {
         let mechanisms: Vec<String> = mechanisms.iter().map(ToString::to_string).collect();
-        let exchange = Exchange::begin(&mechanisms, b"pw", binding.map(<[u8]>::to_vec))?;
+        let exchange = ScramClient::begin(&mechanisms, b"pw", binding.map(<[u8]>::to_vec))?;
         let message = String::from_utf8(exchange.message().to_vec()).unwrap();
         Some((
             exchange.mechanism,
@@ -110,7 +110,7 @@ mod tests {
     }
 
     /// The client's nonce of a message, which a server has to repeat.
-    fn nonce(exchange: &Exchange) -> String {
+    fn nonce(exchange: &ScramClient) -> String {
         let message = std::str::from_utf8(exchange.message()).unwrap();
         message.split_once(",r=").unwrap().1.to_string()
     }

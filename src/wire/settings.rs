@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::backend::Raw;
+use super::backend::RawMessage;
 use super::{Violation, take_cstr};
 
 /// The settings of one session.
@@ -18,10 +18,10 @@ pub struct Settings {
 
 impl Settings {
     /// What these messages of the login say; those that are no `ParameterStatus` say nothing.
-    pub fn at_login(messages: &[Raw]) -> Self {
+    pub fn at_login(messages: &[RawMessage]) -> Self {
         let login = messages
             .iter()
-            .filter_map(Raw::setting)
+            .filter_map(RawMessage::setting)
             .map(|(name, value)| (name.to_vec(), value.to_vec()))
             .collect();
         Self {
@@ -36,7 +36,7 @@ impl Settings {
     /// It is malformed, or about a setting that was not reported at the login: that could not be
     /// told from one that has been restored.
     pub fn report(&mut self, body: Bytes) -> Result<(), Violation> {
-        let raw = Raw { tag: b'S', body };
+        let raw = RawMessage { tag: b'S', body };
         let mut rest = &raw.body[..];
         let (Some(name), Some(value), []) = (take_cstr(&mut rest), take_cstr(&mut rest), rest)
         else {
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     fn at_login() -> Settings {
-        let raw = |tag, body: &'static [u8]| Raw {
+        let raw = |tag, body: &'static [u8]| RawMessage {
             tag,
             body: Bytes::from_static(body),
         };

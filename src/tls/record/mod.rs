@@ -5,16 +5,16 @@
 //! TLS asks of it beside that: key updates (RFC 8446 §4.6.3) when the peer wants one and before a
 //! key has sealed too much (§5.5), alerts (§6), and an end that cannot be forged, `close_notify`.
 
-mod after_handshake;
-mod key;
+mod post_handshake;
+mod traffic_key;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
 
-use after_handshake::{Asked, Messages};
-use key::Key;
+use post_handshake::{PeerRequest, PostHandshakeMessages};
+use traffic_key::TrafficKey;
 
 /// Content type, version, length.
 pub(super) const HEADER: usize = 5;
@@ -26,7 +26,7 @@ pub const MAX_RECORD: usize = HEADER + MAX_PAYLOAD + 2048;
 const MAX_RECORD_13: usize = HEADER + MAX_PAYLOAD + 256;
 /// Space for a sealed alert or `KeyUpdate`, whatever the cipher.
 pub const MAX_CONTROL: usize = 64;
-/// Records in a row that carry nothing: a peer that sends more only wants to keep us busy.
+/// RecordLayer in a row that carry nothing: a peer that sends more only wants to keep us busy.
 const MAX_EMPTY: u8 = 32;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -44,7 +44,7 @@ const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
 /// Why a connection cannot go on. `Display` is for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum RecordError {
     /// A record is not what the peer sealed.
     #[error("received a TLS record that is corrupt or forged")]
     BadRecordMac,
@@ -65,7 +65,7 @@ pub enum Fault {
     Unsupported,
 }
 
-impl Fault {
+impl RecordError {
     /// What the peer is told.
     fn alert(self) -> u8 {
         match self {
@@ -78,15 +78,15 @@ impl Fault {
     }
 }
 
-impl From<Fault> for std::io::Error {
-    fn from(fault: Fault) -> Self {
+impl From<RecordError> for std::io::Error {
+    fn from(fault: RecordError) -> Self {
         Self::new(std::io::ErrorKind::InvalidData, fault)
     }
 }
 
 /// Space that a record takes besides its payload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Layout {
+pub struct RecordOverhead {
     /// In front of it.
     pub before: usize,
     /// Behind it.
@@ -105,12 +105,12 @@ pub enum Opened {
 }
 
 /// What gives new keys.
-enum Kernel {
+enum KeySchedule {
     Client(KernelConnection<ClientConnectionData>),
     Server(KernelConnection<ServerConnectionData>),
 }
 
-impl Kernel {
+impl KeySchedule {
     fn next_to_open(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
         match self {
             Self::Client(kernel) => kernel.update_rx_secret(),
@@ -127,53 +127,58 @@ impl Kernel {
 }
 
 /// Both directions of an open connection.
-pub struct Records {
-    opener: Key,
-    sealer: Key,
-    kernel: Kernel,
+pub struct RecordLayer {
+    opening_key: TrafficKey,
+    sealing_key: TrafficKey,
+    kernel: KeySchedule,
     tls13: bool,
-    messages: Messages,
+    messages: PostHandshakeMessages,
     empty: u8,
     /// An answer that TLS wants from us, once there is a way for it.
-    owed: Option<Asked>,
+    owed: Option<PeerRequest>,
     declined: u8,
 }
 
-impl Records {
+impl RecordLayer {
     /// Takes over from a client's finished handshake.
     ///
     /// # Errors
     /// The handshake is not finished, or its configuration does not let secrets be extracted.
-    pub(super) fn of_client(connection: UnbufferedClientConnection) -> Result<Self, rustls::Error> {
+    pub(super) fn from_client_handshake(
+        connection: UnbufferedClientConnection,
+    ) -> Result<Self, rustls::Error> {
         let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
         let version = kernel.protocol_version();
-        Self::new(&secrets, version, Kernel::Client(kernel))
+        Self::new(&secrets, version, KeySchedule::Client(kernel))
     }
 
     /// Takes over from a server's finished handshake.
     ///
     /// # Errors
-    /// As [`Records::of_client`].
-    pub(super) fn of_server(connection: UnbufferedServerConnection) -> Result<Self, rustls::Error> {
+    /// As [`RecordLayer::from_client_handshake`].
+    pub(super) fn from_server_handshake(
+        connection: UnbufferedServerConnection,
+    ) -> Result<Self, rustls::Error> {
         let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
         let version = kernel.protocol_version();
-        Self::new(&secrets, version, Kernel::Server(kernel))
+        Self::new(&secrets, version, KeySchedule::Server(kernel))
     }
 
     fn new(
         secrets: &ExtractedSecrets,
         version: ProtocolVersion,
-        kernel: Kernel,
+        kernel: KeySchedule,
     ) -> Result<Self, rustls::Error> {
         let key = |secrets| {
-            Key::new(version, secrets).map_err(|fault| rustls::Error::General(fault.to_string()))
+            TrafficKey::new(version, secrets)
+                .map_err(|fault| rustls::Error::General(fault.to_string()))
         };
         Ok(Self {
-            opener: key(&secrets.rx)?,
-            sealer: key(&secrets.tx)?,
+            opening_key: key(&secrets.rx)?,
+            sealing_key: key(&secrets.tx)?,
             kernel,
             tls13: version == ProtocolVersion::TLSv1_3,
-            messages: Messages::default(),
+            messages: PostHandshakeMessages::default(),
             empty: 0,
             owed: None,
             declined: 0,
@@ -181,25 +186,25 @@ impl Records {
     }
 
     #[cfg(test)]
-    pub(super) fn wear_out_after(&mut self, records: u64) {
-        self.sealer.wear_out_after(records);
+    pub(super) fn update_key_after(&mut self, records: u64) {
+        self.sealing_key.update_key_after(records);
     }
 
     /// Space that a sealed record takes besides its payload.
-    pub fn layout(&self) -> Layout {
-        self.sealer.layout()
+    pub fn record_overhead(&self) -> RecordOverhead {
+        self.sealing_key.record_overhead()
     }
 
     /// Length of the record that `input` begins with; `None` when it is not there as a whole.
     ///
     /// # Errors
     /// It is no record, or one that is too long, which is known before it has come.
-    pub fn complete(&self, input: &[u8]) -> Result<Option<usize>, Fault> {
+    pub fn complete(&self, input: &[u8]) -> Result<Option<usize>, RecordError> {
         let Some(header) = input.first_chunk::<HEADER>() else {
             return Ok(None);
         };
         if !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&header[0]) || header[1] != 3 {
-            return Err(Fault::Unexpected("what is no TLS record"));
+            return Err(RecordError::Unexpected("what is no TLS record"));
         }
         let length = HEADER + usize::from(u16::from_be_bytes([header[3], header[4]]));
         if length
@@ -209,7 +214,7 @@ impl Records {
                 MAX_RECORD
             }
         {
-            return Err(Fault::RecordOverflow);
+            return Err(RecordError::RecordOverflow);
         }
         Ok(Some(length).filter(|length| *length <= input.len()))
     }
@@ -219,20 +224,20 @@ impl Records {
     ///
     /// # Errors
     /// No payload makes a record of this length.
-    pub fn payload_of(&self, record: &[u8]) -> Result<usize, Fault> {
-        self.opener.payload_of(record)
+    pub fn max_payload_of(&self, record: &[u8]) -> Result<usize, RecordError> {
+        self.opening_key.max_payload_of(record)
     }
 
     /// Opens a complete record into `out`, and acts on it where it is not for the application.
-    /// `out` has space for [`Records::payload_of`] it and one byte more.
+    /// `out` has space for [`RecordLayer::max_payload_of`] it and one byte more.
     ///
     /// # Errors
-    /// [`Fault`]: nothing of the record may be used, and the connection is over.
-    /// [`Records::seal_alert`] tells the peer.
-    pub fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened, Fault> {
-        let (content, length) = self.opener.open(record, out)?;
+    /// [`RecordError`]: nothing of the record may be used, and the connection is over.
+    /// [`RecordLayer::seal_alert`] tells the peer.
+    pub fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened, RecordError> {
+        let (content, length) = self.opening_key.open(record, out)?;
         if content != HANDSHAKE && self.messages.in_message() {
-            return Err(Fault::Unexpected(
+            return Err(RecordError::Unexpected(
                 "another record inside a handshake message",
             ));
         }
@@ -246,21 +251,26 @@ impl Records {
             HANDSHAKE => match self.messages.read(
                 payload,
                 self.tls13,
-                matches!(self.kernel, Kernel::Server(_)),
+                matches!(self.kernel, KeySchedule::Server(_)),
             )? {
-                Some(asked @ Asked::KeyUpdate { answer }) => {
-                    let secrets = self.kernel.next_to_open().map_err(|_| Fault::Unsupported)?;
-                    self.opener = Key::new(self.version(), &secrets)?;
+                Some(asked @ PeerRequest::KeyUpdate { answer }) => {
+                    let secrets = self
+                        .kernel
+                        .next_to_open()
+                        .map_err(|_| RecordError::Unsupported)?;
+                    self.opening_key = TrafficKey::new(self.version(), &secrets)?;
                     if answer {
                         // One answer serves all that were asked for since the last: RFC 8446
                         // §4.6.3.
                         self.owed = Some(asked);
                     }
                 }
-                Some(Asked::Renegotiation) if self.declined == MAX_EMPTY => {
-                    return Err(Fault::Unexpected("too many attempts at renegotiation"));
+                Some(PeerRequest::Renegotiation) if self.declined == MAX_EMPTY => {
+                    return Err(RecordError::Unexpected(
+                        "too many attempts at renegotiation",
+                    ));
                 }
-                Some(asked @ Asked::Renegotiation) => {
+                Some(asked @ PeerRequest::Renegotiation) => {
                     self.declined += 1;
                     self.owed = Some(asked);
                 }
@@ -270,33 +280,35 @@ impl Records {
                 [_, CLOSE_NOTIFY] => return Ok(Opened::CloseNotify),
                 [_, USER_CANCELED] => {}
                 [WARNING, _] if !self.tls13 => {}
-                [_, description] => return Err(Fault::Alert(description)),
-                _ => return Err(Fault::Unexpected("a malformed alert")),
+                [_, description] => return Err(RecordError::Alert(description)),
+                _ => return Err(RecordError::Unexpected("a malformed alert")),
             },
             _ => {
-                return Err(Fault::Unexpected(
+                return Err(RecordError::Unexpected(
                     "a content type that has no place after the handshake",
                 ));
             }
         }
         self.empty += 1;
         if self.empty > MAX_EMPTY {
-            Err(Fault::Unexpected("too many records that carry nothing"))
+            Err(RecordError::Unexpected(
+                "too many records that carry nothing",
+            ))
         } else {
             Ok(Opened::Nothing)
         }
     }
 
     /// Seals `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind
-    /// [`Layout::before`]; the length of the record.
+    /// [`RecordOverhead::before`]; the length of the record.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
-        if self.sealer.is_worn() && !self.tls13 {
-            return Err(Fault::Exhausted);
+    /// [`RecordError::Exhausted`].
+    pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError> {
+        if self.sealing_key.update_is_due() && !self.tls13 {
+            return Err(RecordError::Exhausted);
         }
-        self.sealer.seal(APPLICATION_DATA, slot, payload)
+        self.sealing_key.seal(APPLICATION_DATA, slot, payload)
     }
 
     /// To be called between batches of records, well below as many as are left to a key that has
@@ -304,9 +316,9 @@ impl Records {
     /// [`MAX_CONTROL`] bytes. Its length; 0 most of the time.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn replace_worn_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
-        if self.sealer.is_worn() && self.tls13 {
+    /// [`RecordError::Exhausted`].
+    pub fn update_key_if_due(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
+        if self.sealing_key.update_is_due() && self.tls13 {
             self.update_key(slot)
         } else {
             Ok(0)
@@ -321,13 +333,13 @@ impl Records {
     /// Appends the answer that TLS wants from us.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// [`RecordError::Exhausted`].
+    pub fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
         let mut slot = [0; MAX_CONTROL];
         let length = match self.owed.take() {
             None => return Ok(()),
-            Some(Asked::KeyUpdate { .. }) => self.update_key(&mut slot)?,
-            Some(Asked::Renegotiation) => {
+            Some(PeerRequest::KeyUpdate { .. }) => self.update_key(&mut slot)?,
+            Some(PeerRequest::Renegotiation) => {
                 self.control(&mut slot, ALERT, &[WARNING, NO_RENEGOTIATION])?
             }
         };
@@ -338,23 +350,23 @@ impl Records {
     /// Appends `close_notify`: we will send no more.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn seal_close_notify(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// [`RecordError::Exhausted`].
+    pub fn seal_close_notify(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
         self.alert([WARNING, CLOSE_NOTIFY], out)
     }
 
     /// Appends the alert that tells the peer of a fault.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn seal_alert(&mut self, fault: Fault, out: &mut Vec<u8>) -> Result<(), Fault> {
-        if matches!(fault, Fault::Alert(_)) {
+    /// [`RecordError::Exhausted`].
+    pub fn seal_alert(&mut self, fault: RecordError, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        if matches!(fault, RecordError::Alert(_)) {
             return Ok(());
         }
         self.alert([FATAL, fault.alert()], out)
     }
 
-    fn alert(&mut self, alert: [u8; 2], out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn alert(&mut self, alert: [u8; 2], out: &mut Vec<u8>) -> Result<(), RecordError> {
         let mut slot = [0; MAX_CONTROL];
         let length = self.control(&mut slot, ALERT, &alert)?;
         out.extend_from_slice(&slot[..length]);
@@ -362,17 +374,25 @@ impl Records {
     }
 
     /// Says that the next key seals what follows, and takes it.
-    fn update_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
+    fn update_key(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
         let length = self.control(slot, HANDSHAKE, &KEY_UPDATE)?;
-        let secrets = self.kernel.next_to_seal().map_err(|_| Fault::Unsupported)?;
-        self.sealer = Key::new(self.version(), &secrets)?;
+        let secrets = self
+            .kernel
+            .next_to_seal()
+            .map_err(|_| RecordError::Unsupported)?;
+        self.sealing_key = TrafficKey::new(self.version(), &secrets)?;
         Ok(length)
     }
 
-    fn control(&mut self, slot: &mut [u8], content: u8, payload: &[u8]) -> Result<usize, Fault> {
-        let before = self.layout().before;
+    fn control(
+        &mut self,
+        slot: &mut [u8],
+        content: u8,
+        payload: &[u8],
+    ) -> Result<usize, RecordError> {
+        let before = self.record_overhead().before;
         slot[before..before + payload.len()].copy_from_slice(payload);
-        self.sealer.seal(content, slot, payload.len())
+        self.sealing_key.seal(content, slot, payload.len())
     }
 
     fn version(&self) -> ProtocolVersion {

@@ -5,7 +5,7 @@
     clippy::wrong_self_convention,
     reason = "from says where the bytes come from"
 )]
-pub trait Watch {
+pub trait Observer {
     /// Bytes from the client, before they are sent. How many of them are for the server: fewer than
     /// all of them means that the client has said goodbye there. From then on none are, and it is
     /// shown what the client still sends.
@@ -16,7 +16,7 @@ pub trait Watch {
 }
 
 /// Nobody looks.
-impl Watch for () {
+impl Observer for () {
     fn from_client(&mut self, bytes: &[u8]) -> usize {
         bytes.len()
     }

@@ -1,6 +1,6 @@
 //! Handshake messages that come after the handshake.
 
-use super::Fault;
+use super::RecordError;
 
 const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
@@ -11,7 +11,7 @@ const MAX_MESSAGE: usize = 65535 + 64 * 1024;
 
 /// What a message asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum PeerRequest {
     /// Use the next key to open what follows, and to seal as well where `answer`.
     KeyUpdate { answer: bool },
     /// Shake hands once more, which TLS 1.2 allows us to decline.
@@ -20,14 +20,14 @@ pub(super) enum Asked {
 
 /// Where in a message the last record ended.
 #[derive(Debug, Default)]
-pub(super) struct Messages {
+pub(super) struct PostHandshakeMessages {
     head: [u8; 4],
     have: usize,
     /// Bytes of a session ticket, which is of no use here, that are still to come.
     skip: usize,
 }
 
-impl Messages {
+impl PostHandshakeMessages {
     /// Whether a message has begun and not ended: nothing else may come in between.
     pub(super) fn in_message(&self) -> bool {
         self.have > 0 || self.skip > 0
@@ -39,9 +39,9 @@ impl Messages {
         mut payload: &[u8],
         tls13: bool,
         server: bool,
-    ) -> Result<Option<Asked>, Fault> {
+    ) -> Result<Option<PeerRequest>, RecordError> {
         if payload.is_empty() {
-            return Err(Fault::Unexpected("an empty handshake record"));
+            return Err(RecordError::Unexpected("an empty handshake record"));
         }
         let mut asked = None;
         while !payload.is_empty() {
@@ -69,25 +69,25 @@ impl Messages {
                     // The message before new keys ends its record: what follows is sealed with
                     // them.
                     let &[request @ (0 | 1)] = payload else {
-                        return Err(Fault::Unexpected("a malformed KeyUpdate"));
+                        return Err(RecordError::Unexpected("a malformed KeyUpdate"));
                     };
                     if length != 1 || asked.is_some() {
-                        return Err(Fault::Unexpected("a malformed KeyUpdate"));
+                        return Err(RecordError::Unexpected("a malformed KeyUpdate"));
                     }
-                    asked = Some(Asked::KeyUpdate {
+                    asked = Some(PeerRequest::KeyUpdate {
                         answer: request == 1,
                     });
                     payload = &[];
                 }
                 HELLO_REQUEST if !tls13 && !server && length == 0 => {
-                    asked = Some(Asked::Renegotiation);
+                    asked = Some(PeerRequest::Renegotiation);
                 }
                 CLIENT_HELLO if !tls13 && server && length <= MAX_MESSAGE => {
                     self.skip = length;
-                    asked = Some(Asked::Renegotiation);
+                    asked = Some(PeerRequest::Renegotiation);
                 }
                 _ => {
-                    return Err(Fault::Unexpected(
+                    return Err(RecordError::Unexpected(
                         "a handshake message that has no place after the handshake",
                     ));
                 }

@@ -3,17 +3,17 @@
 use std::io::{self, IoSliceMut};
 
 use super::leg::Leg;
-use crate::tls::record::{Layout, MAX_CONTROL, MAX_PAYLOAD};
-use crate::tls::stream::Sink;
+use crate::tls::record::{MAX_CONTROL, MAX_PAYLOAD, RecordOverhead};
+use crate::tls::stream::PayloadSink;
 
 /// Collects what is received where it will be sealed and sent from: nothing is moved in memory on
 /// the way.
 ///
 /// Short payloads share a record; each record is sealed as soon as it is full.
-pub(super) struct Outlet<'a, W, P> {
+pub(super) struct RecordBuffer<'a, W, P> {
     out: &'a mut [u8],
     writer: &'a mut W,
-    layout: Layout,
+    layout: RecordOverhead,
     /// Most bytes of payload between two seals.
     most: usize,
     /// Ready to be sent.
@@ -28,11 +28,11 @@ pub(super) struct Outlet<'a, W, P> {
     goodbye: bool,
 }
 
-impl<'a, W: Leg, P: FnMut(&[u8]) -> usize> Outlet<'a, W, P> {
+impl<'a, W: Leg, P: FnMut(&[u8]) -> usize> RecordBuffer<'a, W, P> {
     pub(super) fn new(out: &'a mut [u8], writer: &'a mut W, pass: P) -> Self {
         let (layout, most) = writer
-            .layout()
-            .map_or((Layout::default(), usize::MAX), |layout| {
+            .record_overhead()
+            .map_or((RecordOverhead::default(), usize::MAX), |layout| {
                 (layout, MAX_PAYLOAD)
             });
         Self {
@@ -75,12 +75,12 @@ impl<'a, W: Leg, P: FnMut(&[u8]) -> usize> Outlet<'a, W, P> {
     /// Whether a payload of `length` can stand behind what is there, with one byte more for its
     /// opening.
     fn fits(&self, length: usize) -> bool {
-        let Layout { before, after } = self.layout;
+        let RecordOverhead { before, after } = self.layout;
         self.sealed + before + self.filled + length + after + 1 + MAX_CONTROL <= self.out.len()
     }
 }
 
-impl<W: Leg, P: FnMut(&[u8]) -> usize> Sink for Outlet<'_, W, P> {
+impl<W: Leg, P: FnMut(&[u8]) -> usize> PayloadSink for RecordBuffer<'_, W, P> {
     fn space(&mut self, length: usize) -> Option<&mut [u8]> {
         if self.filled.saturating_add(length) > self.most && self.seal().is_err() {
             return None;
@@ -118,7 +118,7 @@ impl<W: Leg, P: FnMut(&[u8]) -> usize> Sink for Outlet<'_, W, P> {
     }
 }
 
-impl<W: Leg, P: FnMut(&[u8]) -> usize> Outlet<'_, W, P> {
+impl<W: Leg, P: FnMut(&[u8]) -> usize> RecordBuffer<'_, W, P> {
     /// From one full record to the next.
     fn stride(&self) -> usize {
         self.layout.before + MAX_PAYLOAD + self.layout.after

@@ -13,15 +13,15 @@
 
 use bytes::Bytes;
 
-use super::watch::Watch;
-use crate::wire::backend::MAX_MESSAGE;
+use super::observer::Observer;
+use crate::wire::backend::MAX_BACKEND_MESSAGE;
 use crate::wire::settings::Settings;
 
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
 /// The state of one session, from its first `ReadyForQuery` on.
 #[derive(Debug)]
-pub struct Boundaries {
+pub struct IdleTracker {
     client: Frames,
     server: Frames,
     settings: Settings,
@@ -38,7 +38,7 @@ pub struct Boundaries {
     lost: Option<&'static str>,
 }
 
-impl Boundaries {
+impl IdleTracker {
     /// Behind the login's `ReadyForQuery`.
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl Boundaries {
     fn server_begins(&mut self, tag: u8, length: usize) {
         match tag {
             b'Z' if length != 1 => self.lose("a malformed ReadyForQuery came from the server"),
-            b'S' if length > MAX_MESSAGE => {
+            b'S' if length > MAX_BACKEND_MESSAGE => {
                 self.lose("an endless ParameterStatus came from the server");
             }
             b'A' => self.lose("the session listens to notifications"),
@@ -147,7 +147,7 @@ impl Boundaries {
     }
 }
 
-impl Watch for Boundaries {
+impl Observer for IdleTracker {
     fn from_client(&mut self, bytes: &[u8]) -> usize {
         if self.goodbye > 0 {
             self.hear_goodbye(bytes);
@@ -268,10 +268,10 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> &'a [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::backend::Raw;
+    use crate::wire::backend::RawMessage;
 
     fn settings() -> Settings {
-        Settings::at_login(&[Raw {
+        Settings::at_login(&[RawMessage {
             tag: b'S',
             body: Bytes::from_static(b"TimeZone\0UTC\0"),
         }])
@@ -293,15 +293,15 @@ mod tests {
     }
     use Said::{Client, Server};
 
-    static ENDLESS: [u8; MAX_MESSAGE + 1] = [b'x'; MAX_MESSAGE + 1];
+    static ENDLESS: [u8; MAX_BACKEND_MESSAGE + 1] = [b'x'; MAX_BACKEND_MESSAGE + 1];
 
     const READY: Said = Server(b'Z', b"I");
     const BYE: Said = Client(b'X', b"");
 
-    /// What the watch makes of a session when its bytes come in chunks of these sizes, in turn; how
+    /// What the observer makes of a session when its bytes come in chunks of these sizes, in turn; how
     /// many bytes were for the server.
     fn verdict(session: &[Said], chunks: &[usize]) -> (Result<Settings, &'static str>, usize) {
-        let mut watch = Boundaries::new(settings());
+        let mut observer = IdleTracker::new(settings());
         let (mut sizes, mut passed, mut gone) = (chunks.iter().cycle(), 0, false);
         let mut said = session.iter().peekable();
         while let Some(first) = said.next() {
@@ -320,7 +320,7 @@ mod tests {
                 let size = rest.len().min(*sizes.next().unwrap());
                 let chunk = take(&mut rest, size);
                 if client {
-                    let taken = watch.from_client(chunk);
+                    let taken = observer.from_client(chunk);
                     assert!(
                         !gone || taken == 0,
                         "nothing is for the server after the goodbye"
@@ -328,11 +328,11 @@ mod tests {
                     gone |= taken < chunk.len();
                     passed += taken;
                 } else {
-                    watch.from_server(chunk);
+                    observer.from_server(chunk);
                 }
             }
         }
-        (watch.into_settings(), passed)
+        (observer.into_settings(), passed)
     }
 
     #[track_caller]
@@ -534,33 +534,33 @@ mod tests {
             (true, "a malformed message came from the client"),
             (false, "a malformed message came from the server"),
         ] {
-            let mut watch = Boundaries::new(settings());
+            let mut observer = IdleTracker::new(settings());
             if client {
-                assert_eq!(watch.from_client(b"Q\0\0\0\x03X\0\0\0\x04"), 10);
+                assert_eq!(observer.from_client(b"Q\0\0\0\x03X\0\0\0\x04"), 10);
             } else {
-                watch.from_server(b"Z\0\0\0\x03");
+                observer.from_server(b"Z\0\0\0\x03");
             }
-            assert_eq!(watch.into_settings(), Err(reason));
+            assert_eq!(observer.into_settings(), Err(reason));
         }
     }
 
     #[test]
     fn a_goodbye_that_is_not_finished_is_none() {
-        let mut watch = Boundaries::new(settings());
-        assert_eq!(watch.from_client(b"X\0\0"), 0);
+        let mut observer = IdleTracker::new(settings());
+        assert_eq!(observer.from_client(b"X\0\0"), 0);
         assert_eq!(
-            watch.into_settings(),
+            observer.into_settings(),
             Err("the client left without Terminate")
         );
         assert_eq!(
-            Boundaries::new(settings()).into_settings(),
+            IdleTracker::new(settings()).into_settings(),
             Err("the client left without Terminate")
         );
-        let mut watch = Boundaries::new(settings());
-        watch.from_client(b"X\0\0\0\x04");
-        watch.from_server(b"N\0");
+        let mut observer = IdleTracker::new(settings());
+        observer.from_client(b"X\0\0\0\x04");
+        observer.from_server(b"N\0");
         assert_eq!(
-            watch.into_settings(),
+            observer.into_settings(),
             Err("the server said something after Terminate")
         );
     }

@@ -6,7 +6,7 @@ use aws_lc_rs::aead::{
 };
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 
-use super::{APPLICATION_DATA, Fault, HEADER, Layout, MAX_PAYLOAD};
+use super::{APPLICATION_DATA, HEADER, MAX_PAYLOAD, RecordError, RecordOverhead};
 
 /// Authentication tag of each of the three AEADs.
 const TAG: usize = 16;
@@ -19,43 +19,49 @@ const GCM_RECORDS: u64 = 1 << 24;
 
 /// How records look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum RecordFormat {
     Tls13,
     Tls12Gcm,
     Tls12Chacha,
 }
 
 /// A key with the number of its next record.
-pub(super) struct Key {
+pub(super) struct TrafficKey {
     aead: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
     /// The last record but a few that it may seal.
     limit: u64,
-    form: Form,
+    form: RecordFormat,
 }
 
-impl Key {
+impl TrafficKey {
     pub(super) fn new(
         version: ProtocolVersion,
         (sequence, secrets): &(u64, ConnectionTrafficSecrets),
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, RecordError> {
         let (algorithm, key, iv, limit): (&'static Algorithm, _, _, _) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, GCM_RECORDS),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, GCM_RECORDS),
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
                 (&CHACHA20_POLY1305, key, iv, u64::MAX)
             }
-            _ => return Err(Fault::Unsupported),
+            _ => return Err(RecordError::Unsupported),
         };
         let form = match version {
-            ProtocolVersion::TLSv1_3 => Form::Tls13,
-            ProtocolVersion::TLSv1_2 if *algorithm == CHACHA20_POLY1305 => Form::Tls12Chacha,
-            ProtocolVersion::TLSv1_2 => Form::Tls12Gcm,
-            _ => return Err(Fault::Unsupported),
+            ProtocolVersion::TLSv1_3 => RecordFormat::Tls13,
+            ProtocolVersion::TLSv1_2 if *algorithm == CHACHA20_POLY1305 => {
+                RecordFormat::Tls12Chacha
+            }
+            ProtocolVersion::TLSv1_2 => RecordFormat::Tls12Gcm,
+            _ => return Err(RecordError::Unsupported),
         };
-        let aead = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| Fault::Unsupported)?;
-        let iv = iv.as_ref().try_into().map_err(|_| Fault::Unsupported)?;
+        let aead =
+            UnboundKey::new(algorithm, key.as_ref()).map_err(|_| RecordError::Unsupported)?;
+        let iv = iv
+            .as_ref()
+            .try_into()
+            .map_err(|_| RecordError::Unsupported)?;
         Ok(Self {
             aead: LessSafeKey::new(aead),
             iv,
@@ -66,26 +72,26 @@ impl Key {
     }
 
     /// Whether the key must be replaced before it seals many more.
-    pub(super) fn is_worn(&self) -> bool {
+    pub(super) fn update_is_due(&self) -> bool {
         self.sequence >= self.limit
     }
 
     #[cfg(test)]
-    pub(super) fn wear_out_after(&mut self, records: u64) {
+    pub(super) fn update_key_after(&mut self, records: u64) {
         self.limit = self.sequence + records;
     }
 
-    pub(super) fn layout(&self) -> Layout {
+    pub(super) fn record_overhead(&self) -> RecordOverhead {
         match self.form {
-            Form::Tls13 => Layout {
+            RecordFormat::Tls13 => RecordOverhead {
                 before: HEADER,
                 after: INNER_TYPE + TAG,
             },
-            Form::Tls12Gcm => Layout {
+            RecordFormat::Tls12Gcm => RecordOverhead {
                 before: HEADER + EXPLICIT_NONCE,
                 after: TAG,
             },
-            Form::Tls12Chacha => Layout {
+            RecordFormat::Tls12Chacha => RecordOverhead {
                 before: HEADER,
                 after: TAG,
             },
@@ -99,26 +105,32 @@ impl Key {
         content: u8,
         slot: &mut [u8],
         payload: usize,
-    ) -> Result<usize, Fault> {
-        let Layout { before, after } = self.layout();
+    ) -> Result<usize, RecordError> {
+        let RecordOverhead { before, after } = self.record_overhead();
         let length = before + payload + after;
         let nonce = self.nonce();
         let [high, low] = two_bytes(length - HEADER);
         let header = |content| [content, 3, 3, high, low];
-        let (sealed, aad): (_, Associated) = match self.form {
-            Form::Tls13 => {
+        let (sealed, aad): (_, AssociatedData) = match self.form {
+            RecordFormat::Tls13 => {
                 slot[before + payload] = content;
                 slot[..HEADER].copy_from_slice(&header(APPLICATION_DATA));
-                (payload + INNER_TYPE, Associated::tls13(&slot[..HEADER]))
+                (payload + INNER_TYPE, AssociatedData::tls13(&slot[..HEADER]))
             }
-            Form::Tls12Gcm => {
+            RecordFormat::Tls12Gcm => {
                 slot[..HEADER].copy_from_slice(&header(content));
                 slot[HEADER..before].copy_from_slice(&nonce[4..]);
-                (payload, Associated::tls12(self.sequence, content, payload))
+                (
+                    payload,
+                    AssociatedData::tls12(self.sequence, content, payload),
+                )
             }
-            Form::Tls12Chacha => {
+            RecordFormat::Tls12Chacha => {
                 slot[..HEADER].copy_from_slice(&header(content));
-                (payload, Associated::tls12(self.sequence, content, payload))
+                (
+                    payload,
+                    AssociatedData::tls12(self.sequence, content, payload),
+                )
             }
         };
         let (body, rest) = slot[before..length].split_at_mut(sealed);
@@ -126,44 +138,48 @@ impl Key {
         let tag = self
             .aead
             .seal_in_place_separate_tag(nonce, Aad::from(aad), body)
-            .map_err(|_| Fault::Exhausted)?;
+            .map_err(|_| RecordError::Exhausted)?;
         rest.copy_from_slice(tag.as_ref());
-        self.sequence = self.sequence.checked_add(1).ok_or(Fault::Exhausted)?;
+        self.sequence = self.sequence.checked_add(1).ok_or(RecordError::Exhausted)?;
         Ok(length)
     }
 
     /// How long the payload of a whole record is at most. Fails on a length that no payload has.
-    pub(super) fn payload_of(&self, record: &[u8]) -> Result<usize, Fault> {
-        let Layout { before, after } = self.layout();
+    pub(super) fn max_payload_of(&self, record: &[u8]) -> Result<usize, RecordError> {
+        let RecordOverhead { before, after } = self.record_overhead();
         let payload = record
             .len()
             .checked_sub(before + after)
-            .ok_or(Fault::BadRecordMac)?;
+            .ok_or(RecordError::BadRecordMac)?;
         if payload > MAX_PAYLOAD {
-            Err(Fault::RecordOverflow)
+            Err(RecordError::RecordOverflow)
         } else {
             Ok(payload)
         }
     }
 
-    /// Opens a whole record into `out`, which has space for [`Key::payload_of`] it and one byte
+    /// Opens a whole record into `out`, which has space for [`TrafficKey::max_payload_of`] it and one byte
     /// more: content type, and length of the payload.
-    pub(super) fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<(u8, usize), Fault> {
-        let Layout { before, after } = self.layout();
-        let space = self.payload_of(record)? + after - TAG;
+    pub(super) fn open(
+        &mut self,
+        record: &[u8],
+        out: &mut [u8],
+    ) -> Result<(u8, usize), RecordError> {
+        let RecordOverhead { before, after } = self.record_overhead();
+        let space = self.max_payload_of(record)? + after - TAG;
         let outer = record[0];
         let mut nonce = self.nonce();
         let aad = match self.form {
-            Form::Tls13 if outer != APPLICATION_DATA => {
-                return Err(Fault::Unexpected("a record that is not encrypted"));
+            RecordFormat::Tls13 if outer != APPLICATION_DATA => {
+                return Err(RecordError::Unexpected("a record that is not encrypted"));
             }
-            Form::Tls13 => Associated::tls13(&record[..HEADER]),
-            Form::Tls12Gcm => {
+            RecordFormat::Tls13 => AssociatedData::tls13(&record[..HEADER]),
+            RecordFormat::Tls12Gcm => {
                 nonce = self.iv;
                 nonce[4..].copy_from_slice(&record[HEADER..before]);
-                Associated::tls12(self.sequence, outer, space)
+                AssociatedData::tls12(self.sequence, outer, space)
             }
-            Form::Tls12Chacha => Associated::tls12(self.sequence, outer, space),
+            RecordFormat::Tls12Chacha => AssociatedData::tls12(self.sequence, outer, space),
         };
         let (body, tag) = record[before..].split_at(space);
         let out = &mut out[..space];
@@ -175,15 +191,15 @@ impl Key {
                 tag,
                 out,
             )
-            .map_err(|_| Fault::BadRecordMac)?;
-        self.sequence = self.sequence.checked_add(1).ok_or(Fault::Exhausted)?;
-        if self.form != Form::Tls13 {
+            .map_err(|_| RecordError::BadRecordMac)?;
+        self.sequence = self.sequence.checked_add(1).ok_or(RecordError::Exhausted)?;
+        if self.form != RecordFormat::Tls13 {
             return Ok((outer, space));
         }
         // Behind the content type there may be padding.
         match out.iter().rposition(|byte| *byte != 0) {
             Some(payload) => Ok((out[payload], payload)),
-            None => Err(Fault::Unexpected("a record without a content type")),
+            None => Err(RecordError::Unexpected("a record without a content type")),
         }
     }
 
@@ -197,12 +213,12 @@ impl Key {
 }
 
 /// What is authenticated besides the payload.
-struct Associated {
+struct AssociatedData {
     bytes: [u8; 13],
     length: usize,
 }
 
-impl Associated {
+impl AssociatedData {
     fn tls13(header: &[u8]) -> Self {
         let mut bytes = [0; 13];
         bytes[..HEADER].copy_from_slice(header);
@@ -221,7 +237,7 @@ impl Associated {
     }
 }
 
-impl AsRef<[u8]> for Associated {
+impl AsRef<[u8]> for AssociatedData {
     fn as_ref(&self) -> &[u8] {
         &self.bytes[..self.length]
     }

@@ -1,41 +1,79 @@
-//! What a client answers to an authentication request. All its answers have the type 'p'; what was
-//! asked says what they mean.
+//! How does a client answer an authentication request, and which passwords can it send?
 //!
-//! Texts are PostgreSQL's, from `auth.c`, `auth-sasl.c` and `pqformat.c`.
+//! All answers have one type byte; what they mean depends on the request. The error texts are
+//! PostgreSQL's, from `auth.c`, `auth-sasl.c` and `pqformat.c`.
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::protocol::PQMSG_PASSWORD_MESSAGE;
 use super::{ReadError, Violation, read_head, take_bytes, take_cstr, take_u32};
 use crate::secret::Secret;
 
-/// Longest password message by its length field, PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`.
+/// The largest length field of a `PasswordMessage`, in bytes; it counts itself. It is PostgreSQL's
+/// `PG_MAX_AUTH_TOKEN_LENGTH` (`libpq/auth.h`).
 pub const MAX_PASSWORD_MESSAGE: u32 = 65_535;
-/// Longest SASL message by its length field, PostgreSQL's `PG_MAX_SASL_MESSAGE_LENGTH`.
+/// The largest length field of a SASL message, in bytes; it counts itself. It is PostgreSQL's
+/// `PG_MAX_SASL_MESSAGE_LENGTH` (`auth-sasl.c`).
 pub const MAX_SASL_MESSAGE: u32 = 1024;
+/// The longest password that a client can send, in bytes: what is left of [`MAX_PASSWORD_MESSAGE`]
+/// beside the length field and the final NUL.
+pub const MAX_CLIENT_PASSWORD_BYTES: usize = MAX_PASSWORD_MESSAGE as usize - 4 - 1;
 
-/// What was asked.
+/// Why no client could log in with a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnusablePassword {
+    /// It is empty. libpq asks for a password where it has an empty one, and PostgreSQL refuses it.
+    #[error("the password is empty: libpq takes an empty password for none")]
+    Empty,
+    /// It contains a NUL, which ends the password in a `PasswordMessage`.
+    #[error("the password has a NUL in it, which no client can send")]
+    ContainsNul,
+    /// It is longer than [`MAX_CLIENT_PASSWORD_BYTES`].
+    #[error("the password is longer than a client can send")]
+    TooLong,
+}
+
+/// Checks that a client can log in with this password.
+///
+/// # Errors
+/// [`UnusablePassword`] says why it cannot.
+pub fn check_password(password: &[u8]) -> Result<(), UnusablePassword> {
+    if password.is_empty() {
+        Err(UnusablePassword::Empty)
+    } else if password.contains(&0) {
+        Err(UnusablePassword::ContainsNul)
+    } else if password.len() > MAX_CLIENT_PASSWORD_BYTES {
+        Err(UnusablePassword::TooLong)
+    } else {
+        Ok(())
+    }
+}
+
+/// Which answer the last authentication request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectedResponse {
-    /// `PasswordMessage`
+    /// A `PasswordMessage`.
     Password,
-    /// `SASLInitialResponse` or `SASLResponse`
+    /// A `SASLInitialResponse` or a `SASLResponse`.
     Sasl,
 }
 
 /// A `SASLInitialResponse`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SaslInitial<'a> {
-    /// Name of the chosen mechanism.
+    /// The name of the mechanism that the client has chosen.
     pub mechanism: &'a [u8],
-    /// The mechanism's first message, where the client sends it at once.
+    /// The mechanism's first message; `None` when the client sends it only after an
+    /// `AuthenticationSASLContinue`.
     pub data: Option<&'a [u8]>,
 }
 
 /// Reads the body of one answer and not a byte more.
 ///
 /// # Errors
-/// [`ReadError::Closed`] at end of file before the first byte: psql leaves so to ask for a
-/// password. A [`Violation`] before anything is allocated when the type or the length is wrong.
+/// [`ReadError::Closed`] when the connection ends before the first byte, as it does when psql goes
+/// to ask its user for a password. A [`Violation`] when the type or the length is wrong, before
+/// anything is allocated.
 pub async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     expected: ExpectedResponse,
@@ -49,11 +87,11 @@ pub async fn read<S: AsyncRead + Unpin>(
     Ok(Secret::new(body))
 }
 
-/// The body length that a message's first five bytes announce.
+/// The length of the body, in bytes, that the first five bytes of a message announce.
 ///
 /// # Errors
-/// PostgreSQL's texts when the type is not 'p', and when the length is below 4 or above the limit
-/// of what is expected.
+/// PostgreSQL's texts when the type is not [`PQMSG_PASSWORD_MESSAGE`], and when the length field is
+/// below 4 or above the limit for the expected answer.
 pub fn checked_body_length(
     tag: u8,
     length: [u8; 4],
@@ -63,7 +101,7 @@ pub fn checked_body_length(
         ExpectedResponse::Password => ("password", MAX_PASSWORD_MESSAGE),
         ExpectedResponse::Sasl => ("SASL", MAX_SASL_MESSAGE),
     };
-    if tag != b'p' {
+    if tag != PQMSG_PASSWORD_MESSAGE {
         return Err(Violation(
             format!("expected {name} response, got message type {tag}").into(),
         ));
@@ -77,7 +115,7 @@ pub fn checked_body_length(
     .ok_or(Violation::new("invalid message length"))
 }
 
-/// The string of a `PasswordMessage`, which may be empty.
+/// The password in the body of a `PasswordMessage`, which may be empty.
 ///
 /// # Errors
 /// A [`Violation`] when the body is anything but one NUL-terminated string.
@@ -88,11 +126,11 @@ pub fn parse_password(mut body: &[u8]) -> Result<&[u8], Violation> {
     }
 }
 
-/// Understands a `SASLInitialResponse`.
+/// Parses the body of a `SASLInitialResponse`.
 ///
 /// # Errors
 /// A [`Violation`] when it is not one string, one length and as many bytes. A length of -1 means
-/// that there are none yet.
+/// that the mechanism's first message is still to come.
 pub fn parse_sasl_initial(mut body: &[u8]) -> Result<SaslInitial<'_>, Violation> {
     let short = Violation::new("insufficient data left in message");
     let mechanism = take_cstr(&mut body).ok_or(Violation::new("invalid string in message"))?;

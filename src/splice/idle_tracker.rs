@@ -1,145 +1,167 @@
-//! Knows where a session's messages begin and end, for one purpose: to tell whether a client that
-//! says goodbye leaves the server's session idle, with nothing under way and nothing owed, so that
-//! another client may have it after a reset.
+//! Does a client that sends `Terminate` leave the server's session idle, so that another client may
+//! have it after a reset? To tell, it follows where messages begin and end.
 //!
-//! It errs on one side only. What it does not understand, and what it cannot count, makes it give
-//! up for the rest of the session, which then passes as if nobody looked. It keeps the head of one
-//! message in each direction and at most one `ParameterStatus`.
+//! It errs on one side only. Whatever it does not understand or cannot count makes it give up for
+//! the rest of the session, which then passes as if nobody observed it. It keeps the type and length
+//! of one message in each direction, and at most one `ParameterStatus`.
 //!
-//! **Counting answers.** `Query`, `Sync` and `FunctionCall` are owed one `ReadyForQuery` each. A
-//! server may answer fewer (it ignores `Sync` during COPY, and everything up to `Sync` after an
-//! error) and never more, so that the count reaches zero only when nothing is owed.
+//! `Query`, `Sync` and `FunctionCall` are answered by one `ReadyForQuery` each. A server may send
+//! fewer, since it ignores `Sync` during COPY and everything up to `Sync` after an error, but never
+//! more. So the count of the pending ones reaches zero only when nothing is under way.
 //! <https://www.postgresql.org/docs/current/protocol-flow.html>
 
 use bytes::Bytes;
 
 use super::observer::Observer;
 use crate::wire::backend::MAX_BACKEND_MESSAGE;
+use crate::wire::frontend::TERMINATE;
+use crate::wire::protocol::{
+    PQMSG_AUTHENTICATION_REQUEST, PQMSG_BACKEND_KEY_DATA, PQMSG_BIND, PQMSG_CLOSE,
+    PQMSG_COPY_BOTH_RESPONSE, PQMSG_COPY_DATA, PQMSG_COPY_DONE, PQMSG_COPY_FAIL, PQMSG_DESCRIBE,
+    PQMSG_EXECUTE, PQMSG_FLUSH, PQMSG_FUNCTION_CALL, PQMSG_NEGOTIATE_PROTOCOL_VERSION,
+    PQMSG_NOTIFICATION_RESPONSE, PQMSG_PARAMETER_STATUS, PQMSG_PARSE, PQMSG_QUERY,
+    PQMSG_READY_FOR_QUERY, PQMSG_SYNC, PQMSG_TERMINATE, TRANSACTION_STATUS_IDLE,
+};
 use crate::wire::settings::Settings;
 
-const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
-
-/// The state of one session, from its first `ReadyForQuery` on.
+/// Follows one session from its first `ReadyForQuery` on.
 #[derive(Debug)]
 pub struct IdleTracker {
-    client: Frames,
-    server: Frames,
+    client: MessageSplitter,
+    server: MessageSplitter,
     settings: Settings,
-    /// The `ParameterStatus` that is passing.
-    status: Vec<u8>,
-    /// `ReadyForQuery` messages that the server owes.
-    owed: u64,
-    /// Whether a `Sync` is due for messages of the extended protocol.
-    sync_due: bool,
-    /// In no transaction, by the last `ReadyForQuery`.
-    idle: bool,
-    /// How many bytes of `Terminate` there have been.
-    goodbye: usize,
-    lost: Option<&'static str>,
+    /// The body of the `ParameterStatus` that is passing, as far as it has come.
+    parameter_status: Vec<u8>,
+    /// How many `ReadyForQuery` messages the server has still to send.
+    pending_ready: u64,
+    /// Whether messages of the extended query protocol have still to be followed by a `Sync`.
+    pending_sync: bool,
+    /// Whether the session was in no transaction block at the last `ReadyForQuery`.
+    outside_transaction: bool,
+    /// How many bytes of `Terminate` have come.
+    terminate_bytes: usize,
+    /// Why the session cannot be followed any more.
+    gave_up: Option<&'static str>,
 }
 
 impl IdleTracker {
-    /// Behind the login's `ReadyForQuery`.
+    /// Begins behind the `ReadyForQuery` of a login that has reported these settings.
     pub fn new(settings: Settings) -> Self {
         Self {
-            client: Frames::default(),
-            server: Frames::default(),
+            client: MessageSplitter::default(),
+            server: MessageSplitter::default(),
             settings,
-            status: Vec::new(),
-            owed: 0,
-            sync_due: false,
-            idle: true,
-            goodbye: 0,
-            lost: None,
+            parameter_status: Vec::new(),
+            pending_ready: 0,
+            pending_sync: false,
+            outside_transaction: true,
+            terminate_bytes: 0,
+            gave_up: None,
         }
     }
 
-    /// The settings as last reported, when the client has said goodbye in due form and left nothing
-    /// under way.
+    /// The settings as they were reported last, if the client has sent a whole `Terminate` and has
+    /// left nothing under way.
     ///
     /// # Errors
-    /// Why the session is for nobody else.
+    /// The reason, for the log, why no other client may have the session.
     pub fn into_settings(self) -> Result<Settings, &'static str> {
-        match self.lost {
+        match self.gave_up {
             Some(reason) => Err(reason),
-            None if self.goodbye < TERMINATE.len() => Err("the client left without Terminate"),
+            None if self.terminate_bytes < TERMINATE.len() => {
+                Err("the client left without Terminate")
+            }
             None if !self.is_idle() => Err("the server said something after Terminate"),
             None => Ok(self.settings),
         }
     }
 
     fn is_idle(&self) -> bool {
-        self.idle && self.owed == 0 && !self.sync_due && self.server.are_at_a_boundary()
+        self.outside_transaction
+            && self.pending_ready == 0
+            && !self.pending_sync
+            && self.server.is_between_messages()
     }
 
-    fn lose(&mut self, reason: &'static str) {
-        self.lost.get_or_insert(reason);
-        self.status = Vec::new();
+    fn give_up(&mut self, reason: &'static str) {
+        self.gave_up.get_or_insert(reason);
+        self.parameter_status = Vec::new();
     }
 
-    /// What else the client says once it has begun to say goodbye.
-    fn hear_goodbye(&mut self, bytes: &[u8]) {
+    /// Takes in what the client sends from the beginning of its `Terminate` on.
+    fn take_terminate(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            if TERMINATE.get(self.goodbye) != Some(byte) {
-                return self.lose("more than Terminate came from the client");
+            if TERMINATE.get(self.terminate_bytes) != Some(byte) {
+                return self.give_up("more than Terminate came from the client");
             }
-            self.goodbye += 1;
+            self.terminate_bytes += 1;
         }
     }
 
-    fn client_begins(&mut self, tag: u8) {
+    /// Takes in the type of a message of the client.
+    fn client_message_begins(&mut self, tag: u8) {
         match tag {
-            b'Q' | b'F' => self.owed += 1,
-            b'S' => {
-                self.owed += 1;
-                self.sync_due = false;
+            PQMSG_QUERY | PQMSG_FUNCTION_CALL => self.pending_ready += 1,
+            PQMSG_SYNC => {
+                self.pending_ready += 1;
+                self.pending_sync = false;
             }
-            b'P' | b'B' | b'E' | b'D' | b'C' | b'H' => self.sync_due = true,
-            b'd' | b'c' | b'f' if self.owed > 0 || self.sync_due => {}
-            b'd' | b'c' | b'f' => self.lose("COPY data came from the client outside COPY"),
-            _ => self.lose("a message of unknown type came from the client"),
+            PQMSG_PARSE | PQMSG_BIND | PQMSG_EXECUTE | PQMSG_DESCRIBE | PQMSG_CLOSE
+            | PQMSG_FLUSH => self.pending_sync = true,
+            PQMSG_COPY_DATA | PQMSG_COPY_DONE | PQMSG_COPY_FAIL
+                if self.pending_ready > 0 || self.pending_sync => {}
+            PQMSG_COPY_DATA | PQMSG_COPY_DONE | PQMSG_COPY_FAIL => {
+                self.give_up("COPY data came from the client outside COPY");
+            }
+            _ => self.give_up("a message of unknown type came from the client"),
         }
     }
 
-    fn server_begins(&mut self, tag: u8, length: usize) {
+    /// Takes in the type of a message of the server, and the length of its body.
+    fn server_message_begins(&mut self, tag: u8, length: usize) {
         match tag {
-            b'Z' if length != 1 => self.lose("a malformed ReadyForQuery came from the server"),
-            b'S' if length > MAX_BACKEND_MESSAGE => {
-                self.lose("an endless ParameterStatus came from the server");
+            PQMSG_READY_FOR_QUERY if length != 1 => {
+                self.give_up("a malformed ReadyForQuery came from the server");
             }
-            b'A' => self.lose("the session listens to notifications"),
-            b'W' => self.lose("the session streams replication"),
-            b'R' | b'K' | b'v' => self.lose("a message of the login came from the server"),
+            PQMSG_PARAMETER_STATUS if length > MAX_BACKEND_MESSAGE => {
+                self.give_up("an endless ParameterStatus came from the server");
+            }
+            PQMSG_NOTIFICATION_RESPONSE => self.give_up("the session listens to notifications"),
+            PQMSG_COPY_BOTH_RESPONSE => self.give_up("the session streams replication"),
+            PQMSG_AUTHENTICATION_REQUEST
+            | PQMSG_BACKEND_KEY_DATA
+            | PQMSG_NEGOTIATE_PROTOCOL_VERSION => {
+                self.give_up("a message of the login came from the server");
+            }
             _ => {}
         }
     }
 
-    fn server_goes_on(
-        &mut self,
-        Piece {
-            tag, body, ends, ..
-        }: &Piece<'_>,
-    ) {
-        match tag {
-            b'Z' => {
-                for status in *body {
-                    self.idle = *status == b'I';
-                    match self.owed.checked_sub(1) {
-                        Some(owed) => self.owed = owed,
-                        None => self
-                            .lose("a ReadyForQuery came from the server that nobody had asked for"),
+    /// Takes in a part of the body of a message of the server.
+    fn server_message_goes_on(&mut self, part: &MessagePart<'_>) {
+        match part.tag {
+            PQMSG_READY_FOR_QUERY => {
+                for status in part.body {
+                    self.outside_transaction = *status == TRANSACTION_STATUS_IDLE;
+                    match self.pending_ready.checked_sub(1) {
+                        Some(pending) => self.pending_ready = pending,
+                        None => self.give_up(
+                            "a ReadyForQuery came from the server that nobody had asked for",
+                        ),
                     }
                 }
             }
-            b'S' => {
-                self.status.extend_from_slice(body);
-                if *ends
+            PQMSG_PARAMETER_STATUS => {
+                self.parameter_status.extend_from_slice(part.body);
+                if part.ends
                     && self
                         .settings
-                        .report(Bytes::from(std::mem::take(&mut self.status)))
+                        .report(Bytes::from(std::mem::take(&mut self.parameter_status)))
                         .is_err()
                 {
-                    self.lose("a ParameterStatus came from the server that the login did not have");
+                    self.give_up(
+                        "a ParameterStatus came from the server that the login did not have",
+                    );
                 }
             }
             _ => {}
@@ -148,80 +170,83 @@ impl IdleTracker {
 }
 
 impl Observer for IdleTracker {
-    fn from_client(&mut self, bytes: &[u8]) -> usize {
-        if self.goodbye > 0 {
-            self.hear_goodbye(bytes);
+    fn client_sent(&mut self, bytes: &[u8]) -> usize {
+        if self.terminate_bytes > 0 {
+            self.take_terminate(bytes);
             return 0;
         }
         let mut rest = bytes;
-        while self.lost.is_none() && !rest.is_empty() {
-            if self.client.are_at_a_boundary() && rest[0] == TERMINATE[0] {
+        while self.gave_up.is_none() && !rest.is_empty() {
+            if self.client.is_between_messages() && rest[0] == PQMSG_TERMINATE {
                 if !self.is_idle() {
-                    self.lose("the client left in the middle of something");
+                    self.give_up("the client left in the middle of something");
                     break;
                 }
-                self.hear_goodbye(rest);
+                self.take_terminate(rest);
                 return bytes.len() - rest.len();
             }
             match self.client.next(&mut rest) {
-                Ok(Some(Piece {
+                Ok(Some(MessagePart {
                     tag, begins: true, ..
-                })) => self.client_begins(tag),
+                })) => self.client_message_begins(tag),
                 Ok(_) => {}
-                Err(Malformed) => self.lose("a malformed message came from the client"),
+                Err(MalformedLength) => self.give_up("a malformed message came from the client"),
             }
         }
         bytes.len()
     }
 
-    fn from_server(&mut self, bytes: &[u8]) {
+    fn server_sent(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
-        while self.lost.is_none() && !rest.is_empty() {
+        while self.gave_up.is_none() && !rest.is_empty() {
             match self.server.next(&mut rest) {
-                Ok(Some(piece)) => {
-                    if piece.begins {
-                        self.server_begins(piece.tag, piece.length);
+                Ok(Some(part)) => {
+                    if part.begins {
+                        self.server_message_begins(part.tag, part.length);
                     }
-                    self.server_goes_on(&piece);
+                    self.server_message_goes_on(&part);
                 }
                 Ok(None) => {}
-                Err(Malformed) => self.lose("a malformed message came from the server"),
+                Err(MalformedLength) => self.give_up("a malformed message came from the server"),
             }
         }
     }
 }
 
-/// One direction, cut into messages.
+/// Finds the messages in the bytes of one direction, however these are cut.
 #[derive(Debug, Default)]
-struct Frames {
-    /// Type and length.
+struct MessageSplitter {
+    /// The type byte and the length field of the current message.
     head: [u8; 5],
-    /// How much of it there is.
+    /// How many bytes of `head` have come; 0 between two messages.
     filled: usize,
-    /// What is missing of the body.
+    /// How many bytes of the body are still to come.
     missing: usize,
 }
 
-/// What a chunk has of a message. Its first piece has the head and no body.
-struct Piece<'a> {
+/// As much of a message as a chunk of bytes has. The first part has the head and no body.
+struct MessagePart<'a> {
     tag: u8,
-    /// Of the body.
+    /// The length of the whole body.
     length: usize,
     begins: bool,
     body: &'a [u8],
     ends: bool,
 }
 
-/// A length that counts less than itself.
-struct Malformed;
+/// A length field that counts less than itself.
+struct MalformedLength;
 
-impl Frames {
-    fn are_at_a_boundary(&self) -> bool {
+impl MessageSplitter {
+    fn is_between_messages(&self) -> bool {
         self.filled == 0
     }
 
-    /// Takes the next piece off the front of `rest`; `None` when there is not enough of it.
-    fn next<'a>(&mut self, rest: &mut &'a [u8]) -> Result<Option<Piece<'a>>, Malformed> {
+    /// Takes the next part off the front of `rest`; `None` when the head is not complete yet.
+    fn next<'a>(
+        &mut self,
+        rest: &mut &'a [u8],
+    ) -> Result<Option<MessagePart<'a>>, MalformedLength> {
         let begins = self.filled < self.head.len();
         let mut body = &[][..];
         if begins {
@@ -241,7 +266,7 @@ impl Frames {
         if ends {
             self.filled = 0;
         }
-        Ok(Some(Piece {
+        Ok(Some(MessagePart {
             tag: self.head[0],
             length: self.length()?,
             begins,
@@ -250,12 +275,13 @@ impl Frames {
         }))
     }
 
-    fn length(&self) -> Result<usize, Malformed> {
+    /// The length of the current message's body.
+    fn length(&self) -> Result<usize, MalformedLength> {
         let [_, length @ ..] = self.head;
         u32::from_be_bytes(length)
             .checked_sub(4)
             .and_then(|length| usize::try_from(length).ok())
-            .ok_or(Malformed)
+            .ok_or(MalformedLength)
     }
 }
 
@@ -295,13 +321,13 @@ mod tests {
 
     static ENDLESS: [u8; MAX_BACKEND_MESSAGE + 1] = [b'x'; MAX_BACKEND_MESSAGE + 1];
 
-    const READY: Said = Server(b'Z', b"I");
-    const BYE: Said = Client(b'X', b"");
+    const READY_FOR_QUERY: Said = Server(b'Z', b"I");
+    const TERMINATE_SENT: Said = Client(b'X', b"");
 
-    /// What the observer makes of a session when its bytes come in chunks of these sizes, in turn; how
+    /// What the tracker makes of a session when its bytes come in chunks of these sizes, in turn; how
     /// many bytes were for the server.
     fn verdict(session: &[Said], chunks: &[usize]) -> (Result<Settings, &'static str>, usize) {
-        let mut observer = IdleTracker::new(settings());
+        let mut tracker = IdleTracker::new(settings());
         let (mut sizes, mut passed, mut gone) = (chunks.iter().cycle(), 0, false);
         let mut said = session.iter().peekable();
         while let Some(first) = said.next() {
@@ -320,19 +346,19 @@ mod tests {
                 let size = rest.len().min(*sizes.next().unwrap());
                 let chunk = take(&mut rest, size);
                 if client {
-                    let taken = observer.from_client(chunk);
+                    let taken = tracker.client_sent(chunk);
                     assert!(
                         !gone || taken == 0,
-                        "nothing is for the server after the goodbye"
+                        "nothing is for the server after Terminate"
                     );
                     gone |= taken < chunk.len();
                     passed += taken;
                 } else {
-                    observer.from_server(chunk);
+                    tracker.server_sent(chunk);
                 }
             }
         }
-        (observer.into_settings(), passed)
+        (tracker.into_settings(), passed)
     }
 
     #[track_caller]
@@ -362,14 +388,14 @@ mod tests {
 
     #[test]
     fn a_client_that_leaves_an_idle_session_leaves_it_to_others() {
-        assert_verdict(&[BYE], Ok(()));
+        assert_verdict(&[TERMINATE_SENT], Ok(()));
         assert_verdict(
             &[
                 Client(b'Q', b"select 1\0"),
                 Server(b'D', b"XXXX"),
                 Server(b'C', b"SELECT 1\0"),
-                READY,
-                BYE,
+                READY_FOR_QUERY,
+                TERMINATE_SENT,
             ],
             Ok(()),
         );
@@ -381,7 +407,10 @@ mod tests {
             Server(b'1', b""),
         ];
         assert_verdict(
-            &extended.into_iter().chain([READY, BYE]).collect::<Vec<_>>(),
+            &extended
+                .into_iter()
+                .chain([READY_FOR_QUERY, TERMINATE_SENT])
+                .collect::<Vec<_>>(),
             Ok(()),
         );
         // A pipeline: three answers are owed.
@@ -389,11 +418,11 @@ mod tests {
             Client(b'Q', b"a\0"),
             Client(b'Q', b"b\0"),
             Client(b'S', b""),
-            READY,
+            READY_FOR_QUERY,
             Server(b'E', b"\0"),
-            READY,
-            READY,
-            BYE,
+            READY_FOR_QUERY,
+            READY_FOR_QUERY,
+            TERMINATE_SENT,
         ];
         assert_verdict(&pipeline, Ok(()));
         let copy = [
@@ -401,8 +430,8 @@ mod tests {
             Server(b'G', b"\0\0\0"),
             Client(b'd', b"X\0\0\0\x04"),
             Client(b'c', b""),
-            READY,
-            BYE,
+            READY_FOR_QUERY,
+            TERMINATE_SENT,
         ];
         assert_verdict(&copy, Ok(()));
     }
@@ -412,8 +441,8 @@ mod tests {
         let session = [
             Client(b'Q', b"set\0"),
             Server(b'S', b"TimeZone\0Asia/Tokyo\0"),
-            READY,
-            BYE,
+            READY_FOR_QUERY,
+            TERMINATE_SENT,
         ];
         assert_eq!(
             verdict(&session, &[1])
@@ -428,12 +457,23 @@ mod tests {
     #[test]
     fn what_is_under_way_is_nobody_elses() {
         let middle = Err("the client left in the middle of something");
-        assert_verdict(&[Client(b'Q', b"a\0"), BYE], middle);
-        assert_verdict(&[Client(b'Q', b"a\0"), Server(b'Z', b"T"), BYE], middle);
-        assert_verdict(&[Client(b'Q', b"a\0"), Server(b'Z', b"E"), BYE], middle);
-        assert_verdict(&[Client(b'P', b"\0s\0\0\0"), BYE], middle);
+        assert_verdict(&[Client(b'Q', b"a\0"), TERMINATE_SENT], middle);
         assert_verdict(
-            &[Client(b'Q', b"a\0"), Client(b'S', b""), READY, BYE],
+            &[Client(b'Q', b"a\0"), Server(b'Z', b"T"), TERMINATE_SENT],
+            middle,
+        );
+        assert_verdict(
+            &[Client(b'Q', b"a\0"), Server(b'Z', b"E"), TERMINATE_SENT],
+            middle,
+        );
+        assert_verdict(&[Client(b'P', b"\0s\0\0\0"), TERMINATE_SENT], middle);
+        assert_verdict(
+            &[
+                Client(b'Q', b"a\0"),
+                Client(b'S', b""),
+                READY_FOR_QUERY,
+                TERMINATE_SENT,
+            ],
             middle,
         );
         // An error: the server skips the Query and answers the Sync.
@@ -443,8 +483,8 @@ mod tests {
                 Client(b'Q', b"a\0"),
                 Client(b'S', b""),
                 Server(b'E', b"\0"),
-                READY,
-                BYE,
+                READY_FOR_QUERY,
+                TERMINATE_SENT,
             ],
             middle,
         );
@@ -453,7 +493,7 @@ mod tests {
                 Client(b'Q', b"copy\0"),
                 Server(b'G', b"\0\0\0"),
                 Client(b'd', b"x"),
-                BYE,
+                TERMINATE_SENT,
             ],
             middle,
         );
@@ -464,8 +504,8 @@ mod tests {
             Server(b'G', b""),
             Client(b'c', b""),
             Client(b'S', b""),
-            READY,
-            BYE,
+            READY_FOR_QUERY,
+            TERMINATE_SENT,
         ];
         assert_verdict(&ignored, middle);
     }
@@ -474,53 +514,59 @@ mod tests {
     fn a_session_that_cannot_be_understood_is_nobody_elses() {
         for (session, reason) in [
             (
-                [BYE, Client(b'Q', b"\0")],
+                [TERMINATE_SENT, Client(b'Q', b"\0")],
                 "more than Terminate came from the client",
             ),
-            ([BYE, BYE], "more than Terminate came from the client"),
             (
-                [BYE, READY],
+                [TERMINATE_SENT, TERMINATE_SENT],
+                "more than Terminate came from the client",
+            ),
+            (
+                [TERMINATE_SENT, READY_FOR_QUERY],
                 "a ReadyForQuery came from the server that nobody had asked for",
             ),
             (
-                [READY, BYE],
+                [READY_FOR_QUERY, TERMINATE_SENT],
                 "a ReadyForQuery came from the server that nobody had asked for",
             ),
             (
-                [Client(b'd', b"x"), BYE],
+                [Client(b'd', b"x"), TERMINATE_SENT],
                 "COPY data came from the client outside COPY",
             ),
             (
-                [Client(b'y', b""), BYE],
+                [Client(b'y', b""), TERMINATE_SENT],
                 "a message of unknown type came from the client",
             ),
             (
-                [Client(b'p', b"x\0"), BYE],
+                [Client(b'p', b"x\0"), TERMINATE_SENT],
                 "a message of unknown type came from the client",
             ),
             (
-                [Server(b'Z', b""), BYE],
+                [Server(b'Z', b""), TERMINATE_SENT],
                 "a malformed ReadyForQuery came from the server",
             ),
             (
-                [Server(b'Z', b"II"), BYE],
+                [Server(b'Z', b"II"), TERMINATE_SENT],
                 "a malformed ReadyForQuery came from the server",
             ),
             (
-                [Server(b'S', &ENDLESS), BYE],
+                [Server(b'S', &ENDLESS), TERMINATE_SENT],
                 "an endless ParameterStatus came from the server",
             ),
             (
-                [Server(b'S', b"role\0x\0"), BYE],
+                [Server(b'S', b"role\0x\0"), TERMINATE_SENT],
                 "a ParameterStatus came from the server that the login did not have",
             ),
             (
-                [Server(b'A', b""), BYE],
+                [Server(b'A', b""), TERMINATE_SENT],
                 "the session listens to notifications",
             ),
-            ([Server(b'W', b""), BYE], "the session streams replication"),
             (
-                [Server(b'R', b""), BYE],
+                [Server(b'W', b""), TERMINATE_SENT],
+                "the session streams replication",
+            ),
+            (
+                [Server(b'R', b""), TERMINATE_SENT],
                 "a message of the login came from the server",
             ),
         ] {
@@ -534,33 +580,33 @@ mod tests {
             (true, "a malformed message came from the client"),
             (false, "a malformed message came from the server"),
         ] {
-            let mut observer = IdleTracker::new(settings());
+            let mut tracker = IdleTracker::new(settings());
             if client {
-                assert_eq!(observer.from_client(b"Q\0\0\0\x03X\0\0\0\x04"), 10);
+                assert_eq!(tracker.client_sent(b"Q\0\0\0\x03X\0\0\0\x04"), 10);
             } else {
-                observer.from_server(b"Z\0\0\0\x03");
+                tracker.server_sent(b"Z\0\0\0\x03");
             }
-            assert_eq!(observer.into_settings(), Err(reason));
+            assert_eq!(tracker.into_settings(), Err(reason));
         }
     }
 
     #[test]
-    fn a_goodbye_that_is_not_finished_is_none() {
-        let mut observer = IdleTracker::new(settings());
-        assert_eq!(observer.from_client(b"X\0\0"), 0);
+    fn a_terminate_that_is_not_finished_is_none() {
+        let mut tracker = IdleTracker::new(settings());
+        assert_eq!(tracker.client_sent(b"X\0\0"), 0);
         assert_eq!(
-            observer.into_settings(),
+            tracker.into_settings(),
             Err("the client left without Terminate")
         );
         assert_eq!(
             IdleTracker::new(settings()).into_settings(),
             Err("the client left without Terminate")
         );
-        let mut observer = IdleTracker::new(settings());
-        observer.from_client(b"X\0\0\0\x04");
-        observer.from_server(b"N\0");
+        let mut tracker = IdleTracker::new(settings());
+        tracker.client_sent(b"X\0\0\0\x04");
+        tracker.server_sent(b"N\0");
         assert_eq!(
-            observer.into_settings(),
+            tracker.into_settings(),
             Err("the server said something after Terminate")
         );
     }
@@ -581,22 +627,26 @@ mod tests {
             for _ in 0..random(6) {
                 match random(9) {
                     0..4 => {
-                        session.extend([Client(b'Q', b"select 1\0"), Server(b'T', b"XZX"), READY]);
+                        session.extend([
+                            Client(b'Q', b"select 1\0"),
+                            Server(b'T', b"XZX"),
+                            READY_FOR_QUERY,
+                        ]);
                     }
                     4 => session.extend([
                         Client(b'P', b""),
                         Client(b'S', b""),
                         Server(b'1', b""),
-                        READY,
+                        READY_FOR_QUERY,
                     ]),
                     5 => session
                         .extend([Server(b'S', b"TimeZone\0Asia/Tokyo\0"), Server(b'N', b"\0")]),
                     6 => session.push(Client(b'Q', b"begin\0")),
-                    7 => session.push(READY),
+                    7 => session.push(READY_FOR_QUERY),
                     _ => session.push(Client(b'S', b"")),
                 }
             }
-            session.extend((random(8) > 0).then_some(BYE));
+            session.extend((random(8) > 0).then_some(TERMINATE_SENT));
             session.extend((random(8) == 0).then_some(Client(b'Q', b"\0")));
             let whole = verdict(&session, &[usize::MAX]);
             reusable += usize::from(whole.0.is_ok());

@@ -1,4 +1,4 @@
-//! What the byte engine asks of a connection, in clear or over TLS.
+//! What does the byte engine need of a connection, with TLS or without?
 
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
@@ -11,13 +11,13 @@ use crate::tls::record::{MAX_PAYLOAD, RecordError, RecordOverhead};
 use crate::tls::stream::{PayloadSink, TlsStream};
 use crate::tls::unsent::Unsent;
 
-/// A connection that bytes are moved from and to.
+/// A connection from which and to which bytes are moved.
 pub trait Leg {
-    /// Receives what is there and hands it to `sink`. Ready with false: the peer has closed. What
-    /// the sink has got before an error is good.
+    /// Receives what is there and hands it to `sink`. It is ready with `false` when the peer has
+    /// closed. The bytes that the sink has got before an error are valid.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// When the connection has failed.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -25,39 +25,40 @@ pub trait Leg {
         sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>>;
 
-    /// Space around each payload of at most [`MAX_PAYLOAD`] bytes; `None`: bytes go out as they
-    /// are.
+    /// The space that sealing needs around each payload, which has at most [`MAX_PAYLOAD`] bytes.
+    /// `None` where bytes are sent as they are.
     fn record_overhead(&self) -> Option<RecordOverhead>;
 
-    /// Makes of the payload that stands in `slot` what is sent; its length. As [`TlsStream::seal`].
+    /// Turns the payload in `slot` into what is sent, and returns the length of that. See
+    /// [`TlsStream::seal`].
     ///
     /// # Errors
-    /// As [`TlsStream::seal`].
+    /// See [`TlsStream::seal`].
     fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError>;
 
-    /// Writes into `slot` what is to be sent behind a batch of sealed payloads; its length. As
-    /// [`TlsStream::update_key_if_due`].
+    /// Writes into `slot` what is to be sent behind a batch of sealed payloads, and returns its
+    /// length. See [`TlsStream::update_key_if_due`].
     ///
     /// # Errors
-    /// As [`TlsStream::update_key_if_due`].
+    /// See [`TlsStream::update_key_if_due`].
     fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, RecordError>;
 
-    /// Sends, and keeps what is not taken now.
+    /// Sends bytes, and keeps those that the connection does not take at the moment.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// When the connection has failed.
     fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()>;
 
-    /// Sends what was kept.
+    /// Sends the bytes that were kept. It is ready when there are none left.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// When the connection has failed.
     fn poll_send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Sends what was kept, and says that no more will come.
+    /// Sends the bytes that were kept, and closes the sending side.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// When the connection has failed.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
@@ -96,16 +97,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
     }
 }
 
-/// A connection in clear.
+/// A connection without TLS.
 pub struct PlainStream<T> {
     pub(super) io: T,
     unsent: Unsent,
-    /// More came the last time than one space has.
+    /// Whether the last time more bytes came than one payload has.
     is_busy: bool,
 }
 
 impl<T> PlainStream<T> {
-    /// Nothing has been read ahead of it.
+    /// Takes over a connection from which nothing has been read ahead.
     pub fn new(io: T) -> Self {
         Self {
             io,
@@ -115,28 +116,28 @@ impl<T> PlainStream<T> {
     }
 }
 
-/// A connection in clear that can be read into several places at a time.
-pub trait Socket: AsyncRead + AsyncWrite + Unpin {
-    /// As readv(2), and `WouldBlock` where there is nothing now.
+/// A connection from which bytes can be read into several buffers at once.
+pub trait TryReadVectored: AsyncRead + AsyncWrite + Unpin {
+    /// Reads as readv(2) does.
     ///
     /// # Errors
-    /// The connection is broken.
-    fn try_read_vectored(&self, places: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+    /// When the connection has failed, and `WouldBlock` when nothing is there at the moment.
+    fn try_read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
 }
 
-impl Socket for TcpStream {
-    fn try_read_vectored(&self, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        Self::try_read_vectored(self, places)
+impl TryReadVectored for TcpStream {
+    fn try_read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Self::try_read_vectored(self, buffers)
     }
 }
 
-impl Socket for UnixStream {
-    fn try_read_vectored(&self, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        Self::try_read_vectored(self, places)
+impl TryReadVectored for UnixStream {
+    fn try_read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Self::try_read_vectored(self, buffers)
     }
 }
 
-impl<T: Socket> Leg for PlainStream<T> {
+impl<T: TryReadVectored> Leg for PlainStream<T> {
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -144,7 +145,7 @@ impl<T: Socket> Leg for PlainStream<T> {
         sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>> {
         if self.is_busy {
-            // Its end or error will be met again below.
+            // The end of the file and errors are met again below.
             if let Ok(received @ 1..) = self.io.try_read_vectored(&mut sink.spaces()) {
                 self.is_busy = received > MAX_PAYLOAD;
                 sink.filled_spaces(received)?;

@@ -1,25 +1,24 @@
-//! Who may look at the bytes of a session while they pass.
+//! Who may look at the bytes of a session while they pass?
 
-/// Sees the bytes of a session as they pass.
-#[expect(
-    clippy::wrong_self_convention,
-    reason = "from says where the bytes come from"
-)]
+/// Looks at the bytes of a session while they pass. It cannot change them.
 pub trait Observer {
-    /// Bytes from the client, before they are sent. How many of them are for the server: fewer than
-    /// all of them means that the client has said goodbye there. From then on none are, and it is
-    /// shown what the client still sends.
-    fn from_client(&mut self, bytes: &[u8]) -> usize;
+    /// Is shown bytes that the client has sent, before they are sent on, and returns how many of
+    /// them are for the server.
+    ///
+    /// Fewer than all of them means that a `Terminate` begins behind those, with which the client
+    /// takes its leave. From then on nothing is sent to the server any more, and the observer is
+    /// shown whatever else the client sends.
+    fn client_sent(&mut self, bytes: &[u8]) -> usize;
 
-    /// Bytes from the server, before they are sent on.
-    fn from_server(&mut self, bytes: &[u8]);
+    /// Is shown bytes that the server has sent, before they are sent on.
+    fn server_sent(&mut self, bytes: &[u8]);
 }
 
-/// Nobody looks.
+/// Sessions that nobody observes.
 impl Observer for () {
-    fn from_client(&mut self, bytes: &[u8]) -> usize {
+    fn client_sent(&mut self, bytes: &[u8]) -> usize {
         bytes.len()
     }
 
-    fn from_server(&mut self, _: &[u8]) {}
+    fn server_sent(&mut self, _: &[u8]) {}
 }

@@ -1,4 +1,4 @@
-//! Payloads on their way into the records of the leg that sends them.
+//! Where are received bytes put, so that they can be sealed and sent from the same place?
 
 use std::io::{self, IoSliceMut};
 
@@ -6,54 +6,59 @@ use super::leg::Leg;
 use crate::tls::record::{MAX_CONTROL, MAX_PAYLOAD, RecordOverhead};
 use crate::tls::stream::PayloadSink;
 
-/// Collects what is received where it will be sealed and sent from: nothing is moved in memory on
-/// the way.
+/// Collects received payloads in the records in which they will be sent on. The bytes are not moved
+/// in memory on the way.
 ///
-/// Short payloads share a record; each record is sealed as soon as it is full.
+/// Short payloads share a record, and each record is sealed as soon as it is full.
 pub(super) struct RecordBuffer<'a, W, P> {
     out: &'a mut [u8],
     writer: &'a mut W,
-    layout: RecordOverhead,
-    /// Most bytes of payload between two seals.
-    most: usize,
-    /// Ready to be sent.
+    overhead: RecordOverhead,
+    /// The most payload bytes that one record takes.
+    max_payload: usize,
+    /// How many bytes at the beginning of `out` are sealed and ready to be sent.
     sealed: usize,
-    /// Bytes of the record that is being filled, behind `sealed` and the space in front of a
-    /// payload.
+    /// How many payload bytes the record has that is being filled. They stand behind `sealed` and
+    /// the space for what precedes a payload.
     filled: usize,
-    /// All payload so far.
+    /// How many payload bytes have been taken in so far.
     bytes: u64,
-    /// How many of the bytes just received are for the writer: those behind them are dropped.
-    pass: P,
-    goodbye: bool,
+    /// Is shown the bytes just received and returns how many of them are for the writer. Those
+    /// behind them are dropped.
+    observe: P,
+    has_terminate: bool,
 }
 
 impl<'a, W: Leg, P: FnMut(&[u8]) -> usize> RecordBuffer<'a, W, P> {
-    pub(super) fn new(out: &'a mut [u8], writer: &'a mut W, pass: P) -> Self {
-        let (layout, most) = writer
+    pub(super) fn new(out: &'a mut [u8], writer: &'a mut W, observe: P) -> Self {
+        let (overhead, max_payload) = writer
             .record_overhead()
-            .map_or((RecordOverhead::default(), usize::MAX), |layout| {
-                (layout, MAX_PAYLOAD)
+            .map_or((RecordOverhead::default(), usize::MAX), |overhead| {
+                (overhead, MAX_PAYLOAD)
             });
         Self {
             out,
             writer,
-            layout,
-            most,
+            overhead,
+            max_payload,
             sealed: 0,
             filled: 0,
             bytes: 0,
-            pass,
-            goodbye: false,
+            observe,
+            has_terminate: false,
         }
     }
 
-    /// Whether something was received that is not for the writer.
-    pub(super) fn goodbye(&self) -> bool {
-        self.goodbye
+    /// Whether the observer has seen a `Terminate`, which is not for the writer.
+    pub(super) fn has_terminate(&self) -> bool {
+        self.has_terminate
     }
 
-    /// Seals the last record: how many bytes of payload there are, and how long that is to be sent.
+    /// Seals the last record. Returns how many payload bytes there were, and how many bytes at the
+    /// beginning of the buffer are to be sent.
+    ///
+    /// # Errors
+    /// The writer's key cannot seal any more.
     pub(super) fn finish(mut self) -> io::Result<(u64, usize)> {
         self.seal()?;
         if self.sealed > 0 {
@@ -72,34 +77,34 @@ impl<'a, W: Leg, P: FnMut(&[u8]) -> usize> RecordBuffer<'a, W, P> {
         Ok(())
     }
 
-    /// Whether a payload of `length` can stand behind what is there, with one byte more for its
-    /// opening.
+    /// Whether a payload of `length` bytes has room behind what is there, with the one byte more
+    /// that opening a record needs.
     fn fits(&self, length: usize) -> bool {
-        let RecordOverhead { before, after } = self.layout;
+        let RecordOverhead { before, after } = self.overhead;
         self.sealed + before + self.filled + length + after + 1 + MAX_CONTROL <= self.out.len()
     }
 }
 
 impl<W: Leg, P: FnMut(&[u8]) -> usize> PayloadSink for RecordBuffer<'_, W, P> {
     fn space(&mut self, length: usize) -> Option<&mut [u8]> {
-        if self.filled.saturating_add(length) > self.most && self.seal().is_err() {
+        if self.filled.saturating_add(length) > self.max_payload && self.seal().is_err() {
             return None;
         }
         if !self.fits(length) {
             return None;
         }
-        let start = self.sealed + self.layout.before + self.filled;
+        let start = self.sealed + self.overhead.before + self.filled;
         Some(&mut self.out[start..=start + length])
     }
 
     fn filled(&mut self, length: usize) -> io::Result<()> {
-        self.take(self.sealed + self.layout.before + self.filled, length)
+        self.take(self.sealed + self.overhead.before + self.filled, length)
     }
 
     fn spaces(&mut self) -> Vec<IoSliceMut<'_>> {
         let used = self.sealed + self.filled;
         let end = self.out.len() - MAX_CONTROL;
-        let (stride, before) = (self.stride(), self.layout.before);
+        let (stride, before) = (self.stride(), self.overhead.before);
         let slots = self.out[used..end].chunks_exact_mut(stride);
         slots
             .map(|slot| IoSliceMut::new(&mut slot[before..before + MAX_PAYLOAD]))
@@ -110,7 +115,7 @@ impl<W: Leg, P: FnMut(&[u8]) -> usize> PayloadSink for RecordBuffer<'_, W, P> {
         let mut slot = self.sealed + self.filled;
         while length > 0 {
             let payload = length.min(MAX_PAYLOAD);
-            self.take(slot + self.layout.before, payload)?;
+            self.take(slot + self.overhead.before, payload)?;
             slot += self.stride();
             length -= payload;
         }
@@ -119,18 +124,18 @@ impl<W: Leg, P: FnMut(&[u8]) -> usize> PayloadSink for RecordBuffer<'_, W, P> {
 }
 
 impl<W: Leg, P: FnMut(&[u8]) -> usize> RecordBuffer<'_, W, P> {
-    /// From one full record to the next.
+    /// The distance from the beginning of a full record to the next one's.
     fn stride(&self) -> usize {
-        self.layout.before + MAX_PAYLOAD + self.layout.after
+        self.overhead.before + MAX_PAYLOAD + self.overhead.after
     }
 
-    /// Takes what stands at `start`, which is where the record that is being filled goes on.
+    /// Takes in the bytes at `start`, which is where the record that is being filled goes on.
     fn take(&mut self, start: usize, length: usize) -> io::Result<()> {
-        let passed = (self.pass)(&self.out[start..start + length]);
-        self.goodbye |= passed < length;
+        let passed = (self.observe)(&self.out[start..start + length]);
+        self.has_terminate |= passed < length;
         self.filled += passed;
         self.bytes += passed as u64;
-        if self.filled >= self.most {
+        if self.filled >= self.max_payload {
             self.seal()
         } else {
             Ok(())

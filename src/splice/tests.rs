@@ -1,4 +1,4 @@
-//! Any bytes, in any pieces, both ways at once, in clear and over TLS.
+//! Do all bytes arrive as they were sent, in any pieces, both ways at once, with TLS and without?
 
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
@@ -13,12 +13,12 @@ use tokio::io::{
 
 mod upstream_left_open;
 
-use super::leg::Socket;
+use super::leg::TryReadVectored;
 use super::*;
 use crate::tls::testing::{configs, our_client, our_server};
 
-/// A connection that takes and gives as many bytes at a time as it is told, in turns; with 0, none
-/// this time.
+/// A connection that takes and gives at most as many bytes at a time as `limits` says, in turns. A
+/// limit of 0 makes it pending once.
 struct Halting<T> {
     io: T,
     limits: Vec<usize>,
@@ -83,13 +83,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Halting<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Socket for Halting<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> TryReadVectored for Halting<T> {
     fn try_read_vectored(&self, _: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
-impl Socket for DuplexStream {
+impl TryReadVectored for DuplexStream {
     fn try_read_vectored(&self, _: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
@@ -118,7 +118,7 @@ async fn hear<T: AsyncRead + Unpin>(from: &mut T) -> Vec<u8> {
     heard
 }
 
-/// One session: how much each side says, in which pieces, and how the two connections of the proxy
+/// A session: how much each side says, in which pieces, and how the two connections of the proxy
 /// halt.
 #[derive(Debug, Clone)]
 struct Script {
@@ -225,7 +225,7 @@ fn run(future: impl Future<Output = ()>) {
         .block_on(future);
 }
 
-/// What the kernel would hold on the way.
+/// As many bytes as the kernel would hold on the way.
 const KERNEL: usize = 64 * 1024;
 
 proptest! {
@@ -255,7 +255,7 @@ proptest! {
     }
 }
 
-/// One of each form of record.
+/// One cipher suite for each form of record.
 static SUITES: [SupportedCipherSuite; 4] = [
     cipher_suite::TLS13_AES_256_GCM_SHA384,
     cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
@@ -285,7 +285,7 @@ async fn a_client_that_reads_slowly_holds_one_buffer_and_stops_the_server() {
         written = flood => written,
     };
     assert!(
-        written < SEND + 128 * 1024,
+        written < SEND_BUFFER + 128 * 1024,
         "{written} bytes taken from the server for a client that reads none"
     );
     drop(client);

@@ -1,4 +1,4 @@
-//! What a observer that hears a goodbye makes of a splice.
+//! What happens to the server's connection when an observer has seen the client's goodbye?
 
 use std::task::Poll;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::super::{Leg, Observer, PlainStream, Side, splice};
 
-/// A client says goodbye with an exclamation mark.
+/// An observer for which the client says goodbye with an exclamation mark.
 #[derive(Default)]
 struct Exclamation {
     behind: Vec<u8>,
@@ -16,7 +16,7 @@ struct Exclamation {
 }
 
 impl Observer for Exclamation {
-    fn from_client(&mut self, bytes: &[u8]) -> usize {
+    fn client_sent(&mut self, bytes: &[u8]) -> usize {
         let taken = if self.heard {
             0
         } else {
@@ -30,7 +30,7 @@ impl Observer for Exclamation {
         taken
     }
 
-    fn from_server(&mut self, bytes: &[u8]) {
+    fn server_sent(&mut self, bytes: &[u8]) {
         self.from_server.extend(bytes);
     }
 }
@@ -46,7 +46,7 @@ type Spliced = tokio::task::JoinHandle<(
     Option<PlainStream<DuplexStream>>,
 )>;
 
-/// A splice between a client's socket and a server's that hold this many bytes.
+/// Starts a splice between a client's socket and a server's that hold this many bytes each.
 fn start(client_room: usize, server_room: usize) -> (Ends, Spliced) {
     let ((client, near_client), (server, near_server)) = (duplex(client_room), duplex(server_room));
     let task = tokio::spawn(async move {

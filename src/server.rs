@@ -19,6 +19,7 @@ use crate::client::authenticate::PasswordChecker;
 use crate::client::penalty::Penalties;
 use crate::config::{Address, Config, Listener, Target, User};
 use crate::credentials::Broker;
+use crate::error::chain;
 use crate::governor::Governor;
 use crate::metrics::Metrics;
 use crate::places::Places;
@@ -315,7 +316,7 @@ async fn keep_current(certificates: &[Arc<ListenerTls>], reload: &Notify) {
                 }
                 Ok(false) => *reported = None,
                 Err(error) => {
-                    let text = error.to_string();
+                    let text = chain(&error);
                     if asked || reported.as_ref() != Some(&text) {
                         tracing::error!(certificate = %file, error = text, "certificate cannot be read again; the old one stays in use");
                     }

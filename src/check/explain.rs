@@ -5,7 +5,7 @@ use std::io;
 use super::{Failure, engine};
 use crate::config::{AwsIdentity, Endpoint, region_of_host};
 use crate::credentials::{AwsError, AwsErrorReason, Caller, Search, clock_in_words, search};
-use crate::error::Refusal;
+use crate::error::{Refusal, chain};
 use crate::route::Route;
 use crate::tls::TlsFailure;
 use crate::upstream::connect::ConnectError;
@@ -232,8 +232,8 @@ fn tls(failure: &TlsFailure, attempt: Attempt<'_>) -> Failure {
             ("the certificate's time is over".to_string(), "renew it in the server; RDS does when the instance's CA is rotated".to_string())
         }
         (TlsFailure::NotYetValid, None) => ("the certificate's time has not begun".to_string(), SET_THE_CLOCK.to_string()),
-        (TlsFailure::Certificate(_) | TlsFailure::Corrupt(_) | TlsFailure::Alert(_) | TlsFailure::Io(_), _) => (
-            failure.to_string(),
+        (TlsFailure::Certificate(_) | TlsFailure::NoCertificate | TlsFailure::Corrupt(_) | TlsFailure::Alert(_) | TlsFailure::Io(_), _) => (
+            chain(failure),
             "see whether host and port are the server's own, and what stands between (load balancer, tunnel, pooler)".to_string(),
         ),
     };

@@ -143,7 +143,7 @@ async fn encrypted(
     direct: bool,
 ) -> Result<NegotiatedConnection, LoginError> {
     let secured = acceptor.accept(tcp).await.map_err(LoginError::TlsFailed)?;
-    if direct && !secured.spoke_postgresql {
+    if direct && !secured.has_postgresql_alpn {
         // Without the name, a browser could be made to speak to this port: PostgreSQL 17 refuses it
         // too.
         return Err(LoginError::TlsFailed(io::Error::other(

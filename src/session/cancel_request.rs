@@ -10,6 +10,7 @@ use super::Shared;
 use crate::cancel::{Destination, Forward, Meant};
 use crate::client::stream::ClientAddr;
 use crate::config::{Listener, Target};
+use crate::error::chain;
 use crate::upstream::connect::{resolve, server_name};
 use crate::upstream::{self};
 use crate::wire::backend::BackendKey;
@@ -101,6 +102,7 @@ async fn send(
             acted
         }
         Err(error) => {
+            let error = chain(&error);
             tracing::warn!(%client, target = target.name, %upstream, pid, %error, "cancel request not forwarded");
             true
         }

@@ -2,8 +2,8 @@
 //! have it after a reset? To tell, it follows where messages begin and end.
 //!
 //! It errs on one side only. Whatever it does not understand or cannot count makes it give up for
-//! the rest of the session, which then passes as if nobody observed it. It keeps the type and length
-//! of one message in each direction, and at most one `ParameterStatus`.
+//! the rest of the session, which then passes as if nobody observed it. It keeps the type and
+//! length of one message in each direction, and at most one `ParameterStatus`.
 //!
 //! `Query`, `Sync` and `FunctionCall` are answered by one `ReadyForQuery` each. A server may send
 //! fewer, since it ignores `Sync` during COPY and everything up to `Sync` after an error, but never
@@ -324,8 +324,8 @@ mod tests {
     const READY_FOR_QUERY: Said = Server(b'Z', b"I");
     const TERMINATE_SENT: Said = Client(b'X', b"");
 
-    /// What the tracker makes of a session when its bytes come in chunks of these sizes, in turn; how
-    /// many bytes were for the server.
+    /// What the tracker makes of a session when its bytes come in chunks of these sizes, in turn;
+    /// how many bytes were for the server.
     fn verdict(session: &[Said], chunks: &[usize]) -> (Result<Settings, &'static str>, usize) {
         let mut tracker = IdleTracker::new(settings());
         let (mut sizes, mut passed, mut gone) = (chunks.iter().cycle(), 0, false);

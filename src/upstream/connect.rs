@@ -56,9 +56,10 @@ pub enum ConnectError {
         error: io::Error,
     },
     /// The handshake failed.
-    #[error("TLS with {address}: {failure}")]
+    #[error("TLS with {address}")]
     Tls {
         address: SocketAddr,
+        #[source]
         failure: TlsFailure,
     },
 }
@@ -214,7 +215,7 @@ impl Reached {
             Ok(Err(failure)) => Err(ConnectError::Tls { address, failure }),
             Err(_) => Err(ConnectError::Tls {
                 address,
-                failure: TlsFailure::Io("timed out".to_string()),
+                failure: TlsFailure::Io(io::Error::new(io::ErrorKind::TimedOut, "timed out")),
             }),
         }
     }

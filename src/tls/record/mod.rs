@@ -1,9 +1,9 @@
-//! The record layer of an open connection: rustls shakes hands and derives keys, records are opened
-//! and sealed here.
+//! How are the records of an open connection opened and sealed, once rustls has done the handshake?
 //!
-//! Its own, because rustls copies each record twice and keeps buffers for idle connections. What
-//! TLS asks of it beside that: key updates (RFC 8446 §4.6.3) when the peer wants one and before a
-//! key has sealed too much (§5.5), alerts (§6), and an end that cannot be forged, `close_notify`.
+//! The proxy has a record layer of its own, because that of rustls copies each record twice and
+//! keeps buffers for idle connections. rustls derives the keys. TLS also asks for key updates
+//! (RFC 8446 §4.6.3), on request and before a key has sealed too much (§5.5), for alerts (§6), and
+//! for an end that cannot be forged, `close_notify`.
 
 mod post_handshake;
 mod traffic_key;
@@ -13,175 +13,188 @@ use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
 
-use post_handshake::{PeerRequest, PostHandshakeMessages};
+use post_handshake::{KEY_UPDATE, PeerRequest, PostHandshakeMessages};
 use traffic_key::TrafficKey;
 
-/// Content type, version, length.
+/// The length of a record's header, in bytes: content type, version and length.
 pub(super) const HEADER: usize = 5;
-/// Most bytes of payload in a record.
+/// The most payload bytes that a record has: RFC 8446 §5.1.
 pub const MAX_PAYLOAD: usize = 1 << 14;
-/// Most bytes that a record may have, its header included: RFC 5246 §6.2.3 for TLS 1.2.
+/// The most bytes that a record may have, with its header: RFC 5246 §6.2.3, for TLS 1.2.
 pub const MAX_RECORD: usize = HEADER + MAX_PAYLOAD + 2048;
-/// The same for TLS 1.3: RFC 8446 §5.2.
-const MAX_RECORD_13: usize = HEADER + MAX_PAYLOAD + 256;
-/// Space for a sealed alert or `KeyUpdate`, whatever the cipher.
+/// The most bytes that a record of TLS 1.3 may have, with its header: RFC 8446 §5.2.
+const MAX_RECORD_TLS13: usize = HEADER + MAX_PAYLOAD + 256;
+/// The space for a sealed alert or `KeyUpdate`, in bytes, with any cipher.
 pub const MAX_CONTROL: usize = 64;
-/// RecordLayer in a row that carry nothing: a peer that sends more only wants to keep us busy.
-const MAX_EMPTY: u8 = 32;
+/// How many records in a row may carry nothing. A peer that sends more only wants to keep the proxy
+/// busy.
+const MAX_EMPTY_RECORDS: u8 = 32;
+/// How often a peer may ask for renegotiation, which is declined each time.
+const MAX_RENEGOTIATIONS: u8 = 32;
 
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
+// Content types: RFC 8446 §5.1.
+const CHANGE_CIPHER_SPEC: u8 = 0x14;
+const ALERT: u8 = 0x15;
+const HANDSHAKE: u8 = 0x16;
+const APPLICATION_DATA: u8 = 0x17;
 
-const WARNING: u8 = 1;
-const FATAL: u8 = 2;
-const CLOSE_NOTIFY: u8 = 0;
-const USER_CANCELED: u8 = 90;
-const NO_RENEGOTIATION: u8 = 100;
-/// `KeyUpdate`: type, length, `update_not_requested`.
-const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+// Levels of alerts: RFC 8446 §6.
+const WARNING: u8 = 0x01;
+const FATAL: u8 = 0x02;
 
-/// Why a connection cannot go on. `Display` is for the log.
+// Descriptions of alerts: RFC 8446 §6, RFC 5246 §7.2.
+const CLOSE_NOTIFY: u8 = 0x00;
+const UNEXPECTED_MESSAGE: u8 = 0x0a;
+const BAD_RECORD_MAC: u8 = 0x14;
+const RECORD_OVERFLOW: u8 = 0x16;
+const INTERNAL_ERROR: u8 = 0x50;
+const USER_CANCELED: u8 = 0x5a;
+const NO_RENEGOTIATION: u8 = 0x64;
+
+/// A `KeyUpdate` message that asks for none in return: type, length, `update_not_requested`.
+const KEY_UPDATE_NOT_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
+
+/// Why a TLS connection cannot go on. `Display` is for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// A record is not what the peer sealed.
+    /// A record is not as the peer has sealed it.
     #[error("received a TLS record that is corrupt or forged")]
     BadRecordMac,
     /// A record is longer than TLS allows.
     #[error("received a TLS record that is too long")]
     RecordOverflow,
-    /// What came has no place here.
+    /// The peer has sent something that has no place here.
     #[error("received {0} on a TLS connection")]
     Unexpected(&'static str),
-    /// The peer ended the connection for this reason.
+    /// The peer has ended the connection with an alert of this description.
     #[error("received fatal TLS alert {0}")]
     Alert(u8),
-    /// The key has sealed as much as it may, and TLS 1.2 has no way to a new one.
+    /// The key has sealed as much as it may, and TLS 1.2 has no means to replace it.
     #[error("the TLS 1.2 key of the connection is used up")]
-    Exhausted,
-    /// Keys that this record layer does not know.
+    KeyExhausted,
+    /// rustls has negotiated a version or cipher that this record layer does not support.
     #[error("unsupported TLS version or cipher")]
     Unsupported,
 }
 
 impl RecordError {
-    /// What the peer is told.
-    fn alert(self) -> u8 {
+    /// The description of the alert that the peer is sent.
+    fn alert_description(self) -> u8 {
         match self {
-            Self::BadRecordMac => 20,
-            Self::RecordOverflow => 22,
-            Self::Unexpected(_) => 10,
-            Self::Alert(_) | Self::Exhausted => CLOSE_NOTIFY,
-            Self::Unsupported => 80,
+            Self::BadRecordMac => BAD_RECORD_MAC,
+            Self::RecordOverflow => RECORD_OVERFLOW,
+            Self::Unexpected(_) => UNEXPECTED_MESSAGE,
+            Self::Alert(_) | Self::KeyExhausted => CLOSE_NOTIFY,
+            Self::Unsupported => INTERNAL_ERROR,
         }
     }
 }
 
 impl From<RecordError> for std::io::Error {
-    fn from(fault: RecordError) -> Self {
-        Self::new(std::io::ErrorKind::InvalidData, fault)
+    fn from(error: RecordError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
     }
 }
 
-/// Space that a record takes besides its payload.
+/// The space that a sealed record takes around its payload, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RecordOverhead {
-    /// In front of it.
+    /// The space in front of the payload.
     pub before: usize,
-    /// Behind it.
+    /// The space behind the payload.
     pub after: usize,
 }
 
-/// What a record had.
+/// The contents of an opened record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
-    /// This many bytes for the application.
+    /// So many bytes for the application.
     Data(usize),
     /// Nothing for the application.
     Nothing,
-    /// The peer will send no more.
+    /// The peer's `close_notify`: it will send no more.
     CloseNotify,
 }
 
-/// What gives new keys.
+/// Derives the next keys, which is still left to rustls.
 enum KeySchedule {
     Client(KernelConnection<ClientConnectionData>),
     Server(KernelConnection<ServerConnectionData>),
 }
 
 impl KeySchedule {
-    fn next_to_open(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+    fn next_opening_secrets(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
         match self {
-            Self::Client(kernel) => kernel.update_rx_secret(),
-            Self::Server(kernel) => kernel.update_rx_secret(),
+            Self::Client(connection) => connection.update_rx_secret(),
+            Self::Server(connection) => connection.update_rx_secret(),
         }
     }
 
-    fn next_to_seal(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+    fn next_sealing_secrets(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
         match self {
-            Self::Client(kernel) => kernel.update_tx_secret(),
-            Self::Server(kernel) => kernel.update_tx_secret(),
+            Self::Client(connection) => connection.update_tx_secret(),
+            Self::Server(connection) => connection.update_tx_secret(),
         }
     }
 }
 
-/// Both directions of an open connection.
+/// The record layer of an open connection, for both directions.
 pub struct RecordLayer {
     opening_key: TrafficKey,
     sealing_key: TrafficKey,
-    kernel: KeySchedule,
-    tls13: bool,
+    key_schedule: KeySchedule,
+    is_tls13: bool,
     messages: PostHandshakeMessages,
-    empty: u8,
-    /// An answer that TLS wants from us, once there is a way for it.
-    owed: Option<PeerRequest>,
-    declined: u8,
+    /// How many records in a row have carried nothing.
+    empty_records: u8,
+    /// The request of the peer that has still to be answered.
+    pending_answer: Option<PeerRequest>,
+    declined_renegotiations: u8,
 }
 
 impl RecordLayer {
-    /// Takes over from a client's finished handshake.
+    /// Takes over a connection whose handshake the proxy has finished as the client.
     ///
     /// # Errors
-    /// The handshake is not finished, or its configuration does not let secrets be extracted.
+    /// When the handshake is not finished, or its configuration does not allow to extract secrets.
     pub(super) fn from_client_handshake(
         connection: UnbufferedClientConnection,
     ) -> Result<Self, rustls::Error> {
-        let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
-        let version = kernel.protocol_version();
-        Self::new(&secrets, version, KeySchedule::Client(kernel))
+        let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
+        let version = connection.protocol_version();
+        Self::new(&secrets, version, KeySchedule::Client(connection))
     }
 
-    /// Takes over from a server's finished handshake.
+    /// Takes over a connection whose handshake the proxy has finished as the server.
     ///
     /// # Errors
-    /// As [`RecordLayer::from_client_handshake`].
+    /// The same as those of [`RecordLayer::from_client_handshake`].
     pub(super) fn from_server_handshake(
         connection: UnbufferedServerConnection,
     ) -> Result<Self, rustls::Error> {
-        let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
-        let version = kernel.protocol_version();
-        Self::new(&secrets, version, KeySchedule::Server(kernel))
+        let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
+        let version = connection.protocol_version();
+        Self::new(&secrets, version, KeySchedule::Server(connection))
     }
 
     fn new(
         secrets: &ExtractedSecrets,
         version: ProtocolVersion,
-        kernel: KeySchedule,
+        key_schedule: KeySchedule,
     ) -> Result<Self, rustls::Error> {
         let key = |secrets| {
             TrafficKey::new(version, secrets)
-                .map_err(|fault| rustls::Error::General(fault.to_string()))
+                .map_err(|error| rustls::Error::General(error.to_string()))
         };
         Ok(Self {
             opening_key: key(&secrets.rx)?,
             sealing_key: key(&secrets.tx)?,
-            kernel,
-            tls13: version == ProtocolVersion::TLSv1_3,
+            key_schedule,
+            is_tls13: version == ProtocolVersion::TLSv1_3,
             messages: PostHandshakeMessages::default(),
-            empty: 0,
-            owed: None,
-            declined: 0,
+            empty_records: 0,
+            pending_answer: None,
+            declined_renegotiations: 0,
         })
     }
 
@@ -190,16 +203,16 @@ impl RecordLayer {
         self.sealing_key.update_key_after(records);
     }
 
-    /// Space that a sealed record takes besides its payload.
+    /// The space that a sealed record takes around its payload.
     pub fn record_overhead(&self) -> RecordOverhead {
         self.sealing_key.record_overhead()
     }
 
-    /// Length of the record that `input` begins with; `None` when it is not there as a whole.
+    /// The length of the record with which `input` begins; `None` when it has not come completely.
     ///
     /// # Errors
-    /// It is no record, or one that is too long, which is known before it has come.
-    pub fn complete(&self, input: &[u8]) -> Result<Option<usize>, RecordError> {
+    /// When the bytes are no record, or one that is too long, which its header tells.
+    pub fn complete_record(&self, input: &[u8]) -> Result<Option<usize>, RecordError> {
         let Some(header) = input.first_chunk::<HEADER>() else {
             return Ok(None);
         };
@@ -208,8 +221,8 @@ impl RecordLayer {
         }
         let length = HEADER + usize::from(u16::from_be_bytes([header[3], header[4]]));
         if length
-            > if self.tls13 {
-                MAX_RECORD_13
+            > if self.is_tls13 {
+                MAX_RECORD_TLS13
             } else {
                 MAX_RECORD
             }
@@ -219,20 +232,20 @@ impl RecordLayer {
         Ok(Some(length).filter(|length| *length <= input.len()))
     }
 
-    /// How long the payload of a complete record is at most, itself never more than
+    /// The most bytes that the payload of a complete record can have, which is never more than
     /// [`MAX_PAYLOAD`].
     ///
     /// # Errors
-    /// No payload makes a record of this length.
+    /// When no payload makes a record of this length.
     pub fn max_payload_of(&self, record: &[u8]) -> Result<usize, RecordError> {
         self.opening_key.max_payload_of(record)
     }
 
     /// Opens a complete record into `out`, and acts on it where it is not for the application.
-    /// `out` has space for [`RecordLayer::max_payload_of`] it and one byte more.
+    /// `out` has room for [`RecordLayer::max_payload_of`] the record and one byte more.
     ///
     /// # Errors
-    /// [`RecordError`]: nothing of the record may be used, and the connection is over.
+    /// [`RecordError`]; nothing of the record may be used then, and the connection is over.
     /// [`RecordLayer::seal_alert`] tells the peer.
     pub fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened, RecordError> {
         let (content, length) = self.opening_key.open(record, out)?;
@@ -244,42 +257,43 @@ impl RecordLayer {
         let payload = &out[..length];
         match content {
             APPLICATION_DATA if length > 0 => {
-                self.empty = 0;
+                self.empty_records = 0;
                 return Ok(Opened::Data(length));
             }
             APPLICATION_DATA => {}
             HANDSHAKE => match self.messages.read(
                 payload,
-                self.tls13,
-                matches!(self.kernel, KeySchedule::Server(_)),
+                self.is_tls13,
+                matches!(self.key_schedule, KeySchedule::Server(_)),
             )? {
                 Some(asked @ PeerRequest::KeyUpdate { answer }) => {
                     let secrets = self
-                        .kernel
-                        .next_to_open()
+                        .key_schedule
+                        .next_opening_secrets()
                         .map_err(|_| RecordError::Unsupported)?;
                     self.opening_key = TrafficKey::new(self.version(), &secrets)?;
                     if answer {
-                        // One answer serves all that were asked for since the last: RFC 8446
-                        // §4.6.3.
-                        self.owed = Some(asked);
+                        // One answer serves all requests since the last answer: RFC 8446 §4.6.3.
+                        self.pending_answer = Some(asked);
                     }
                 }
-                Some(PeerRequest::Renegotiation) if self.declined == MAX_EMPTY => {
+                Some(PeerRequest::Renegotiation)
+                    if self.declined_renegotiations == MAX_RENEGOTIATIONS =>
+                {
                     return Err(RecordError::Unexpected(
                         "too many attempts at renegotiation",
                     ));
                 }
                 Some(asked @ PeerRequest::Renegotiation) => {
-                    self.declined += 1;
-                    self.owed = Some(asked);
+                    self.declined_renegotiations += 1;
+                    self.pending_answer = Some(asked);
                 }
                 None => {}
             },
             ALERT => match *payload {
                 [_, CLOSE_NOTIFY] => return Ok(Opened::CloseNotify),
                 [_, USER_CANCELED] => {}
-                [WARNING, _] if !self.tls13 => {}
+                [WARNING, _] if !self.is_tls13 => {}
                 [_, description] => return Err(RecordError::Alert(description)),
                 _ => return Err(RecordError::Unexpected("a malformed alert")),
             },
@@ -289,8 +303,8 @@ impl RecordLayer {
                 ));
             }
         }
-        self.empty += 1;
-        if self.empty > MAX_EMPTY {
+        self.empty_records += 1;
+        if self.empty_records > MAX_EMPTY_RECORDS {
             Err(RecordError::Unexpected(
                 "too many records that carry nothing",
             ))
@@ -299,44 +313,48 @@ impl RecordLayer {
         }
     }
 
-    /// Seals `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind
-    /// [`RecordOverhead::before`]; the length of the record.
+    /// Seals the `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind
+    /// [`RecordOverhead::before`] bytes of space. Returns the length of the record, which begins
+    /// where `slot` does.
     ///
     /// # Errors
-    /// [`RecordError::Exhausted`].
+    /// [`RecordError::KeyExhausted`].
     pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError> {
-        if self.sealing_key.update_is_due() && !self.tls13 {
-            return Err(RecordError::Exhausted);
+        if self.sealing_key.update_is_due() && !self.is_tls13 {
+            return Err(RecordError::KeyExhausted);
         }
         self.sealing_key.seal(APPLICATION_DATA, slot, payload)
     }
 
-    /// To be called between batches of records, well below as many as are left to a key that has
-    /// sealed as much as it should: replaces that, and writes what says so into `slot`, which has
-    /// [`MAX_CONTROL`] bytes. Its length; 0 most of the time.
+    /// Replaces a key that has sealed as much as it should, and writes the record that says so into
+    /// `slot`, which has [`MAX_CONTROL`] bytes. Returns the length of that record, which is 0 most
+    /// of the time.
+    ///
+    /// This must be called between batches of records, which are far shorter than what such a key
+    /// may still seal.
     ///
     /// # Errors
-    /// [`RecordError::Exhausted`].
+    /// [`RecordError::KeyExhausted`].
     pub fn update_key_if_due(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
-        if self.sealing_key.update_is_due() && self.tls13 {
+        if self.sealing_key.update_is_due() && self.is_tls13 {
             self.update_key(slot)
         } else {
             Ok(0)
         }
     }
 
-    /// Whether TLS wants an answer from us.
-    pub fn owes(&self) -> bool {
-        self.owed.is_some()
+    /// Whether a request of the peer has still to be answered.
+    pub fn has_pending_answer(&self) -> bool {
+        self.pending_answer.is_some()
     }
 
-    /// Appends the answer that TLS wants from us.
+    /// Appends the answer to the peer's last request, if there is one.
     ///
     /// # Errors
-    /// [`RecordError::Exhausted`].
+    /// [`RecordError::KeyExhausted`].
     pub fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
         let mut slot = [0; MAX_CONTROL];
-        let length = match self.owed.take() {
+        let length = match self.pending_answer.take() {
             None => return Ok(()),
             Some(PeerRequest::KeyUpdate { .. }) => self.update_key(&mut slot)?,
             Some(PeerRequest::Renegotiation) => {
@@ -347,23 +365,23 @@ impl RecordLayer {
         Ok(())
     }
 
-    /// Appends `close_notify`: we will send no more.
+    /// Appends `close_notify`, which says that nothing more will be sent.
     ///
     /// # Errors
-    /// [`RecordError::Exhausted`].
+    /// [`RecordError::KeyExhausted`].
     pub fn seal_close_notify(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
         self.alert([WARNING, CLOSE_NOTIFY], out)
     }
 
-    /// Appends the alert that tells the peer of a fault.
+    /// Appends the alert that tells the peer of an error, unless the peer itself has sent one.
     ///
     /// # Errors
-    /// [`RecordError::Exhausted`].
-    pub fn seal_alert(&mut self, fault: RecordError, out: &mut Vec<u8>) -> Result<(), RecordError> {
-        if matches!(fault, RecordError::Alert(_)) {
+    /// [`RecordError::KeyExhausted`].
+    pub fn seal_alert(&mut self, error: RecordError, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        if matches!(error, RecordError::Alert(_)) {
             return Ok(());
         }
-        self.alert([FATAL, fault.alert()], out)
+        self.alert([FATAL, error.alert_description()], out)
     }
 
     fn alert(&mut self, alert: [u8; 2], out: &mut Vec<u8>) -> Result<(), RecordError> {
@@ -373,12 +391,12 @@ impl RecordLayer {
         Ok(())
     }
 
-    /// Says that the next key seals what follows, and takes it.
+    /// Writes a `KeyUpdate` into `slot`, and seals with the next key from then on.
     fn update_key(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
-        let length = self.control(slot, HANDSHAKE, &KEY_UPDATE)?;
+        let length = self.control(slot, HANDSHAKE, &KEY_UPDATE_NOT_REQUESTED)?;
         let secrets = self
-            .kernel
-            .next_to_seal()
+            .key_schedule
+            .next_sealing_secrets()
             .map_err(|_| RecordError::Unsupported)?;
         self.sealing_key = TrafficKey::new(self.version(), &secrets)?;
         Ok(length)
@@ -396,7 +414,7 @@ impl RecordLayer {
     }
 
     fn version(&self) -> ProtocolVersion {
-        if self.tls13 {
+        if self.is_tls13 {
             ProtocolVersion::TLSv1_3
         } else {
             ProtocolVersion::TLSv1_2

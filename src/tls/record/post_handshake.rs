@@ -1,39 +1,48 @@
-//! Handshake messages that come after the handshake.
+//! Which handshake messages may come after the handshake, and what do they ask for? (RFC 8446 §4.6)
 
 use super::RecordError;
 
-const HELLO_REQUEST: u8 = 0;
-const CLIENT_HELLO: u8 = 1;
-const NEW_SESSION_TICKET: u8 = 4;
-const KEY_UPDATE: u8 = 24;
-/// A ticket has at most this many bytes (RFC 8446 §4.6.1); nothing else that may come is longer.
-const MAX_MESSAGE: usize = 65535 + 64 * 1024;
+// Types of handshake messages: RFC 8446 §4, RFC 5246 §7.4.
+const HELLO_REQUEST: u8 = 0x00;
+const CLIENT_HELLO: u8 = 0x01;
+const NEW_SESSION_TICKET: u8 = 0x04;
+pub(super) const KEY_UPDATE: u8 = 0x18;
+/// The longest message that is accepted, in bytes: a session ticket with its extensions (RFC 8446
+/// §4.6.1), than which nothing else that may come is longer.
+const MAX_HANDSHAKE_MESSAGE: usize = 65535 + 64 * 1024;
 
-/// What a message asks for.
+/// What a message of the peer asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PeerRequest {
-    /// Use the next key to open what follows, and to seal as well where `answer`.
+    /// The peer's next key opens what follows. Where `answer` is set, the peer wants this side to
+    /// change its key too.
     KeyUpdate { answer: bool },
-    /// Shake hands once more, which TLS 1.2 allows us to decline.
+    /// The peer wants another handshake, which TLS 1.2 allows to decline.
     Renegotiation,
 }
 
-/// Where in a message the last record ended.
+/// Follows the handshake messages of one direction over the boundaries of records.
 #[derive(Debug, Default)]
 pub(super) struct PostHandshakeMessages {
+    /// The type and the length of the message that has begun.
     head: [u8; 4],
-    have: usize,
-    /// Bytes of a session ticket, which is of no use here, that are still to come.
+    /// How many bytes of `head` have come.
+    filled: usize,
+    /// How many bytes are still to come of a message that is skipped, such as a session ticket.
     skip: usize,
 }
 
 impl PostHandshakeMessages {
-    /// Whether a message has begun and not ended: nothing else may come in between.
+    /// Whether a message has begun and not ended. Nothing else may come before its end.
     pub(super) fn in_message(&self) -> bool {
-        self.have > 0 || self.skip > 0
+        self.filled > 0 || self.skip > 0
     }
 
-    /// Reads the payload of one record.
+    /// Takes in the payload of one record, and returns what it asks for. `server` says that the
+    /// proxy is the server of the connection.
+    ///
+    /// # Errors
+    /// When the messages are malformed, or have no place after the handshake.
     pub(super) fn read(
         &mut self,
         mut payload: &[u8],
@@ -43,7 +52,7 @@ impl PostHandshakeMessages {
         if payload.is_empty() {
             return Err(RecordError::Unexpected("an empty handshake record"));
         }
-        let mut asked = None;
+        let mut request = None;
         while !payload.is_empty() {
             if self.skip > 0 {
                 let skipped = self.skip.min(payload.len());
@@ -51,40 +60,40 @@ impl PostHandshakeMessages {
                 payload = &payload[skipped..];
                 continue;
             }
-            let taken = (self.head.len() - self.have).min(payload.len());
-            self.head[self.have..self.have + taken].copy_from_slice(&payload[..taken]);
-            self.have += taken;
+            let taken = (self.head.len() - self.filled).min(payload.len());
+            self.head[self.filled..self.filled + taken].copy_from_slice(&payload[..taken]);
+            self.filled += taken;
             payload = &payload[taken..];
-            if self.have < self.head.len() {
+            if self.filled < self.head.len() {
                 break;
             }
             let [kind, high, middle, low] = self.head;
             let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-            self.have = 0;
+            self.filled = 0;
             match kind {
-                NEW_SESSION_TICKET if tls13 && !server && length <= MAX_MESSAGE => {
+                NEW_SESSION_TICKET if tls13 && !server && length <= MAX_HANDSHAKE_MESSAGE => {
                     self.skip = length;
                 }
                 KEY_UPDATE if tls13 => {
-                    // The message before new keys ends its record: what follows is sealed with
-                    // them.
-                    let &[request @ (0 | 1)] = payload else {
+                    // A KeyUpdate must be the end of its record, since what follows it is sealed
+                    // with the new key.
+                    let &[update_requested @ (0 | 1)] = payload else {
                         return Err(RecordError::Unexpected("a malformed KeyUpdate"));
                     };
-                    if length != 1 || asked.is_some() {
+                    if length != 1 || request.is_some() {
                         return Err(RecordError::Unexpected("a malformed KeyUpdate"));
                     }
-                    asked = Some(PeerRequest::KeyUpdate {
-                        answer: request == 1,
+                    request = Some(PeerRequest::KeyUpdate {
+                        answer: update_requested == 1,
                     });
                     payload = &[];
                 }
                 HELLO_REQUEST if !tls13 && !server && length == 0 => {
-                    asked = Some(PeerRequest::Renegotiation);
+                    request = Some(PeerRequest::Renegotiation);
                 }
-                CLIENT_HELLO if !tls13 && server && length <= MAX_MESSAGE => {
+                CLIENT_HELLO if !tls13 && server && length <= MAX_HANDSHAKE_MESSAGE => {
                     self.skip = length;
-                    asked = Some(PeerRequest::Renegotiation);
+                    request = Some(PeerRequest::Renegotiation);
                 }
                 _ => {
                     return Err(RecordError::Unexpected(
@@ -93,6 +102,6 @@ impl PostHandshakeMessages {
                 }
             }
         }
-        Ok(asked)
+        Ok(request)
     }
 }

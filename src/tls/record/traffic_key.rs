@@ -1,5 +1,6 @@
-//! One direction's key: opens or seals single records (RFC 8446 §5, RFC 5246 §6.2, RFC 5288, RFC
-//! 7905).
+//! How does the key of one direction open or seal a record?
+//!
+//! Sources: RFC 8446 §5 for TLS 1.3; RFC 5246 §6.2, RFC 5288 and RFC 7905 for TLS 1.2.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
@@ -8,16 +9,16 @@ use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 
 use super::{APPLICATION_DATA, HEADER, MAX_PAYLOAD, RecordError, RecordOverhead};
 
-/// Authentication tag of each of the three AEADs.
+/// The length of the authentication tag of all three AEADs, in bytes.
 const TAG: usize = 16;
-/// The part of a nonce that TLS 1.2 with GCM sends along.
+/// The length of the part of a nonce that TLS 1.2 with GCM sends along, in bytes.
 const EXPLICIT_NONCE: usize = 8;
-/// Inner content type of TLS 1.3.
+/// The length of the inner content type of TLS 1.3, in bytes.
 const INNER_TYPE: usize = 1;
-/// How many records an AES-GCM key seals before it is replaced: RFC 8446 §5.5 gives 2^24.5.
-const GCM_RECORDS: u64 = 1 << 24;
+/// How many records an AES-GCM key seals before it is replaced. RFC 8446 §5.5 allows 2^24.5.
+const MAX_GCM_RECORDS: u64 = 1 << 24;
 
-/// How records look.
+/// The forms that records have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RecordFormat {
     Tls13,
@@ -25,12 +26,13 @@ enum RecordFormat {
     Tls12Chacha,
 }
 
-/// A key with the number of its next record.
+/// A key, and the sequence number of the next record that it opens or seals.
 pub(super) struct TrafficKey {
     aead: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
-    /// The last record but a few that it may seal.
+    /// The sequence number from which on the key should be replaced. It may still seal a few
+    /// thousand records then.
     limit: u64,
     form: RecordFormat,
 }
@@ -41,8 +43,12 @@ impl TrafficKey {
         (sequence, secrets): &(u64, ConnectionTrafficSecrets),
     ) -> Result<Self, RecordError> {
         let (algorithm, key, iv, limit): (&'static Algorithm, _, _, _) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, GCM_RECORDS),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, GCM_RECORDS),
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => {
+                (&AES_128_GCM, key, iv, MAX_GCM_RECORDS)
+            }
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => {
+                (&AES_256_GCM, key, iv, MAX_GCM_RECORDS)
+            }
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
                 (&CHACHA20_POLY1305, key, iv, u64::MAX)
             }
@@ -71,7 +77,7 @@ impl TrafficKey {
         })
     }
 
-    /// Whether the key must be replaced before it seals many more.
+    /// Whether the key must be replaced before it seals many more records.
     pub(super) fn update_is_due(&self) -> bool {
         self.sequence >= self.limit
     }
@@ -98,8 +104,8 @@ impl TrafficKey {
         }
     }
 
-    /// Seals the payload that stands behind the space for what comes before it, in place; the
-    /// length of the whole record.
+    /// Seals the payload that stands in `slot` behind the space for what precedes it, in place.
+    /// Returns the length of the whole record.
     pub(super) fn seal(
         &mut self,
         content: u8,
@@ -138,13 +144,19 @@ impl TrafficKey {
         let tag = self
             .aead
             .seal_in_place_separate_tag(nonce, Aad::from(aad), body)
-            .map_err(|_| RecordError::Exhausted)?;
+            .map_err(|_| RecordError::KeyExhausted)?;
         rest.copy_from_slice(tag.as_ref());
-        self.sequence = self.sequence.checked_add(1).ok_or(RecordError::Exhausted)?;
+        self.sequence = self
+            .sequence
+            .checked_add(1)
+            .ok_or(RecordError::KeyExhausted)?;
         Ok(length)
     }
 
-    /// How long the payload of a whole record is at most. Fails on a length that no payload has.
+    /// The most bytes that the payload of a whole record can have.
+    ///
+    /// # Errors
+    /// When no payload makes a record of this length.
     pub(super) fn max_payload_of(&self, record: &[u8]) -> Result<usize, RecordError> {
         let RecordOverhead { before, after } = self.record_overhead();
         let payload = record
@@ -158,8 +170,8 @@ impl TrafficKey {
         }
     }
 
-    /// Opens a whole record into `out`, which has space for [`TrafficKey::max_payload_of`] it and one byte
-    /// more: content type, and length of the payload.
+    /// Opens a whole record into `out`, which has room for [`TrafficKey::max_payload_of`] the
+    /// record and one byte more. Returns the content type and the length of the payload.
     pub(super) fn open(
         &mut self,
         record: &[u8],
@@ -192,11 +204,14 @@ impl TrafficKey {
                 out,
             )
             .map_err(|_| RecordError::BadRecordMac)?;
-        self.sequence = self.sequence.checked_add(1).ok_or(RecordError::Exhausted)?;
+        self.sequence = self
+            .sequence
+            .checked_add(1)
+            .ok_or(RecordError::KeyExhausted)?;
         if self.form != RecordFormat::Tls13 {
             return Ok((outer, space));
         }
-        // Behind the content type there may be padding.
+        // Behind the content type, which is never 0, there may be padding.
         match out.iter().rposition(|byte| *byte != 0) {
             Some(payload) => Ok((out[payload], payload)),
             None => Err(RecordError::Unexpected("a record without a content type")),
@@ -212,7 +227,7 @@ impl TrafficKey {
     }
 }
 
-/// What is authenticated besides the payload.
+/// The additional data that is authenticated together with the payload.
 struct AssociatedData {
     bytes: [u8; 13],
     length: usize,

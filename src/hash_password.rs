@@ -1,31 +1,29 @@
-//! `pg-iam-proxy hash-password`: turns a password into the verifier that a configuration holds.
+//! How does a password become the verifier that a configuration holds? `pg-iam-proxy hash-password`
+//! prints it.
 
 use std::io::{self, BufRead, IsTerminal};
 
 use crate::random;
 use crate::secret::Secret;
-use crate::verifier::{ITERATIONS, SALT_LENGTH, ScramVerifier};
+use crate::verifier::{DEFAULT_ITERATIONS, SALT_LENGTH, ScramVerifier};
+use crate::wire::password::{MAX_CLIENT_PASSWORD_BYTES, check_password};
 
-/// What fits into a password message of PostgreSQL's longest length, 65 535, beside that length and
-/// the NUL.
-const MAX_PASSWORD: usize = 65_530;
-
-/// Asks for a password, twice and unseen, where there is a terminal; else takes the first line of
-/// standard input.
+/// Prompts for a password, twice and without echo, where standard input is a terminal. Otherwise
+/// the password is the first line of standard input.
 ///
 /// # Errors
-/// There is no password, the two differ, or no client could send it.
+/// When there is no password, the two differ, or no client could send it.
 pub fn run() -> io::Result<String> {
     let stdin = io::stdin();
     let password = if stdin.is_terminal() {
-        ask()?
+        prompt_twice()?
     } else {
         read_line(stdin.lock())?
     };
     verifier(&password)
 }
 
-fn ask() -> io::Result<Secret> {
+fn prompt_twice() -> io::Result<Secret> {
     let first = Secret::new(rpassword::prompt_password("Password: ")?);
     let second = Secret::new(rpassword::prompt_password("Again: ")?);
     if first == second {
@@ -37,12 +35,13 @@ fn ask() -> io::Result<Secret> {
 
 fn read_line(input: impl BufRead) -> io::Result<Secret> {
     let mut line = Vec::new();
-    // Room for one byte too many, and for the end of the line.
+    // This has room for one byte too many, from which its excess is seen, and for the end of the
+    // line.
     input
-        .take(MAX_PASSWORD as u64 + 3)
+        .take(MAX_CLIENT_PASSWORD_BYTES as u64 + 3)
         .read_until(b'\n', &mut line)?;
     if line.pop_if(|last| *last == b'\n').is_some() {
-        // A file from Windows.
+        // A file from Windows ends its lines with both.
         line.pop_if(|last| *last == b'\r');
     }
     Ok(Secret::new(line))
@@ -50,23 +49,9 @@ fn read_line(input: impl BufRead) -> io::Result<Secret> {
 
 fn verifier(password: &Secret) -> io::Result<String> {
     let password = password.expose();
-    if password.is_empty() {
-        return Err(io::Error::other(
-            "the password is empty: libpq takes an empty password for none",
-        ));
-    }
-    if password.contains(&0) {
-        return Err(io::Error::other(
-            "the password has a NUL in it, which no client can send",
-        ));
-    }
-    if password.len() > MAX_PASSWORD {
-        return Err(io::Error::other(
-            "the password is longer than a client can send",
-        ));
-    }
+    check_password(password).map_err(io::Error::other)?;
     let salt = random::bytes::<SALT_LENGTH>().to_vec();
-    Ok(ScramVerifier::from_password(password, ITERATIONS, salt).to_string())
+    Ok(ScramVerifier::from_password(password, DEFAULT_ITERATIONS, salt).to_string())
 }
 
 #[cfg(test)]
@@ -119,9 +104,9 @@ mod tests {
             hashed(b"a\0b").unwrap_err(),
             "the password has a NUL in it, which no client can send"
         );
-        assert!(hashed(&vec![b'x'; MAX_PASSWORD]).is_ok());
+        assert!(hashed(&vec![b'x'; MAX_CLIENT_PASSWORD_BYTES]).is_ok());
         assert_eq!(
-            hashed(&vec![b'x'; MAX_PASSWORD + 1]).unwrap_err(),
+            hashed(&vec![b'x'; MAX_CLIENT_PASSWORD_BYTES + 1]).unwrap_err(),
             "the password is longer than a client can send"
         );
         assert_eq!(

@@ -93,7 +93,7 @@
 //!   after its login.
 //! - **Deliberately absent:** pooling of statements, rewriting of queries, any knowledge of the
 //!   protocol after `ReadyForQuery` (but for where messages end, in sessions that may be used
-//!   again: `splice::Boundaries`), any way to hand a credential to a client.
+//!   again: `splice::IdleTracker`), any way to hand a credential to a client.
 //!
 //! ## Where things could surprise
 //!
@@ -148,4 +148,4 @@ mod verifier;
 pub mod wire;
 
 // For tests/fuzz.
-pub use splice::{Boundaries, Watch};
+pub use splice::{IdleTracker, Observer};

@@ -1,11 +1,12 @@
-//! Random bytes that nobody can guess: nonces, salts, keys, session ids.
+//! Where do nonces, salts, keys and session ids come from? They are random bytes that nobody can
+//! guess.
 
 use aws_lc_rs::rand;
 
-/// Bytes of the provider's generator.
+/// Returns `N` bytes of the crypto provider's random generator.
 ///
 /// # Panics
-/// Where the system has no randomness to give, which it says at the start of a process or never.
+/// When the system has no randomness to give, which shows itself when a process starts, or never.
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).expect("the system's random generator works");

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cancel::Cancels;
-use crate::client::authenticate::Judge;
+use crate::client::authenticate::PasswordChecker;
 use crate::client::penalty::Penalties;
 use crate::config::{
     Address, Config, Limits as LimitSettings, Listener as ListenerSettings, User as UserSettings,
@@ -26,7 +26,7 @@ use crate::registry::Registry;
 use crate::secret::Secret;
 use crate::status::Status;
 use crate::target::Target;
-use crate::verifier::{ITERATIONS, Verifier};
+use crate::verifier::{DEFAULT_ITERATIONS, Verifier};
 
 /// What lives as long as the process.
 pub struct Runtime {
@@ -69,7 +69,7 @@ pub struct Snapshot {
     /// Sessions of the whole proxy.
     pub limit: Limit,
     /// Checks the passwords of clients.
-    pub judge: Judge,
+    pub password_checker: PasswordChecker,
 }
 
 /// A listening address with what is behind it.
@@ -142,7 +142,7 @@ impl Snapshot {
                 .entry(settings.name.clone())
                 .or_insert_with(|| Arc::new(Target::new(settings.clone(), &identities, metrics)));
         }
-        let judge = Judge::new(
+        let password_checker = PasswordChecker::new(
             mock_secret(config.cancel_key.as_ref()),
             usual_iterations(config.users.values()),
         );
@@ -162,7 +162,7 @@ impl Snapshot {
             targets,
             limit: Limit::new("limits.max_sessions", Some(config.limits.max_sessions)),
             limits: config.limits,
-            judge,
+            password_checker,
         }
     }
 
@@ -239,5 +239,5 @@ fn usual_iterations<'a>(users: impl Iterator<Item = &'a Arc<UserSettings>>) -> N
     counts
         .into_iter()
         .max_by_key(|&(iterations, users)| (users, iterations))
-        .map_or(ITERATIONS, |(iterations, _)| iterations)
+        .map_or(DEFAULT_ITERATIONS, |(iterations, _)| iterations)
 }

@@ -18,13 +18,14 @@ impl Secret {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The bytes themselves. The name is long so that every use is seen in review.
+    /// The bytes themselves. The method has this name so that a review sees every use of it.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// Takes the same time wherever they differ, so that nobody can guess them byte by byte.
+/// The comparison takes the same time wherever the two differ, so nobody can guess a secret byte by
+/// byte.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         are_equal(self.expose(), other.expose())

@@ -1,8 +1,9 @@
-//! What is stored instead of a password, in the two forms of PostgreSQL's `pg_authid`.
+//! What is stored instead of a password? One of the two forms that PostgreSQL's `pg_authid` has.
 //!
 //! `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` serves SCRAM and cleartext logins,
-//! `md5<32 digits>` serves MD5 and cleartext ones. Who reads a SCRAM verifier still has to guess
-//! the password; who reads an MD5 one can log in with it. Neither is printed by `Debug`.
+//! `md5<32 digits>` serves MD5 and cleartext ones. Somebody who reads a SCRAM verifier still has to
+//! guess the password; somebody who reads an MD5 verifier can log in with it. `Debug` output shows
+//! neither.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,34 +16,35 @@ use md5::{Digest, Md5};
 
 use crate::secret::{Secret, are_equal};
 
-/// PostgreSQL's default (`scram_iterations`).
-pub const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero");
-/// PostgreSQL's length of a salt in bytes (`SCRAM_DEFAULT_SALT_LEN`).
+/// The iterations of a new verifier: PostgreSQL's default (`scram_iterations`).
+pub const DEFAULT_ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("it is not zero");
+/// The length of a new verifier's salt, in bytes: PostgreSQL's `SCRAM_DEFAULT_SALT_LEN`.
 pub const SALT_LENGTH: usize = 16;
 
-/// Most iterations of a verifier: a cleartext login computes them here, and these take a processor
-/// a third of a second. OWASP asks for 600 000; libpq and JDBC clients of today refuse more than
-/// 100 000 in a SCRAM login.
-const MAX_ITERATIONS: u32 = 1_000_000;
-/// Longest salt of a verifier, SHA-256's block length.
-const MAX_SALT: usize = 64;
-/// Length of each key.
+/// The most iterations that a verifier in the configuration may have. A cleartext login computes
+/// them here, which takes a processor a third of a second. OWASP asks for 600 000; the libpq and
+/// JDBC clients of today refuse more than 100 000 in a SCRAM login.
+const MAX_STORED_ITERATIONS: u32 = 1_000_000;
+/// The longest salt that a verifier in the configuration may have, in bytes: a block of SHA-256.
+const MAX_STORED_SALT_LENGTH: usize = 64;
+/// The length of each of a verifier's keys, in bytes.
 const KEY_LENGTH: usize = digest::SHA256_OUTPUT_LEN;
 
 /// What is stored instead of a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verifier {
-    /// `SCRAM-SHA-256$…`
+    /// `SCRAM-SHA-256$…`, for SCRAM and cleartext logins.
     Scram(ScramVerifier),
-    /// `md5…`
+    /// `md5…`, for MD5 and cleartext logins.
     Md5(Md5Verifier),
 }
 
 impl Verifier {
-    /// Reads either form.
+    /// Parses either form.
     ///
     /// # Errors
-    /// What to write instead; never what was written, which may be a password.
+    /// A text that says what to write instead. It never repeats what was written, which may be a
+    /// password.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if let Some(fields) = text.strip_prefix("SCRAM-SHA-256$") {
             ScramVerifier::parse(fields).map(Self::Scram)
@@ -56,26 +58,27 @@ impl Verifier {
     }
 }
 
-/// Keys of SCRAM-SHA-256 (RFC 5802 §3).
+/// The keys of SCRAM-SHA-256 (RFC 5802 §3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScramVerifier {
-    /// Told to every client that asks.
+    /// The iteration count, which every client is told that asks for it.
     pub iterations: NonZeroU32,
-    /// Told to every client that asks.
+    /// The salt, which every client is told that asks for it.
     pub salt: Vec<u8>,
     stored_key: Secret,
     server_key: Secret,
 }
 
 impl ScramVerifier {
-    /// Computes the keys, which takes the time that the iterations take.
+    /// Computes the keys of a password. This takes as long as the iterations take, which is
+    /// milliseconds.
     pub fn from_password(password: &[u8], iterations: NonZeroU32, salt: Vec<u8>) -> Self {
         let mut salted = [0; KEY_LENGTH];
         pbkdf2::derive(
             pbkdf2::PBKDF2_HMAC_SHA256,
             iterations,
             &salt,
-            &normalised(password),
+            &saslprep_or_raw(password),
             &mut salted,
         );
         let salted = Secret::new(salted);
@@ -90,8 +93,8 @@ impl ScramVerifier {
         }
     }
 
-    /// One that no password matches, for a user who has none.
-    pub fn of_nobody(iterations: NonZeroU32, salt: Vec<u8>) -> Self {
+    /// A verifier that no password matches, for a user who has no password.
+    pub fn matching_no_password(iterations: NonZeroU32, salt: Vec<u8>) -> Self {
         let key = Secret::new([0; KEY_LENGTH]);
         Self {
             iterations,
@@ -101,10 +104,10 @@ impl ScramVerifier {
         }
     }
 
-    /// Whether this is the password. Takes the time that the iterations take, whatever the answer.
+    /// Whether this is the password. It takes as long as the iterations take, whatever the answer.
     pub fn matches(&self, password: &[u8]) -> bool {
-        // The key by which a SCRAM login is judged: a verifier put together from two passwords
-        // cannot accept both.
+        // A SCRAM login is checked by the same key, so a verifier that somebody has put together
+        // from those of two passwords does not accept both.
         are_equal(
             self.stored_key.expose(),
             Self::from_password(password, self.iterations, self.salt.clone())
@@ -113,8 +116,8 @@ impl ScramVerifier {
         )
     }
 
-    /// Whether the proof was made with this verifier's password, for this exchange: RFC 5802 §3,
-    /// `ClientProof`.
+    /// Whether a proof was made with this verifier's password and for this exchange: `ClientProof`
+    /// of RFC 5802 §3.
     pub fn proves(&self, proof: &[u8], exchange: &[u8]) -> bool {
         let signature = hmac_sha256(&self.stored_key, exchange);
         if proof.len() != signature.as_ref().len() {
@@ -133,7 +136,8 @@ impl ScramVerifier {
         )
     }
 
-    /// What tells the client that we know its verifier: RFC 5802 §3, `ServerSignature`.
+    /// The signature that proves to the client that the proxy knows its verifier: `ServerSignature`
+    /// of RFC 5802 §3.
     pub fn signature(&self, exchange: &[u8]) -> hmac::Tag {
         hmac_sha256(&self.server_key, exchange)
     }
@@ -144,17 +148,17 @@ impl ScramVerifier {
             .split_once('$')
             .and_then(|(head, keys)| Some((head.split_once(':')?, keys.split_once(':')?)))
             .ok_or(form)?;
-        // `parse` would take a sign.
+        // `str::parse` would accept a sign.
         if iterations.is_empty() || !iterations.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(form);
         }
         let iterations = iterations
             .parse()
             .ok()
-            .filter(|count: &NonZeroU32| count.get() <= MAX_ITERATIONS)
+            .filter(|count: &NonZeroU32| count.get() <= MAX_STORED_ITERATIONS)
             .ok_or("a SCRAM verifier has 1 to 1000000 iterations")?;
         let salt = STANDARD.decode(salt).map_err(|_| form)?;
-        if !(1..=MAX_SALT).contains(&salt.len()) {
+        if !(1..=MAX_STORED_SALT_LENGTH).contains(&salt.len()) {
             return Err("the salt of a SCRAM verifier has 1 to 64 bytes");
         }
         let key = |text| match STANDARD.decode(text).map(Secret::new) {
@@ -171,7 +175,7 @@ impl ScramVerifier {
     }
 }
 
-/// As it is written in a file.
+/// Writes the verifier as the configuration has it.
 impl fmt::Display for ScramVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [salt, stored_key, server_key] = [
@@ -188,12 +192,12 @@ impl fmt::Display for ScramVerifier {
     }
 }
 
-/// MD5 of password and user name, as 32 hexadecimal digits.
+/// The MD5 hash of the password and the user's name, as 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Md5Verifier(Secret);
 
 impl Md5Verifier {
-    /// Computes it.
+    /// Computes the hash.
     pub fn from_password(user: &str, password: &[u8]) -> Self {
         Self(Secret::new(md5_digits(&[password, user.as_bytes()])))
     }
@@ -206,7 +210,7 @@ impl Md5Verifier {
         )
     }
 
-    /// Whether this answers an `AuthenticationMD5Password` with this salt.
+    /// Whether this is the right answer to an `AuthenticationMD5Password` with this salt.
     pub fn answers(&self, salt: [u8; 4], answer: &[u8]) -> bool {
         are_equal(
             format!("md5{}", md5_digits(&[self.0.expose(), &salt])).as_bytes(),
@@ -215,7 +219,8 @@ impl Md5Verifier {
     }
 
     fn parse(digits: &str) -> Result<Self, &'static str> {
-        // Lower case, as PostgreSQL writes them: the digits are what is hashed with the salt.
+        // The digits must be in lower case, as PostgreSQL writes them, since they themselves are
+        // hashed with the salt.
         if digits.len() == 32
             && digits
                 .bytes()
@@ -230,9 +235,9 @@ impl Md5Verifier {
     }
 }
 
-/// `SASLprep` where the password has one, else its bytes as they are: clients do the same, since
-/// the encoding is unknown.
-fn normalised(password: &[u8]) -> Cow<'_, [u8]> {
+/// The password after `SASLprep` (RFC 4013) where that is defined for it, and otherwise its bytes
+/// as they are. PostgreSQL and its clients do the same, since they do not know the encoding.
+fn saslprep_or_raw(password: &[u8]) -> Cow<'_, [u8]> {
     match std::str::from_utf8(password)
         .ok()
         .and_then(|text| stringprep::saslprep(text).ok())
@@ -261,9 +266,9 @@ fn md5_digits(parts: &[&[u8]]) -> String {
 mod tests {
     use super::*;
 
-    /// Made by PostgreSQL 15 for the password `pencil`.
+    /// PostgreSQL 15 has made this for the password `pencil`.
     const PENCIL: &str = "SCRAM-SHA-256$4096:PlgQOD9gi62hACYn+ytEzw==$NpU/7WzoAqg0pq/0vBq/RaBMjj2q28iYSsI0bfq5DEg=:QhfEcnQlXI/kXJ5LjW7w8T3lSeNuLoqpLgY3Wcm85lk=";
-    /// The same for the user `bob`.
+    /// PostgreSQL 15 has made this for the same password of the user `bob`.
     const PENCIL_MD5: &str = "md5e4f70fb0b8f2745aa7a69557c80cbd0c";
 
     fn scram(text: &str) -> ScramVerifier {
@@ -288,26 +293,27 @@ mod tests {
             assert!(!verifier.matches(wrong), "{wrong:?}");
         }
         assert_eq!(
-            ScramVerifier::from_password(b"pencil", ITERATIONS, verifier.salt.clone()).to_string(),
+            ScramVerifier::from_password(b"pencil", DEFAULT_ITERATIONS, verifier.salt.clone())
+                .to_string(),
             PENCIL
         );
     }
 
-    /// Each made by PostgreSQL 15.
+    /// PostgreSQL 15 has made each of these.
     #[test]
     fn passwords_are_normalised_as_postgresql_does() {
         for (password, verifier) in [
-            // SASLprep maps it to "IX IX x".
+            // SASLprep maps this one to "IX IX x".
             (
                 "I\u{ad}X \u{2168}\u{a0}x",
                 "SCRAM-SHA-256$4096:ayFht7pDYb6sJyPuJOtWjA==$k/NhBUB3VbYfTfCTLolO15x0sDAQuAD1VYhfogpWOvc=:/7fCIGV3k/+gcSo/v6urwUVoZgeYRr2Q0EWeWm8RgGs=",
             ),
-            // Nothing is left.
+            // SASLprep leaves nothing of this one.
             (
                 "\u{ad}",
                 "SCRAM-SHA-256$4096:RLqGaIw9KF6B+jrKyOkmUQ==$RhfgXJoO5xb1Yagyc1eIIdTrrEivpz4l0ez23bfz2yk=:5ECN0G6dVea+2NZYEOiH1JVDDaXOnffnxLGkig//z7w=",
             ),
-            // Prohibited characters.
+            // SASLprep prohibits characters of these two.
             (
                 "a\u{7}\u{ad}",
                 "SCRAM-SHA-256$4096:4ZxDZ6Twao09fx5Rh75EJg==$7jCg4JBf02BpVpMU9Mj1+9f38Z/wf2OeUCJ3OQ3UM5w=:iRy0wcu5fA40o5N86Y8JIHkVIrXbmXyzmxiJQQtqZvc=",
@@ -401,8 +407,8 @@ mod tests {
     }
 
     #[test]
-    fn nobodys_verifier_matches_nothing() {
-        let nobody = ScramVerifier::of_nobody(ITERATIONS, vec![0; SALT_LENGTH]);
+    fn a_verifier_without_a_password_matches_nothing() {
+        let nobody = ScramVerifier::matching_no_password(DEFAULT_ITERATIONS, vec![0; SALT_LENGTH]);
         assert!(
             !nobody.matches(b"") && !nobody.matches(b"pencil") && !nobody.proves(&[0; 32], b"")
         );

@@ -224,7 +224,7 @@ impl Steps<'_> {
             .secure(name, &self.target.tls)
             .await
             .map_err(|error| explain::connect(&error, login))?;
-        let details = match connection.certificate.facts() {
+        let details = match connection.certificate.details() {
             Some(certificate) => certificate_details(&certificate),
             None => StepDetails::ok("verified", json!({})),
         };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::authenticate::Method;
+use super::authenticate::ExchangeMethod;
 use crate::tls::CertificateNames;
 
 /// A client that has proved who it is.
@@ -22,7 +22,7 @@ pub enum AuthenticationMethod {
     /// Not at all: it is believed because of where it is.
     Trust,
     /// By a password.
-    Password(Method),
+    Password(ExchangeMethod),
     /// By a certificate with these names.
     Certificate(CertificateNames),
     /// By the operating system's word for it.
@@ -34,9 +34,9 @@ impl fmt::Display for AuthenticationMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Trust => f.write_str("trust"),
-            Self::Password(Method::ScramSha256) => f.write_str("scram-sha-256"),
-            Self::Password(Method::Md5) => f.write_str("md5"),
-            Self::Password(Method::Cleartext) => f.write_str("password"),
+            Self::Password(ExchangeMethod::ScramSha256) => f.write_str("scram-sha-256"),
+            Self::Password(ExchangeMethod::Md5) => f.write_str("md5"),
+            Self::Password(ExchangeMethod::Cleartext) => f.write_str("password"),
             Self::Certificate(names) => {
                 let names: Vec<_> = names.iter().collect();
                 write!(f, "cert ({})", names.join(", "))

@@ -15,7 +15,7 @@ use super::stream::{ClientStream, Security};
 use super::version;
 use crate::config::ClientTls;
 use crate::error::{ErrorKind, LoginError, Refusal};
-use crate::tls::listener::{ListenerTls, Secured};
+use crate::tls::listener::{AcceptedTls, ListenerTls};
 use crate::wire::Violation;
 use crate::wire::startup::{CancelRequest, Packet, StartupMessage, read_packet};
 
@@ -23,7 +23,7 @@ use crate::wire::startup::{CancelRequest, Packet, StartupMessage, read_packet};
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What the client wants.
-pub enum Wish {
+pub enum ClientRequest {
     /// A session: a speakable version, and a user name.
     Session(StartupMessage),
     /// Another session's query cancelled.
@@ -31,20 +31,20 @@ pub enum Wish {
 }
 
 /// A connection that has said what it wants, or has not.
-pub struct Negotiated {
+pub struct NegotiatedConnection {
     /// The connection as it is protected now.
     pub stream: ClientStream,
     /// What is known of the client by it.
     pub security: Security,
     /// What it wants, or how it ends.
-    pub wish: Result<Wish, LoginError>,
+    pub request: Result<ClientRequest, LoginError>,
 }
 
 /// Negotiates encryption with a TCP client, and reads the packet that decides.
 ///
 /// # Errors
 /// The connection cannot even be answered any more.
-pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, LoginError> {
+pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<NegotiatedConnection, LoginError> {
     let mut first = [0];
     let direct = tcp
         .peek(&mut first)
@@ -56,7 +56,7 @@ pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Logi
         return encrypted(tcp, acceptor, true).await;
     }
     let (mut ssl_asked, mut gss_asked) = (false, false);
-    let wish = loop {
+    let request = loop {
         match read_packet(&mut tcp).await {
             // Either may be asked once, in either order.
             Ok(Packet::SslRequest) if !ssl_asked => {
@@ -96,13 +96,13 @@ pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Logi
                 .hint("sslmode=require")
                 .into());
             }
-            other => break wish(other.map_err(LoginError::from)),
+            other => break request(other.map_err(LoginError::from)),
         }
     };
-    Ok(Negotiated {
+    Ok(NegotiatedConnection {
         stream: ClientStream::Plain(tcp),
         security: Security::default(),
-        wish,
+        request,
     })
 }
 
@@ -111,9 +111,9 @@ pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<Negotiated, Logi
 ///
 /// # Errors
 /// As [`tcp`].
-pub async fn unix(mut unix: UnixStream) -> Result<Negotiated, LoginError> {
+pub async fn unix(mut unix: UnixStream) -> Result<NegotiatedConnection, LoginError> {
     let (mut ssl_asked, mut gss_asked) = (false, false);
-    let wish = loop {
+    let request = loop {
         match read_packet(&mut unix).await {
             Ok(Packet::SslRequest) if !ssl_asked => {
                 ssl_asked = true;
@@ -127,13 +127,13 @@ pub async fn unix(mut unix: UnixStream) -> Result<Negotiated, LoginError> {
                     .await
                     .map_err(|_| LoginError::ClientGone)?;
             }
-            other => break wish(other.map_err(LoginError::from)),
+            other => break request(other.map_err(LoginError::from)),
         }
     };
-    Ok(Negotiated {
+    Ok(NegotiatedConnection {
         stream: ClientStream::Unix(unix),
         security: Security::default(),
-        wish,
+        request,
     })
 }
 
@@ -141,19 +141,19 @@ async fn encrypted(
     tcp: TcpStream,
     acceptor: &ListenerTls,
     direct: bool,
-) -> Result<Negotiated, LoginError> {
+) -> Result<NegotiatedConnection, LoginError> {
     let secured = acceptor.accept(tcp).await.map_err(LoginError::TlsFailed)?;
-    if direct && !secured.spoke_postgresql {
+    if direct && !secured.has_postgresql_alpn {
         // Without the name, a browser could be made to speak to this port: PostgreSQL 17 refuses it
         // too.
         return Err(LoginError::TlsFailed(io::Error::other(
             "direct TLS without ALPN protocol postgresql",
         )));
     }
-    let Secured {
+    let AcceptedTls {
         mut stream,
         server_name,
-        binding,
+        channel_binding,
         certificate,
         ..
     } = secured;
@@ -169,23 +169,23 @@ async fn encrypted(
     let security = Security {
         tls: true,
         server_name,
-        binding,
+        channel_binding,
         certificate,
     };
-    Ok(Negotiated {
+    Ok(NegotiatedConnection {
         stream: ClientStream::Tls(Box::new(stream)),
         security,
-        wish: wish(packet.map_err(LoginError::from)),
+        request: request(packet.map_err(LoginError::from)),
     })
 }
 
-fn wish(packet: Result<Packet, LoginError>) -> Result<Wish, LoginError> {
+fn request(packet: Result<Packet, LoginError>) -> Result<ClientRequest, LoginError> {
     match packet? {
         Packet::SslRequest => Err(refuse("received a second SSLRequest")),
         Packet::GssEncRequest => Err(refuse(
             "received a GSSENCRequest that cannot be granted any more",
         )),
-        Packet::Cancel(request) => Ok(Wish::Cancel(request)),
+        Packet::Cancel(request) => Ok(ClientRequest::Cancel(request)),
         Packet::Startup(startup) => {
             version::check(&startup)?;
             if startup.parameter("user").is_none_or(bytes::Bytes::is_empty) {
@@ -195,7 +195,7 @@ fn wish(packet: Result<Packet, LoginError>) -> Result<Wish, LoginError> {
                 )
                 .into());
             }
-            Ok(Wish::Session(startup))
+            Ok(ClientRequest::Session(startup))
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct Security {
     /// Host name that the client asked for (SNI).
     pub server_name: Option<String>,
     /// Channel binding data of the certificate that it was shown.
-    pub binding: Option<Arc<[u8]>>,
+    pub channel_binding: Option<Arc<[u8]>>,
     /// Names in the certificate that it has proved to hold.
     pub certificate: Option<CertificateNames>,
 }

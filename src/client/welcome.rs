@@ -5,7 +5,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::version::Agreement;
 use crate::wire::backend::{
-    BackendKey, Raw, encode_authentication_ok, encode_negotiate_protocol_version,
+    BackendKey, RawMessage, encode_authentication_ok, encode_negotiate_protocol_version,
 };
 
 /// Tells the client that it is in: what the server said, with the cancel key that is ours.
@@ -15,9 +15,9 @@ use crate::wire::backend::{
 pub async fn welcome<S: AsyncWrite + Unpin>(
     stream: &mut S,
     agreement: &Agreement,
-    settings: &[Raw],
+    settings: &[RawMessage],
     key: Option<&BackendKey>,
-    ready: &Raw,
+    ready: &RawMessage,
 ) -> std::io::Result<()> {
     let mut out = BytesMut::with_capacity(1024);
     if agreement.announced {

@@ -11,7 +11,7 @@ use super::welcome::Welcomed;
 use crate::cancel::Registration;
 use crate::client::stream::ClientStream;
 use crate::limits::Permit;
-use crate::splice::{Boundaries, Clear, Leg, Outcome, Traffic, Watch, end, splice};
+use crate::splice::{IdleTracker, Leg, Observer, Outcome, PlainStream, Traffic, end, splice};
 use crate::target::{Reuse, Target, UpstreamSession};
 use crate::tls::stream::TlsStream;
 use crate::wire::settings::Settings;
@@ -89,15 +89,15 @@ async fn run_reusable(
     registration: Option<Registration<Arc<Target>>>,
     permit: Permit,
 ) {
-    let mut watch = Boundaries::new(Settings::at_login(&session.server.settings));
-    let outcome = splice_client(client, session.stream_mut(), &mut watch, &record).await;
+    let mut observer = IdleTracker::new(Settings::at_login(&session.server.settings));
+    let outcome = splice_client(client, session.stream_mut(), &mut observer, &record).await;
     record.log_ended(&outcome);
     // The client's cancel key dies before anybody else can get the session.
     let is_quiet = registration.is_none_or(Registration::retire);
-    if !outcome.is_open_upstream {
+    if !outcome.upstream_left_open {
         return;
     }
-    match watch.into_settings() {
+    match observer.into_settings() {
         Ok(settings) if is_quiet => reuse.give_back(session.left_with(settings), permit),
         Ok(_) => reuse.end(session, "a cancel request was under way").await,
         Err(reason) => reuse.end(session, reason).await,
@@ -107,25 +107,29 @@ async fn run_reusable(
 async fn splice_client(
     client: ClientStream,
     upstream: &mut TlsStream<TcpStream>,
-    watch: &mut impl Watch,
+    observer: &mut impl Observer,
     record: &OpenRecord,
 ) -> Outcome {
     match client {
-        ClientStream::Plain(tcp) => run(&mut Clear::new(tcp), upstream, watch, record).await,
-        ClientStream::Tls(mut tls) => run(&mut *tls, upstream, watch, record).await,
-        ClientStream::Unix(unix) => run(&mut Clear::new(unix), upstream, watch, record).await,
+        ClientStream::Plain(tcp) => {
+            run(&mut PlainStream::new(tcp), upstream, observer, record).await
+        }
+        ClientStream::Tls(mut tls) => run(&mut *tls, upstream, observer, record).await,
+        ClientStream::Unix(unix) => {
+            run(&mut PlainStream::new(unix), upstream, observer, record).await
+        }
     }
 }
 
 async fn run<C: Leg, U: Leg>(
     client: &mut C,
     upstream: &mut U,
-    watch: &mut impl Watch,
+    observer: &mut impl Observer,
     record: &OpenRecord,
 ) -> Outcome {
     let traffic: &Traffic = record.traffic();
     match record
-        .run_until_ended(splice(client, upstream, watch, traffic))
+        .run_until_ended(splice(client, upstream, observer, traffic))
         .await
     {
         Some(outcome) => outcome,

@@ -21,7 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
 use crate::address::ClientAddr;
-use crate::client::negotiate::{Negotiated, Wish};
+use crate::client::negotiate::{ClientRequest, NegotiatedConnection};
 use crate::client::reject;
 use crate::client::stream::ClientStream;
 use crate::error::LoginError;
@@ -95,10 +95,10 @@ pub async fn open(
         listener,
     };
     let mut record = Record::new(runtime, accepted.address());
-    let Negotiated {
+    let NegotiatedConnection {
         mut stream,
         security,
-        wish,
+        request,
     } = match negotiate::negotiate(&context, accepted, &mut record).await {
         Ok(negotiated) => negotiated,
         // Nobody is left who could be answered.
@@ -107,12 +107,12 @@ pub async fn open(
             return None;
         }
     };
-    let welcomed = match wish {
-        Ok(Wish::Cancel(request)) => {
+    let welcomed = match request {
+        Ok(ClientRequest::Cancel(request)) => {
             cancel::serve(&context, record.client(), &request, stream).await;
             return None;
         }
-        Ok(Wish::Session(message)) => {
+        Ok(ClientRequest::Session(message)) => {
             let startup = Startup { message, security };
             log_in(&context, &mut stream, startup, &mut record).await
         }

@@ -5,7 +5,7 @@ use tokio::time::timeout_at;
 use super::record::Record;
 use super::{Accepted, Context};
 use crate::address::ClientAddr;
-use crate::client::negotiate::{self, Negotiated};
+use crate::client::negotiate::{self, NegotiatedConnection};
 use crate::error::LoginError;
 use crate::wire::proxy_header;
 
@@ -17,7 +17,7 @@ pub(super) async fn negotiate(
     context: &Context<'_>,
     accepted: Accepted,
     record: &mut Record,
-) -> Result<Negotiated, LoginError> {
+) -> Result<NegotiatedConnection, LoginError> {
     let settings = &context.listener.settings;
     let deadline = context.deadline(record);
     let negotiation = async {

@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout_at};
 use super::record::Record;
 use super::{Context, Permits};
 use crate::address::ClientAddr;
-use crate::client::authenticate::{Method, Question, authenticate};
+use crate::client::authenticate::{Challenge, ExchangeMethod, authenticate};
 use crate::client::certificate_user;
 use crate::client::identity::{AuthenticationMethod, ClientIdentity};
 use crate::client::stream::{ClientStream, Security};
@@ -148,9 +148,12 @@ impl Proof<'_> {
                     .hint("sslmode=require")
                     .into());
             }
-            Auth::ScramSha256 => self.by_password(stream, Method::ScramSha256).await?,
-            Auth::Md5 => self.by_password(stream, Method::Md5).await?,
-            Auth::Password => self.by_password(stream, Method::Cleartext).await?,
+            Auth::ScramSha256 => {
+                self.by_password(stream, ExchangeMethod::ScramSha256)
+                    .await?
+            }
+            Auth::Md5 => self.by_password(stream, ExchangeMethod::Md5).await?,
+            Auth::Password => self.by_password(stream, ExchangeMethod::Cleartext).await?,
         };
         Ok(ClientIdentity {
             user: (*user).to_string(),
@@ -162,17 +165,17 @@ impl Proof<'_> {
     async fn by_password(
         &self,
         stream: &mut ClientStream,
-        method: Method,
+        method: ExchangeMethod,
     ) -> Result<AuthenticationMethod, LoginError> {
         let snapshot = self.context.snapshot;
         let settings: Option<&User> = snapshot.user(self.user).map(|user| &*user.settings);
-        let question = Question {
+        let challenge = Challenge {
             user: self.user,
             verifier: settings.and_then(|user| user.verifier.as_ref()),
-            channel_binding: self.startup.security.binding.as_deref(),
-            judge: &snapshot.judge,
+            channel_binding: self.startup.security.channel_binding.as_deref(),
+            password_checker: &snapshot.password_checker,
         };
-        authenticate(stream, method, &question).await?;
+        authenticate(stream, method, &challenge).await?;
         Ok(AuthenticationMethod::Password(method))
     }
 

@@ -1,4 +1,4 @@
-//! What the byte engine asks of a connection, in clear or over TLS.
+//! What does the byte engine need of a connection, with TLS or without?
 
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
@@ -7,57 +7,58 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::tls::record::{Fault, Layout, MAX_PAYLOAD};
-use crate::tls::stream::{Sink, TlsStream};
+use crate::tls::record::{MAX_PAYLOAD, RecordError, RecordOverhead};
+use crate::tls::stream::{PayloadSink, TlsStream};
 use crate::tls::unsent::Unsent;
 
-/// A connection that bytes are moved from and to.
+/// A connection from which and to which bytes are moved.
 pub trait Leg {
-    /// Receives what is there and hands it to `sink`. Ready with false: the peer has closed. What
-    /// the sink has got before an error is good.
+    /// Receives what is there and hands it to `sink`. It is ready with `false` when the peer has
+    /// closed. The bytes that the sink has got before an error are valid.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// When the connection has failed.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>>;
 
-    /// Space around each payload of at most [`MAX_PAYLOAD`] bytes; `None`: bytes go out as they
-    /// are.
-    fn layout(&self) -> Option<Layout>;
+    /// The space that sealing needs around each payload, which has at most [`MAX_PAYLOAD`] bytes.
+    /// `None` where bytes are sent as they are.
+    fn record_overhead(&self) -> Option<RecordOverhead>;
 
-    /// Makes of the payload that stands in `slot` what is sent; its length. As [`TlsStream::seal`].
+    /// Turns the payload in `slot` into what is sent, and returns the length of that. See
+    /// [`TlsStream::seal`].
     ///
     /// # Errors
-    /// As [`TlsStream::seal`].
-    fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault>;
+    /// See [`TlsStream::seal`].
+    fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError>;
 
-    /// Writes into `slot` what is to be sent behind a batch of sealed payloads; its length. As
-    /// [`TlsStream::replace_worn_key`].
+    /// Writes into `slot` what is to be sent behind a batch of sealed payloads, and returns its
+    /// length. See [`TlsStream::update_key_if_due`].
     ///
     /// # Errors
-    /// As [`TlsStream::replace_worn_key`].
-    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, Fault>;
+    /// See [`TlsStream::update_key_if_due`].
+    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, RecordError>;
 
-    /// Sends, and keeps what is not taken now.
+    /// Sends bytes, and keeps those that the connection does not take at the moment.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// When the connection has failed.
     fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()>;
 
-    /// Sends what was kept.
+    /// Sends the bytes that were kept. It is ready when there are none left.
     ///
     /// # Errors
-    /// The connection is broken.
-    fn poll_send_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// When the connection has failed.
+    fn poll_send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Sends what was kept, and says that no more will come.
+    /// Sends the bytes that were kept, and closes the sending side.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// When the connection has failed.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
@@ -66,29 +67,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>> {
         Self::poll_receive(self, cx, scratch, sink)
     }
 
-    fn layout(&self) -> Option<Layout> {
-        Some(Self::layout(self))
+    fn record_overhead(&self) -> Option<RecordOverhead> {
+        Some(Self::record_overhead(self))
     }
 
-    fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
+    fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError> {
         Self::seal(self, slot, payload)
     }
 
-    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
-        self.replace_worn_key(slot)
+    fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
+        self.update_key_if_due(slot)
     }
 
     fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()> {
         Self::send(self, cx, sealed)
     }
 
-    fn poll_send_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_send_sealed(cx)
+    fn poll_send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send_unsent(cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -96,16 +97,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
     }
 }
 
-/// A connection in clear.
-pub struct Clear<T> {
+/// A connection without TLS.
+pub struct PlainStream<T> {
     pub(super) io: T,
     unsent: Unsent,
-    /// More came the last time than one space has.
+    /// Whether the last time more bytes came than one payload has.
     is_busy: bool,
 }
 
-impl<T> Clear<T> {
-    /// Nothing has been read ahead of it.
+impl<T> PlainStream<T> {
+    /// Takes over a connection from which nothing has been read ahead.
     pub fn new(io: T) -> Self {
         Self {
             io,
@@ -115,36 +116,36 @@ impl<T> Clear<T> {
     }
 }
 
-/// A connection in clear that can be read into several places at a time.
-pub trait Socket: AsyncRead + AsyncWrite + Unpin {
-    /// As readv(2), and `WouldBlock` where there is nothing now.
+/// A connection from which bytes can be read into several buffers at once.
+pub trait TryReadVectored: AsyncRead + AsyncWrite + Unpin {
+    /// Reads as readv(2) does.
     ///
     /// # Errors
-    /// The connection is broken.
-    fn try_read_vectored(&self, places: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+    /// When the connection has failed, and `WouldBlock` when nothing is there at the moment.
+    fn try_read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
 }
 
-impl Socket for TcpStream {
-    fn try_read_vectored(&self, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        Self::try_read_vectored(self, places)
+impl TryReadVectored for TcpStream {
+    fn try_read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Self::try_read_vectored(self, buffers)
     }
 }
 
-impl Socket for UnixStream {
-    fn try_read_vectored(&self, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        Self::try_read_vectored(self, places)
+impl TryReadVectored for UnixStream {
+    fn try_read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Self::try_read_vectored(self, buffers)
     }
 }
 
-impl<T: Socket> Leg for Clear<T> {
+impl<T: TryReadVectored> Leg for PlainStream<T> {
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
         _: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>> {
         if self.is_busy {
-            // Its end or error will be met again below.
+            // The end of the file and errors are met again below.
             if let Ok(received @ 1..) = self.io.try_read_vectored(&mut sink.spaces()) {
                 self.is_busy = received > MAX_PAYLOAD;
                 sink.filled_spaces(received)?;
@@ -165,15 +166,15 @@ impl<T: Socket> Leg for Clear<T> {
         Poll::Ready(Ok(true))
     }
 
-    fn layout(&self) -> Option<Layout> {
+    fn record_overhead(&self) -> Option<RecordOverhead> {
         None
     }
 
-    fn seal(&mut self, _: &mut [u8], payload: usize) -> Result<usize, Fault> {
+    fn seal(&mut self, _: &mut [u8], payload: usize) -> Result<usize, RecordError> {
         Ok(payload)
     }
 
-    fn end_batch(&mut self, _: &mut [u8]) -> Result<usize, Fault> {
+    fn end_batch(&mut self, _: &mut [u8]) -> Result<usize, RecordError> {
         Ok(0)
     }
 
@@ -181,12 +182,12 @@ impl<T: Socket> Leg for Clear<T> {
         self.unsent.send(&mut self.io, cx, bytes)
     }
 
-    fn poll_send_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.unsent.poll_send(&mut self.io, cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send_kept(cx))?;
+        ready!(self.poll_send_unsent(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -1,19 +1,15 @@
-//! The byte engine: moves bytes between two connections until both directions have ended, and
-//! injects none.
+//! How do bytes move between a client and a server until both directions have ended?
 //!
-//! Buffers are borrowed only while bytes move: each thread has two, one for what is received
-//! sealed, one in which it is opened and sealed again for the other side. A connection keeps bytes
-//! of its own only when its peer takes them slower than they come, never more than one such buffer;
-//! the other side is not read meanwhile. An idle session holds none.
-//!
-//! A [`Watch`] may look at the bytes; `boundaries` has the one that does, for sessions that may be
-//! used again.
+//! Memory is borrowed only while bytes move: each thread has one buffer for records as they were
+//! received, and one in which their payloads are opened and sealed again for the other side. A
+//! connection keeps bytes of its own only while its peer takes them more slowly than they come, at
+//! most one such buffer, and the other side is not read meanwhile. An idle session holds none.
 
-mod boundaries;
+mod idle_tracker;
 mod leg;
-mod outlet;
+mod observer;
+mod record_buffer;
 mod traffic;
-mod watch;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -23,26 +19,26 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-pub use boundaries::Boundaries;
-pub use leg::{Clear, Leg};
-use outlet::Outlet;
+pub use idle_tracker::IdleTracker;
+pub use leg::{Leg, PlainStream};
+pub use observer::Observer;
+use record_buffer::RecordBuffer;
 use traffic::ByteCount;
 pub use traffic::Traffic;
-pub use watch::Watch;
 
-/// Sealed bytes received at a time: with what is opened of them they stay in a processor's own
-/// cache.
-const RECEIVE: usize = 64 * 1024;
-/// Bytes sent at a time, which is how many are received from a client in clear: those are sealed
-/// where they arrive. Each receiving and each sending wakes a peer up, which costs more than what
-/// is lost in caches.
-const SEND: usize = 772 * 1024;
-/// How often a busy session receives before it lets others on its thread have theirs: a
+/// How many bytes are received over TLS at a time. Together with what is opened of them they stay
+/// in the cache of a processor core.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// How many bytes are sent at a time, and received from a client without TLS, since those are
+/// sealed where they arrive. Every system call wakes up a peer, which costs more than what is lost
+/// in caches.
+const SEND_BUFFER: usize = 772 * 1024;
+/// How often a busy session receives before it gives way to others on its thread. This is about a
 /// millisecond's work.
-const TURNS: usize = 4;
-/// How long a client may take to close once the server is gone: closing at once, with bytes of the
-/// client unread, would make the kernel throw away the server's last message.
-const LINGER: Duration = Duration::from_secs(5);
+const STEPS_PER_POLL: usize = 4;
+/// How long a peer may take to close its side once the session is over. If the proxy closed at once
+/// with bytes of the client unread, the kernel would throw away the server's last message.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long each side of a session that is broken off may take to be told.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -52,15 +48,18 @@ struct Buffers {
 }
 
 thread_local! {
-    static SHARED: RefCell<Buffers> = RefCell::new(Buffers { received: vec![0; RECEIVE].into(), out: vec![0; SEND].into() });
+    static SHARED: RefCell<Buffers> = RefCell::new(Buffers {
+        received: vec![0; RECEIVE_BUFFER].into(),
+        out: vec![0; SEND_BUFFER].into(),
+    });
 }
 
-/// Which side ended first.
+/// A side of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The client closed or broke.
+    /// The client.
     Client,
-    /// The server closed or broke.
+    /// The server.
     Upstream,
     /// This program ended the session.
     Proxy,
@@ -79,98 +78,95 @@ impl std::fmt::Display for Side {
 /// How a session ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Bytes from client to upstream.
+    /// How many bytes went from the client to the server.
     pub sent: u64,
-    /// Bytes from upstream to client.
+    /// How many bytes went from the server to the client.
     pub received: u64,
-    /// Who ended it.
+    /// The side that ended the session.
     pub ended_by: Side,
-    /// What broke, where it did not end by a close.
+    /// The failure with which that side ended it; `None` when it closed its connection.
     pub error: Option<io::Error>,
-    /// The client has said goodbye to a watch: the server's side is still open, with all written
-    /// and nothing to be read at that moment.
-    pub is_open_upstream: bool,
+    /// Whether the server's connection is still open. It is when an [`Observer`] has seen the
+    /// client's `Terminate`: then everything before that has been sent to the server, and at that
+    /// moment nothing of the server's was left to be read.
+    pub upstream_left_open: bool,
 }
 
-/// Splices until both directions have ended.
+/// Moves bytes between the two connections until both directions have ended. It injects none.
 ///
-/// A client that half-closes still gets everything the server has to say. A server that closes has
-/// all its bytes delivered before the client's side is closed. End of file without `close_notify`
-/// counts as a close.
+/// A client that closes its sending side still gets everything that the server has to say. When the
+/// server closes, all its bytes are delivered before the client's side is closed. The end of a file
+/// counts as a close also without TLS's `close_notify`.
 ///
-/// Where `watch` hears the client say goodbye, what the server has said is delivered, the client's
-/// side is closed, and the server's is left open.
-pub async fn splice<C: Leg, U: Leg, W: Watch>(
+/// When `observer` sees a `Terminate` of the client, the bytes that the server has sent by then are
+/// delivered, the client's side is closed, and the server's side is left open.
+pub async fn splice<C: Leg, U: Leg, O: Observer>(
     client: &mut C,
     upstream: &mut U,
-    watch: &mut W,
+    observer: &mut O,
     traffic: &Traffic,
 ) -> Outcome {
     let (mut up, mut down) = (
         Direction::new(&traffic.sent),
         Direction::new(&traffic.received),
     );
-    let mut first: Option<(Side, Option<io::Error>)> = None;
-    // Dropping the future in the middle loses at most what the kernel has not been given yet.
+    // The reader of the direction that ended first.
+    let mut first = None;
+    // Dropping the future in the middle loses at most the bytes that the kernel has not taken yet.
     poll_fn(|cx| {
-        for _ in 0..TURNS {
-            // In turns, so that neither direction starves the other.
+        for _ in 0..STEPS_PER_POLL {
+            // The directions take turns, so that neither starves the other.
             let moved_up = up
-                .poll_step(cx, client, upstream, |bytes| watch.from_client(bytes))
+                .poll_step(cx, client, upstream, |bytes| observer.client_sent(bytes))
                 .is_ready();
-            if up.has_ended() && first.is_none() {
-                // A refused write to the server is the server's end, even though the client's
-                // direction noticed it.
-                let side = if up.writer_failed {
-                    Side::Upstream
-                } else {
-                    Side::Client
-                };
-                first = Some((side, up.error.take()));
+            if up.has_ended() {
+                first.get_or_insert(Side::Client);
             }
-            let pass = |bytes: &[u8]| {
-                watch.from_server(bytes);
+            let observe = |bytes: &[u8]| {
+                observer.server_sent(bytes);
                 bytes.len()
             };
-            let moved_down = down.poll_step(cx, upstream, client, pass).is_ready();
-            if down.has_ended() && first.is_none() {
-                let side = if down.writer_failed {
-                    Side::Client
-                } else {
-                    Side::Upstream
-                };
-                first = Some((side, down.error.take()));
+            let moved_down = down.poll_step(cx, upstream, client, observe).is_ready();
+            if down.has_ended() {
+                first.get_or_insert(Side::Upstream);
             }
             // The server has nothing more to say, or nobody is left to hear it.
-            if down.has_ended() || up.reader_failed {
+            if down.has_ended() || up.reader_has_failed() {
                 return Poll::Ready(());
             }
             if !moved_down && (!moved_up || up.has_ended()) {
-                let left = up.phase == Phase::Left && client.poll_send_kept(cx).is_ready();
-                return if left { Poll::Ready(()) } else { Poll::Pending };
+                let is_delivered = up.has_terminated() && client.poll_send_unsent(cx).is_ready();
+                return if is_delivered {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                };
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
-    let is_open_upstream = up.phase == Phase::Left && down.phase == Phase::Copying;
-    if is_open_upstream {
-        let _ = timeout(LINGER, poll_fn(|cx| client.poll_close(cx))).await;
+    let upstream_left_open = up.has_terminated() && down.is_copying();
+    if upstream_left_open {
+        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
     }
-    if !down.writer_failed && !up.reader_failed && !up.reader_closed {
-        let _ = timeout(LINGER, discard(client, upstream, watch)).await;
+    if !down.writer_has_failed() && !up.reader_has_ended() {
+        let _ = timeout(CLOSE_TIMEOUT, discard(client, upstream, observer)).await;
     }
-    if !up.writer_failed && !is_open_upstream {
-        let _ = timeout(LINGER, poll_fn(|cx| upstream.poll_close(cx))).await;
+    if !up.writer_has_failed() && !upstream_left_open {
+        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
     }
-    let (ended_by, error) = first.unwrap_or((Side::Upstream, None));
+    let (ended_by, error) = match first {
+        Some(Side::Client) => up.into_cause(Side::Client, Side::Upstream),
+        Some(Side::Upstream | Side::Proxy) | None => down.into_cause(Side::Upstream, Side::Client),
+    };
     Outcome {
         sent: traffic.sent(),
         received: traffic.received(),
         ended_by,
         error,
-        is_open_upstream,
+        upstream_left_open,
     }
 }
 
@@ -184,21 +180,21 @@ pub async fn end<C: Leg, U: Leg>(client: &mut C, upstream: &mut U, traffic: &Tra
         received: traffic.received(),
         ended_by: Side::Proxy,
         error: None,
-        is_open_upstream: false,
+        upstream_left_open: false,
     }
 }
 
-/// Receives until the client has closed, and sends nothing of it.
-async fn discard<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, watch: &mut W) {
+/// Receives until the client has closed, and sends nothing of it to the server.
+async fn discard<C: Leg, U: Leg, O: Observer>(client: &mut C, upstream: &mut U, observer: &mut O) {
     let drop_all = |cx: &mut Context<'_>| {
         SHARED.with_borrow_mut(|Buffers { received, out }| {
             loop {
-                let mut outlet = Outlet::new(out, upstream, |bytes: &[u8]| {
-                    watch.from_client(bytes);
+                let mut records = RecordBuffer::new(out, upstream, |bytes: &[u8]| {
+                    observer.client_sent(bytes);
                     0
                 });
                 if !matches!(
-                    ready!(client.poll_receive(cx, received, &mut outlet)),
+                    ready!(client.poll_receive(cx, received, &mut records)),
                     Ok(true)
                 ) {
                     return Poll::Ready(());
@@ -209,26 +205,40 @@ async fn discard<C: Leg, U: Leg, W: Watch>(client: &mut C, upstream: &mut U, wat
     poll_fn(drop_all).await;
 }
 
-/// One direction: reader to writer, then the writer's close.
+/// One direction of a session, in which the bytes of a reader go to a writer.
 struct Direction<'a> {
+    /// How many bytes have been moved.
     bytes: &'a ByteCount,
     phase: Phase,
-    error: Option<io::Error>,
-    reader_closed: bool,
-    reader_failed: bool,
-    writer_failed: bool,
 }
 
-#[derive(Default, PartialEq, Eq)]
+/// How far a direction has got.
+#[derive(Default)]
 enum Phase {
+    /// Bytes are moved.
     #[default]
     Copying,
+    /// The reader has closed, and the writer is being closed after it.
     Closing,
-    /// The reader has said goodbye, and what it sent before is still on its way.
-    Leaving,
-    /// It has left, and the writer stays open.
-    Left,
-    Done,
+    /// The reader has sent `Terminate`, and what it sent before that is still on its way.
+    Terminating,
+    /// The reader has sent `Terminate`, what it sent before has been sent on, and the writer stays
+    /// open.
+    Terminated,
+    /// The direction is over.
+    Ended(End),
+}
+
+/// How a direction ended.
+enum End {
+    /// The reader has closed, and the writer has been closed after it.
+    ReaderClosed,
+    /// The reader has closed, and the writer failed while it was being closed.
+    CloseFailed(io::Error),
+    /// The reader failed.
+    ReaderFailed(io::Error),
+    /// The writer failed while the reader was still open.
+    WriterFailed(io::Error),
 }
 
 impl<'a> Direction<'a> {
@@ -236,26 +246,68 @@ impl<'a> Direction<'a> {
         Self {
             bytes,
             phase: Phase::default(),
-            error: None,
-            reader_closed: false,
-            reader_failed: false,
-            writer_failed: false,
         }
     }
 
-    fn has_ended(&self) -> bool {
-        matches!(self.phase, Phase::Left | Phase::Done)
+    fn is_copying(&self) -> bool {
+        matches!(self.phase, Phase::Copying)
     }
 
-    /// One step towards the end. Pending: there is none now. Ready for ever once it has ended.
-    /// `pass` says how many of the bytes just received are for the writer; fewer than all are the
-    /// last.
+    fn has_terminated(&self) -> bool {
+        matches!(self.phase, Phase::Terminated)
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Terminated | Phase::Ended(_))
+    }
+
+    fn reader_has_failed(&self) -> bool {
+        matches!(self.phase, Phase::Ended(End::ReaderFailed(_)))
+    }
+
+    /// Whether the reader has closed or failed, so that nothing more can be received from it.
+    fn reader_has_ended(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Closing
+                | Phase::Ended(End::ReaderClosed | End::CloseFailed(_) | End::ReaderFailed(_))
+        )
+    }
+
+    fn writer_has_failed(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Ended(End::CloseFailed(_) | End::WriterFailed(_))
+        )
+    }
+
+    /// Which side ended the direction, and its failure. A writer that takes no more bytes has ended
+    /// it, although the reader's direction has noticed that.
+    fn into_cause(self, reader: Side, writer: Side) -> (Side, Option<io::Error>) {
+        match self.phase {
+            Phase::Ended(End::CloseFailed(error) | End::WriterFailed(error)) => {
+                (writer, Some(error))
+            }
+            Phase::Ended(End::ReaderFailed(error)) => (reader, Some(error)),
+            Phase::Ended(End::ReaderClosed)
+            | Phase::Copying
+            | Phase::Closing
+            | Phase::Terminating
+            | Phase::Terminated => (reader, None),
+        }
+    }
+
+    /// Goes one step towards the end. It is pending when no step can be made at the moment, and
+    /// ready from then on when the direction has ended.
+    ///
+    /// `observe` is shown the bytes just received and returns how many of them are for the writer.
+    /// Fewer than all are the last ones.
     fn poll_step<R, W, P>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-        pass: P,
+        observe: P,
     ) -> Poll<()>
     where
         R: Leg,
@@ -263,18 +315,18 @@ impl<'a> Direction<'a> {
         P: FnMut(&[u8]) -> usize,
     {
         let result = match self.phase {
-            Phase::Copying => ready!(self.poll_copy(cx, reader, writer, pass)),
-            Phase::Closing => ready!(writer.poll_close(cx))
-                .map(|()| self.phase = Phase::Done)
-                .inspect_err(|_| self.writer_failed = true),
-            Phase::Leaving => ready!(writer.poll_send_kept(cx))
-                .map(|()| self.phase = Phase::Left)
-                .inspect_err(|_| self.writer_failed = true),
-            Phase::Left | Phase::Done => Ok(()),
+            Phase::Copying => ready!(self.poll_copy(cx, reader, writer, observe)),
+            Phase::Closing => match ready!(writer.poll_close(cx)) {
+                Ok(()) => Err(End::ReaderClosed),
+                Err(error) => Err(End::CloseFailed(error)),
+            },
+            Phase::Terminating => ready!(writer.poll_send_unsent(cx))
+                .map(|()| self.phase = Phase::Terminated)
+                .map_err(End::WriterFailed),
+            Phase::Terminated | Phase::Ended(_) => Ok(()),
         };
-        if let Err(error) = result {
-            self.error = Some(error);
-            self.phase = Phase::Done;
+        if let Err(end) = result {
+            self.phase = Phase::Ended(end);
         }
         Poll::Ready(())
     }
@@ -284,46 +336,35 @@ impl<'a> Direction<'a> {
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-        pass: P,
-    ) -> Poll<io::Result<()>>
+        observe: P,
+    ) -> Poll<Result<(), End>>
     where
         R: Leg,
         W: Leg,
         P: FnMut(&[u8]) -> usize,
     {
-        ready!(writer.poll_send_kept(cx)).inspect_err(|_| self.writer_failed = true)?;
+        ready!(writer.poll_send_unsent(cx)).map_err(End::WriterFailed)?;
         SHARED.with_borrow_mut(|Buffers { received, out }| {
-            let mut outlet = Outlet::new(out, writer, pass);
-            let more = ready!(reader.poll_receive(cx, received, &mut outlet));
-            let goodbye = outlet.goodbye();
-            outlet
-                .finish()
-                .and_then(|(bytes, length)| {
-                    writer.send(cx, &out[..length])?;
-                    self.bytes.add(bytes);
-                    Ok(())
-                })
-                .inspect_err(|_| self.writer_failed = true)?;
+            let mut records = RecordBuffer::new(out, writer, observe);
+            let more = ready!(reader.poll_receive(cx, received, &mut records));
+            let has_terminate = records.has_terminate();
+            let (bytes, length) = records.finish().map_err(End::WriterFailed)?;
+            writer.send(cx, &out[..length]).map_err(End::WriterFailed)?;
+            self.bytes.add(bytes);
             match more {
-                _ if goodbye => self.phase = Phase::Leaving,
+                _ if has_terminate => self.phase = Phase::Terminating,
                 Ok(true) => {}
                 Ok(false) => self.phase = Phase::Closing,
                 // PostgreSQL and many drivers close TCP without TLS's close_notify.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     self.phase = Phase::Closing;
                 }
-                Err(error) => {
-                    self.reader_failed = true;
-                    return Poll::Ready(Err(error));
-                }
+                Err(error) => return Poll::Ready(Err(End::ReaderFailed(error))),
             }
-            self.reader_closed = self.phase == Phase::Closing;
             Poll::Ready(Ok(()))
         })
     }
 }
 
-#[cfg(test)]
-mod handed_back;
 #[cfg(test)]
 mod tests;

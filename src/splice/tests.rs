@@ -1,4 +1,4 @@
-//! Any bytes, in any pieces, both ways at once, in clear and over TLS.
+//! Do all bytes arrive as they were sent, in any pieces, both ways at once, with TLS and without?
 
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
@@ -11,12 +11,14 @@ use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
 
-use super::leg::Socket;
+mod upstream_left_open;
+
+use super::leg::TryReadVectored;
 use super::*;
 use crate::tls::testing::{configs, our_client, our_server};
 
-/// A connection that takes and gives as many bytes at a time as it is told, in turns; with 0, none
-/// this time.
+/// A connection that takes and gives at most as many bytes at a time as `limits` says, in turns. A
+/// limit of 0 makes it pending once.
 struct Halting<T> {
     io: T,
     limits: Vec<usize>,
@@ -81,13 +83,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Halting<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Socket for Halting<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> TryReadVectored for Halting<T> {
     fn try_read_vectored(&self, _: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
-impl Socket for DuplexStream {
+impl TryReadVectored for DuplexStream {
     fn try_read_vectored(&self, _: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
@@ -116,7 +118,7 @@ async fn hear<T: AsyncRead + Unpin>(from: &mut T) -> Vec<u8> {
     heard
 }
 
-/// One session: how much each side says, in which pieces, and how the two connections of the proxy
+/// A session: how much each side says, in which pieces, and how the two connections of the proxy
 /// halt.
 #[derive(Debug, Clone)]
 struct Script {
@@ -226,7 +228,7 @@ fn run(future: impl Future<Output = ()>) {
         .block_on(future);
 }
 
-/// What the kernel would hold on the way.
+/// As many bytes as the kernel would hold on the way.
 const KERNEL: usize = 64 * 1024;
 
 proptest! {
@@ -238,8 +240,8 @@ proptest! {
             let ((client, near), (far, server)) = (duplex(KERNEL), duplex(KERNEL));
             let near = Halting::new(near, &script.client_limits);
             let (mut upstream, server) = our_client(&configs(None), Halting::new(far, &script.upstream_limits), server).await;
-            upstream.wear_out_after(3);
-            play(&script, &mut Clear::new(near), &mut upstream, client, server).await;
+            upstream.update_key_after(3);
+            play(&script, &mut PlainStream::new(near), &mut upstream, client, server).await;
         });
     }
 
@@ -256,7 +258,7 @@ proptest! {
     }
 }
 
-/// One of each form of record.
+/// One cipher suite for each form of record.
 static SUITES: [SupportedCipherSuite; 4] = [
     cipher_suite::TLS13_AES_256_GCM_SHA384,
     cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
@@ -268,7 +270,7 @@ static SUITES: [SupportedCipherSuite; 4] = [
 async fn a_client_that_reads_slowly_holds_one_buffer_and_stops_the_server() {
     let ((client, near), (far, server)) = (duplex(1024), duplex(1024));
     let (mut upstream, mut server) = our_client(&configs(None), far, server).await;
-    let mut near = Clear::new(near);
+    let mut near = PlainStream::new(near);
     let (mut nobody, traffic) = ((), Traffic::default());
     let session = splice(&mut near, &mut upstream, &mut nobody, &traffic);
     let flood = async {
@@ -286,7 +288,7 @@ async fn a_client_that_reads_slowly_holds_one_buffer_and_stops_the_server() {
         written = flood => written,
     };
     assert!(
-        written < SEND + 128 * 1024,
+        written < SEND_BUFFER + 128 * 1024,
         "{written} bytes taken from the server for a client that reads none"
     );
     drop(client);

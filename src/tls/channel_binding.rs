@@ -1,17 +1,17 @@
-//! `tls-server-end-point` channel binding data (RFC 5929 §4.1) for SCRAM-SHA-256-PLUS.
+//! To what does SCRAM-SHA-256-PLUS bind a login? To `tls-server-end-point` (RFC 5929 §4.1).
 
 use aws_lc_rs::digest;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-/// Hash of the server's leaf certificate with the hash function of the certificate's signature.
+/// The hash of the server's leaf certificate, by the hash function of the certificate's signature.
 ///
-/// `None` when the signature algorithm has no single hash function (Ed25519, ML-DSA) or is unknown:
-/// then there is no binding, as in libpq.
+/// `None` when the signature algorithm is unknown or has no single hash function (Ed25519, ML-DSA).
+/// Then there is no channel binding, as in libpq.
 pub fn tls_server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     let parsed = Certificate::from_der(certificate).ok()?;
     let algorithm = match parsed.signature_algorithm().oid.to_string().as_str() {
-        // MD5 and SHA-1 count as SHA-256: RFC 5929.
+        // RFC 5929 replaces MD5 and SHA-1 by SHA-256.
         "1.2.840.113549.1.1.4"
         | "1.2.840.113549.1.1.5"
         | "1.2.840.10045.4.1"

@@ -1,4 +1,4 @@
-//! The names in a client's certificate.
+//! Which names are in a client's certificate?
 
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
@@ -7,21 +7,21 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::name::Name;
 
-/// Object identifier of commonName.
+/// The object identifier of commonName: RFC 4519 §2.3.
 const COMMON_NAME: &str = "2.5.4.3";
 
-/// Who a certificate says its holder is.
+/// The names that a certificate gives its holder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CertificateNames {
     /// The subject's commonName.
     pub common_name: Option<String>,
-    /// DNS names, mail addresses and URIs of subjectAltName.
+    /// The DNS names, mail addresses and URIs of subjectAltName.
     pub alternative_names: Vec<String>,
 }
 
 impl CertificateNames {
-    /// Reads them from a certificate that has been verified.
-    pub fn of(certificate: &[u8]) -> Self {
+    /// Reads the names from a certificate in DER that has been verified.
+    pub fn from_der(certificate: &[u8]) -> Self {
         let Ok(certificate) = Certificate::from_der(certificate) else {
             return Self::default();
         };
@@ -37,7 +37,7 @@ impl CertificateNames {
         }
     }
 
-    /// All of them, the most specific first.
+    /// All names, the alternative ones first.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.alternative_names
             .iter()

@@ -1,51 +1,62 @@
-//! What went wrong in a TLS handshake with an upstream server, in words an operator can act on.
+//! What went wrong in a TLS handshake with an upstream server, and what can an operator do about
+//! it?
 
 use std::io;
 
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 
-/// Why the handshake failed. `Display` is for the log: it may name hosts.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why the handshake failed. `Display` is for the log, since it may name hosts.
+#[derive(Debug, thiserror::Error)]
 pub enum TlsFailure {
-    /// The certificate's validity is over.
+    /// The validity of the certificate has ended.
     #[error("the server's certificate has expired")]
     Expired,
-    /// The certificate is not valid yet.
+    /// The validity of the certificate has not begun.
     #[error("the server's certificate is not valid yet (is this machine's clock right?)")]
     NotYetValid,
-    /// The certificate is for other names.
+    /// The certificate is valid for other names only.
     #[error(
         "the server's certificate is not for {expected}; it names {presented} (if that is the server you mean, set tls_server_name)"
     )]
-    WrongName { expected: String, presented: String },
-    /// No known authority signed it.
+    WrongName {
+        /// The name that was asked for.
+        expected: String,
+        /// The names in the certificate, with a comma between them.
+        presented: String,
+    },
+    /// No known authority has signed the certificate.
     #[error(
         "the server's certificate is signed by no known authority (if it is your own, set ca_file)"
     )]
     UnknownAuthority,
     /// The certificate is unacceptable for another reason.
     #[error("the server's certificate is not acceptable: {0}")]
-    Certificate(String),
-    /// What came was not TLS.
-    #[error("received unencrypted or corrupt data in the TLS handshake: {0}")]
-    Corrupt(String),
-    /// The server refused our side of the handshake.
-    #[error("the server refused the TLS handshake: {0}")]
-    Alert(String),
-    /// The connection broke.
-    #[error("the connection failed in the TLS handshake: {0}")]
-    Io(String),
+    Certificate(CertificateError),
+    /// The server has shown no certificate.
+    #[error("the server's certificate is not acceptable: there is none")]
+    NoCertificate,
+    /// The server has sent something that is not TLS, or not this handshake.
+    #[error("received unencrypted or corrupt data in the TLS handshake")]
+    Corrupt(#[source] rustls::Error),
+    /// The server has refused the handshake with this alert.
+    #[error("the server refused the TLS handshake: {0:?}")]
+    Alert(AlertDescription),
+    /// The connection has failed.
+    #[error("the connection failed in the TLS handshake")]
+    Io(#[source] io::Error),
 }
 
 impl TlsFailure {
-    /// The same for a client that may not be told names.
+    /// The same for a client, which may not be told names.
     pub fn public_text(&self) -> &'static str {
         match self {
             Self::Expired => "the server's certificate has expired",
             Self::NotYetValid => "the server's certificate is not valid yet",
             Self::WrongName { .. } => "the server's certificate is for another host name",
             Self::UnknownAuthority => "the server's certificate is signed by no known authority",
-            Self::Certificate(_) => "the server's certificate is not acceptable",
+            Self::Certificate(_) | Self::NoCertificate => {
+                "the server's certificate is not acceptable"
+            }
             Self::Corrupt(_) => "received unencrypted or corrupt data in the TLS handshake",
             Self::Alert(_) => "the server refused the TLS handshake",
             Self::Io(_) => "the connection failed in the TLS handshake",
@@ -53,7 +64,7 @@ impl TlsFailure {
     }
 }
 
-/// tokio-rustls wraps the rustls error into an I/O error.
+/// `tls::handshake` wraps the errors of rustls into I/O errors.
 impl From<io::Error> for TlsFailure {
     fn from(error: io::Error) -> Self {
         match error
@@ -61,9 +72,9 @@ impl From<io::Error> for TlsFailure {
             .and_then(|inner| inner.downcast_ref::<rustls::Error>())
         {
             Some(rustls::Error::InvalidCertificate(certificate)) => certificate.into(),
-            Some(rustls::Error::AlertReceived(alert)) => Self::Alert(format!("{alert:?}")),
-            Some(other) => Self::Corrupt(other.to_string()),
-            None => Self::Io(error.to_string()),
+            Some(rustls::Error::AlertReceived(alert)) => Self::Alert(*alert),
+            Some(other) => Self::Corrupt(other.clone()),
+            None => Self::Io(error),
         }
     }
 }
@@ -82,7 +93,7 @@ impl From<&CertificateError> for TlsFailure {
             } => {
                 let presented = presented
                     .iter()
-                    .map(|name| plain(name))
+                    .map(|name| without_type(name))
                     .collect::<Vec<_>>()
                     .join(", ");
                 Self::WrongName {
@@ -90,13 +101,13 @@ impl From<&CertificateError> for TlsFailure {
                     presented,
                 }
             }
-            other => Self::Certificate(other.to_string()),
+            other => Self::Certificate(other.clone()),
         }
     }
 }
 
-/// webpki writes `DnsName("db.example.com")`.
-fn plain(presented: &str) -> &str {
+/// A name as webpki presents it, `DnsName("db.example.com")`, without its type.
+fn without_type(presented: &str) -> &str {
     presented
         .strip_prefix("DnsName(\"")
         .and_then(|rest| rest.strip_suffix("\")"))

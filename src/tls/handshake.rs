@@ -1,5 +1,6 @@
-//! Shakes hands over rustls' unbuffered interface, which leaves all bytes with us, and hands over
-//! to the record layer.
+//! How is a TLS handshake done so that the proxy's own record layer can take over?
+//!
+//! It uses the unbuffered interface of rustls, which leaves all bytes with its caller.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -14,33 +15,40 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Unbuffered
 use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::record::Records;
+use super::record::RecordLayer;
 use super::stream::TlsStream;
 
-/// Space for what is received at a time. A whole flight of a PostgreSQL server has 2 to 5 KiB.
-const READ: usize = 4 * 1024;
-/// Most bytes that may wait to be understood: rustls takes handshake messages of up to 64 KiB.
-const MAX_WAITING: usize = 96 * 1024;
+/// How many bytes are read at a time. A whole flight of a PostgreSQL server has 2 to 5 KiB.
+const HANDSHAKE_READ: usize = 4 * 1024;
+/// The most bytes of the peer that may wait for more to come. rustls takes handshake messages of up
+/// to 64 KiB.
+const MAX_UNPROCESSED: usize = 96 * 1024;
+
+/// Record content types, of which the unbuffered interface shows only bytes: RFC 8446 §5.1.
+const ALERT: u8 = 0x15;
+const APPLICATION_DATA: u8 = 0x17;
 
 /// A connection whose handshake is done, and what was agreed in it.
-pub(super) struct Shaken<T> {
+pub(super) struct CompletedHandshake<T> {
     pub stream: TlsStream<T>,
-    /// The peer's own certificate.
+    /// The leaf of the peer's certificates; `None` when it has shown none.
     pub certificate: Option<CertificateDer<'static>>,
+    /// The protocol that was agreed on with ALPN.
     pub alpn: Option<Vec<u8>>,
-    /// Host name that the peer asked for (SNI).
+    /// The host name that the peer has asked for (SNI), in lower case. Only servers learn it.
     pub server_name: Option<String>,
 }
 
-/// As a client.
+/// Does the handshake as the client.
 ///
 /// # Errors
-/// I/O errors, and `InvalidData` with a [`rustls::Error`] inside. The server has been told.
+/// I/O errors, and `InvalidData` with a [`rustls::Error`] inside, of which the server has been
+/// told.
 pub(super) async fn connect<T>(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     mut io: T,
-) -> io::Result<Shaken<T>>
+) -> io::Result<CompletedHandshake<T>>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -50,8 +58,8 @@ where
         .drive(&mut connection, process_client, &mut io)
         .await?;
     let (certificate, alpn) = agreed(&connection);
-    let records = Records::of_client(connection).map_err(invalid)?;
-    Ok(Shaken {
+    let records = RecordLayer::from_client_handshake(connection).map_err(invalid)?;
+    Ok(CompletedHandshake {
         stream: driver.into_stream(io, records),
         certificate,
         alpn,
@@ -59,20 +67,20 @@ where
     })
 }
 
-/// As a server.
+/// Does the handshake as the server.
 ///
 /// # Errors
-/// As [`connect`], and the connection, for what is still to be done with it.
+/// The same as those of [`connect`], together with the connection, which has still to be closed.
 pub(super) async fn accept<T>(
     config: Arc<ServerConfig>,
     mut io: T,
-) -> Result<Shaken<T>, (io::Error, T)>
+) -> Result<CompletedHandshake<T>, (io::Error, T)>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let server_name = Arc::new(OnceLock::new());
     let mut own = ServerConfig::clone(&config);
-    own.cert_resolver = Arc::new(Overhear {
+    own.cert_resolver = Arc::new(SniRecorder {
         server_name: server_name.clone(),
         resolver: config.cert_resolver.clone(),
     });
@@ -86,8 +94,8 @@ where
     }
     let (certificate, alpn) = agreed(&connection);
     let server_name = server_name.get().cloned();
-    match Records::of_server(connection) {
-        Ok(records) => Ok(Shaken {
+    match RecordLayer::from_server_handshake(connection) {
+        Ok(records) => Ok(CompletedHandshake {
             stream: driver.into_stream(io, records),
             certificate,
             alpn,
@@ -97,14 +105,15 @@ where
     }
 }
 
-/// Notes the host name that a client asks for: rustls' unbuffered connection does not tell it.
+/// Resolves certificates as another resolver does, and records the host name that the client asks
+/// for (SNI). The unbuffered connection of rustls does not tell it.
 #[derive(Debug)]
-struct Overhear {
+struct SniRecorder {
     server_name: Arc<OnceLock<String>>,
     resolver: Arc<dyn ResolvesServerCert>,
 }
 
-impl ResolvesServerCert for Overhear {
+impl ResolvesServerCert for SniRecorder {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         if let Some(name) = hello.server_name() {
             // A second ClientHello, after a HelloRetryRequest, has the same one.
@@ -137,11 +146,11 @@ fn process_server<'c, 'i>(
 
 #[derive(Default)]
 struct Driver {
-    /// Received and not consumed.
+    /// The bytes that have been received and not processed.
     input: Vec<u8>,
-    /// To be sent.
+    /// The bytes that have still to be sent.
     output: Vec<u8>,
-    /// What the peer has sent behind its handshake, opened already.
+    /// The application data, already opened, that the peer has sent behind its handshake.
     plaintext: Vec<u8>,
 }
 
@@ -164,8 +173,8 @@ impl Driver {
                     self.receive(io).await?;
                 }
                 Err(error) => {
-                    // What was still to be sent, the alert that says why at its end. Asked once
-                    // more than that, rustls would take the same bytes for new ones.
+                    // Some bytes have still to be sent, at their end the alert that says why. If
+                    // rustls were asked once more after that, it would take the same input for new.
                     let mut end = self.output.len();
                     while !is_alert(&self.output[end..])
                         && let Ok(ConnectionState::EncodeTlsData(data)) =
@@ -174,7 +183,7 @@ impl Driver {
                         end = self.output.len();
                         encode(data, &mut self.output).map_err(invalid)?;
                     }
-                    // Nobody is left to hear of an error with it.
+                    // If this fails too, nobody is left to be told.
                     let _ = io.write_all(&self.output).await;
                     return Err(invalid(error));
                 }
@@ -182,7 +191,8 @@ impl Driver {
         }
     }
 
-    /// As a server, whose last word a client of TLS 1.2 waits for.
+    /// Does the handshake as the server, and sends its last flight, for which a client of TLS 1.2
+    /// waits.
     async fn accept<T>(
         &mut self,
         connection: &mut UnbufferedServerConnection,
@@ -195,7 +205,7 @@ impl Driver {
         self.send(io).await
     }
 
-    /// Goes as far as what is received allows, without I/O.
+    /// Goes as far as the received bytes allow, without I/O.
     fn step<C, Data>(
         &mut self,
         connection: &mut C,
@@ -209,7 +219,7 @@ impl Driver {
                     false
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
-                    // Not yet: there may be more to say to what is received already.
+                    // Nothing is sent yet, since the bytes received already may call for more.
                     data.done();
                     false
                 }
@@ -246,12 +256,12 @@ impl Driver {
     }
 
     async fn receive<T: AsyncRead + Unpin>(&mut self, io: &mut T) -> io::Result<()> {
-        if self.input.len() > MAX_WAITING {
+        if self.input.len() > MAX_UNPROCESSED {
             return Err(invalid(rustls::Error::General(
                 "the peer's handshake is too long".to_string(),
             )));
         }
-        self.input.reserve(READ);
+        self.input.reserve(HANDSHAKE_READ);
         match io.read_buf(&mut self.input).await? {
             0 => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -261,16 +271,17 @@ impl Driver {
         }
     }
 
-    /// What is still to be said goes out with the first message, in one segment.
-    fn into_stream<T>(self, io: T, records: Records) -> TlsStream<T> {
+    /// Turns the connection into an open one. The bytes that have still to be sent go out together
+    /// with the first message, in one segment.
+    fn into_stream<T>(self, io: T, records: RecordLayer) -> TlsStream<T> {
         TlsStream::new(io, records, self.input, self.plaintext, self.output)
     }
 }
 
-/// Whether a record is an alert, in clear or sealed by TLS 1.3, whose two bytes no other message is
-/// as short as.
+/// Whether a record is an alert. One that TLS 1.3 has sealed is known by its length: no other
+/// message has only two bytes, which are 19 with the content type and the authentication tag.
 fn is_alert(record: &[u8]) -> bool {
-    matches!(record, [21, ..]) || matches!(record, [23, _, _, 0, 19, ..])
+    matches!(record, [ALERT, ..]) || matches!(record, [APPLICATION_DATA, _, _, 0, 19, ..])
 }
 
 fn encode<Data>(

@@ -1,5 +1,5 @@
-//! TLS towards clients: certificate and key that can be replaced while sessions run, and client
-//! certificates.
+//! How is TLS spoken to clients? With a certificate that can be replaced while sessions run, and
+//! with client certificates where they are wanted.
 
 use std::fs;
 use std::io;
@@ -19,30 +19,32 @@ use tokio::net::TcpStream;
 
 use super::channel_binding::tls_server_end_point;
 use super::client_certificate::CertificateNames;
-use super::handshake::{self, Shaken};
+use super::handshake::{self, CompletedHandshake};
 use super::stream::TlsStream;
 
-/// Key exchange groups, fastest first. No post-quantum share: no PostgreSQL client sends one.
-static KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] = [
+/// The key exchange groups, the fastest first. There is no post-quantum one, since no PostgreSQL
+/// client sends a share for it.
+static LISTENER_KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] = [
     aws_lc_rs::kx_group::X25519,
     aws_lc_rs::kx_group::SECP256R1,
     aws_lc_rs::kx_group::SECP384R1,
 ];
-/// The only protocol that PostgreSQL clients name.
-const ALPN: &[u8] = b"postgresql";
-/// How long a client whose handshake has failed may take to read why and close.
-const LINGER: Duration = Duration::from_secs(2);
+/// The only ALPN protocol that PostgreSQL clients name.
+const POSTGRESQL_ALPN: &[u8] = b"postgresql";
+/// How long a client whose handshake has failed may take to read the alert and close.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a listener's TLS is made from.
+/// The files of a listener's TLS.
 #[derive(Debug, Clone)]
 pub struct ListenerFiles {
-    /// PEM: the leaf, then its chain.
+    /// The certificate and its chain, in PEM, the leaf first.
     pub certificate: PathBuf,
-    /// PEM private key of the leaf.
+    /// The private key of the leaf, in PEM.
     pub key: PathBuf,
-    /// Authorities that may vouch for clients; `None`: clients are not asked for a certificate.
+    /// The authorities that may vouch for clients, in PEM. Where it is `None`, clients are not
+    /// asked for a certificate.
     pub client_ca: Option<PathBuf>,
-    /// Certificates of clients that are not valid any more.
+    /// The lists of revoked client certificates, in PEM.
     pub client_crl: Option<PathBuf>,
 }
 
@@ -50,17 +52,38 @@ pub struct ListenerFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenerTlsError {
     /// A file is not readable, or not PEM.
-    #[error("{file}: cannot read it: {error}")]
-    Read { file: String, error: pem::Error },
-    /// A file has nothing of what it should hold.
-    #[error("{0}: it has no PEM {1}")]
-    Empty(String, &'static str),
-    /// What they hold does not fit together.
-    #[error("{file}: {error}")]
-    Unusable { file: String, error: String },
+    #[error("{}: cannot read it", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the PEM parser says.
+        source: pem::Error,
+    },
+    /// A file holds nothing of what it should hold.
+    #[error("{}: it has no PEM {wanted}", file.display())]
+    Empty {
+        /// The file.
+        file: PathBuf,
+        /// What it should hold.
+        wanted: &'static str,
+    },
+    /// The private key belongs to another certificate.
+    #[error("{}: it is not the key of the certificate", key.display())]
+    KeyMismatch {
+        /// The file of the key.
+        key: PathBuf,
+    },
+    /// rustls does not accept the contents of a file.
+    #[error("{}", file.display())]
+    Unusable {
+        /// The file.
+        file: PathBuf,
+        /// What rustls says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
-/// A listener's TLS as it is now.
+/// A listener's TLS, with the certificate that is in use at the moment.
 #[derive(Debug)]
 pub struct ListenerTls {
     files: ListenerFiles,
@@ -70,30 +93,33 @@ pub struct ListenerTls {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// Hash of this certificate for SCRAM-SHA-256-PLUS.
-    binding: Option<Arc<[u8]>>,
+    /// The channel binding data of this certificate, for SCRAM-SHA-256-PLUS.
+    channel_binding: Option<Arc<[u8]>>,
+    /// The file stamps from before the files were read, by which changes are noticed.
     stamp: Vec<Option<(SystemTime, u64)>>,
 }
 
-/// A client's connection after its handshake.
-pub struct Secured {
+/// A client's connection after the handshake, and what was agreed in it.
+pub struct AcceptedTls {
     /// The encrypted stream.
     pub stream: TlsStream<TcpStream>,
-    /// Host name that the client asked for (SNI).
+    /// The host name that the client has asked for (SNI).
     pub server_name: Option<String>,
-    /// `tls-server-end-point` data of the certificate that this connection was shown.
-    pub binding: Option<Arc<[u8]>>,
-    /// Names in the certificate that the client has proved to hold.
+    /// The channel binding data (`tls-server-end-point`) of the certificate that the client was
+    /// shown.
+    pub channel_binding: Option<Arc<[u8]>>,
+    /// The names in the certificate that the client has proved to hold.
     pub certificate: Option<CertificateNames>,
-    /// Whether both sides have named the protocol, as a connection without `SSLRequest` must.
-    pub spoke_postgresql: bool,
+    /// Whether the ALPN protocol `postgresql` was agreed on, as it must be on a connection without
+    /// `SSLRequest`.
+    pub has_postgresql_alpn: bool,
 }
 
 impl ListenerTls {
     /// Reads the files.
     ///
     /// # Errors
-    /// [`ListenerTlsError`] names the file.
+    /// [`ListenerTlsError`] names the file that cannot be used.
     pub fn load(files: ListenerFiles) -> Result<Self, ListenerTlsError> {
         let loaded = read(&files)?;
         Ok(Self {
@@ -102,12 +128,12 @@ impl ListenerTls {
         })
     }
 
-    /// Reads the files again when one of them has changed since, or in any case with `always`.
-    /// True: what they hold is in use from now on, for new connections.
+    /// Reads the files again if one of them has changed since, or in any case with `always`.
+    /// Returns whether new connections use what they hold from now on.
     ///
     /// # Errors
-    /// The files do not fit together, as when only one of a pair has been replaced: what was in use
-    /// stays in use.
+    /// When the files do not fit together, as when only one of a pair has been replaced. The old
+    /// certificate stays in use then.
     pub fn reload(&self, always: bool) -> Result<bool, ListenerTlsError> {
         if !always && stamp(&self.files) == self.current.load().stamp {
             return Ok(false);
@@ -116,41 +142,42 @@ impl ListenerTls {
         Ok(true)
     }
 
-    /// What the certificate file is called, for log lines.
+    /// The path of the certificate file, for log lines.
     pub fn certificate_file(&self) -> &Path {
         &self.files.certificate
     }
 
-    /// Performs the handshake on a connection from which nothing of it has been read.
+    /// Does the handshake on a connection from which nothing of it has been read yet.
     ///
     /// # Errors
-    /// The client does not speak TLS, shares no parameters, or shows no acceptable certificate.
-    pub async fn accept(&self, tcp: TcpStream) -> io::Result<Secured> {
+    /// When the client does not speak TLS, has no parameters in common with the proxy, or shows no
+    /// acceptable certificate.
+    pub async fn accept(&self, tcp: TcpStream) -> io::Result<AcceptedTls> {
         let loaded = self.current.load_full();
         match handshake::accept(loaded.config.clone(), tcp).await {
-            Ok(Shaken {
+            Ok(CompletedHandshake {
                 stream,
                 certificate,
                 alpn,
                 server_name,
-            }) => Ok(Secured {
+            }) => Ok(AcceptedTls {
                 stream,
                 server_name,
-                binding: loaded.binding.clone(),
-                certificate: certificate.map(|leaf| CertificateNames::of(&leaf)),
-                spoke_postgresql: alpn.as_deref() == Some(ALPN),
+                channel_binding: loaded.channel_binding.clone(),
+                certificate: certificate.map(|leaf| CertificateNames::from_der(&leaf)),
+                has_postgresql_alpn: alpn.as_deref() == Some(POSTGRESQL_ALPN),
             }),
             Err((error, mut tcp)) => {
-                // Gone or not, it is over.
-                let _ = tokio::time::timeout(LINGER, discard(&mut tcp)).await;
+                // The connection is over, whether the client has left or not.
+                let _ = tokio::time::timeout(ALERT_TIMEOUT, discard(&mut tcp)).await;
                 Err(error)
             }
         }
     }
 }
 
-/// Ends our side and reads the other to its end: closing with bytes unread would make the kernel
-/// throw away the alert that says what was wrong.
+/// Closes the sending side and reads the other to its end. If the connection were closed with bytes
+/// unread, the kernel would throw away the alert that says what was wrong.
 async fn discard(tcp: &mut TcpStream) -> io::Result<()> {
     tcp.shutdown().await?;
     let mut discarded = [0; 4096];
@@ -159,15 +186,16 @@ async fn discard(tcp: &mut TcpStream) -> io::Result<()> {
 }
 
 fn read(files: &ListenerFiles) -> Result<Loaded, ListenerTlsError> {
-    // Before the files: what is written between the two is seen at the next look.
+    // The stamp is taken before the files are read, so that a change between the two is noticed at
+    // the next look.
     let stamp = stamp(files);
     let chain = certificates(&files.certificate)?;
     let key = private_key(&files.key)?;
     let provider = Arc::new(CryptoProvider {
-        kx_groups: KEY_EXCHANGE.to_vec(),
+        kx_groups: LISTENER_KEY_EXCHANGE.to_vec(),
         ..aws_lc_rs::default_provider()
     });
-    let binding = tls_server_end_point(&chain[0]).map(Into::into);
+    let channel_binding = tls_server_end_point(&chain[0]).map(Into::into);
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for TLS 1.2 and 1.3");
@@ -182,28 +210,28 @@ fn read(files: &ListenerFiles) -> Result<Loaded, ListenerTlsError> {
     let mut config = builder
         .with_single_cert(chain, key)
         .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                unusable(&files.key, "it is not the key of the certificate")
-            }
+            rustls::Error::InconsistentKeys(_) => ListenerTlsError::KeyMismatch {
+                key: files.key.clone(),
+            },
             rustls::Error::InvalidCertificate(_) => unusable(&files.certificate, error),
             _ => unusable(&files.key, error),
         })?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    // As PostgreSQL, without resumption: libpq never resumes, and a resumed session's certificate
-    // would not be verified again.
+    config.alpn_protocols = vec![POSTGRESQL_ALPN.to_vec()];
+    // As in PostgreSQL, sessions are not resumed: libpq never does it, and the certificate of a
+    // resumed session would not be verified again.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    // For the record layer.
+    // The record layer needs the keys.
     config.enable_secret_extraction = true;
     Ok(Loaded {
         config: config.into(),
-        binding,
+        channel_binding,
         stamp,
     })
 }
 
-/// Asks for a certificate and verifies the one that is shown; whether one must be shown is for the
-/// method to say.
+/// Makes the listener ask for a certificate and verify the one that it is shown. Whether a client
+/// must show one is for the authentication method to say.
 fn client_verifier(
     ca: &Path,
     crl: Option<&Path>,
@@ -222,12 +250,9 @@ fn client_verifier(
             .and_then(Iterator::collect)
             .map_err(|error| not_read(crl, error))?;
         if lists.is_empty() {
-            return Err(ListenerTlsError::Empty(
-                crl.display().to_string(),
-                "certificate revocation list",
-            ));
+            return Err(empty(crl, "certificate revocation list"));
         }
-        // A list of one authority says nothing of the certificates of another.
+        // The list of one authority says nothing about the certificates of another.
         builder = builder.with_crls(lists).allow_unknown_revocation_status();
     }
     builder
@@ -240,10 +265,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTls
         .and_then(Iterator::collect)
         .map_err(|error| not_read(file, error))?;
     if chain.is_empty() {
-        Err(ListenerTlsError::Empty(
-            file.display().to_string(),
-            "certificate",
-        ))
+        Err(empty(file, "certificate"))
     } else {
         Ok(chain)
     }
@@ -251,15 +273,12 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTls
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ListenerTlsError> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
-        pem::Error::NoItemsFound => ListenerTlsError::Empty(
-            file.display().to_string(),
-            "private key without a passphrase",
-        ),
+        pem::Error::NoItemsFound => empty(file, "private key without a passphrase"),
         error => not_read(file, error),
     })
 }
 
-/// When each file was last changed, and its length.
+/// The time of the last change of each file, and its length; `None` for a file that is not there.
 fn stamp(files: &ListenerFiles) -> Vec<Option<(SystemTime, u64)>> {
     [
         Some(&files.certificate),
@@ -276,16 +295,26 @@ fn stamp(files: &ListenerFiles) -> Vec<Option<(SystemTime, u64)>> {
     .collect()
 }
 
-fn not_read(file: &Path, error: pem::Error) -> ListenerTlsError {
+fn not_read(file: &Path, source: pem::Error) -> ListenerTlsError {
     ListenerTlsError::Read {
-        file: file.display().to_string(),
-        error,
+        file: file.to_path_buf(),
+        source,
     }
 }
 
-fn unusable(file: &Path, error: impl std::fmt::Display) -> ListenerTlsError {
+fn empty(file: &Path, wanted: &'static str) -> ListenerTlsError {
+    ListenerTlsError::Empty {
+        file: file.to_path_buf(),
+        wanted,
+    }
+}
+
+fn unusable(
+    file: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ListenerTlsError {
     ListenerTlsError::Unusable {
-        file: file.display().to_string(),
-        error: error.to_string(),
+        file: file.to_path_buf(),
+        source: source.into(),
     }
 }

@@ -1,4 +1,4 @@
-//! The only place that builds rustls configurations, and what is read from certificates.
+//! Whom does the proxy trust, and how is TLS spoken? Only this folder builds rustls configurations.
 //!
 //! Architecture invariant: nothing here can make a verifier that accepts what webpki refuses, and
 //! the provider is always aws-lc-rs, named explicitly.

@@ -1,4 +1,4 @@
-//! Which certification authorities may vouch for an upstream server.
+//! Which certification authorities may vouch for an upstream server?
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -7,9 +7,9 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-/// Amazon Trust Services: Redshift, RDS Proxy and everything else that has a certificate from ACM.
+/// Amazon Trust Services, for Redshift, RDS Proxy and whatever else has a certificate from ACM.
 const AMAZON_TRUST_SERVICES: &[u8] = include_bytes!("../../certs/amazon-trust-services.pem");
-/// The private roots of RDS and Aurora instances, one set a region.
+/// The private roots of RDS and Aurora instances, of which each region has a set.
 const RDS: &[u8] = include_bytes!("../../certs/rds.pem");
 
 static BUILT_IN: LazyLock<RootCertStore> = LazyLock::new(|| {
@@ -27,21 +27,26 @@ static BUILT_IN: LazyLock<RootCertStore> = LazyLock::new(|| {
 /// Why a CA file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaFileError {
-    /// Not readable, or not PEM.
-    #[error("cannot read it: {0}")]
-    Read(rustls::pki_types::pem::Error),
-    /// A certificate in it cannot be a trust anchor.
-    #[error("certificate {number} in it cannot be a trust anchor: {error}")]
-    Anchor { number: usize, error: rustls::Error },
-    /// No certificate in it.
+    /// The file is not readable, or not PEM.
+    #[error("cannot read it")]
+    Read(#[source] rustls::pki_types::pem::Error),
+    /// A certificate in the file cannot be a trust anchor.
+    #[error("certificate {number} in it cannot be a trust anchor")]
+    Anchor {
+        /// The position of the certificate in the file, counted from 1.
+        number: usize,
+        /// What rustls says of it.
+        source: rustls::Error,
+    },
+    /// The file has no certificate.
     #[error("it has no PEM certificate")]
     Empty,
 }
 
-/// The built-in AWS roots, and those of `ca_file` besides.
+/// The built-in AWS roots, together with those of `ca_file`.
 ///
 /// # Errors
-/// [`CaFileError`] when the file cannot be read, has no certificate, or has one that is unusable.
+/// [`CaFileError`] when the file cannot be read, has no certificate, or has an unusable one.
 pub fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, CaFileError> {
     let mut roots = BUILT_IN.clone();
     let Some(path) = ca_file else {
@@ -52,7 +57,7 @@ pub fn trusted_roots(ca_file: Option<&Path>) -> Result<RootCertStore, CaFileErro
         number += 1;
         roots
             .add(certificate.map_err(CaFileError::Read)?)
-            .map_err(|error| CaFileError::Anchor { number, error })?;
+            .map_err(|source| CaFileError::Anchor { number, source })?;
     }
     if number == 0 {
         Err(CaFileError::Empty)

@@ -1,4 +1,4 @@
-//! What a server's certificate says, for people who want to know.
+//! What does a server's certificate say that `pg-iam-proxy check` shows?
 
 use std::time::SystemTime;
 
@@ -7,21 +7,21 @@ use x509_cert::der::Decode;
 
 use super::client_certificate::{CertificateNames, common_name};
 
-/// Whom a verified certificate is for, and for how long.
+/// The contents of a verified certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerCertificate {
     /// The issuer's commonName, or its whole name where it has none.
     pub issuer: String,
-    /// Host names that it is for.
+    /// The host names for which the certificate is valid.
     pub names: Vec<String>,
-    /// When it ends.
+    /// The end of its validity.
     pub not_after: SystemTime,
 }
 
 impl ServerCertificate {
-    /// Reads a certificate that has been verified.
-    pub fn of(certificate: &[u8]) -> Option<Self> {
-        let names = CertificateNames::of(certificate).alternative_names;
+    /// Reads a certificate in DER that has been verified; `None` when it cannot be parsed.
+    pub fn from_der(certificate: &[u8]) -> Option<Self> {
+        let names = CertificateNames::from_der(certificate).alternative_names;
         let certificate = Certificate::from_der(certificate).ok()?;
         let certificate = certificate.tbs_certificate();
         let issuer =

@@ -1,5 +1,7 @@
-//! An open TLS connection: a stream for the login's few messages, and the pieces of which the byte
-//! engine makes more.
+//! How are bytes received and sent over an open TLS connection?
+//!
+//! The login's few messages use it as a stream. The byte engine uses the pieces below that, with
+//! larger buffers.
 
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
@@ -9,37 +11,45 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::record::{Fault, Layout, MAX_CONTROL, MAX_PAYLOAD, MAX_RECORD, Opened, Records};
+use super::record::{
+    MAX_CONTROL, MAX_PAYLOAD, MAX_RECORD, Opened, RecordError, RecordLayer, RecordOverhead,
+};
 use super::unsent::Unsent;
 
-/// Read at a time while a login is under way.
-const READ: usize = 8 * 1024;
+/// How many bytes are read at a time while a login is under way.
+const LOGIN_READ: usize = 8 * 1024;
 
 thread_local! {
-    /// For the login's reads, which keep what they leave; the byte engine brings a larger one.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ + MAX_RECORD].into());
+    /// The buffer of the login's reads, which leave nothing in it. The byte engine brings a larger
+    /// one.
+    static LOGIN_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; LOGIN_READ + MAX_RECORD].into());
 }
 
-/// An open TLS connection. Idle, it holds no buffer.
+/// An open TLS connection, which holds no buffer while it is idle.
 pub struct TlsStream<T> {
     io: T,
-    /// Boxed: a future has a copy of what it is given for each function that hands it on.
-    pub(super) records: Box<Records>,
-    /// Received, not opened: less than a record, but for what a login left.
+    /// It is boxed because a future has a copy of what it is given for each function that hands
+    /// that on.
+    pub(super) records: Box<RecordLayer>,
+    /// The bytes that have been received and not opened. They are less than a record, except right
+    /// after a login.
     received: Vec<u8>,
-    /// Opened, not taken by a reader.
+    /// The bytes that have been opened and not taken by a reader.
     plaintext: Vec<u8>,
+    /// How many bytes of `plaintext` a reader has taken.
     taken: usize,
-    /// Sealed.
+    /// The sealed bytes that have not been sent.
     unsent: Unsent,
+    /// Whether the peer will send no more.
     peer_closed: bool,
+    /// Whether `close_notify` or another last alert has been sealed.
     closing: bool,
 }
 
 impl<T> TlsStream<T> {
     pub(super) fn new(
         io: T,
-        records: Records,
+        records: RecordLayer,
         received: Vec<u8>,
         plaintext: Vec<u8>,
         unsent: Vec<u8>,
@@ -62,15 +72,15 @@ impl<T> TlsStream<T> {
         }
     }
 
-    /// What is under it.
+    /// The connection below TLS.
     pub fn get_ref(&self) -> &T {
         &self.io
     }
 
-    /// Has its key replaced after so many records.
+    /// Makes the key due for replacement after so many records.
     #[cfg(test)]
-    pub(crate) fn wear_out_after(&mut self, records: u64) {
-        self.records.wear_out_after(records);
+    pub(crate) fn update_key_after(&mut self, records: u64) {
+        self.records.update_key_after(records);
     }
 
     #[cfg(test)]
@@ -78,34 +88,36 @@ impl<T> TlsStream<T> {
         &mut self.io
     }
 
-    /// What [`TlsStream::seal`] needs beside the payload.
-    pub fn layout(&self) -> Layout {
-        self.records.layout()
+    /// The space that [`TlsStream::seal`] needs around the payload.
+    pub fn record_overhead(&self) -> RecordOverhead {
+        self.records.record_overhead()
     }
 
-    /// As [`Records::seal`]. What is sealed must be sent in the order of sealing:
-    /// [`TlsStream::send`].
+    /// Seals a payload, as [`RecordLayer::seal`] does. Records must be sent with
+    /// [`TlsStream::send`] in the order in which they were sealed.
     ///
     /// # Errors
-    /// As [`Records::seal`].
-    pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
+    /// The same as those of [`RecordLayer::seal`].
+    pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError> {
         self.records.seal(slot, payload)
     }
 
-    /// As [`Records::replace_worn_key`], and to be sent like what is sealed.
+    /// Replaces the key, as [`RecordLayer::update_key_if_due`] does. The record that says so must
+    /// be sent in its turn.
     ///
     /// # Errors
-    /// As [`Records::replace_worn_key`].
-    pub fn replace_worn_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
-        self.records.replace_worn_key(slot)
+    /// The same as those of [`RecordLayer::update_key_if_due`].
+    pub fn update_key_if_due(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
+        self.records.update_key_if_due(slot)
     }
 }
 
 impl TlsStream<TcpStream> {
-    /// Has what happens on it reported to this thread, where another one has opened it.
+    /// Registers the connection with this thread's runtime, where that of another thread has opened
+    /// it.
     ///
     /// # Errors
-    /// The system does not watch it.
+    /// When the system refuses to register it.
     pub fn adopt(self) -> io::Result<Self> {
         let io = TcpStream::from_std(self.io.into_std()?)?;
         Ok(Self { io, ..self })
@@ -113,19 +125,19 @@ impl TlsStream<TcpStream> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
-    /// Receives once, if nothing is waiting, and hands every payload to `sink`, which says no when
-    /// it has no space for one more: then it is kept. `scratch` is only borrowed; it has space for
+    /// Receives once, unless records are waiting, and hands every payload to `sink`. The records
+    /// for which the sink has no space are kept. `scratch` is only borrowed, and has room for
     /// [`MAX_RECORD`] at least.
     ///
-    /// Ready with false: the peer has sent all it will.
+    /// It is ready with `false` when the peer has sent all that it will send.
     ///
     /// # Errors
-    /// I/O errors; a [`Fault`], of which the peer has been told.
+    /// I/O errors, and a [`RecordError`], of which the peer has been told.
     pub fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<bool>> {
         if self.taken < self.plaintext.len() {
             while let rest @ [_, ..] = &self.plaintext[self.taken..] {
@@ -144,27 +156,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         if self.peer_closed {
             return Poll::Ready(Ok(false));
         }
-        match self.records.complete(&self.received) {
+        match self.records.complete_record(&self.received) {
             Ok(None) => ready!(self.poll_fill(cx, scratch, sink))?,
             Ok(Some(_)) => {
                 let received = std::mem::take(&mut self.received);
                 self.open_and_keep(cx, &received, sink)?;
             }
-            Err(fault) => return Poll::Ready(Err(self.fail(cx, fault))),
+            Err(error) => return Poll::Ready(Err(self.fail(cx, error))),
         }
-        if self.records.owes() {
-            // What cannot be sent now is sent with the next flush; an error shows itself there too.
-            let _ = self.poll_send_sealed(cx);
+        if self.records.has_pending_answer() {
+            // Bytes that cannot be sent now are sent with the next flush, which also meets the
+            // error.
+            let _ = self.poll_send_unsent(cx);
         }
         Poll::Ready(Ok(!self.peer_closed))
     }
 
-    /// Receives behind the beginning of a record, and opens what is complete by then.
+    /// Receives more behind the beginning of a record, and opens the records that are complete
+    /// then.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> Poll<io::Result<()>> {
         let kept = self.received.len();
         let mut buffer = ReadBuf::new(&mut scratch[kept..]);
@@ -178,16 +192,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         Poll::Ready(self.open_and_keep(cx, &scratch[..kept + read], sink))
     }
 
-    /// Opens complete records, and keeps the rest.
+    /// Opens the complete records, and keeps the rest of the bytes.
     fn open_and_keep(
         &mut self,
         cx: &mut Context<'_>,
         input: &[u8],
-        sink: &mut impl Sink,
+        sink: &mut impl PayloadSink,
     ) -> io::Result<()> {
         let opened = match self.open_all(input, sink) {
             Ok(opened) => opened?,
-            Err(fault) => return Err(self.fail(cx, fault)),
+            Err(error) => return Err(self.fail(cx, error)),
         };
         let rest = &input[opened..];
         if rest.is_empty() {
@@ -199,12 +213,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         Ok(())
     }
 
-    /// Opens complete records until they or the sink's space end. How many bytes they had.
-    fn open_all(&mut self, input: &[u8], sink: &mut impl Sink) -> Result<io::Result<usize>, Fault> {
+    /// Opens complete records until there are none left, or the sink has no space. Returns how many
+    /// bytes they had.
+    fn open_all(
+        &mut self,
+        input: &[u8],
+        sink: &mut impl PayloadSink,
+    ) -> Result<io::Result<usize>, RecordError> {
         let mut opened = 0;
-        while let Some(length) = self.records.complete(&input[opened..])? {
+        while let Some(length) = self.records.complete_record(&input[opened..])? {
             let record = &input[opened..opened + length];
-            let Some(space) = sink.space(self.records.payload_of(record)?) else {
+            let Some(space) = sink.space(self.records.max_payload_of(record)?) else {
                 break;
             };
             opened += length;
@@ -217,7 +236,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
                 Opened::Nothing => {}
                 Opened::CloseNotify => {
                     self.peer_closed = true;
-                    // Nothing behind it counts: RFC 8446 §6.1.
+                    // Whatever comes behind it is ignored: RFC 8446 §6.1.
                     return Ok(Ok(input.len()));
                 }
             }
@@ -225,7 +244,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         Ok(Ok(opened))
     }
 
-    /// Sends what has been sealed, and keeps what is not taken now.
+    /// Sends sealed bytes, and keeps those that the connection does not take at the moment.
     ///
     /// # Errors
     /// I/O errors.
@@ -233,61 +252,64 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         self.unsent.send(&mut self.io, cx, sealed)
     }
 
-    /// Sends what was kept.
+    /// Sends the bytes that were kept, and the answers that the peer has asked for. It is ready
+    /// when there are none left.
     ///
     /// # Errors
-    /// I/O errors; [`Fault::Exhausted`].
-    pub fn poll_send_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// I/O errors; [`RecordError::KeyExhausted`].
+    pub fn poll_send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.unsent.poll_send(&mut self.io, cx))?;
-            if !self.records.owes() || self.closing {
+            if !self.records.has_pending_answer() || self.closing {
                 return Poll::Ready(Ok(()));
             }
             self.records.answer(self.unsent.bytes())?;
         }
     }
 
-    /// Tells the peer, as far as the connection takes it now.
-    fn fail(&mut self, cx: &mut Context<'_>, fault: Fault) -> io::Error {
+    /// Tells the peer of an error, as far as the connection takes it at the moment.
+    fn fail(&mut self, cx: &mut Context<'_>, error: RecordError) -> io::Error {
         self.peer_closed = true;
-        if !self.closing && self.records.seal_alert(fault, self.unsent.bytes()).is_ok() {
+        if !self.closing && self.records.seal_alert(error, self.unsent.bytes()).is_ok() {
             self.closing = true;
-            let _ = self.poll_send_sealed(cx);
+            let _ = self.poll_send_unsent(cx);
         }
-        fault.into()
+        error.into()
     }
 }
 
-/// Takes what is opened.
-pub trait Sink {
-    /// Space for `length` bytes, and for one more that opening needs; `None`: not now.
+/// Takes payloads that have been received.
+pub trait PayloadSink {
+    /// The space for a payload of `length` bytes, and for the one byte more that opening a record
+    /// needs; `None` when there is no such space at the moment.
     fn space(&mut self, length: usize) -> Option<&mut [u8]>;
-    /// So many of them are there.
+    /// Says that the space just given holds a payload of `length` bytes.
     ///
     /// # Errors
-    /// They cannot be passed on.
+    /// When the payload cannot be passed on.
     fn filled(&mut self, length: usize) -> io::Result<()>;
-    /// Space for more payloads, each of [`MAX_PAYLOAD`] at most, where there is any.
+    /// The spaces for several payloads, each of at most [`MAX_PAYLOAD`] bytes, where the sink
+    /// offers that.
     fn spaces(&mut self) -> Vec<IoSliceMut<'_>> {
         Vec::new()
     }
-    /// So many bytes are there, in the order of the spaces.
+    /// Says that the spaces just given hold `length` bytes in all, in their order.
     ///
     /// # Errors
-    /// They cannot be passed on.
+    /// When the bytes cannot be passed on.
     fn filled_spaces(&mut self, _length: usize) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// One payload at a time, for a reader.
+/// Takes one payload, for a reader of the stream.
 #[derive(Default)]
 struct OnePayload {
     payload: Vec<u8>,
     length: usize,
 }
 
-impl Sink for OnePayload {
+impl PayloadSink for OnePayload {
     fn space(&mut self, length: usize) -> Option<&mut [u8]> {
         if self.length > 0 {
             return None;
@@ -302,7 +324,8 @@ impl Sink for OnePayload {
     }
 }
 
-/// PostgreSQL and many drivers close TCP without `close_notify`.
+/// The error for an end of the connection without `close_notify`. PostgreSQL and many drivers end
+/// it so.
 fn eof() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
@@ -329,15 +352,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
                 return Poll::Ready(Ok(()));
             }
             if !this.unsent.bytes().is_empty() {
-                // The peer may wait for it. An error shows itself below.
-                let _ = this.poll_send_sealed(cx);
+                // The peer may wait for these bytes. The read below meets the error.
+                let _ = this.poll_send_unsent(cx);
             }
             let mut sink = OnePayload::default();
             let result = ready!(
-                SCRATCH.with_borrow_mut(|scratch| this.poll_receive(cx, scratch, &mut sink))
+                LOGIN_BUFFER.with_borrow_mut(|scratch| this.poll_receive(cx, scratch, &mut sink))
             );
             if sink.length > 0 {
-                // Good, whatever came behind it.
+                // This payload is valid, whatever came behind it.
                 sink.payload.truncate(sink.length);
                 this.plaintext = sink.payload;
             } else if !result? {
@@ -354,33 +377,33 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // What a handshake has left to be said goes out with the message.
-        if this.unsent.bytes().len() > READ {
-            ready!(this.poll_send_sealed(cx))?;
+        // The last bytes of a handshake go out together with the first message.
+        if this.unsent.bytes().len() > LOGIN_READ {
+            ready!(this.poll_send_unsent(cx))?;
         }
-        let Layout { before, after } = this.layout();
+        let RecordOverhead { before, after } = this.record_overhead();
         let payload = bytes.len().min(MAX_PAYLOAD);
         let mut slot = vec![0; before + payload + after + MAX_CONTROL];
         slot[before..before + payload].copy_from_slice(&bytes[..payload]);
         let mut length = this.seal(&mut slot, payload)?;
-        length += this.replace_worn_key(&mut slot[length..])?;
+        length += this.update_key_if_due(&mut slot[length..])?;
         this.send(cx, &slot[..length])?;
         Poll::Ready(Ok(payload))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_send_sealed(cx))?;
+        ready!(this.poll_send_unsent(cx))?;
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_send_sealed(cx))?;
+        ready!(this.poll_send_unsent(cx))?;
         if !this.closing {
             this.closing = true;
             this.records.seal_close_notify(this.unsent.bytes())?;
-            ready!(this.poll_send_sealed(cx))?;
+            ready!(this.poll_send_unsent(cx))?;
         }
         Pin::new(&mut this.io).poll_shutdown(cx)
     }

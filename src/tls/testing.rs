@@ -1,4 +1,4 @@
-//! Both ends of TLS connections, for tests.
+//! How do tests get both ends of a TLS connection?
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ pub(crate) fn localhost() -> ServerName<'static> {
     "localhost".try_into().unwrap()
 }
 
-/// Our client, whose last word does not wait for a first message.
+/// Connects with the proxy's client, and sends the end of its handshake before the first message.
 async fn connect<T: AsyncRead + AsyncWrite + Unpin>(configs: &Configs, io: T) -> TlsStream<T> {
     let mut stream = handshake::connect(configs.client.clone(), localhost(), io)
         .await
@@ -65,7 +65,7 @@ async fn connect<T: AsyncRead + AsyncWrite + Unpin>(configs: &Configs, io: T) ->
     stream
 }
 
-/// Our client on `near`, rustls' server on `far`.
+/// The proxy's client on `near`, and the server of rustls on `far`.
 pub(crate) async fn our_client<N, F>(
     configs: &Configs,
     near: N,
@@ -80,7 +80,7 @@ where
     (ours, theirs.unwrap())
 }
 
-/// Our server on `near`, rustls' client on `far`.
+/// The proxy's server on `near`, and the client of rustls on `far`.
 pub(crate) async fn our_server<N, F>(
     configs: &Configs,
     near: N,
@@ -101,7 +101,7 @@ where
     )
 }
 
-/// Our client, and our server.
+/// The proxy's client and the proxy's server.
 pub(crate) async fn both_ours(
     configs: &Configs,
 ) -> (TlsStream<DuplexStream>, TlsStream<DuplexStream>) {

@@ -1,4 +1,4 @@
-//! Bytes that a peer takes slower than they come.
+//! Where do bytes wait that a connection does not take at the moment?
 
 use std::io;
 use std::pin::Pin;
@@ -6,18 +6,19 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-/// What could not be sent when it was there; no memory while there is none.
+/// The bytes that could not be sent at once. It holds no memory while there are none.
 #[derive(Default)]
 pub struct Unsent {
     bytes: Vec<u8>,
+    /// How many of `bytes` have been sent since.
     sent: usize,
 }
 
 impl Unsent {
-    /// Sends, and keeps what is not taken now.
+    /// Sends bytes, and keeps those that the connection does not take at the moment.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// When the connection has failed.
     pub fn send<T: AsyncWrite + Unpin>(
         &mut self,
         io: &mut T,
@@ -38,10 +39,10 @@ impl Unsent {
         }
     }
 
-    /// Sends what was kept.
+    /// Sends the bytes that were kept. It is ready when there are none left.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// When the connection has failed.
     pub fn poll_send<T: AsyncWrite + Unpin>(
         &mut self,
         io: &mut T,
@@ -55,7 +56,7 @@ impl Unsent {
         Poll::Ready(Ok(()))
     }
 
-    /// Where more is put behind what is kept.
+    /// The bytes that are kept, so that more can be appended.
     pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
@@ -67,7 +68,7 @@ impl From<Vec<u8>> for Unsent {
     }
 }
 
-/// Ready when all is written; what is not stays in `bytes`.
+/// Writes `bytes`, and is ready when all are written. Those that are not stay in `bytes`.
 fn poll_write<T: AsyncWrite + Unpin>(
     io: &mut T,
     cx: &mut Context<'_>,

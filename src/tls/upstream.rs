@@ -1,4 +1,4 @@
-//! TLS to upstream servers: always on, always verified, chain and host name.
+//! How is TLS spoken to upstream servers? Always, and always with the chain and the name verified.
 
 use std::sync::Arc;
 
@@ -8,28 +8,28 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 
-use super::handshake::{self, Shaken};
+use super::handshake::{self, CompletedHandshake};
 use super::stream::TlsStream;
 use super::{ServerCertificate, TlsFailure, channel_binding};
 
-/// Key exchange groups. P-256 first: PostgreSQL up to 17, and so RDS, takes no other, and a key
-/// share that a server does not take costs a `HelloRetryRequest`. No post-quantum share, which
-/// servers do not take and which doubles the `ClientHello`.
-static KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] = [
+/// The key exchange groups. P-256 comes first because PostgreSQL up to 17, and so RDS, takes no
+/// other, and a key share that a server does not take costs a `HelloRetryRequest`. There is no
+/// post-quantum share, which servers do not take and which doubles the `ClientHello`.
+static UPSTREAM_KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] = [
     aws_lc_rs::kx_group::SECP256R1,
     aws_lc_rs::kx_group::X25519,
     aws_lc_rs::kx_group::SECP384R1,
 ];
 
-/// A trust setup, shared by every connection of the targets that use it.
+/// The TLS configuration of a target. Targets that trust the same roots share it.
 #[derive(Clone)]
 pub struct UpstreamTls(Arc<ClientConfig>);
 
 impl UpstreamTls {
-    /// Verifies against these roots and nothing else.
+    /// A configuration that trusts these roots and nothing else.
     pub fn new(roots: RootCertStore) -> Self {
         let provider = CryptoProvider {
-            kx_groups: KEY_EXCHANGE.to_vec(),
+            kx_groups: UPSTREAM_KEY_EXCHANGE.to_vec(),
             ..aws_lc_rs::default_provider()
         };
         let mut config = ClientConfig::builder_with_provider(provider.into())
@@ -38,33 +38,32 @@ impl UpstreamTls {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"postgresql".to_vec()];
-        // PostgreSQL gives no tickets, and a resumed session's certificate would not be verified
-        // again.
+        // PostgreSQL gives no tickets, and the certificate of a resumed session would not be
+        // verified again.
         config.resumption = Resumption::disabled();
-        // For the record layer.
+        // The record layer needs the keys.
         config.enable_secret_extraction = true;
         Self(config.into())
     }
 
-    /// Performs the handshake on a connection whose server has just agreed to TLS.
+    /// Does the handshake on a connection whose server has just agreed to TLS. `name` must be in
+    /// the server's certificate.
     ///
     /// # Errors
-    /// [`TlsFailure`] says which check failed.
+    /// [`TlsFailure`] says which check has failed.
     pub async fn handshake(
         &self,
         name: ServerName<'static>,
         tcp: TcpStream,
-    ) -> Result<(TlsStream<TcpStream>, Certificate), TlsFailure> {
-        let Shaken {
+    ) -> Result<(TlsStream<TcpStream>, VerifiedCertificate), TlsFailure> {
+        let CompletedHandshake {
             stream,
             certificate,
             ..
         } = handshake::connect(self.0.clone(), name, tcp).await?;
         Ok((
             stream,
-            Certificate(
-                certificate.ok_or_else(|| TlsFailure::Certificate("there is none".to_string()))?,
-            ),
+            VerifiedCertificate(certificate.ok_or(TlsFailure::NoCertificate)?),
         ))
     }
 }
@@ -75,16 +74,16 @@ impl std::fmt::Debug for UpstreamTls {
     }
 }
 
-/// The certificate with which a server has proved who it is.
-pub struct Certificate(CertificateDer<'static>);
+/// The certificate with which a server has proved its name.
+pub struct VerifiedCertificate(CertificateDer<'static>);
 
-impl Certificate {
-    /// What it says, where it can be read.
-    pub fn facts(&self) -> Option<ServerCertificate> {
-        ServerCertificate::of(&self.0)
+impl VerifiedCertificate {
+    /// The contents of the certificate; `None` when it cannot be parsed.
+    pub fn details(&self) -> Option<ServerCertificate> {
+        ServerCertificate::from_der(&self.0)
     }
 
-    /// Channel binding data of connections that it protects, where its signature has one.
+    /// The channel binding data of connections to this server, if its certificate has any.
     pub fn end_point_binding(&self) -> Option<Vec<u8>> {
         channel_binding::tls_server_end_point(&self.0)
     }

@@ -28,12 +28,17 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Name resolution failed.
-    #[error("cannot resolve {host}: {error}")]
-    Resolve { host: String, error: io::Error },
+    #[error("cannot resolve {host}")]
+    Resolve {
+        host: String,
+        #[source]
+        error: io::Error,
+    },
     /// No address could be connected; this is the last one's failure.
-    #[error("cannot connect to {address}: {error}")]
+    #[error("cannot connect to {address}")]
     Tcp {
         address: UpstreamAddr,
+        #[source]
         error: io::Error,
     },
     /// The server answered `N`.
@@ -50,15 +55,17 @@ pub enum ConnectError {
     #[error("received unencrypted data after SSL response from {0}")]
     UnencryptedData(UpstreamAddr),
     /// The connection broke before TLS.
-    #[error("{address} closed or failed during SSL exchange: {error}")]
+    #[error("{address} closed or failed during SSL exchange")]
     SslExchange {
         address: UpstreamAddr,
+        #[source]
         error: io::Error,
     },
     /// The handshake failed.
-    #[error("TLS with {address}: {failure}")]
+    #[error("TLS with {address}")]
     Tls {
         address: UpstreamAddr,
+        #[source]
         failure: TlsFailure,
     },
 }
@@ -214,7 +221,7 @@ impl Reached {
             Ok(Err(failure)) => Err(ConnectError::Tls { address, failure }),
             Err(_) => Err(ConnectError::Tls {
                 address,
-                failure: TlsFailure::Io("timed out".to_string()),
+                failure: TlsFailure::Io(io::Error::new(io::ErrorKind::TimedOut, "timed out")),
             }),
         }
     }

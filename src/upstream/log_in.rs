@@ -13,7 +13,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::secret::Secret;
 use crate::tls::stream::TlsStream;
 use crate::wire::backend::{
-    Authentication, BackendKey, ErrorResponse, Message, Raw, parse, read_message,
+    Authentication, BackendKey, BackendMessage, ErrorResponse, RawMessage, parse, read_message,
 };
 use crate::wire::frontend::{sasl_initial_response, sasl_response, startup_message};
 use crate::wire::{ReadError, Violation, scram};
@@ -31,11 +31,11 @@ pub struct LoggedIn {
     /// Connection, with nothing read ahead of `ReadyForQuery`.
     pub connection: Connection,
     /// `ParameterStatus` and `NoticeResponse` in the server's order.
-    pub settings: Vec<Raw>,
+    pub settings: Vec<RawMessage>,
     /// The server's cancel key; some poolers give none.
     pub key: Option<BackendKey>,
     /// `ReadyForQuery` itself.
-    pub ready: Raw,
+    pub ready: RawMessage,
 }
 
 impl LoggedIn {
@@ -69,8 +69,8 @@ pub enum LogInError {
     #[error("{0}")]
     Violation(String),
     /// The server went away.
-    #[error("the server closed the connection during login: {0}")]
-    Closed(String),
+    #[error("the server closed the connection during login")]
+    Closed(#[source] ReadError),
     /// The server took too long.
     #[error("the server did not finish the login within {} s", TIMEOUT.as_secs())]
     TimedOut,
@@ -107,9 +107,7 @@ impl From<ReadError> for LogInError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => violation.into(),
-            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => {
-                Self::Closed(error.to_string())
-            }
+            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::Closed(error),
         }
     }
 }
@@ -122,7 +120,7 @@ impl From<Violation> for LogInError {
 
 impl From<io::Error> for LogInError {
     fn from(error: io::Error) -> Self {
-        Self::Closed(error.to_string())
+        Self::Closed(ReadError::Io(error))
     }
 }
 
@@ -151,10 +149,10 @@ async fn authenticate(
     user: &str,
     password: &Secret,
 ) -> Result<(), LogInError> {
-    if password.expose().len() > password::MAX_PASSWORD {
+    if password.expose().len() > password::MAX_SERVER_PASSWORD_BYTES {
         return Err(LogInError::Unsupported(format!(
             "a password, and ours has more than {} bytes",
-            password::MAX_PASSWORD
+            password::MAX_SERVER_PASSWORD_BYTES
         )));
     }
     let Connection {
@@ -167,21 +165,23 @@ async fn authenticate(
     let mut answered = false;
     loop {
         let request = match parse(read_message(stream).await?)? {
-            Message::Authentication(request) => request,
-            Message::Error(error) if answered && error.sqlstate().is_invalid_authorization() => {
+            BackendMessage::Authentication(request) => request,
+            BackendMessage::Error(error)
+                if answered && error.sqlstate().is_invalid_authorization() =>
+            {
                 return Err(LogInError::PasswordRefused(error));
             }
-            Message::Error(error) => return Err(LogInError::Refused(error)),
-            Message::Notice(_) => continue,
-            Message::ParameterStatus(_)
-            | Message::BackendKeyData(_)
-            | Message::ReadyForQuery(_) => {
+            BackendMessage::Error(error) => return Err(LogInError::Refused(error)),
+            BackendMessage::Notice(_) => continue,
+            BackendMessage::ParameterStatus(_)
+            | BackendMessage::BackendKeyData(_)
+            | BackendMessage::ReadyForQuery(_) => {
                 return Err(unexpected(
                     "an authentication request",
                     "a message of a later phase",
                 ));
             }
-            Message::Other(tag) => {
+            BackendMessage::Other(tag) => {
                 return Err(unexpected(
                     "an authentication request",
                     &format!("message type 0x{tag:02x}"),
@@ -241,8 +241,8 @@ async fn exchange_scram(
     binding: Option<Vec<u8>>,
     password: &Secret,
 ) -> Result<(), LogInError> {
-    let mut exchange =
-        scram::Exchange::begin(mechanisms, password.expose(), binding).ok_or_else(|| {
+    let mut exchange = scram::ScramClient::begin(mechanisms, password.expose(), binding)
+        .ok_or_else(|| {
             LogInError::Unsupported(format!(
                 "SASL with {} only (authentication code 10)",
                 mechanisms.join(", ")
@@ -270,22 +270,22 @@ async fn exchange_scram(
 
 async fn next_sasl(stream: &mut TlsStream<TcpStream>) -> Result<Authentication, LogInError> {
     match parse(read_message(stream).await?)? {
-        Message::Authentication(request) => Ok(request),
-        Message::Error(error) if error.sqlstate().is_invalid_authorization() => {
+        BackendMessage::Authentication(request) => Ok(request),
+        BackendMessage::Error(error) if error.sqlstate().is_invalid_authorization() => {
             Err(LogInError::PasswordRefused(error))
         }
-        Message::Error(error) => Err(LogInError::Refused(error)),
+        BackendMessage::Error(error) => Err(LogInError::Refused(error)),
         _ => Err(unexpected("a SASL message", "another message")),
     }
 }
 
 async fn read_settings(mut connection: Connection, user: &str) -> Result<LoggedIn, LogInError> {
-    let mut settings: Vec<Raw> = Vec::new();
+    let mut settings: Vec<RawMessage> = Vec::new();
     let mut size = 0;
     let mut key = None;
     loop {
         match parse(read_message(&mut connection.stream).await?)? {
-            Message::ParameterStatus(raw) | Message::Notice(raw) => {
+            BackendMessage::ParameterStatus(raw) | BackendMessage::Notice(raw) => {
                 size += raw.length();
                 if size > MAX_SETTINGS {
                     return Err(LogInError::Violation(format!(
@@ -294,8 +294,8 @@ async fn read_settings(mut connection: Connection, user: &str) -> Result<LoggedI
                 }
                 settings.push(raw);
             }
-            Message::BackendKeyData(data) => key = Some(data),
-            Message::ReadyForQuery(ready) => {
+            BackendMessage::BackendKeyData(data) => key = Some(data),
+            BackendMessage::ReadyForQuery(ready) => {
                 return Ok(LoggedIn {
                     user: user.to_string(),
                     connection,
@@ -304,11 +304,11 @@ async fn read_settings(mut connection: Connection, user: &str) -> Result<LoggedI
                     ready,
                 });
             }
-            Message::Error(error) => return Err(LogInError::Refused(error)),
-            Message::Authentication(_) => {
+            BackendMessage::Error(error) => return Err(LogInError::Refused(error)),
+            BackendMessage::Authentication(_) => {
                 return Err(unexpected("ReadyForQuery", "an authentication request"));
             }
-            Message::Other(tag) => {
+            BackendMessage::Other(tag) => {
                 return Err(unexpected(
                     "ReadyForQuery",
                     &format!("message type 0x{tag:02x}"),

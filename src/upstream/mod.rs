@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::address::UpstreamAddr;
 use crate::tls::stream::TlsStream;
-use crate::tls::upstream::Certificate;
+use crate::tls::upstream::VerifiedCertificate;
 
 /// A verified, encrypted connection to a server.
 pub struct Connection {
@@ -25,7 +25,7 @@ pub struct Connection {
     /// Resolved address of the server.
     pub address: UpstreamAddr,
     /// Its certificate.
-    pub certificate: Certificate,
+    pub certificate: VerifiedCertificate,
     /// Name that its certificate has been verified for.
     pub server_name: ServerName<'static>,
 }

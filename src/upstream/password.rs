@@ -8,7 +8,7 @@ use crate::secret::Secret;
 use crate::wire::frontend::{password_message, redshift_digest_response};
 
 /// Longest password that PostgreSQL reads (`PG_MAX_AUTH_TOKEN_LENGTH`).
-pub const MAX_PASSWORD: usize = 65_535;
+pub const MAX_SERVER_PASSWORD_BYTES: usize = 65_535;
 
 /// Answer to `AuthenticationCleartextPassword`.
 pub fn cleartext(password: &Secret) -> Secret {

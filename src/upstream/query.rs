@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 use super::log_in::LoggedIn;
-use crate::wire::backend::{Message, parse, read_message};
+use crate::wire::backend::{BackendMessage, parse, read_message};
 use crate::wire::frontend::{TERMINATE, query};
 use crate::wire::{ReadError, Violation};
 
@@ -23,8 +23,8 @@ pub enum QueryError {
     #[error(transparent)]
     Violation(#[from] Violation),
     /// The session broke.
-    #[error("the session broke: {0}")]
-    Broken(String),
+    #[error("the session broke")]
+    Broken(#[source] ReadError),
     /// The server took too long.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     TimedOut,
@@ -34,16 +34,14 @@ impl From<ReadError> for QueryError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => violation.into(),
-            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => {
-                Self::Broken(error.to_string())
-            }
+            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::Broken(error),
         }
     }
 }
 
 impl From<io::Error> for QueryError {
     fn from(error: io::Error) -> Self {
-        Self::Broken(error.to_string())
+        Self::Broken(ReadError::Io(error))
     }
 }
 
@@ -59,8 +57,8 @@ pub async fn select_1(session: LoggedIn) -> Result<(), QueryError> {
         let mut refusal = None;
         loop {
             match parse(read_message(&mut stream).await?)? {
-                Message::Error(error) => refusal = Some(error.message()),
-                Message::ReadyForQuery(_) => break,
+                BackendMessage::Error(error) => refusal = Some(error.message()),
+                BackendMessage::ReadyForQuery(_) => break,
                 _ => {}
             }
         }

@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::random;
-use crate::wire::backend::{ErrorResponse, Raw, read_message};
+use crate::wire::backend::{ErrorResponse, RawMessage, read_message};
 use crate::wire::frontend::query;
 use crate::wire::settings::Settings;
 use crate::wire::{ReadError, Violation};
@@ -65,8 +65,8 @@ pub enum NotReset {
     #[error(transparent)]
     Violation(#[from] Violation),
     /// The session broke.
-    #[error("the session broke: {0}")]
-    Broken(String),
+    #[error("the session broke")]
+    Broken(#[source] ReadError),
     /// The server took too long.
     #[error("it took more than {} s", TIMEOUT.as_secs())]
     TimedOut,
@@ -76,16 +76,14 @@ impl From<ReadError> for NotReset {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => violation.into(),
-            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => {
-                Self::Broken(error.to_string())
-            }
+            ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::Broken(error),
         }
     }
 }
 
 impl From<io::Error> for NotReset {
     fn from(error: io::Error) -> Self {
-        Self::Broken(error.to_string())
+        Self::Broken(ReadError::Io(error))
     }
 }
 
@@ -132,7 +130,7 @@ async fn until_ready<S: AsyncRead + Unpin>(
 ) -> Result<Option<Bytes>, NotReset> {
     let mut last_row = None;
     loop {
-        let Raw { tag, body } = read_message(stream).await?;
+        let RawMessage { tag, body } = read_message(stream).await?;
         match tag {
             b'C' | b'T' => {}
             b'D' => last_row = Some(body),
@@ -156,6 +154,7 @@ fn seed() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::chain;
 
     const CLEAN_ANSWER: &[u8] = b"T\0\0\0\x04D\0\0\0\x0b\0\x01\0\0\0\x01tC\0\0\0\x05\0Z\0\0\0\x05I";
     const RESTORED: &[u8] = b"S\0\0\0\x11TimeZone\0UTC\0";
@@ -163,7 +162,7 @@ mod tests {
 
     /// The outcome when the server answers with these messages.
     async fn outcome(messages: &[&[u8]]) -> Result<(), String> {
-        let mut settings = Settings::at_login(&[Raw {
+        let mut settings = Settings::at_login(&[RawMessage {
             tag: b'S',
             body: "TimeZone\0UTC\0".into(),
         }]);
@@ -172,7 +171,7 @@ mod tests {
         let mut stream = tokio::io::join(&answer[..], tokio::io::sink());
         reset(&mut stream, &mut settings)
             .await
-            .map_err(|error| error.to_string())
+            .map_err(|error| chain(&error))
     }
 
     #[tokio::test]

@@ -1,115 +1,126 @@
-//! Messages that a server sends before its first `ReadyForQuery`: read from upstream, written to
-//! clients.
+//! Which messages does a server send up to its first `ReadyForQuery`?
+//!
+//! The proxy reads them from the server and writes them to its clients.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::protocol::{
+    AUTH_REQ_DIGEST, AUTH_REQ_IDP, AUTH_REQ_MD5, AUTH_REQ_OK, AUTH_REQ_PASSWORD, AUTH_REQ_SASL,
+    AUTH_REQ_SASL_CONT, AUTH_REQ_SASL_FIN, PG_DIAG_MESSAGE_PRIMARY, PG_DIAG_SQLSTATE,
+    PQMSG_AUTHENTICATION_REQUEST, PQMSG_BACKEND_KEY_DATA, PQMSG_ERROR_RESPONSE,
+    PQMSG_NEGOTIATE_PROTOCOL_VERSION, PQMSG_NOTICE_RESPONSE, PQMSG_PARAMETER_STATUS,
+    PQMSG_READY_FOR_QUERY,
+};
 use super::sqlstate::SqlState;
 use super::startup::ProtocolVersion;
 use super::{ReadError, Violation, read_head, take_bytes, take_cstr, take_u32, with_length};
 use crate::secret::Secret;
 
-/// Longest startup-phase message accepted from a server: libpq's limit for an `ErrorResponse`.
-pub const MAX_MESSAGE: usize = 30_000;
-/// Longest authentication request: libpq's limit.
-pub const MAX_AUTHENTICATION: usize = 2_000;
+/// The longest body of a startup-phase message that is accepted from a server, in bytes. It is
+/// libpq's limit for an `ErrorResponse` (`MAX_ERRLEN` in `fe-connect.c`).
+pub const MAX_BACKEND_MESSAGE: usize = 30_000;
+/// The longest body of an authentication request that is accepted from a server, in bytes. It is
+/// libpq's limit, also in `fe-connect.c`.
+pub const MAX_AUTHENTICATION_REQUEST: usize = 2_000;
 
-/// One message as it came, type byte and body, so that it can be passed on unchanged.
+/// A message as it came, which can be passed on unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Raw {
-    /// Message type.
+pub struct RawMessage {
+    /// The type byte, one of `PQMSG_*` in [`super::protocol`].
     pub tag: u8,
-    /// Everything behind the length.
+    /// Everything behind the length field.
     pub body: Bytes,
 }
 
-impl Raw {
-    /// Length in wire form: type, length and body.
+impl RawMessage {
+    /// The number of bytes that the message has on the wire: type, length field and body.
     pub fn length(&self) -> usize {
         1 + 4 + self.body.len()
     }
 
-    /// Name and value of a `ParameterStatus`.
+    /// The name and the value in a `ParameterStatus`; `None` for every other message, and for one
+    /// that is malformed.
     pub fn setting(&self) -> Option<(&[u8], &[u8])> {
         let mut rest = &self.body[..];
-        let name = take_cstr(&mut rest).filter(|_| self.tag == b'S')?;
+        let name = take_cstr(&mut rest).filter(|_| self.tag == PQMSG_PARAMETER_STATUS)?;
         Some((name, take_cstr(&mut rest)?))
     }
 
-    /// Appends the message in wire form.
+    /// Appends the message as it is sent.
     pub fn encode(&self, out: &mut BytesMut) {
         message(out, self.tag, |out| out.put_slice(&self.body));
     }
 }
 
-/// A startup-phase message, understood.
+/// A startup-phase message that has been parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
-    /// 'R'
+pub enum BackendMessage {
+    /// An authentication request.
     Authentication(Authentication),
-    /// 'E'
+    /// An `ErrorResponse`.
     Error(ErrorResponse),
-    /// 'N', to be passed on
-    Notice(Raw),
-    /// 'S', to be passed on
-    ParameterStatus(Raw),
-    /// 'K'
+    /// A `NoticeResponse`, which is only passed on.
+    Notice(RawMessage),
+    /// A `ParameterStatus`, which is only passed on.
+    ParameterStatus(RawMessage),
+    /// A `BackendKeyData`.
     BackendKeyData(BackendKey),
-    /// 'Z', to be passed on
-    ReadyForQuery(Raw),
-    /// Anything else, by its type byte
+    /// A `ReadyForQuery`, which is only passed on.
+    ReadyForQuery(RawMessage),
+    /// A message of any other type, which is given.
     Other(u8),
 }
 
-/// An authentication request.
+/// An authentication request. The codes are `AUTH_REQ_*` in [`super::protocol`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authentication {
-    /// 0
+    /// `AuthenticationOk`.
     Ok,
-    /// 3
+    /// `AuthenticationCleartextPassword`.
     CleartextPassword,
-    /// 5
+    /// `AuthenticationMD5Password`.
     Md5Password {
-        /// Made anew for each login.
+        /// The salt, which is new in each login.
         salt: [u8; 4],
     },
-    /// 10
+    /// `AuthenticationSASL`.
     Sasl {
-        /// Their names, the server's favourite first.
+        /// The names of the mechanisms on offer, in the server's order of preference.
         mechanisms: Vec<String>,
     },
-    /// 11
+    /// `AuthenticationSASLContinue`, with the mechanism's data.
     SaslContinue(Bytes),
-    /// 12
+    /// `AuthenticationSASLFinal`, with the mechanism's data.
     SaslFinal(Bytes),
-    /// 13: Redshift's digest request
+    /// Redshift's digest request.
     RedshiftDigest {
-        /// 0 is SHA-256, the only one that Amazon's drivers implement.
+        /// The hash function. 0 is SHA-256, the only one that Amazon's drivers implement.
         algorithm: u32,
-        /// Hashed with the password.
+        /// The salt that is hashed with the password.
         salt: Bytes,
-        /// Made anew for each login.
+        /// The server's nonce, which is new in each login.
         server_nonce: Bytes,
     },
-    /// 14: Redshift's identity provider request
+    /// Redshift's request for a token of an identity provider.
     RedshiftIdp,
-    /// Any other code
+    /// A request with any other code, which is given.
     Unsupported(u32),
 }
 
-/// Process id and secret key with which a query can be cancelled.
+/// The process id and the secret key with which a session's query can be cancelled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendKey {
-    /// Process id.
+    /// The process id of the session's backend.
     pub process_id: u32,
-    /// 4 bytes in protocol 3.0, up to 256 in 3.2.
+    /// The secret key. It has 4 bytes in protocol 3.0, and 4 to 256 in 3.2.
     pub secret_key: Secret,
 }
 
 impl BackendKey {
     /// Appends a `BackendKeyData`.
     pub fn encode(&self, out: &mut BytesMut) {
-        message(out, b'K', |out| {
+        message(out, PQMSG_BACKEND_KEY_DATA, |out| {
             out.put_u32(self.process_id);
             out.put_slice(self.secret_key.expose());
         });
@@ -121,7 +132,8 @@ impl BackendKey {
 pub struct ErrorResponse(Bytes);
 
 impl ErrorResponse {
-    /// Checks the layout: fields of a type byte and a NUL-terminated string, then a NUL.
+    /// Checks that the body consists of fields, each of a type byte and a NUL-terminated string,
+    /// and of a final NUL.
     ///
     /// # Errors
     /// A [`Violation`] when the body is anything else.
@@ -138,8 +150,8 @@ impl ErrorResponse {
         }
     }
 
-    /// Builds one from field types and values, in this order. NUL bytes cannot occur in a field and
-    /// are dropped.
+    /// Builds one from the types (`PG_DIAG_*` in [`super::protocol`]) and values of its fields, in
+    /// this order. NUL bytes cannot occur in a field and are dropped.
     pub fn from_fields<'a>(fields: impl IntoIterator<Item = (u8, &'a str)>) -> Self {
         let mut body = BytesMut::new();
         for (field, value) in fields {
@@ -151,19 +163,21 @@ impl ErrorResponse {
         Self(body.freeze())
     }
 
-    /// SQLSTATE, field C. A server that sends none violates the protocol, which this then says.
+    /// The SQLSTATE. A server that sends none violates the protocol, so the SQLSTATE of that is
+    /// returned instead.
     pub fn sqlstate(&self) -> SqlState {
-        SqlState::from_code(self.field(b'C').unwrap_or_default())
+        SqlState::from_code(self.field(PG_DIAG_SQLSTATE).unwrap_or_default())
     }
 
-    /// Primary message, field M.
+    /// The primary message, or an empty text where the server has sent none.
     pub fn message(&self) -> String {
-        String::from_utf8_lossy(self.field(b'M').unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(self.field(PG_DIAG_MESSAGE_PRIMARY).unwrap_or_default())
+            .into_owned()
     }
 
-    /// Appends the message in wire form.
+    /// Appends the message as it is sent.
     pub fn encode(&self, out: &mut BytesMut) {
-        message(out, b'E', |out| out.put_slice(&self.0));
+        message(out, PQMSG_ERROR_RESPONSE, |out| out.put_slice(&self.0));
     }
 
     fn field(&self, wanted: u8) -> Option<&[u8]> {
@@ -182,31 +196,31 @@ impl ErrorResponse {
 /// Reads one message and not a byte more.
 ///
 /// # Errors
-/// [`ReadError::Closed`] at end of file before the first byte; a [`Violation`] before anything is
-/// allocated when the length is out of bounds.
-pub async fn read_message<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Raw, ReadError> {
+/// [`ReadError::Closed`] when the connection ends before the first byte; a [`Violation`] when the
+/// length is out of bounds, before anything is allocated.
+pub async fn read_message<S: AsyncRead + Unpin>(stream: &mut S) -> Result<RawMessage, ReadError> {
     let [tag, length @ ..] = read_head::<_, 5>(stream).await?;
     let mut body = vec![0; checked_body_length(tag, length)?];
     stream
         .read_exact(&mut body)
         .await
         .map_err(ReadError::inside)?;
-    Ok(Raw {
+    Ok(RawMessage {
         tag,
         body: body.into(),
     })
 }
 
-/// The body length that a message's length field announces.
+/// The length of the body, in bytes, that a message's length field announces.
 ///
 /// # Errors
-/// A [`Violation`] when it is below zero or above what a startup-phase message of this type may
-/// have.
+/// A [`Violation`] when it is negative, or above what a startup-phase message of this type may
+/// have: [`MAX_AUTHENTICATION_REQUEST`] or [`MAX_BACKEND_MESSAGE`].
 pub fn checked_body_length(tag: u8, length: [u8; 4]) -> Result<usize, Violation> {
-    let limit = if tag == b'R' {
-        MAX_AUTHENTICATION
+    let limit = if tag == PQMSG_AUTHENTICATION_REQUEST {
+        MAX_AUTHENTICATION_REQUEST
     } else {
-        MAX_MESSAGE
+        MAX_BACKEND_MESSAGE
     };
     match usize::try_from(u32::from_be_bytes(length))
         .ok()
@@ -223,19 +237,21 @@ pub fn checked_body_length(tag: u8, length: [u8; 4]) -> Result<usize, Violation>
     }
 }
 
-/// Understands one message.
+/// Parses one message.
 ///
 /// # Errors
-/// A [`Violation`] when the body does not have the layout of its type.
-pub fn parse(raw: Raw) -> Result<Message, Violation> {
+/// A [`Violation`] when the body does not have the form that its type asks for.
+pub fn parse(raw: RawMessage) -> Result<BackendMessage, Violation> {
     Ok(match raw.tag {
-        b'R' => Message::Authentication(parse_authentication(&raw.body)?),
-        b'E' => Message::Error(ErrorResponse::parse(raw.body)?),
-        b'N' => Message::Notice(raw),
-        b'S' => Message::ParameterStatus(raw),
-        b'K' => Message::BackendKeyData(parse_backend_key(&raw.body)?),
-        b'Z' => Message::ReadyForQuery(raw),
-        other => Message::Other(other),
+        PQMSG_AUTHENTICATION_REQUEST => {
+            BackendMessage::Authentication(parse_authentication(&raw.body)?)
+        }
+        PQMSG_ERROR_RESPONSE => BackendMessage::Error(ErrorResponse::parse(raw.body)?),
+        PQMSG_NOTICE_RESPONSE => BackendMessage::Notice(raw),
+        PQMSG_PARAMETER_STATUS => BackendMessage::ParameterStatus(raw),
+        PQMSG_BACKEND_KEY_DATA => BackendMessage::BackendKeyData(parse_backend_key(&raw.body)?),
+        PQMSG_READY_FOR_QUERY => BackendMessage::ReadyForQuery(raw),
+        other => BackendMessage::Other(other),
     })
 }
 
@@ -244,12 +260,12 @@ fn parse_authentication(body: &Bytes) -> Result<Authentication, Violation> {
     let mut rest = &body[..];
     let code = take_u32(&mut rest).ok_or(invalid.clone())?;
     Ok(match code {
-        0 => Authentication::Ok,
-        3 => Authentication::CleartextPassword,
-        5 => Authentication::Md5Password {
+        AUTH_REQ_OK => Authentication::Ok,
+        AUTH_REQ_PASSWORD => Authentication::CleartextPassword,
+        AUTH_REQ_MD5 => Authentication::Md5Password {
             salt: rest.try_into().map_err(|_| invalid)?,
         },
-        10 => {
+        AUTH_REQ_SASL => {
             let mut mechanisms = Vec::new();
             loop {
                 match take_cstr(&mut rest).ok_or(invalid.clone())? {
@@ -259,10 +275,10 @@ fn parse_authentication(body: &Bytes) -> Result<Authentication, Violation> {
             }
             Authentication::Sasl { mechanisms }
         }
-        11 => Authentication::SaslContinue(body.slice_ref(rest)),
-        12 => Authentication::SaslFinal(body.slice_ref(rest)),
-        13 => parse_digest(body, rest).ok_or(invalid)?,
-        14 => Authentication::RedshiftIdp,
+        AUTH_REQ_SASL_CONT => Authentication::SaslContinue(body.slice_ref(rest)),
+        AUTH_REQ_SASL_FIN => Authentication::SaslFinal(body.slice_ref(rest)),
+        AUTH_REQ_DIGEST => parse_digest(body, rest).ok_or(invalid)?,
+        AUTH_REQ_IDP => Authentication::RedshiftIdp,
         other => Authentication::Unsupported(other),
     })
 }
@@ -294,26 +310,30 @@ fn parse_backend_key(mut body: &[u8]) -> Result<BackendKey, Violation> {
 
 /// Appends an `AuthenticationOk`.
 pub fn encode_authentication_ok(out: &mut BytesMut) {
-    message(out, b'R', |out| out.put_u32(0));
+    message(out, PQMSG_AUTHENTICATION_REQUEST, |out| {
+        out.put_u32(AUTH_REQ_OK);
+    });
 }
 
 /// Appends an `AuthenticationCleartextPassword`.
 pub fn encode_cleartext_password(out: &mut BytesMut) {
-    message(out, b'R', |out| out.put_u32(3));
+    message(out, PQMSG_AUTHENTICATION_REQUEST, |out| {
+        out.put_u32(AUTH_REQ_PASSWORD);
+    });
 }
 
 /// Appends an `AuthenticationMD5Password`.
 pub fn encode_md5_password(out: &mut BytesMut, salt: [u8; 4]) {
-    message(out, b'R', |out| {
-        out.put_u32(5);
+    message(out, PQMSG_AUTHENTICATION_REQUEST, |out| {
+        out.put_u32(AUTH_REQ_MD5);
         out.put_slice(&salt);
     });
 }
 
-/// Appends an `AuthenticationSASL` that offers these mechanisms, the favourite first.
+/// Appends an `AuthenticationSASL` that offers these mechanisms, in the order of preference.
 pub fn encode_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
-    message(out, b'R', |out| {
-        out.put_u32(10);
+    message(out, PQMSG_AUTHENTICATION_REQUEST, |out| {
+        out.put_u32(AUTH_REQ_SASL);
         for name in mechanisms {
             out.put_slice(name.as_bytes());
             out.put_u8(0);
@@ -324,28 +344,28 @@ pub fn encode_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
 
 /// Appends an `AuthenticationSASLContinue`.
 pub fn encode_sasl_continue(out: &mut BytesMut, data: &[u8]) {
-    message(out, b'R', |out| {
-        out.put_u32(11);
+    message(out, PQMSG_AUTHENTICATION_REQUEST, |out| {
+        out.put_u32(AUTH_REQ_SASL_CONT);
         out.put_slice(data);
     });
 }
 
 /// Appends an `AuthenticationSASLFinal`.
 pub fn encode_sasl_final(out: &mut BytesMut, data: &[u8]) {
-    message(out, b'R', |out| {
-        out.put_u32(12);
+    message(out, PQMSG_AUTHENTICATION_REQUEST, |out| {
+        out.put_u32(AUTH_REQ_SASL_FIN);
         out.put_slice(data);
     });
 }
 
-/// Appends a `NegotiateProtocolVersion`: the version that will be spoken and the `_pq_.` options
-/// not understood.
+/// Appends a `NegotiateProtocolVersion`, with the version that will be spoken and the `_pq_.`
+/// options that are not understood.
 pub fn encode_negotiate_protocol_version(
     out: &mut BytesMut,
     version: ProtocolVersion,
     options: &[Bytes],
 ) {
-    message(out, b'v', |out| {
+    message(out, PQMSG_NEGOTIATE_PROTOCOL_VERSION, |out| {
         out.put_u32(version.code());
         out.put_u32(u32::try_from(options.len()).unwrap_or(u32::MAX));
         for name in options {
@@ -364,8 +384,8 @@ fn message(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
 mod tests {
     use super::*;
 
-    fn raw(tag: u8, body: &[u8]) -> Raw {
-        Raw {
+    fn raw(tag: u8, body: &[u8]) -> RawMessage {
+        RawMessage {
             tag,
             body: Bytes::copy_from_slice(body),
         }
@@ -434,7 +454,7 @@ mod tests {
             let length = checked_body_length(rest[0], rest[1..5].try_into().unwrap()).unwrap();
             assert_eq!(
                 parse(raw(rest[0], &rest[5..5 + length])),
-                Ok(Message::Authentication(expected))
+                Ok(BackendMessage::Authentication(expected))
             );
             rest = &rest[5 + length..];
         }
@@ -445,18 +465,20 @@ mod tests {
     fn the_redshift_digest_request_is_read_to_its_last_byte() {
         assert_eq!(
             parse(raw(b'R', b"\0\0\0\x0d\0\0\0\0\0\0\0\x02sa\0\0\0\x01n")),
-            Ok(Message::Authentication(Authentication::RedshiftDigest {
-                algorithm: 0,
-                salt: "sa".into(),
-                server_nonce: "n".into()
-            }))
+            Ok(BackendMessage::Authentication(
+                Authentication::RedshiftDigest {
+                    algorithm: 0,
+                    salt: "sa".into(),
+                    server_nonce: "n".into()
+                }
+            ))
         );
     }
 
     #[test]
     fn error_responses_pass_through_byte_for_byte() {
         let body = b"SFATAL\0VFATAL\0C28000\0Mno\0Xunknown field\0\0";
-        let Ok(Message::Error(error)) = parse(raw(b'E', body)) else {
+        let Ok(BackendMessage::Error(error)) = parse(raw(b'E', body)) else {
             panic!("an error")
         };
         assert_eq!(error.sqlstate().code(), "28000");
@@ -475,7 +497,7 @@ mod tests {
         assert_eq!(refusal(b'K', &[0; 261]), "invalid BackendKeyData");
         assert!(matches!(
             parse(raw(b'K', &[0; 8])),
-            Ok(Message::BackendKeyData(_))
+            Ok(BackendMessage::BackendKeyData(_))
         ));
     }
 }

@@ -1,17 +1,24 @@
-//! Messages that we send upstream as the client.
+//! Which messages does the proxy send to a server, where it speaks as the client?
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::backend::BackendKey;
+use super::protocol::{
+    CANCEL_REQUEST_CODE, NEGOTIATE_SSL_CODE, PQMSG_PASSWORD_MESSAGE, PQMSG_QUERY, PQMSG_TERMINATE,
+    REDSHIFT_DIGEST_RESPONSE,
+};
 use super::startup::ProtocolVersion;
 use super::with_length;
 use crate::secret::Secret;
 
-/// `SSLRequest`.
-pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+/// An `SSLRequest`.
+pub const SSL_REQUEST: [u8; 8] = {
+    let [a, b, c, d] = NEGOTIATE_SSL_CODE.to_be_bytes();
+    [0, 0, 0, 8, a, b, c, d]
+};
 
-/// `Terminate`.
-pub const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
+/// A `Terminate`.
+pub const TERMINATE: [u8; 5] = [PQMSG_TERMINATE, 0, 0, 0, 4];
 
 /// A `StartupMessage` of protocol 3.0 with these parameters, in this order.
 pub fn startup_message(parameters: &[(Bytes, Bytes)]) -> BytesMut {
@@ -29,11 +36,11 @@ pub fn startup_message(parameters: &[(Bytes, Bytes)]) -> BytesMut {
     out
 }
 
-/// A `CancelRequest` with the key that the server gave.
+/// A `CancelRequest` with the key that the server has given.
 pub fn cancel_request(key: &BackendKey) -> Secret {
     let mut out = BytesMut::new();
     with_length(&mut out, |out| {
-        out.put_slice(&[0x04, 0xd2, 0x16, 0x2e]);
+        out.put_u32(CANCEL_REQUEST_CODE);
         out.put_u32(key.process_id);
         out.put_slice(key.secret_key.expose());
     });
@@ -42,7 +49,7 @@ pub fn cancel_request(key: &BackendKey) -> Secret {
 
 /// A `PasswordMessage`: the answer to a cleartext or MD5 request.
 pub fn password_message(password: &[u8]) -> Secret {
-    secret_message(b'p', |out| {
+    secret_message(PQMSG_PASSWORD_MESSAGE, |out| {
         out.put_slice(password);
         out.put_u8(0);
     })
@@ -51,7 +58,7 @@ pub fn password_message(password: &[u8]) -> Secret {
 /// A `Query`.
 pub fn query(sql: &str) -> BytesMut {
     let mut out = BytesMut::new();
-    out.put_u8(b'Q');
+    out.put_u8(PQMSG_QUERY);
     with_length(&mut out, |out| {
         out.put_slice(sql.as_bytes());
         out.put_u8(0);
@@ -61,7 +68,7 @@ pub fn query(sql: &str) -> BytesMut {
 
 /// A `SASLInitialResponse`.
 pub fn sasl_initial_response(mechanism: &str, data: &[u8]) -> Secret {
-    secret_message(b'p', |out| {
+    secret_message(PQMSG_PASSWORD_MESSAGE, |out| {
         out.put_slice(mechanism.as_bytes());
         out.put_u8(0);
         with_count(out, data);
@@ -70,13 +77,13 @@ pub fn sasl_initial_response(mechanism: &str, data: &[u8]) -> Secret {
 
 /// A `SASLResponse`.
 pub fn sasl_response(data: &[u8]) -> Secret {
-    secret_message(b'p', |out| out.put_slice(data))
+    secret_message(PQMSG_PASSWORD_MESSAGE, |out| out.put_slice(data))
 }
 
-/// The answer to Redshift's digest request: type 'd', digest and client nonce, each with its
+/// The answer to Redshift's digest request: the digest and the client's nonce, each behind its
 /// length.
 pub fn redshift_digest_response(digest: &[u8], client_nonce: &[u8]) -> Secret {
-    secret_message(b'd', |out| {
+    secret_message(REDSHIFT_DIGEST_RESPONSE, |out| {
         with_count(out, digest);
         with_count(out, client_nonce);
     })

@@ -1,16 +1,15 @@
-//! Messages of the startup phase: bounded parsing and encoding, and what SCRAM answers to a server;
-//! nothing else.
+//! What do the messages of the startup phase look like, and how are they read within bounds?
 //!
-//! Every parser works on a slice whose length was checked before it was read; what it allocates is
-//! a small multiple of that slice. Nothing here knows a socket except the two exact reads, which
-//! take one message and leave every later byte in the kernel or in the TLS session, so hand-overs
-//! have no leftovers.
-//!
+//! Every parser works on a slice whose length was checked before it was read, and allocates at most
+//! a small multiple of it. The functions that read from a connection take exactly one message and
+//! leave every later byte in the kernel or in the TLS session, so nothing is left over when the
+//! connection is handed on.
 //! Source: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
 
 pub mod backend;
 pub mod frontend;
 pub mod password;
+pub mod protocol;
 pub mod proxy_header;
 pub mod scram;
 pub mod settings;
@@ -20,8 +19,8 @@ pub mod startup;
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// SQLSTATE class `08P01`: what a peer sent is not the protocol. The text is what PostgreSQL itself
-/// would say where it has a text for the case.
+/// A peer has sent something that is not the protocol: SQLSTATE `08P01`. The text is PostgreSQL's
+/// own, in the cases for which it has one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Violation(pub std::borrow::Cow<'static, str>);
@@ -50,7 +49,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// For a read inside a message: end of file there is a torn message.
+    /// The error of a read inside a message, where the end of file means a torn message.
     fn inside(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::UnexpectedEof => Self::Torn,
@@ -59,8 +58,8 @@ impl ReadError {
     }
 }
 
-/// The first bytes of a message; an end of file before them is a close, one among them a torn
-/// message.
+/// Reads the first bytes of a message. The end of file before the first of them is a close, and the
+/// end of file behind it a torn message.
 async fn read_head<S: AsyncRead + Unpin, const LENGTH: usize>(
     stream: &mut S,
 ) -> Result<[u8; LENGTH], ReadError> {
@@ -76,7 +75,7 @@ async fn read_head<S: AsyncRead + Unpin, const LENGTH: usize>(
     Ok(head)
 }
 
-/// Appends a length field that counts itself, and the body behind it.
+/// Appends a length field, which counts itself, and the body that it belongs to.
 fn with_length(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_u32(0);

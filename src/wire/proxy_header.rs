@@ -1,7 +1,8 @@
-//! The PROXY header that a load balancer puts before a client's first byte, versions 1 and 2.
+//! Which client does a load balancer name in a PROXY header, version 1 or 2?
 //!
-//! It is read to its last byte and no further. Whose header is believed is the listener's to say.
-//! Source: <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>; AWS's addition:
+//! The header is read to its last byte and no further. Whose header is believed is decided by the
+//! listener.
+//! Source: <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>; Amazon's addition:
 //! <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/edit-target-group-attributes.html#proxy-protocol>.
 
 use std::net::SocketAddr;
@@ -10,38 +11,40 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{ReadError, Violation};
 
-/// How version 2 begins. Every header of version 1 is longer than this.
+/// The first bytes of version 2. Every header of version 1 is longer than this.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// Longest line of version 1, by its specification.
-const LONGEST_LINE: usize = 107;
-/// Longest part of version 2 behind its fixed 16 bytes that we read; AWS sends less than 100.
-const LONGEST_REST: usize = 1_024;
-/// Type of the field in which AWS says what the connection came through, and its subtype for a VPC
-/// endpoint.
-const AWS_FIELD: u8 = 0xEA;
-const AWS_VPC_ENDPOINT: u8 = 1;
+/// The longest header of version 1, in bytes, by its specification (§2.1).
+const MAX_V1_HEADER: usize = 107;
+/// The most bytes of version 2 that are read behind its fixed 16. AWS sends less than 100.
+const MAX_V2_REST: usize = 1_024;
+/// The type of the field in which AWS says what the connection came through (`PP2_TYPE_AWS`).
+const PP2_TYPE_AWS: u8 = 0xEA;
+/// The subtype of that field for a VPC endpoint (`PP2_SUBTYPE_AWS_VPCE_ID`).
+const PP2_SUBTYPE_AWS_VPCE_ID: u8 = 0x01;
 
-/// What a header says.
+/// The contents of a PROXY header.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// The client's address; `None` when the load balancer speaks for itself, as in a health check.
+    /// The client's address; `None` when the load balancer connects on its own behalf, as it does
+    /// for a health check.
     pub source: Option<SocketAddr>,
-    /// VPC endpoint that the client came through.
+    /// The id of the VPC endpoint through which the client came, where it came through one.
     pub vpc_endpoint: Option<String>,
 }
 
-/// Reads a header.
+/// Reads a PROXY header and not a byte more.
 ///
 /// # Errors
-/// What comes is not a PROXY header, or longer than one may be.
+/// [`ReadError::Closed`] when the connection ends before the first byte; a [`Violation`] when the
+/// bytes are not a PROXY header, or one that is too long.
 pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader, ReadError> {
     let mut header = vec![0; SIGNATURE.len()];
     let first = stream.read(&mut header).await.map_err(ReadError::Io)?;
     match header[0] {
         _ if first == 0 => return Err(ReadError::Closed),
         b'P' | b'\r' => {}
-        // What clients themselves send first may be shorter than a header: to wait for more would
-        // be to wait for ever.
+        // What a client itself sends first may be shorter than a header, and waiting for more of it
+        // could last for ever.
         _ => return Err(Violation::new("expected a PROXY header").into()),
     }
     stream
@@ -55,7 +58,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader, R
             .await
             .map_err(ReadError::inside)?;
         let rest = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-        if rest > LONGEST_REST {
+        if rest > MAX_V2_REST {
             return Err(Violation::new("PROXY header is too long").into());
         }
         header.extend(fixed);
@@ -67,7 +70,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader, R
         Ok(parse_binary(&header)?)
     } else {
         while !header.ends_with(b"\r\n") {
-            if !header.starts_with(b"PROXY ") || header.len() >= LONGEST_LINE {
+            if !header.starts_with(b"PROXY ") || header.len() >= MAX_V1_HEADER {
                 return Err(Violation::new("expected a PROXY header").into());
             }
             header.push(stream.read_u8().await.map_err(ReadError::inside)?);
@@ -91,7 +94,8 @@ fn parse_binary(header: &[u8]) -> Result<ProxyHeader, Violation> {
     let mut vpc_endpoint = None;
     for field in header.tlvs() {
         let field = field.map_err(|_| invalid())?;
-        if let (AWS_FIELD, Some((&AWS_VPC_ENDPOINT, id))) = (field.kind, field.value.split_first())
+        if let (PP2_TYPE_AWS, Some((&PP2_SUBTYPE_AWS_VPCE_ID, id))) =
+            (field.kind, field.value.split_first())
         {
             vpc_endpoint = std::str::from_utf8(id).ok().map(str::to_string);
         }
@@ -155,7 +159,7 @@ mod tests {
     async fn aws_says_which_vpc_endpoint_a_client_came_through() {
         let v4 = [192, 0, 2, 1, 198, 51, 100, 1, 0x13, 0x88, 0x15, 0x3f];
         let id = b"\x01vpce-08d2bf15fac5001c9";
-        let field = [&[AWS_FIELD, 0, u8::try_from(id.len()).unwrap()][..], id].concat();
+        let field = [&[PP2_TYPE_AWS, 0, u8::try_from(id.len()).unwrap()][..], id].concat();
         let (header, _) = read_all(&binary(1, 0x11, &[&v4[..], &field].concat())).await;
         assert_eq!(
             header.unwrap().vpc_endpoint.as_deref(),

@@ -1,5 +1,7 @@
-//! SCRAM-SHA-256 as the client, with channel binding where the server offers it (RFC 5802, RFC
-//! 7677).
+//! How does the proxy prove with SCRAM-SHA-256 that it knows a password?
+//!
+//! It speaks as the client here, with channel binding where the server offers it: RFC 5802, RFC
+//! 7677.
 
 use std::io;
 
@@ -7,22 +9,24 @@ use postgres_protocol::authentication::sasl::{
     ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
 };
 
-/// Most iterations that we compute. PostgreSQL's default is 4096; the work is done on a thread that
-/// serves others.
-pub const MAX_ITERATIONS: u32 = 100_000;
+/// The most iterations that a server may ask for. PostgreSQL's default is 4096, and they are
+/// computed on a thread that serves other sessions too.
+pub const MAX_SERVER_ITERATIONS: u32 = 100_000;
 
-/// An exchange under way.
-pub struct Exchange {
+/// The client's side of a SCRAM exchange.
+pub struct ScramClient {
     scram: ScramSha256,
-    /// The mechanism that was chosen.
+    /// The name of the mechanism that was chosen.
     pub mechanism: &'static str,
 }
 
-impl Exchange {
-    /// Chooses the mechanism; `None` when the server offers none that we do.
+impl ScramClient {
+    /// Chooses a mechanism among those that the server offers; `None` when it offers neither
+    /// SCRAM-SHA-256 nor, for a connection with `binding`, SCRAM-SHA-256-PLUS.
     ///
-    /// `binding` is the `tls-server-end-point` data. The flag that says "I could, you do not offer
-    /// it" lets a server that did offer it notice a downgrade.
+    /// `binding` is the channel binding data of type `tls-server-end-point`. A client that has it
+    /// and is not offered -PLUS says so in its first message, from which a server that did offer it
+    /// notices a downgrade.
     pub fn begin(mechanisms: &[String], password: &[u8], binding: Option<Vec<u8>>) -> Option<Self> {
         let offers = |name| mechanisms.iter().any(|offered| offered == name);
         let (mechanism, binding) = match binding {
@@ -40,16 +44,16 @@ impl Exchange {
         })
     }
 
-    /// The message to send next: there is one until the server's last message, or one that was
-    /// refused.
+    /// The message to be sent next. There is one until the server's last message has been taken in,
+    /// or a message has been refused.
     pub fn message(&self) -> &[u8] {
         self.scram.message()
     }
 
-    /// Takes the server's first message.
+    /// Takes in the server's first message.
     ///
     /// # Errors
-    /// It is malformed, or asks for more than [`MAX_ITERATIONS`].
+    /// When the message is malformed, or asks for more than [`MAX_SERVER_ITERATIONS`].
     pub fn server_first(&mut self, message: &[u8]) -> io::Result<()> {
         let iterations = message
             .split(|&byte| byte == b',')
@@ -59,17 +63,17 @@ impl Exchange {
             .ok()
             .and_then(|digits| digits.parse().ok())
         {
-            Some(1..=MAX_ITERATIONS) => self.scram.update(message),
+            Some(1..=MAX_SERVER_ITERATIONS) => self.scram.update(message),
             _ => Err(io::Error::other(format!(
-                "SCRAM iteration count is not in 1 to {MAX_ITERATIONS}"
+                "SCRAM iteration count is not in 1 to {MAX_SERVER_ITERATIONS}"
             ))),
         }
     }
 
-    /// Takes the server's last message and verifies that the server knows the password too.
+    /// Takes in the server's last message, and verifies that the server knows the password too.
     ///
     /// # Errors
-    /// It does not.
+    /// When the message is malformed, or the server does not know the password.
     pub fn server_final(&mut self, message: &[u8]) -> io::Result<()> {
         self.scram.finish(message)
     }
@@ -79,13 +83,13 @@ impl Exchange {
 mod tests {
     use super::*;
 
-    fn plain() -> Exchange {
-        Exchange::begin(&["SCRAM-SHA-256".to_string()], b"pw", None).unwrap()
+    fn plain() -> ScramClient {
+        ScramClient::begin(&["SCRAM-SHA-256".to_string()], b"pw", None).unwrap()
     }
 
     fn begin(mechanisms: &[&str], binding: Option<&[u8]>) -> Option<(&'static str, String)> {
         let mechanisms: Vec<String> = mechanisms.iter().map(ToString::to_string).collect();
-        let exchange = Exchange::begin(&mechanisms, b"pw", binding.map(<[u8]>::to_vec))?;
+        let exchange = ScramClient::begin(&mechanisms, b"pw", binding.map(<[u8]>::to_vec))?;
         let message = String::from_utf8(exchange.message().to_vec()).unwrap();
         Some((
             exchange.mechanism,
@@ -109,8 +113,8 @@ mod tests {
         assert_eq!(begin(&["OAUTHBEARER"], Some(b"hash")), None);
     }
 
-    /// The client's nonce of a message, which a server has to repeat.
-    fn nonce(exchange: &Exchange) -> String {
+    /// The client's nonce, which a server has to repeat.
+    fn nonce(exchange: &ScramClient) -> String {
         let message = std::str::from_utf8(exchange.message()).unwrap();
         message.split_once(",r=").unwrap().1.to_string()
     }

@@ -1,27 +1,30 @@
-//! What a server has reported of its settings, and whether that is what it said at the login.
+//! Which settings has a server reported in its `ParameterStatus` messages, and do they still have
+//! the values of the login?
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::backend::Raw;
+use super::backend::RawMessage;
+use super::protocol::PQMSG_PARAMETER_STATUS;
 use super::{Violation, take_cstr};
 
-/// The settings of one session.
+/// The reported settings of one session, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Reported at the login; a `ParameterStatus` each.
+    /// The settings that the login reported, with their values then.
     login: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Those that have another value now.
+    /// The settings that have another value now, with that value.
     changed: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Settings {
-    /// What these messages of the login say; those that are no `ParameterStatus` say nothing.
-    pub fn at_login(messages: &[Raw]) -> Self {
+    /// The settings that these messages of a login report. Messages other than `ParameterStatus`
+    /// are ignored.
+    pub fn at_login(messages: &[RawMessage]) -> Self {
         let login = messages
             .iter()
-            .filter_map(Raw::setting)
+            .filter_map(RawMessage::setting)
             .map(|(name, value)| (name.to_vec(), value.to_vec()))
             .collect();
         Self {
@@ -30,13 +33,16 @@ impl Settings {
         }
     }
 
-    /// Takes the body of a `ParameterStatus`.
+    /// Takes in the body of a `ParameterStatus`.
     ///
     /// # Errors
-    /// It is malformed, or about a setting that was not reported at the login: that could not be
-    /// told from one that has been restored.
+    /// A [`Violation`] when it is malformed, or when the login did not report that setting: nobody
+    /// could say then whether its value has been restored.
     pub fn report(&mut self, body: Bytes) -> Result<(), Violation> {
-        let raw = Raw { tag: b'S', body };
+        let raw = RawMessage {
+            tag: PQMSG_PARAMETER_STATUS,
+            body,
+        };
         let mut rest = &raw.body[..];
         let (Some(name), Some(value), []) = (take_cstr(&mut rest), take_cstr(&mut rest), rest)
         else {
@@ -54,7 +60,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Names of the settings that do not have the values of the login.
+    /// The names of the settings that do not have the value of the login.
     pub fn changed(&self) -> impl Iterator<Item = &[u8]> {
         self.changed.keys().map(Vec::as_slice)
     }
@@ -65,7 +71,7 @@ mod tests {
     use super::*;
 
     fn at_login() -> Settings {
-        let raw = |tag, body: &'static [u8]| Raw {
+        let raw = |tag, body: &'static [u8]| RawMessage {
             tag,
             body: Bytes::from_static(body),
         };

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// Five characters that tell a client which kind of error it has met.
 ///
-/// Those that this proxy says itself have names; everything else that a server says is
+/// The codes that this proxy itself sends have names. Every other code that a server sends is
 /// [`SqlState::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SqlState {
@@ -19,21 +19,21 @@ pub enum SqlState {
     ConnectionFailure,
     /// A peer does not follow the protocol.
     ProtocolViolation,
-    /// Something that the protocol has and this program does not do.
+    /// The protocol has the feature, and this program does not support it.
     FeatureNotSupported,
     /// The identity may not do this, or has not proved to be who it says.
     InvalidAuthorizationSpecification,
-    /// The password is wrong, or nobody has it.
+    /// The password is wrong, or there is no such user.
     InvalidPassword,
     /// There is no such database, or no such target.
     InvalidCatalogName,
     /// A limit on sessions is reached.
     TooManyConnections,
-    /// It took longer than it may.
+    /// The login took longer than it may.
     QueryCanceled,
-    /// Not now; libpq goes on to the next host on exactly this code.
+    /// No connection can be had at the moment. libpq goes on to the next host on exactly this code.
     CannotConnectNow,
-    /// Something outside PostgreSQL is not as it must be.
+    /// Something outside PostgreSQL is not in order.
     SystemError,
     /// A bug.
     InternalError,
@@ -58,7 +58,7 @@ impl SqlState {
         Self::InternalError,
     ];
 
-    /// The state that these bytes spell. What is not five digits or capital letters is no
+    /// The state that these bytes spell. Anything but five digits and capital letters is no
     /// SQLSTATE, and a server that sends it violates the protocol.
     pub fn from_code(code: &[u8]) -> Self {
         if let Some(named) = Self::NAMED
@@ -103,21 +103,22 @@ impl SqlState {
 
     /// Whether the same login may succeed a moment later although nobody has changed anything.
     ///
-    /// Nowhere else in this program is that decided. Codes that are not known here do not pass:
-    /// somebody has to do something about them.
+    /// This is decided nowhere else in this program. Codes that are not listed here count as
+    /// permanent: somebody has to do something about them.
     pub fn is_transient(self) -> bool {
         match self.code().as_bytes() {
-            // The connection was made and refused; a database that was dropped does not come back.
+            // Here the connection was made and then refused, and a database that has been dropped
+            // does not come back.
             b"08004" | b"08P01" | b"57P04" => false,
-            // Connections that fail or break (class 08), resources that are exhausted (53),
-            // operators who intervene (57), somebody else who holds what the login needs, and
-            // failing disks.
+            // These are connections that fail or break (class 08), resources that are exhausted
+            // (53), operators who intervene (57), objects that somebody else holds, and disks that
+            // fail.
             [b'0', b'8', ..] | [b'5', b'3' | b'7', ..] | b"55006" | b"55P03" | b"58030" => true,
             _ => false,
         }
     }
 
-    /// Whether a server says with it that it does not accept who logs in (class 28).
+    /// Whether a server that sends this code does not accept the user who logs in (class 28).
     pub fn is_invalid_authorization(self) -> bool {
         self.code().starts_with("28")
     }

@@ -1,62 +1,63 @@
-//! What a client may send first: `StartupMessage`, `SSLRequest`, `GSSENCRequest`, `CancelRequest`.
+//! What may a client send first? A `StartupMessage`, `SSLRequest`, `GSSENCRequest` or
+//! `CancelRequest`.
 //!
-//! These packets have no type byte: Int32 length (itself included), Int32 code, payload.
+//! These packets have no type byte. They consist of an Int32 length, which counts itself, an Int32
+//! code, and a payload.
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::protocol::{
+    CANCEL_REQUEST_CODE, NEGOTIATE_GSS_CODE, NEGOTIATE_SSL_CODE, REQUEST_CODE_MAJOR, TLS_HANDSHAKE,
+};
 use super::{ReadError, Violation, read_head, take_cstr, take_u32};
 use crate::secret::Secret;
 
-/// Largest body of a startup packet, PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`.
+/// The longest body of a startup packet, in bytes: PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`
+/// (`pqcomm.h`).
 pub const MAX_STARTUP_BODY: usize = 10_000;
-/// Largest secret key of a `CancelRequest` in protocol 3.2.
+/// The longest secret key of a `CancelRequest`, in bytes: the limit of protocol 3.2,
+/// <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
 pub const MAX_CANCEL_KEY: usize = 256;
 
-const CANCEL_REQUEST: u32 = 80_877_102;
-const SSL_REQUEST: u32 = 80_877_103;
-const GSSENC_REQUEST: u32 = 80_877_104;
-/// Major number that marks request codes; no protocol version will ever have it.
-const REQUEST_MAJOR: u16 = 1234;
-
-/// One startup-phase packet.
+/// A packet with which a client may begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet {
-    /// Asks for TLS.
+    /// The client asks for TLS.
     SslRequest,
-    /// Asks for GSSAPI encryption.
+    /// The client asks for GSSAPI encryption.
     GssEncRequest,
-    /// Asks to cancel another session's query.
+    /// The client asks to cancel the query of another session.
     Cancel(CancelRequest),
-    /// Opens a session.
+    /// The client opens a session.
     Startup(StartupMessage),
 }
 
-/// The process id and secret key that a `BackendKeyData` gave to a client.
+/// A request to cancel a query, with what a `BackendKeyData` told the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CancelRequest {
-    /// Process id as the client was told it.
+    /// The process id, as the client was told it.
     pub process_id: u32,
-    /// Secret key: 4 bytes in protocol 3.0, up to 256 in 3.2.
+    /// The secret key. It has 4 bytes in protocol 3.0, and up to [`MAX_CANCEL_KEY`] in 3.2.
     pub secret_key: Secret,
 }
 
-/// Protocol version of a `StartupMessage`.
+/// The protocol version of a `StartupMessage`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProtocolVersion {
-    /// 3 since PostgreSQL 7.4.
+    /// The major version, which is 3 since PostgreSQL 7.4.
     pub major: u16,
-    /// 0, or 2 since PostgreSQL 18; 1 is reserved.
+    /// The minor version: 0, or 2 since PostgreSQL 18. 1 is reserved.
     pub minor: u16,
 }
 
 impl ProtocolVersion {
-    /// What every server and client speaks.
+    /// The version that every server and client speaks.
     pub const V3_0: Self = Self { major: 3, minor: 0 };
-    /// PostgreSQL 18: cancel keys longer than four bytes.
+    /// The version of PostgreSQL 18, in which cancel keys may be longer than four bytes.
     pub const V3_2: Self = Self { major: 3, minor: 2 };
 
-    /// The 32-bit code on the wire.
+    /// The version as a packet's code.
     pub fn code(self) -> u32 {
         u32::from(self.major) << 16 | u32::from(self.minor)
     }
@@ -70,17 +71,17 @@ impl ProtocolVersion {
     }
 }
 
-/// A session's opening: version and parameters in the order and bytes in which they came.
+/// The message that opens a session. Its parameters keep their order and their bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartupMessage {
-    /// Version asked for.
+    /// The version that the client asks for.
     pub version: ProtocolVersion,
-    /// Name and value of each parameter; neither need be UTF-8.
+    /// The name and value of each parameter. Neither need be UTF-8.
     pub parameters: Vec<(Bytes, Bytes)>,
 }
 
 impl StartupMessage {
-    /// Value of the last parameter with this exact name.
+    /// The value of the last parameter with exactly this name.
     pub fn parameter(&self, name: &str) -> Option<&Bytes> {
         self.parameters
             .iter()
@@ -90,19 +91,20 @@ impl StartupMessage {
     }
 }
 
-/// A name that asks for a protocol extension: a matter between the two ends of one leg, never
-/// forwarded.
+/// Whether the name of a parameter asks for a protocol extension. That is a matter between the two
+/// ends of one leg, and is never forwarded.
 pub fn is_protocol_option(name: &[u8]) -> bool {
     name.starts_with(b"_pq_.")
 }
 
 /// Reads one packet and not a byte more.
 ///
-/// Cancel-safe only in that a dropped future loses the packet: drop the connection with it.
+/// This is not cancel-safe: a future that is dropped takes what it has read with it, and the
+/// connection is of no use any more.
 ///
 /// # Errors
-/// [`ReadError::Closed`] when the peer closed before the first byte; a [`Violation`] before
-/// anything is allocated when the length is out of bounds.
+/// [`ReadError::Closed`] when the client closes before the first byte; a [`Violation`] when the
+/// length is out of bounds, before anything is allocated.
 pub async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Packet, ReadError> {
     let length = read_head::<_, 4>(stream).await?;
     let mut body = vec![0; checked_body_length(length)?];
@@ -113,11 +115,11 @@ pub async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Packet,
     Ok(parse(&body.into())?)
 }
 
-/// The body length that a packet's first four bytes announce.
+/// The length of the body, in bytes, that the first four bytes of a packet announce.
 ///
 /// # Errors
-/// PostgreSQL's text when the length is below 8 or the body above [`MAX_STARTUP_BODY`]; a text of
-/// our own when the bytes are another protocol's.
+/// PostgreSQL's text when the length is below 8 or the body longer than [`MAX_STARTUP_BODY`]; a
+/// text that names the other protocol when the bytes are HTTP or TLS.
 pub fn checked_body_length(length: [u8; 4]) -> Result<usize, Violation> {
     match &length {
         b"GET " | b"POST" | b"HEAD" | b"PUT " | b"OPTI" | b"PRI " | b"CONN" | b"DELE" => {
@@ -125,7 +127,7 @@ pub fn checked_body_length(length: [u8; 4]) -> Result<usize, Violation> {
                 "invalid length of startup packet: this looks like HTTP, and this port speaks PostgreSQL",
             ));
         }
-        [0x16, 0x03, ..] => {
+        [TLS_HANDSHAKE, 0x03, ..] => {
             return Err(Violation::new(
                 "invalid length of startup packet: this looks like TLS without an SSLRequest (sslnegotiation=direct), which this port does not speak",
             ));
@@ -141,7 +143,7 @@ pub fn checked_body_length(length: [u8; 4]) -> Result<usize, Violation> {
     }
 }
 
-/// Parses a packet's body, that is everything behind its length.
+/// Parses the body of a packet, which is everything behind its length.
 ///
 /// # Errors
 /// A [`Violation`] with PostgreSQL's own text where it has one.
@@ -149,16 +151,18 @@ pub fn parse(body: &Bytes) -> Result<Packet, Violation> {
     let mut rest = &body[..];
     let code = take_u32(&mut rest).ok_or(Violation::new("invalid length of startup packet"))?;
     match code {
-        SSL_REQUEST if rest.is_empty() => Ok(Packet::SslRequest),
-        GSSENC_REQUEST if rest.is_empty() => Ok(Packet::GssEncRequest),
-        SSL_REQUEST | GSSENC_REQUEST => Err(Violation::new("invalid length of encryption request")),
-        CANCEL_REQUEST => parse_cancel(rest).map(Packet::Cancel),
+        NEGOTIATE_SSL_CODE if rest.is_empty() => Ok(Packet::SslRequest),
+        NEGOTIATE_GSS_CODE if rest.is_empty() => Ok(Packet::GssEncRequest),
+        NEGOTIATE_SSL_CODE | NEGOTIATE_GSS_CODE => {
+            Err(Violation::new("invalid length of encryption request"))
+        }
+        CANCEL_REQUEST_CODE => parse_cancel(rest).map(Packet::Cancel),
         _ => {
             let version = ProtocolVersion::from_code(code);
             match version.major {
-                REQUEST_MAJOR => Err(Violation(format!("unknown request code {code}").into())),
-                // Only version 3 has the layout that is parsed here: the session refuses the others
-                // by version.
+                REQUEST_CODE_MAJOR => Err(Violation(format!("unknown request code {code}").into())),
+                // Only version 3 has the form that is parsed here. The session refuses the others
+                // because of their version.
                 3 => Ok(Packet::Startup(StartupMessage {
                     version,
                     parameters: parse_parameters(body)?,
@@ -197,8 +201,8 @@ fn parse_parameters(body: &Bytes) -> Result<Vec<(Bytes, Bytes)>, Violation> {
         let value = take_cstr(&mut rest).ok_or(terminator.clone())?;
         if matches!(name, b"user" | b"database") && parameters.iter().any(|(seen, _)| seen == name)
         {
-            // PostgreSQL takes the last one; a proxy that decides by this value must not leave room
-            // for two readings.
+            // PostgreSQL takes the last one. A proxy that decides by this value must not leave
+            // room for two readings of it.
             return Err(Violation(
                 format!(
                     "startup packet has two values for \"{}\"",
@@ -303,10 +307,10 @@ mod tests {
 
     #[test]
     fn request_codes_are_exact() {
-        assert_eq!(startup(SSL_REQUEST, b""), Ok(Packet::SslRequest));
-        assert_eq!(startup(GSSENC_REQUEST, b""), Ok(Packet::GssEncRequest));
+        assert_eq!(startup(NEGOTIATE_SSL_CODE, b""), Ok(Packet::SslRequest));
+        assert_eq!(startup(NEGOTIATE_GSS_CODE, b""), Ok(Packet::GssEncRequest));
         assert_eq!(
-            refusal(startup(SSL_REQUEST, b"x")),
+            refusal(startup(NEGOTIATE_SSL_CODE, b"x")),
             "invalid length of encryption request"
         );
         assert_eq!(
@@ -314,15 +318,15 @@ mod tests {
             "unknown request code 80877105"
         );
         assert_eq!(
-            refusal(startup(CANCEL_REQUEST, b"\0\0\0\x01")),
+            refusal(startup(CANCEL_REQUEST_CODE, b"\0\0\0\x01")),
             "invalid length of cancel request packet"
         );
         assert_eq!(
-            refusal(startup(CANCEL_REQUEST, &[0; 4 + 257])),
+            refusal(startup(CANCEL_REQUEST_CODE, &[0; 4 + 257])),
             "invalid length of cancel request packet"
         );
         assert!(matches!(
-            startup(CANCEL_REQUEST, &[0; 8]),
+            startup(CANCEL_REQUEST_CODE, &[0; 8]),
             Ok(Packet::Cancel(_))
         ));
     }

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use crate::address::UpstreamAddr;
 use crate::check::login::{CheckedLogin, SET_THE_CLOCK};
 use crate::check::report::{Advice, Failure};
+use crate::error::chain;
 use crate::tls::TlsFailure;
 use crate::upstream::connect::ConnectError;
 
@@ -39,7 +40,7 @@ pub fn connect(error: &ConnectError, login: CheckedLogin<'_>) -> Failure {
         ),
     };
     Failure {
-        error: error.to_string(),
+        error: chain(error),
         advice,
     }
 }
@@ -98,11 +99,12 @@ fn tls(failure: &TlsFailure, login: CheckedLogin<'_>) -> Advice {
         }
         (
             TlsFailure::Certificate(_)
+            | TlsFailure::NoCertificate
             | TlsFailure::Corrupt(_)
             | TlsFailure::Alert(_)
             | TlsFailure::Io(_),
             _,
-        ) => Advice::new(failure.to_string(), SEE_WHAT_IS_BETWEEN),
+        ) => Advice::new(chain(failure), SEE_WHAT_IS_BETWEEN),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::password_refused::{password_refused, quoted};
 use crate::check::login::CheckedLogin;
 use crate::check::report::{Advice, Failure};
+use crate::error::chain;
 use crate::upstream::log_in::LogInError;
 use crate::upstream::query::QueryError;
 use crate::wire::sqlstate::SqlState;
@@ -19,7 +20,7 @@ pub fn log_in(error: &LogInError, login: CheckedLogin<'_>) -> Failure {
         ),
         LogInError::Refused(response) => (response.message(), refused(login, response.sqlstate())),
         LogInError::Unsupported(_) => (
-            error.to_string(),
+            chain(error),
             Advice::new(
                 "IAM users are asked for a cleartext password, MD5 or Redshift's digest",
                 "see whether engine, host and port are right, and the user is one that logs in \
@@ -27,7 +28,7 @@ pub fn log_in(error: &LogInError, login: CheckedLogin<'_>) -> Failure {
             ),
         ),
         LogInError::Violation(_) | LogInError::Closed(_) | LogInError::TimedOut => (
-            error.to_string(),
+            chain(error),
             Advice::new(
                 "the server began a login and did not end it",
                 "try again, since a paused cluster takes a while to wake up; then see the \
@@ -72,7 +73,7 @@ fn refused(login: CheckedLogin<'_>, sqlstate: SqlState) -> Advice {
 /// The login worked, but the query did not.
 pub fn query(error: &QueryError) -> Failure {
     Failure {
-        error: error.to_string(),
+        error: chain(error),
         advice: Advice::new(
             "the login was good, but the server does not answer SELECT 1",
             "see the server's own log, and its workload management where queries wait in queues",

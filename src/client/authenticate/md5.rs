@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{NOBODY, Question, Verdict, WRONG, read_password, send};
+use super::{Challenge, NOBODY, Verdict, WRONG, read_password, send};
 use crate::error::LoginError;
 use crate::random;
 use crate::verifier::Verifier;
@@ -10,13 +10,13 @@ use crate::wire::backend::encode_md5_password;
 
 pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    question: &Question<'_>,
+    challenge: &Challenge<'_>,
 ) -> Result<Verdict, LoginError> {
     let salt = random::bytes();
     send(stream, |out| encode_md5_password(out, salt)).await?;
     let answer = read_password(stream).await?;
     // Two microseconds of work in the first case, which no client can see across a network.
-    Ok(match question.verifier {
+    Ok(match challenge.verifier {
         Some(Verifier::Md5(verifier)) if verifier.answers(salt, answer.expose()) => Ok(()),
         Some(Verifier::Md5(_)) => Err(WRONG),
         Some(Verifier::Scram(_)) => Err("the user has a SCRAM verifier, which is no use here"),

@@ -20,11 +20,11 @@ use tokio::sync::Semaphore;
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::secret::Secret;
 use crate::verifier::{SALT_LENGTH, ScramVerifier, Verifier};
-use crate::wire::password::{Awaited, parse_password, read};
+use crate::wire::password::{ExpectedResponse, parse_password, read};
 
 /// How a password is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub enum ExchangeMethod {
     /// SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where there is a channel to bind to.
     ScramSha256,
     /// MD5 with a salt: for drivers that know nothing better.
@@ -33,8 +33,8 @@ pub enum Method {
     Cleartext,
 }
 
-/// Everything a method needs to judge a client.
-pub struct Question<'a> {
+/// Everything a method needs to password_checker a client.
+pub struct Challenge<'a> {
     /// As in the startup message.
     pub user: &'a str,
     /// `None`: there is no such user, or none with a password.
@@ -43,17 +43,17 @@ pub struct Question<'a> {
     /// that has none.
     pub channel_binding: Option<&'a [u8]>,
     /// What all clients share.
-    pub judge: &'a Judge,
+    pub password_checker: &'a PasswordChecker,
 }
 
 /// What all clients share.
-pub struct Judge {
+pub struct PasswordChecker {
     mock_secret: Secret,
     mock_iterations: NonZeroU32,
     hashing: Arc<Semaphore>,
 }
 
-impl Judge {
+impl PasswordChecker {
     /// Makes up the salts of unknown users from this secret. Replicas need the same one: a user
     /// whose salt changes from one login to the next does not exist. `mock_iterations` are what the
     /// users that exist have.
@@ -71,7 +71,7 @@ impl Judge {
     /// login.
     fn mock(&self, user: &str) -> ScramVerifier {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.mock_secret.expose());
-        ScramVerifier::of_nobody(
+        ScramVerifier::matching_no_password(
             self.mock_iterations,
             hmac::sign(&key, user.as_bytes()).as_ref()[..SALT_LENGTH].to_vec(),
         )
@@ -92,18 +92,18 @@ const NOBODY: &str = "no such user, or one without a password";
 /// does to ask for a password.
 pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    method: Method,
-    question: &Question<'_>,
+    method: ExchangeMethod,
+    challenge: &Challenge<'_>,
 ) -> Result<(), LoginError> {
     let verdict = match method {
-        Method::ScramSha256 => scram::ask(stream, question).await?,
-        Method::Md5 => md5::ask(stream, question).await?,
-        Method::Cleartext => cleartext::ask(stream, question).await?,
+        ExchangeMethod::ScramSha256 => scram::ask(stream, challenge).await?,
+        ExchangeMethod::Md5 => md5::ask(stream, challenge).await?,
+        ExchangeMethod::Cleartext => cleartext::ask(stream, challenge).await?,
     };
     verdict.map_err(|cause| {
         let message = format!(
             "password authentication failed for user \"{}\"",
-            question.user
+            challenge.user
         );
         Refusal::new(ErrorKind::WrongPassword, message)
             .because(cause)
@@ -111,16 +111,19 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     })
 }
 
-impl Question<'_> {
+impl Challenge<'_> {
     /// The user's SCRAM verifier. Without one there is a made-up one, and no answer to it is right.
     fn scram_verifier(&self) -> (Cow<'_, ScramVerifier>, Verdict) {
         match self.verifier {
             Some(Verifier::Scram(verifier)) => (Cow::Borrowed(verifier), Ok(())),
             Some(Verifier::Md5(_)) => (
-                Cow::Owned(self.judge.mock(self.user)),
+                Cow::Owned(self.password_checker.mock(self.user)),
                 Err("the user has an MD5 verifier, which is no use here"),
             ),
-            None => (Cow::Owned(self.judge.mock(self.user)), Err(NOBODY)),
+            None => (
+                Cow::Owned(self.password_checker.mock(self.user)),
+                Err(NOBODY),
+            ),
         }
     }
 }
@@ -140,7 +143,7 @@ async fn send<S: AsyncWrite + Unpin>(
 
 /// Reads the answer to a cleartext or MD5 request.
 async fn read_password<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Secret, LoginError> {
-    let body = read(stream, Awaited::Password).await?;
+    let body = read(stream, ExpectedResponse::Password).await?;
     match parse_password(body.expose()).map_err(Refusal::from)? {
         // libpq takes an empty password for none; to let other clients use one would confuse.
         [] => Err(Refusal::new(
@@ -155,8 +158,8 @@ async fn read_password<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Secret, L
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verifier::{ITERATIONS, Md5Verifier};
-    use crate::wire::backend::{Authentication, Message, parse, read_message};
+    use crate::verifier::{DEFAULT_ITERATIONS, Md5Verifier};
+    use crate::wire::backend::{Authentication, BackendMessage, parse, read_message};
     use crate::wire::frontend::{password_message, sasl_initial_response, sasl_response};
     use postgres_protocol::authentication::md5_hash;
     use postgres_protocol::authentication::sasl::{
@@ -167,7 +170,7 @@ mod tests {
     fn scram() -> Verifier {
         Verifier::Scram(ScramVerifier::from_password(
             b"right",
-            ITERATIONS,
+            DEFAULT_ITERATIONS,
             vec![7; SALT_LENGTH],
         ))
     }
@@ -176,26 +179,26 @@ mod tests {
         Verifier::Md5(Md5Verifier::from_password("ana", b"right"))
     }
 
-    fn judge() -> Judge {
-        Judge::new(Secret::new("mock"), ITERATIONS)
+    fn password_checker() -> PasswordChecker {
+        PasswordChecker::new(Secret::new("mock"), DEFAULT_ITERATIONS)
     }
 
     /// Judges the client that `client` plays; `None` is a login.
     async fn judged<F: Future<Output = ()>>(
-        method: Method,
+        method: ExchangeMethod,
         verifier: Option<&Verifier>,
         channel_binding: Option<&[u8]>,
         client: impl FnOnce(DuplexStream) -> F,
     ) -> Option<LoginError> {
         let (mut ours, theirs) = tokio::io::duplex(64);
-        let judge = judge();
-        let question = Question {
+        let password_checker = password_checker();
+        let challenge = Challenge {
             user: "ana",
             verifier,
             channel_binding,
-            judge: &judge,
+            password_checker: &password_checker,
         };
-        let server = async move { authenticate(&mut ours, method, &question).await.err() };
+        let server = async move { authenticate(&mut ours, method, &challenge).await.err() };
         tokio::join!(server, client(theirs)).0
     }
 
@@ -220,7 +223,7 @@ mod tests {
         let raw = read_message(stream).await.ok()?;
         let length = raw.length();
         match parse(raw) {
-            Ok(Message::Authentication(request)) => Some((request, length)),
+            Ok(BackendMessage::Authentication(request)) => Some((request, length)),
             other => panic!("{other:?}"),
         }
     }
@@ -282,7 +285,7 @@ mod tests {
                 .await
                 .is_ok();
         };
-        let ending = judged(Method::ScramSha256, verifier, ours, client).await;
+        let ending = judged(ExchangeMethod::ScramSha256, verifier, ours, client).await;
         (ending, proved, lengths)
     }
 
@@ -329,18 +332,24 @@ mod tests {
 
     #[test]
     fn a_made_up_salt_is_the_users_own_and_stays() {
-        assert_eq!(judge().mock("ana"), judge().mock("ana"));
-        assert_ne!(judge().mock("ana").salt, judge().mock("bob").salt);
+        assert_eq!(
+            password_checker().mock("ana"),
+            password_checker().mock("ana")
+        );
         assert_ne!(
-            judge().mock("ana").salt,
-            Judge::new(Secret::new("another"), ITERATIONS)
+            password_checker().mock("ana").salt,
+            password_checker().mock("bob").salt
+        );
+        assert_ne!(
+            password_checker().mock("ana").salt,
+            PasswordChecker::new(Secret::new("another"), DEFAULT_ITERATIONS)
                 .mock("ana")
                 .salt
         );
         assert_eq!(
             (
-                judge().mock("ana").salt.len(),
-                judge().mock("ana").iterations.get()
+                password_checker().mock("ana").salt.len(),
+                password_checker().mock("ana").iterations.get()
             ),
             (16, 4096)
         );
@@ -377,7 +386,7 @@ mod tests {
             ));
         };
         assert!(
-            judged(Method::ScramSha256, Some(&scram()), None, client)
+            judged(ExchangeMethod::ScramSha256, Some(&scram()), None, client)
                 .await
                 .is_none()
         );
@@ -399,7 +408,8 @@ mod tests {
                     .await
                     .unwrap();
             };
-            let refusal = refusal(judged(Method::ScramSha256, Some(&scram()), None, client).await);
+            let refusal =
+                refusal(judged(ExchangeMethod::ScramSha256, Some(&scram()), None, client).await);
             assert_eq!(
                 refusal.message, "client selected an invalid SASL authentication mechanism",
                 "{mechanism}"
@@ -417,7 +427,7 @@ mod tests {
                     .await
                     .unwrap();
             };
-            judged(Method::ScramSha256, Some(&scram()), binding, client).await
+            judged(ExchangeMethod::ScramSha256, Some(&scram()), binding, client).await
         };
         let refusal = refusal(say(Some(b"hash")).await);
         assert_eq!(
@@ -432,7 +442,7 @@ mod tests {
 
     /// What the client sends in answer to the one request of the other two methods.
     async fn password_login(
-        method: Method,
+        method: ExchangeMethod,
         verifier: Option<&Verifier>,
         answer: impl Fn(Authentication) -> Secret,
     ) -> Option<LoginError> {
@@ -455,21 +465,21 @@ mod tests {
     #[tokio::test]
     async fn md5_judges_by_an_md5_verifier_only() {
         assert!(
-            password_login(Method::Md5, Some(&md5()), salted("right"))
+            password_login(ExchangeMethod::Md5, Some(&md5()), salted("right"))
                 .await
                 .is_none()
         );
         assert_wrong(
-            password_login(Method::Md5, Some(&md5()), salted("wrong")).await,
+            password_login(ExchangeMethod::Md5, Some(&md5()), salted("wrong")).await,
             "wrong password",
         );
         assert_wrong(
-            password_login(Method::Md5, None, salted("right")).await,
+            password_login(ExchangeMethod::Md5, None, salted("right")).await,
             "no such user, or one without a password",
         );
         let cause = "the user has a SCRAM verifier, which is no use here";
         assert_wrong(
-            password_login(Method::Md5, Some(&scram()), salted("right")).await,
+            password_login(ExchangeMethod::Md5, Some(&scram()), salted("right")).await,
             cause,
         );
     }
@@ -478,7 +488,7 @@ mod tests {
     async fn cleartext_judges_by_either_verifier() {
         for verifier in [scram(), md5()] {
             let say = async |password: &str| {
-                password_login(Method::Cleartext, Some(&verifier), |_| {
+                password_login(ExchangeMethod::Cleartext, Some(&verifier), |_| {
                     password_message(password.as_bytes())
                 })
                 .await
@@ -486,13 +496,16 @@ mod tests {
             assert!(say("right").await.is_none());
             assert_wrong(say("wrong").await, "wrong password");
         }
-        let unknown = password_login(Method::Cleartext, None, |_| password_message(b"right")).await;
+        let unknown = password_login(ExchangeMethod::Cleartext, None, |_| {
+            password_message(b"right")
+        })
+        .await;
         assert_wrong(unknown, "no such user, or one without a password");
     }
 
     #[tokio::test]
     async fn an_empty_password_is_refused() {
-        for method in [Method::Md5, Method::Cleartext] {
+        for method in [ExchangeMethod::Md5, ExchangeMethod::Cleartext] {
             let refusal =
                 refusal(password_login(method, Some(&md5()), |_| password_message(b"")).await);
             assert_eq!(
@@ -507,7 +520,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_leaves_at_the_prompt_is_gone() {
-        for method in [Method::ScramSha256, Method::Md5, Method::Cleartext] {
+        for method in [
+            ExchangeMethod::ScramSha256,
+            ExchangeMethod::Md5,
+            ExchangeMethod::Cleartext,
+        ] {
             for torn in [&b""[..], b"p", b"p\0\0\0\x08", b"p\0\0\0\x08abc"] {
                 let client = async |mut stream: DuplexStream| {
                     next(&mut stream).await;
@@ -525,9 +542,9 @@ mod tests {
     #[tokio::test]
     async fn another_message_than_an_answer_is_a_violation() {
         for (method, name) in [
-            (Method::ScramSha256, "SASL"),
-            (Method::Md5, "password"),
-            (Method::Cleartext, "password"),
+            (ExchangeMethod::ScramSha256, "SASL"),
+            (ExchangeMethod::Md5, "password"),
+            (ExchangeMethod::Cleartext, "password"),
         ] {
             let client = async |mut stream: DuplexStream| {
                 next(&mut stream).await;
@@ -544,24 +561,34 @@ mod tests {
     #[tokio::test]
     async fn hashing_waits_for_a_processor() {
         let (mut ours, mut theirs) = tokio::io::duplex(64);
-        let (judge, verifier) = (judge(), scram());
-        let all = judge
+        let (password_checker, verifier) = (password_checker(), scram());
+        let all = password_checker
             .hashing
             .clone()
-            .acquire_many_owned(judge.hashing.available_permits().try_into().unwrap())
+            .acquire_many_owned(
+                password_checker
+                    .hashing
+                    .available_permits()
+                    .try_into()
+                    .unwrap(),
+            )
             .await
             .unwrap();
-        let question = Question {
+        let challenge = Challenge {
             user: "ana",
             verifier: Some(&verifier),
             channel_binding: None,
-            judge: &judge,
+            password_checker: &password_checker,
         };
         theirs
             .write_all(password_message(b"right").expose())
             .await
             .unwrap();
-        let mut login = Box::pin(authenticate(&mut ours, Method::Cleartext, &question));
+        let mut login = Box::pin(authenticate(
+            &mut ours,
+            ExchangeMethod::Cleartext,
+            &challenge,
+        ));
         tokio::select! {
             biased;
             _ = &mut login => panic!("it does not wait"),

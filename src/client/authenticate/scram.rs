@@ -9,13 +9,13 @@ use base64::engine::general_purpose::STANDARD;
 use postgres_protocol::authentication::sasl::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Question, Verdict, WRONG, send};
+use super::{Challenge, Verdict, WRONG, send};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::random;
 use crate::verifier::ScramVerifier;
 use crate::wire::Violation;
 use crate::wire::backend::{encode_sasl, encode_sasl_continue, encode_sasl_final};
-use crate::wire::password::{Awaited, parse_sasl_initial, read};
+use crate::wire::password::{ExpectedResponse, parse_sasl_initial, read};
 
 /// Random bytes of our part of the nonce, PostgreSQL's `SCRAM_RAW_NONCE_LEN`.
 const NONCE_LENGTH: usize = 18;
@@ -24,31 +24,31 @@ const PROOF_LENGTH: usize = aws_lc_rs::digest::SHA256_OUTPUT_LEN;
 
 pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    question: &Question<'_>,
+    challenge: &Challenge<'_>,
 ) -> Result<Verdict, LoginError> {
-    let offered: &[&str] = match question.channel_binding {
+    let offered: &[&str] = match challenge.channel_binding {
         Some(_) => &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256],
         None => &[SCRAM_SHA_256],
     };
     send(stream, |out| encode_sasl(out, offered)).await?;
-    let answer = read(stream, Awaited::Sasl).await?;
+    let answer = read(stream, ExpectedResponse::Sasl).await?;
     let initial = parse_sasl_initial(answer.expose()).map_err(Refusal::from)?;
-    let binding = Binding::chosen(initial.mechanism, question.channel_binding)?;
+    let binding = BindingChoice::chosen(initial.mechanism, challenge.channel_binding)?;
     let late;
     let client_first = if let Some(data) = initial.data {
         data
     } else {
         send(stream, |out| encode_sasl_continue(out, b"")).await?;
-        late = read(stream, Awaited::Sasl).await?;
+        late = read(stream, ExpectedResponse::Sasl).await?;
         late.expose()
     };
-    let (verifier, known) = question.scram_verifier();
-    let exchange = Exchange::begin(client_first, binding, &verifier, &server_nonce())?;
+    let (verifier, known) = challenge.scram_verifier();
+    let exchange = ScramExchange::begin(client_first, binding, &verifier, &server_nonce())?;
     send(stream, |out| {
         encode_sasl_continue(out, &exchange.server_first);
     })
     .await?;
-    let answer = read(stream, Awaited::Sasl).await?;
+    let answer = read(stream, ExpectedResponse::Sasl).await?;
     let server_final = exchange.finish(answer.expose())?;
     Ok(match (known, server_final) {
         (Err(cause), _) => Err(cause),
@@ -66,7 +66,7 @@ fn server_nonce() -> String {
 
 /// What the choice of the mechanism says about channel binding.
 #[derive(Clone, Copy)]
-enum Binding<'a> {
+enum BindingChoice<'a> {
     /// -PLUS was chosen: the client has to prove that it sees the certificate with this hash.
     To(&'a [u8]),
     /// -PLUS was offered, and not chosen.
@@ -75,7 +75,7 @@ enum Binding<'a> {
     NotOffered,
 }
 
-impl<'a> Binding<'a> {
+impl<'a> BindingChoice<'a> {
     fn chosen(mechanism: &[u8], offered: Option<&'a [u8]>) -> Result<Self, Refusal> {
         match (std::str::from_utf8(mechanism), offered) {
             (Ok(SCRAM_SHA_256_PLUS), Some(data)) => Ok(Self::To(data)),
@@ -89,9 +89,9 @@ impl<'a> Binding<'a> {
 }
 
 /// An exchange whose first message was read.
-struct Exchange<'a> {
+struct ScramExchange<'a> {
     verifier: &'a ScramVerifier,
-    binding: Binding<'a>,
+    binding: BindingChoice<'a>,
     /// What the client has to send back as `c=`.
     binding_input: Vec<u8>,
     /// The client's part and ours.
@@ -100,10 +100,10 @@ struct Exchange<'a> {
     server_first: Vec<u8>,
 }
 
-impl<'a> Exchange<'a> {
+impl<'a> ScramExchange<'a> {
     fn begin(
         message: &'a [u8],
-        binding: Binding<'a>,
+        binding: BindingChoice<'a>,
         verifier: &'a ScramVerifier,
         server_nonce: &str,
     ) -> Result<Self, Refusal> {
@@ -124,7 +124,7 @@ impl<'a> Exchange<'a> {
             attributes.take_any()?;
         }
         let mut binding_input = message[..message.len() - client_first_bare.len()].to_vec();
-        if let Binding::To(data) = binding {
+        if let BindingChoice::To(data) = binding {
             binding_input.extend_from_slice(data);
         }
         let nonce = [client_nonce, server_nonce.as_bytes()].concat();
@@ -150,14 +150,14 @@ impl<'a> Exchange<'a> {
         let mut attributes = Attributes(message);
         if attributes.take(b'c')? != STANDARD.encode(&self.binding_input).as_bytes() {
             return Err(match self.binding {
-                Binding::To(_) => Refusal::new(
+                BindingChoice::To(_) => Refusal::new(
                     ErrorKind::InvalidAuthorization,
                     "SCRAM channel binding check failed",
                 )
                 .because(
                     "the client sees another certificate than ours: something between ends its TLS",
                 ),
-                Binding::Declined | Binding::NotOffered => Violation::new(
+                BindingChoice::Declined | BindingChoice::NotOffered => Violation::new(
                     "unexpected SCRAM channel-binding attribute in client-final-message",
                 )
                 .into(),
@@ -192,11 +192,12 @@ impl<'a> Exchange<'a> {
 
 /// Checks the part that says what the client knows of channel binding, and returns what is behind
 /// it.
-fn read_gs2_header<'a>(message: &'a [u8], binding: Binding<'_>) -> Result<&'a [u8], Refusal> {
+fn read_gs2_header<'a>(message: &'a [u8], binding: BindingChoice<'_>) -> Result<&'a [u8], Refusal> {
     check_length(message)?;
     let mut attributes = Attributes(message);
     match (message[0], binding) {
-        (b'n', Binding::Declined | Binding::NotOffered) | (b'y', Binding::NotOffered) => {
+        (b'n', BindingChoice::Declined | BindingChoice::NotOffered)
+        | (b'y', BindingChoice::NotOffered) => {
             attributes.skip();
             if attributes.next() != b',' {
                 return Err(malformed(format!(
@@ -207,22 +208,22 @@ fn read_gs2_header<'a>(message: &'a [u8], binding: Binding<'_>) -> Result<&'a [u
             attributes.skip();
         }
         // "I could, but you did not offer it": somebody between changed the offer.
-        (b'y', Binding::Declined) => {
+        (b'y', BindingChoice::Declined) => {
             return Err(Refusal::new(ErrorKind::InvalidAuthorization, "SCRAM channel binding negotiation error").detail(
                 "The client supports SCRAM channel binding but thinks the server does not.  However, this server does support channel binding.",
             ));
         }
-        (b'n' | b'y', Binding::To(_)) => {
+        (b'n' | b'y', BindingChoice::To(_)) => {
             return Err(malformed(
                 "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.",
             ));
         }
-        (b'p', Binding::Declined | Binding::NotOffered) => {
+        (b'p', BindingChoice::Declined | BindingChoice::NotOffered) => {
             return Err(malformed(
                 "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data.",
             ));
         }
-        (b'p', Binding::To(_)) => {
+        (b'p', BindingChoice::To(_)) => {
             let kind = attributes.take(b'p')?;
             if kind != b"tls-server-end-point" {
                 return Err(Violation(
@@ -340,7 +341,7 @@ fn printable(byte: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verifier::ITERATIONS;
+    use crate::verifier::DEFAULT_ITERATIONS;
 
     /// RFC 7677 §3.
     const CLIENT_FIRST: &[u8] = b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO";
@@ -353,14 +354,14 @@ mod tests {
     fn pencil() -> ScramVerifier {
         ScramVerifier::from_password(
             b"pencil",
-            ITERATIONS,
+            DEFAULT_ITERATIONS,
             STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(),
         )
     }
 
     /// Message and detail of a refused first message.
-    fn first(message: &[u8], binding: Binding<'_>) -> (String, Option<String>) {
-        let refusal = Exchange::begin(message, binding, &pencil(), SERVER_NONCE)
+    fn first(message: &[u8], binding: BindingChoice<'_>) -> (String, Option<String>) {
+        let refusal = ScramExchange::begin(message, binding, &pencil(), SERVER_NONCE)
             .err()
             .expect("the message is refused");
         (refusal.message.into_owned(), refusal.detail)
@@ -369,8 +370,13 @@ mod tests {
     /// Message and detail of a refused last message.
     fn last(message: &str) -> (String, Option<String>) {
         let verifier = pencil();
-        let exchange =
-            Exchange::begin(CLIENT_FIRST, Binding::NotOffered, &verifier, SERVER_NONCE).unwrap();
+        let exchange = ScramExchange::begin(
+            CLIENT_FIRST,
+            BindingChoice::NotOffered,
+            &verifier,
+            SERVER_NONCE,
+        )
+        .unwrap();
         let refusal = exchange
             .finish(message.as_bytes())
             .expect_err("the message is refused");
@@ -387,8 +393,13 @@ mod tests {
     #[test]
     fn the_example_of_rfc_7677_is_understood() {
         let verifier = pencil();
-        let exchange =
-            Exchange::begin(CLIENT_FIRST, Binding::NotOffered, &verifier, SERVER_NONCE).unwrap();
+        let exchange = ScramExchange::begin(
+            CLIENT_FIRST,
+            BindingChoice::NotOffered,
+            &verifier,
+            SERVER_NONCE,
+        )
+        .unwrap();
         assert_eq!(
             std::str::from_utf8(&exchange.server_first),
             Ok(SERVER_FIRST)
@@ -411,7 +422,7 @@ mod tests {
 
     #[test]
     fn what_a_client_says_of_channel_binding_must_fit_what_it_chose() {
-        use Binding::{Declined, NotOffered, To};
+        use BindingChoice::{Declined, NotOffered, To};
         let missing = malformed(
             "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.",
         );
@@ -479,14 +490,14 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                first(message, Binding::NotOffered),
+                first(message, BindingChoice::NotOffered),
                 malformed(detail),
                 "{message:?}"
             );
         }
         for nonce in [&b"n,,n=,r=\x01"[..], b"n,,n=,r=a b", b"n,,n=,r=\xc3\xa4"] {
             assert_eq!(
-                first(nonce, Binding::NotOffered),
+                first(nonce, BindingChoice::NotOffered),
                 ("non-printable characters in SCRAM nonce".to_string(), None)
             );
         }
@@ -504,9 +515,10 @@ mod tests {
                 "client requires an unsupported SCRAM extension",
             ),
         ] {
-            let refusal = Exchange::begin(message, Binding::NotOffered, &pencil(), SERVER_NONCE)
-                .err()
-                .unwrap();
+            let refusal =
+                ScramExchange::begin(message, BindingChoice::NotOffered, &pencil(), SERVER_NONCE)
+                    .err()
+                    .unwrap();
             assert_eq!(
                 (refusal.kind, &*refusal.message),
                 (ErrorKind::UnsupportedScram, text)
@@ -515,9 +527,9 @@ mod tests {
         // A nonce may hold any printable character but the comma; extensions that are not mandatory
         // are ignored.
         let verifier = pencil();
-        let exchange = Exchange::begin(
+        let exchange = ScramExchange::begin(
             b"n,,n=,r='\"\\=~,e=1",
-            Binding::NotOffered,
+            BindingChoice::NotOffered,
             &verifier,
             "ours",
         )

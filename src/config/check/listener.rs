@@ -14,6 +14,7 @@ use crate::config::raw;
 use crate::config::{
     Address, Auth, CertificateMapping, ClientTls, Listener, Location, NamePattern, Rule, Target,
 };
+use crate::error::chain;
 use crate::tls::listener::{ListenerFiles, ListenerTls};
 
 impl<'a> Checker<'a> {
@@ -164,7 +165,7 @@ impl<'a> Checker<'a> {
             Err(error) => {
                 self.problem(
                     &certificate.span(),
-                    format!("listener.certificate: {error}"),
+                    format!("listener.certificate: {}", chain(&error)),
                 );
                 None
             }

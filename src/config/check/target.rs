@@ -12,6 +12,7 @@ use super::Checker;
 use super::host::{AwsHostName, is_host, is_region};
 use crate::config::raw::{self, Key};
 use crate::config::{AwsIdentity, Choice, Engine, EngineName, Role, Target};
+use crate::error::chain;
 use crate::tls::{CaFileError, trusted_roots, upstream::UpstreamTls};
 
 /// A little below the 200 a second from which on AWS throttles IAM logins.
@@ -296,7 +297,7 @@ impl Checker<'_> {
                     CaFileError::Empty => {
                         format!("{error}: it must hold the PEM certificates of the authorities")
                     }
-                    _ => format!("{error}; it must be a readable PEM file"),
+                    _ => format!("{}; it must be a readable PEM file", chain(&error)),
                 };
                 self.value("ca_file", raw.ca_file.as_ref()?, &text);
                 None

@@ -1,333 +1,363 @@
-//! The record layer of an open connection: rustls shakes hands and derives keys, records are opened
-//! and sealed here.
+//! How are the records of an open connection opened and sealed, once rustls has done the handshake?
 //!
-//! Its own, because rustls copies each record twice and keeps buffers for idle connections. What
-//! TLS asks of it beside that: key updates (RFC 8446 §4.6.3) when the peer wants one and before a
-//! key has sealed too much (§5.5), alerts (§6), and an end that cannot be forged, `close_notify`.
+//! The proxy has a record layer of its own, because that of rustls copies each record twice and
+//! keeps buffers for idle connections. rustls derives the keys. TLS also asks for key updates
+//! (RFC 8446 §4.6.3), on request and before a key has sealed too much (§5.5), for alerts (§6), and
+//! for an end that cannot be forged, `close_notify`.
 
-mod after_handshake;
-mod key;
+mod post_handshake;
+mod traffic_key;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
 
-use after_handshake::{Asked, Messages};
-use key::Key;
+use post_handshake::{KEY_UPDATE, PeerRequest, PostHandshakeMessages};
+use traffic_key::TrafficKey;
 
-/// Content type, version, length.
+/// The length of a record's header, in bytes: content type, version and length.
 pub(super) const HEADER: usize = 5;
-/// Most bytes of payload in a record.
+/// The most payload bytes that a record has: RFC 8446 §5.1.
 pub const MAX_PAYLOAD: usize = 1 << 14;
-/// Most bytes that a record may have, its header included: RFC 5246 §6.2.3 for TLS 1.2.
+/// The most bytes that a record may have, with its header: RFC 5246 §6.2.3, for TLS 1.2.
 pub const MAX_RECORD: usize = HEADER + MAX_PAYLOAD + 2048;
-/// The same for TLS 1.3: RFC 8446 §5.2.
-const MAX_RECORD_13: usize = HEADER + MAX_PAYLOAD + 256;
-/// Space for a sealed alert or `KeyUpdate`, whatever the cipher.
+/// The most bytes that a record of TLS 1.3 may have, with its header: RFC 8446 §5.2.
+const MAX_RECORD_TLS13: usize = HEADER + MAX_PAYLOAD + 256;
+/// The space for a sealed alert or `KeyUpdate`, in bytes, with any cipher.
 pub const MAX_CONTROL: usize = 64;
-/// Records in a row that carry nothing: a peer that sends more only wants to keep us busy.
-const MAX_EMPTY: u8 = 32;
+/// How many records in a row may carry nothing. A peer that sends more only wants to keep the proxy
+/// busy.
+const MAX_EMPTY_RECORDS: u8 = 32;
+/// How often a peer may ask for renegotiation, which is declined each time.
+const MAX_RENEGOTIATIONS: u8 = 32;
 
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
+// Content types: RFC 8446 §5.1.
+const CHANGE_CIPHER_SPEC: u8 = 0x14;
+const ALERT: u8 = 0x15;
+const HANDSHAKE: u8 = 0x16;
+const APPLICATION_DATA: u8 = 0x17;
 
-const WARNING: u8 = 1;
-const FATAL: u8 = 2;
-const CLOSE_NOTIFY: u8 = 0;
-const USER_CANCELED: u8 = 90;
-const NO_RENEGOTIATION: u8 = 100;
-/// `KeyUpdate`: type, length, `update_not_requested`.
-const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+// Levels of alerts: RFC 8446 §6.
+const WARNING: u8 = 0x01;
+const FATAL: u8 = 0x02;
 
-/// Why a connection cannot go on. `Display` is for the log.
+// Descriptions of alerts: RFC 8446 §6, RFC 5246 §7.2.
+const CLOSE_NOTIFY: u8 = 0x00;
+const UNEXPECTED_MESSAGE: u8 = 0x0a;
+const BAD_RECORD_MAC: u8 = 0x14;
+const RECORD_OVERFLOW: u8 = 0x16;
+const INTERNAL_ERROR: u8 = 0x50;
+const USER_CANCELED: u8 = 0x5a;
+const NO_RENEGOTIATION: u8 = 0x64;
+
+/// A `KeyUpdate` message that asks for none in return: type, length, `update_not_requested`.
+const KEY_UPDATE_NOT_REQUESTED: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
+
+/// Why a TLS connection cannot go on. `Display` is for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// A record is not what the peer sealed.
+pub enum RecordError {
+    /// A record is not as the peer has sealed it.
     #[error("received a TLS record that is corrupt or forged")]
     BadRecordMac,
     /// A record is longer than TLS allows.
     #[error("received a TLS record that is too long")]
     RecordOverflow,
-    /// What came has no place here.
+    /// The peer has sent something that has no place here.
     #[error("received {0} on a TLS connection")]
     Unexpected(&'static str),
-    /// The peer ended the connection for this reason.
+    /// The peer has ended the connection with an alert of this description.
     #[error("received fatal TLS alert {0}")]
     Alert(u8),
-    /// The key has sealed as much as it may, and TLS 1.2 has no way to a new one.
+    /// The key has sealed as much as it may, and TLS 1.2 has no means to replace it.
     #[error("the TLS 1.2 key of the connection is used up")]
-    Exhausted,
-    /// Keys that this record layer does not know.
+    KeyExhausted,
+    /// rustls has negotiated a version or cipher that this record layer does not support.
     #[error("unsupported TLS version or cipher")]
     Unsupported,
 }
 
-impl Fault {
-    /// What the peer is told.
-    fn alert(self) -> u8 {
+impl RecordError {
+    /// The description of the alert that the peer is sent.
+    fn alert_description(self) -> u8 {
         match self {
-            Self::BadRecordMac => 20,
-            Self::RecordOverflow => 22,
-            Self::Unexpected(_) => 10,
-            Self::Alert(_) | Self::Exhausted => CLOSE_NOTIFY,
-            Self::Unsupported => 80,
+            Self::BadRecordMac => BAD_RECORD_MAC,
+            Self::RecordOverflow => RECORD_OVERFLOW,
+            Self::Unexpected(_) => UNEXPECTED_MESSAGE,
+            Self::Alert(_) | Self::KeyExhausted => CLOSE_NOTIFY,
+            Self::Unsupported => INTERNAL_ERROR,
         }
     }
 }
 
-impl From<Fault> for std::io::Error {
-    fn from(fault: Fault) -> Self {
-        Self::new(std::io::ErrorKind::InvalidData, fault)
+impl From<RecordError> for std::io::Error {
+    fn from(error: RecordError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
     }
 }
 
-/// Space that a record takes besides its payload.
+/// The space that a sealed record takes around its payload, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Layout {
-    /// In front of it.
+pub struct RecordOverhead {
+    /// The space in front of the payload.
     pub before: usize,
-    /// Behind it.
+    /// The space behind the payload.
     pub after: usize,
 }
 
-/// What a record had.
+/// The contents of an opened record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
-    /// This many bytes for the application.
+    /// So many bytes for the application.
     Data(usize),
     /// Nothing for the application.
     Nothing,
-    /// The peer will send no more.
+    /// The peer's `close_notify`: it will send no more.
     CloseNotify,
 }
 
-/// What gives new keys.
-enum Kernel {
+/// Derives the next keys, which is still left to rustls.
+enum KeySchedule {
     Client(KernelConnection<ClientConnectionData>),
     Server(KernelConnection<ServerConnectionData>),
 }
 
-impl Kernel {
-    fn next_to_open(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+impl KeySchedule {
+    fn next_opening_secrets(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
         match self {
-            Self::Client(kernel) => kernel.update_rx_secret(),
-            Self::Server(kernel) => kernel.update_rx_secret(),
+            Self::Client(connection) => connection.update_rx_secret(),
+            Self::Server(connection) => connection.update_rx_secret(),
         }
     }
 
-    fn next_to_seal(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+    fn next_sealing_secrets(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
         match self {
-            Self::Client(kernel) => kernel.update_tx_secret(),
-            Self::Server(kernel) => kernel.update_tx_secret(),
+            Self::Client(connection) => connection.update_tx_secret(),
+            Self::Server(connection) => connection.update_tx_secret(),
         }
     }
 }
 
-/// Both directions of an open connection.
-pub struct Records {
-    opener: Key,
-    sealer: Key,
-    kernel: Kernel,
-    tls13: bool,
-    messages: Messages,
-    empty: u8,
-    /// An answer that TLS wants from us, once there is a way for it.
-    owed: Option<Asked>,
-    declined: u8,
+/// The record layer of an open connection, for both directions.
+pub struct RecordLayer {
+    opening_key: TrafficKey,
+    sealing_key: TrafficKey,
+    key_schedule: KeySchedule,
+    is_tls13: bool,
+    messages: PostHandshakeMessages,
+    /// How many records in a row have carried nothing.
+    empty_records: u8,
+    /// The request of the peer that has still to be answered.
+    pending_answer: Option<PeerRequest>,
+    declined_renegotiations: u8,
 }
 
-impl Records {
-    /// Takes over from a client's finished handshake.
+impl RecordLayer {
+    /// Takes over a connection whose handshake the proxy has finished as the client.
     ///
     /// # Errors
-    /// The handshake is not finished, or its configuration does not let secrets be extracted.
-    pub(super) fn of_client(connection: UnbufferedClientConnection) -> Result<Self, rustls::Error> {
-        let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
-        let version = kernel.protocol_version();
-        Self::new(&secrets, version, Kernel::Client(kernel))
+    /// When the handshake is not finished, or its configuration does not allow to extract secrets.
+    pub(super) fn from_client_handshake(
+        connection: UnbufferedClientConnection,
+    ) -> Result<Self, rustls::Error> {
+        let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
+        let version = connection.protocol_version();
+        Self::new(&secrets, version, KeySchedule::Client(connection))
     }
 
-    /// Takes over from a server's finished handshake.
+    /// Takes over a connection whose handshake the proxy has finished as the server.
     ///
     /// # Errors
-    /// As [`Records::of_client`].
-    pub(super) fn of_server(connection: UnbufferedServerConnection) -> Result<Self, rustls::Error> {
-        let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
-        let version = kernel.protocol_version();
-        Self::new(&secrets, version, Kernel::Server(kernel))
+    /// The same as those of [`RecordLayer::from_client_handshake`].
+    pub(super) fn from_server_handshake(
+        connection: UnbufferedServerConnection,
+    ) -> Result<Self, rustls::Error> {
+        let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
+        let version = connection.protocol_version();
+        Self::new(&secrets, version, KeySchedule::Server(connection))
     }
 
     fn new(
         secrets: &ExtractedSecrets,
         version: ProtocolVersion,
-        kernel: Kernel,
+        key_schedule: KeySchedule,
     ) -> Result<Self, rustls::Error> {
         let key = |secrets| {
-            Key::new(version, secrets).map_err(|fault| rustls::Error::General(fault.to_string()))
+            TrafficKey::new(version, secrets)
+                .map_err(|error| rustls::Error::General(error.to_string()))
         };
         Ok(Self {
-            opener: key(&secrets.rx)?,
-            sealer: key(&secrets.tx)?,
-            kernel,
-            tls13: version == ProtocolVersion::TLSv1_3,
-            messages: Messages::default(),
-            empty: 0,
-            owed: None,
-            declined: 0,
+            opening_key: key(&secrets.rx)?,
+            sealing_key: key(&secrets.tx)?,
+            key_schedule,
+            is_tls13: version == ProtocolVersion::TLSv1_3,
+            messages: PostHandshakeMessages::default(),
+            empty_records: 0,
+            pending_answer: None,
+            declined_renegotiations: 0,
         })
     }
 
     #[cfg(test)]
-    pub(super) fn wear_out_after(&mut self, records: u64) {
-        self.sealer.wear_out_after(records);
+    pub(super) fn update_key_after(&mut self, records: u64) {
+        self.sealing_key.update_key_after(records);
     }
 
-    /// Space that a sealed record takes besides its payload.
-    pub fn layout(&self) -> Layout {
-        self.sealer.layout()
+    /// The space that a sealed record takes around its payload.
+    pub fn record_overhead(&self) -> RecordOverhead {
+        self.sealing_key.record_overhead()
     }
 
-    /// Length of the record that `input` begins with; `None` when it is not there as a whole.
+    /// The length of the record with which `input` begins; `None` when it has not come completely.
     ///
     /// # Errors
-    /// It is no record, or one that is too long, which is known before it has come.
-    pub fn complete(&self, input: &[u8]) -> Result<Option<usize>, Fault> {
+    /// When the bytes are no record, or one that is too long, which its header tells.
+    pub fn complete_record(&self, input: &[u8]) -> Result<Option<usize>, RecordError> {
         let Some(header) = input.first_chunk::<HEADER>() else {
             return Ok(None);
         };
         if !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&header[0]) || header[1] != 3 {
-            return Err(Fault::Unexpected("what is no TLS record"));
+            return Err(RecordError::Unexpected("what is no TLS record"));
         }
         let length = HEADER + usize::from(u16::from_be_bytes([header[3], header[4]]));
         if length
-            > if self.tls13 {
-                MAX_RECORD_13
+            > if self.is_tls13 {
+                MAX_RECORD_TLS13
             } else {
                 MAX_RECORD
             }
         {
-            return Err(Fault::RecordOverflow);
+            return Err(RecordError::RecordOverflow);
         }
         Ok(Some(length).filter(|length| *length <= input.len()))
     }
 
-    /// How long the payload of a complete record is at most, itself never more than
+    /// The most bytes that the payload of a complete record can have, which is never more than
     /// [`MAX_PAYLOAD`].
     ///
     /// # Errors
-    /// No payload makes a record of this length.
-    pub fn payload_of(&self, record: &[u8]) -> Result<usize, Fault> {
-        self.opener.payload_of(record)
+    /// When no payload makes a record of this length.
+    pub fn max_payload_of(&self, record: &[u8]) -> Result<usize, RecordError> {
+        self.opening_key.max_payload_of(record)
     }
 
     /// Opens a complete record into `out`, and acts on it where it is not for the application.
-    /// `out` has space for [`Records::payload_of`] it and one byte more.
+    /// `out` has room for [`RecordLayer::max_payload_of`] the record and one byte more.
     ///
     /// # Errors
-    /// [`Fault`]: nothing of the record may be used, and the connection is over.
-    /// [`Records::seal_alert`] tells the peer.
-    pub fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened, Fault> {
-        let (content, length) = self.opener.open(record, out)?;
+    /// [`RecordError`]; nothing of the record may be used then, and the connection is over.
+    /// [`RecordLayer::seal_alert`] tells the peer.
+    pub fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened, RecordError> {
+        let (content, length) = self.opening_key.open(record, out)?;
         if content != HANDSHAKE && self.messages.in_message() {
-            return Err(Fault::Unexpected(
+            return Err(RecordError::Unexpected(
                 "another record inside a handshake message",
             ));
         }
         let payload = &out[..length];
         match content {
             APPLICATION_DATA if length > 0 => {
-                self.empty = 0;
+                self.empty_records = 0;
                 return Ok(Opened::Data(length));
             }
             APPLICATION_DATA => {}
             HANDSHAKE => match self.messages.read(
                 payload,
-                self.tls13,
-                matches!(self.kernel, Kernel::Server(_)),
+                self.is_tls13,
+                matches!(self.key_schedule, KeySchedule::Server(_)),
             )? {
-                Some(asked @ Asked::KeyUpdate { answer }) => {
-                    let secrets = self.kernel.next_to_open().map_err(|_| Fault::Unsupported)?;
-                    self.opener = Key::new(self.version(), &secrets)?;
+                Some(asked @ PeerRequest::KeyUpdate { answer }) => {
+                    let secrets = self
+                        .key_schedule
+                        .next_opening_secrets()
+                        .map_err(|_| RecordError::Unsupported)?;
+                    self.opening_key = TrafficKey::new(self.version(), &secrets)?;
                     if answer {
-                        // One answer serves all that were asked for since the last: RFC 8446
-                        // §4.6.3.
-                        self.owed = Some(asked);
+                        // One answer serves all requests since the last answer: RFC 8446 §4.6.3.
+                        self.pending_answer = Some(asked);
                     }
                 }
-                Some(Asked::Renegotiation) if self.declined == MAX_EMPTY => {
-                    return Err(Fault::Unexpected("too many attempts at renegotiation"));
+                Some(PeerRequest::Renegotiation)
+                    if self.declined_renegotiations == MAX_RENEGOTIATIONS =>
+                {
+                    return Err(RecordError::Unexpected(
+                        "too many attempts at renegotiation",
+                    ));
                 }
-                Some(asked @ Asked::Renegotiation) => {
-                    self.declined += 1;
-                    self.owed = Some(asked);
+                Some(asked @ PeerRequest::Renegotiation) => {
+                    self.declined_renegotiations += 1;
+                    self.pending_answer = Some(asked);
                 }
                 None => {}
             },
             ALERT => match *payload {
                 [_, CLOSE_NOTIFY] => return Ok(Opened::CloseNotify),
                 [_, USER_CANCELED] => {}
-                [WARNING, _] if !self.tls13 => {}
-                [_, description] => return Err(Fault::Alert(description)),
-                _ => return Err(Fault::Unexpected("a malformed alert")),
+                [WARNING, _] if !self.is_tls13 => {}
+                [_, description] => return Err(RecordError::Alert(description)),
+                _ => return Err(RecordError::Unexpected("a malformed alert")),
             },
             _ => {
-                return Err(Fault::Unexpected(
+                return Err(RecordError::Unexpected(
                     "a content type that has no place after the handshake",
                 ));
             }
         }
-        self.empty += 1;
-        if self.empty > MAX_EMPTY {
-            Err(Fault::Unexpected("too many records that carry nothing"))
+        self.empty_records += 1;
+        if self.empty_records > MAX_EMPTY_RECORDS {
+            Err(RecordError::Unexpected(
+                "too many records that carry nothing",
+            ))
         } else {
             Ok(Opened::Nothing)
         }
     }
 
-    /// Seals `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind
-    /// [`Layout::before`]; the length of the record.
+    /// Seals the `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind
+    /// [`RecordOverhead::before`] bytes of space. Returns the length of the record, which begins
+    /// where `slot` does.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, Fault> {
-        if self.sealer.is_worn() && !self.tls13 {
-            return Err(Fault::Exhausted);
+    /// [`RecordError::KeyExhausted`].
+    pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError> {
+        if self.sealing_key.update_is_due() && !self.is_tls13 {
+            return Err(RecordError::KeyExhausted);
         }
-        self.sealer.seal(APPLICATION_DATA, slot, payload)
+        self.sealing_key.seal(APPLICATION_DATA, slot, payload)
     }
 
-    /// To be called between batches of records, well below as many as are left to a key that has
-    /// sealed as much as it should: replaces that, and writes what says so into `slot`, which has
-    /// [`MAX_CONTROL`] bytes. Its length; 0 most of the time.
+    /// Replaces a key that has sealed as much as it should, and writes the record that says so into
+    /// `slot`, which has [`MAX_CONTROL`] bytes. Returns the length of that record, which is 0 most
+    /// of the time.
+    ///
+    /// This must be called between batches of records, which are far shorter than what such a key
+    /// may still seal.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn replace_worn_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
-        if self.sealer.is_worn() && self.tls13 {
+    /// [`RecordError::KeyExhausted`].
+    pub fn update_key_if_due(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
+        if self.sealing_key.update_is_due() && self.is_tls13 {
             self.update_key(slot)
         } else {
             Ok(0)
         }
     }
 
-    /// Whether TLS wants an answer from us.
-    pub fn owes(&self) -> bool {
-        self.owed.is_some()
+    /// Whether a request of the peer has still to be answered.
+    pub fn has_pending_answer(&self) -> bool {
+        self.pending_answer.is_some()
     }
 
-    /// Appends the answer that TLS wants from us.
+    /// Appends the answer to the peer's last request, if there is one.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// [`RecordError::KeyExhausted`].
+    pub fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
         let mut slot = [0; MAX_CONTROL];
-        let length = match self.owed.take() {
+        let length = match self.pending_answer.take() {
             None => return Ok(()),
-            Some(Asked::KeyUpdate { .. }) => self.update_key(&mut slot)?,
-            Some(Asked::Renegotiation) => {
+            Some(PeerRequest::KeyUpdate { .. }) => self.update_key(&mut slot)?,
+            Some(PeerRequest::Renegotiation) => {
                 self.control(&mut slot, ALERT, &[WARNING, NO_RENEGOTIATION])?
             }
         };
@@ -335,48 +365,56 @@ impl Records {
         Ok(())
     }
 
-    /// Appends `close_notify`: we will send no more.
+    /// Appends `close_notify`, which says that nothing more will be sent.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn seal_close_notify(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// [`RecordError::KeyExhausted`].
+    pub fn seal_close_notify(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
         self.alert([WARNING, CLOSE_NOTIFY], out)
     }
 
-    /// Appends the alert that tells the peer of a fault.
+    /// Appends the alert that tells the peer of an error, unless the peer itself has sent one.
     ///
     /// # Errors
-    /// [`Fault::Exhausted`].
-    pub fn seal_alert(&mut self, fault: Fault, out: &mut Vec<u8>) -> Result<(), Fault> {
-        if matches!(fault, Fault::Alert(_)) {
+    /// [`RecordError::KeyExhausted`].
+    pub fn seal_alert(&mut self, error: RecordError, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        if matches!(error, RecordError::Alert(_)) {
             return Ok(());
         }
-        self.alert([FATAL, fault.alert()], out)
+        self.alert([FATAL, error.alert_description()], out)
     }
 
-    fn alert(&mut self, alert: [u8; 2], out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn alert(&mut self, alert: [u8; 2], out: &mut Vec<u8>) -> Result<(), RecordError> {
         let mut slot = [0; MAX_CONTROL];
         let length = self.control(&mut slot, ALERT, &alert)?;
         out.extend_from_slice(&slot[..length]);
         Ok(())
     }
 
-    /// Says that the next key seals what follows, and takes it.
-    fn update_key(&mut self, slot: &mut [u8]) -> Result<usize, Fault> {
-        let length = self.control(slot, HANDSHAKE, &KEY_UPDATE)?;
-        let secrets = self.kernel.next_to_seal().map_err(|_| Fault::Unsupported)?;
-        self.sealer = Key::new(self.version(), &secrets)?;
+    /// Writes a `KeyUpdate` into `slot`, and seals with the next key from then on.
+    fn update_key(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
+        let length = self.control(slot, HANDSHAKE, &KEY_UPDATE_NOT_REQUESTED)?;
+        let secrets = self
+            .key_schedule
+            .next_sealing_secrets()
+            .map_err(|_| RecordError::Unsupported)?;
+        self.sealing_key = TrafficKey::new(self.version(), &secrets)?;
         Ok(length)
     }
 
-    fn control(&mut self, slot: &mut [u8], content: u8, payload: &[u8]) -> Result<usize, Fault> {
-        let before = self.layout().before;
+    fn control(
+        &mut self,
+        slot: &mut [u8],
+        content: u8,
+        payload: &[u8],
+    ) -> Result<usize, RecordError> {
+        let before = self.record_overhead().before;
         slot[before..before + payload.len()].copy_from_slice(payload);
-        self.sealer.seal(content, slot, payload.len())
+        self.sealing_key.seal(content, slot, payload.len())
     }
 
     fn version(&self) -> ProtocolVersion {
-        if self.tls13 {
+        if self.is_tls13 {
             ProtocolVersion::TLSv1_3
         } else {
             ProtocolVersion::TLSv1_2

@@ -1,4 +1,5 @@
-//! Against rustls' own record layer, OpenSSL's, and a peer that misbehaves.
+//! Does the record layer understand that of rustls and OpenSSL, and withstand a peer that
+//! misbehaves?
 
 use std::io::{BufRead, BufReader, ErrorKind, PipeReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -64,9 +65,9 @@ async fn a_key_update_of_the_peer_is_followed_and_answered() {
         // rustls asks for an update of ours too.
         theirs.get_mut().1.refresh_traffic_keys().unwrap();
         pass(&mut theirs, &mut ours, b"after the update").await;
-        let owed = ours.records.owes();
+        let is_pending = ours.records.has_pending_answer();
         pass(&mut ours, &mut theirs, b"after the answer").await;
-        assert!(!owed, "the answer goes out without waiting for data");
+        assert!(!is_pending, "the answer goes out without waiting for data");
     }
 }
 
@@ -75,11 +76,11 @@ async fn a_worn_key_is_replaced_and_the_peer_follows() {
     let (near, far) = duplex(1 << 20);
     let (mut ours, mut theirs) = our_server(&configs(None), near, far).await;
     for _ in 0..3 {
-        ours.wear_out_after(2);
+        ours.update_key_after(2);
         for _ in 0..5 {
             pass(&mut ours, &mut theirs, &payload(20_000)).await;
         }
-        assert!(!ours.records.sealer.is_worn());
+        assert!(!ours.records.sealing_key.update_is_due());
         pass(&mut theirs, &mut ours, b"and back").await;
     }
 }
@@ -89,7 +90,7 @@ async fn a_worn_key_of_tls_1_2_ends_the_connection() {
     let suite = aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384;
     let (near, far) = duplex(1 << 20);
     let (mut ours, mut theirs) = our_client(&configs(Some(suite)), near, far).await;
-    ours.wear_out_after(1);
+    ours.update_key_after(1);
     pass(&mut ours, &mut theirs, b"the last").await;
     let error = ours.write_all(b"one more").await.unwrap_err();
     assert_eq!(
@@ -131,7 +132,7 @@ async fn data_before_an_alert_is_good_and_the_alert_ends_the_connection() {
     let mut alert = Vec::new();
     theirs
         .records
-        .seal_alert(Fault::Unexpected("a test"), &mut alert)
+        .seal_alert(RecordError::Unexpected("a test"), &mut alert)
         .unwrap();
     theirs.get_mut().write_all(&alert).await.unwrap();
     let mut got = [0; 4];
@@ -159,7 +160,7 @@ async fn refusal_of(content: u8, payloads: &[&[u8]]) -> String {
         slot[HEADER..HEADER + payload.len()].copy_from_slice(payload);
         let length = theirs
             .records
-            .sealer
+            .sealing_key
             .seal(content, &mut slot, payload.len())
             .unwrap();
         theirs.get_mut().write_all(&slot[..length]).await.unwrap();
@@ -265,7 +266,7 @@ async fn session_tickets_are_skipped_wherever_records_cut_them() {
             slot[HEADER..HEADER + payload.len()].copy_from_slice(payload);
             let length = theirs
                 .records
-                .sealer
+                .sealing_key
                 .seal(HANDSHAKE, &mut slot, payload.len())
                 .unwrap();
             theirs.get_mut().write_all(&slot[..length]).await.unwrap();
@@ -279,7 +280,11 @@ async fn nothing_may_come_inside_a_handshake_message() {
     let (mut ours, mut theirs) = both_ours(&configs(None)).await;
     let mut slot = [0; 128];
     slot[HEADER] = 4;
-    let length = theirs.records.sealer.seal(HANDSHAKE, &mut slot, 1).unwrap();
+    let length = theirs
+        .records
+        .sealing_key
+        .seal(HANDSHAKE, &mut slot, 1)
+        .unwrap();
     theirs.get_mut().write_all(&slot[..length]).await.unwrap();
     theirs.write_all(b"data").await.unwrap();
     let error = ours.read(&mut [0]).await.unwrap_err();
@@ -299,7 +304,7 @@ async fn a_flood_of_records_that_carry_nothing_is_refused_and_a_few_are_not() {
             let mut slot = [0; 64];
             let length = theirs
                 .records
-                .sealer
+                .sealing_key
                 .seal(APPLICATION_DATA, &mut slot, 0)
                 .unwrap();
             theirs.get_mut().write_all(&slot[..length]).await.unwrap();
@@ -315,7 +320,7 @@ async fn padding_of_tls_1_3_is_taken_off() {
     // Content type 23 inside, three bytes of padding behind it; `seal` appends a zero as the type,
     // which is one more.
     slot[HEADER..HEADER + 8].copy_from_slice(&[b'd', b'a', b't', b'a', 23, 0, 0, 0]);
-    let length = theirs.records.sealer.seal(0, &mut slot, 8).unwrap();
+    let length = theirs.records.sealing_key.seal(0, &mut slot, 8).unwrap();
     theirs.get_mut().write_all(&slot[..length]).await.unwrap();
     let mut got = [0; 4];
     ours.read_exact(&mut got).await.unwrap();
@@ -353,8 +358,12 @@ async fn renegotiation_of_tls_1_2_is_declined_and_not_for_ever() {
 /// Sends an empty handshake message of this type.
 async fn send_empty_message(stream: &mut TlsStream<tokio::io::DuplexStream>, kind: u8) {
     let mut slot = [0; 64];
-    slot[stream.layout().before] = kind;
-    let length = stream.records.sealer.seal(HANDSHAKE, &mut slot, 4).unwrap();
+    slot[stream.record_overhead().before] = kind;
+    let length = stream
+        .records
+        .sealing_key
+        .seal(HANDSHAKE, &mut slot, 4)
+        .unwrap();
     stream.get_mut().write_all(&slot[..length]).await.unwrap();
 }
 
@@ -387,7 +396,7 @@ proptest! {
             for (content, payload) in records {
                 let mut slot = vec![0; payload.len() + MAX_CONTROL];
                 slot[HEADER..HEADER + payload.len()].copy_from_slice(&payload);
-                let length = theirs.records.sealer.seal(content, &mut slot, payload.len()).unwrap();
+                let length = theirs.records.sealing_key.seal(content, &mut slot, payload.len()).unwrap();
                 theirs.get_mut().write_all(&slot[..length]).await.unwrap();
             }
         });
@@ -458,7 +467,7 @@ async fn exchange_with_key_updates(ours: &mut TlsStream<TcpStream>, openssl: &mu
         let mut got = vec![0; line.len()];
         ours.read_exact(&mut got).await.unwrap();
         assert_eq!(String::from_utf8(got).unwrap(), line);
-        ours.wear_out_after(1);
+        ours.update_key_after(1);
         ours.write_all(format!("from us {number}\nand more {number}\n").as_bytes())
             .await
             .unwrap();
@@ -517,11 +526,11 @@ async fn openssl_as_the_client_updates_keys_and_follows_ours() {
         "LOCALHOST",
     ]);
     let (tcp, _) = listener.accept().await.unwrap();
-    let shaken = handshake::accept(configs.server, tcp)
+    let handshake = handshake::accept(configs.server, tcp)
         .await
         .map_err(|(error, _)| error)
         .unwrap();
-    assert_eq!(shaken.server_name.as_deref(), Some("localhost"));
-    let mut ours = shaken.stream;
+    assert_eq!(handshake.server_name.as_deref(), Some("localhost"));
+    let mut ours = handshake.stream;
     exchange_with_key_updates(&mut ours, &mut openssl).await;
 }

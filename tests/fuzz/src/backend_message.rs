@@ -1,7 +1,7 @@
 use bytes::{Bytes, BytesMut};
 use pg_iam_proxy::wire::ReadError;
 use pg_iam_proxy::wire::backend::{
-    Authentication, ErrorResponse, MAX_AUTHENTICATION, MAX_MESSAGE, Message, Raw,
+    Authentication, ErrorResponse, MAX_AUTHENTICATION_REQUEST, MAX_BACKEND_MESSAGE, BackendMessage, RawMessage,
     checked_body_length, parse, read_message,
 };
 
@@ -35,7 +35,7 @@ pub fn backend_message(data: &[u8]) {
         }
     }
     if let Some((&tag, body)) = data.split_first() {
-        check_message(Raw {
+        check_message(RawMessage {
             tag,
             body: Bytes::copy_from_slice(body),
         });
@@ -56,9 +56,9 @@ fn check_error(data: &[u8], error: &ReadError) {
             assert!(
                 length
                     <= if *tag == b'R' {
-                        MAX_AUTHENTICATION
+                        MAX_AUTHENTICATION_REQUEST
                     } else {
-                        MAX_MESSAGE
+                        MAX_BACKEND_MESSAGE
                     }
             );
             assert!(matches!(error, ReadError::Torn) && body.len() < length);
@@ -67,19 +67,19 @@ fn check_error(data: &[u8], error: &ReadError) {
     }
 }
 
-fn check_message(raw: Raw) {
+fn check_message(raw: RawMessage) {
     let wire = encoded(|out| raw.encode(out));
     match parse(raw.clone()) {
-        Ok(Message::Authentication(request)) => check_authentication(request, &raw.body),
-        Ok(Message::Error(error)) => {
+        Ok(BackendMessage::Authentication(request)) => check_authentication(request, &raw.body),
+        Ok(BackendMessage::Error(error)) => {
             assert_eq!(encoded(|out| error.encode(out)), wire);
             check_error_response(&error, &raw.body);
         }
-        Ok(Message::BackendKeyData(key)) => assert_eq!(encoded(|out| key.encode(out)), wire),
+        Ok(BackendMessage::BackendKeyData(key)) => assert_eq!(encoded(|out| key.encode(out)), wire),
         Ok(
-            Message::Notice(same) | Message::ParameterStatus(same) | Message::ReadyForQuery(same),
+            BackendMessage::Notice(same) | BackendMessage::ParameterStatus(same) | BackendMessage::ReadyForQuery(same),
         ) => assert_eq!(same, raw),
-        Ok(Message::Other(tag)) => assert!(tag == raw.tag && !b"RENSKZ".contains(&tag)),
+        Ok(BackendMessage::Other(tag)) => assert!(tag == raw.tag && !b"RENSKZ".contains(&tag)),
         Err(_) => assert!(b"REK".contains(&raw.tag)),
     }
 }

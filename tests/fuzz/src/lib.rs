@@ -2,7 +2,7 @@
 //! invariant breaks.
 
 mod backend_message;
-mod boundaries;
+mod idle_tracker;
 mod password_message;
 mod proxy_header;
 mod scram;
@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncReadExt, Chain};
 
 pub use backend_message::backend_message;
-pub use boundaries::boundaries;
+pub use idle_tracker::idle_tracker;
 pub use password_message::password_message;
 pub use proxy_header::proxy_header;
 pub use scram::scram;
@@ -49,7 +49,7 @@ mod tests {
         let targets = [
             ("startup_packet", super::startup_packet as fn(&[u8])),
             ("backend_message", super::backend_message),
-            ("boundaries", super::boundaries),
+            ("idle_tracker", super::idle_tracker),
             ("password_message", super::password_message),
             ("proxy_header", super::proxy_header),
             ("scram", super::scram),

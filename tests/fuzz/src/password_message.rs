@@ -1,7 +1,7 @@
 use pg_iam_proxy::wire::ReadError;
 use pg_iam_proxy::wire::frontend::{password_message as encode_password, sasl_initial_response};
 use pg_iam_proxy::wire::password::{
-    Awaited, MAX_PASSWORD, MAX_SASL, SaslInitial, checked_body_length, parse_password,
+    ExpectedResponse, MAX_PASSWORD_MESSAGE, MAX_SASL_MESSAGE, SaslInitial, checked_body_length, parse_password,
     parse_sasl_initial, read,
 };
 
@@ -9,15 +9,15 @@ use super::{cut, is_slice_of, now};
 
 /// A client's answers to authentication requests: as a stream of messages, and as the body of one.
 pub fn password_message(data: &[u8]) {
-    for awaited in [Awaited::Password, Awaited::Sasl] {
+    for expected in [ExpectedResponse::Password, ExpectedResponse::Sasl] {
         let mut rest = data;
         loop {
             let before = rest;
-            let result = now(read(&mut rest, awaited));
+            let result = now(read(&mut rest, expected));
             for at in 1..=before.len().min(5) {
                 assert_eq!(
                     format!("{result:?}"),
-                    format!("{:?}", now(read(&mut cut(before, at), awaited))),
+                    format!("{:?}", now(read(&mut cut(before, at), expected))),
                     "cut at {at}"
                 );
             }
@@ -28,7 +28,7 @@ pub fn password_message(data: &[u8]) {
                     check_body(body.expose());
                 }
                 Err(error) => {
-                    check_error(before, awaited, &error);
+                    check_error(before, expected, &error);
                     break;
                 }
             }
@@ -38,7 +38,7 @@ pub fn password_message(data: &[u8]) {
 }
 
 /// An error is the one that the bytes call for, found without reading further than needed.
-fn check_error(data: &[u8], awaited: Awaited, error: &ReadError) {
+fn check_error(data: &[u8], expected: ExpectedResponse, error: &ReadError) {
     let Some(([tag, length @ ..], body)) = data.split_first_chunk::<5>() else {
         return assert!(if data.is_empty() {
             matches!(error, ReadError::Closed)
@@ -46,11 +46,11 @@ fn check_error(data: &[u8], awaited: Awaited, error: &ReadError) {
             matches!(error, ReadError::Torn)
         });
     };
-    let limit = match awaited {
-        Awaited::Password => MAX_PASSWORD,
-        Awaited::Sasl => MAX_SASL,
+    let limit = match expected {
+        ExpectedResponse::Password => MAX_PASSWORD_MESSAGE,
+        ExpectedResponse::Sasl => MAX_SASL_MESSAGE,
     };
-    match checked_body_length(*tag, *length, awaited) {
+    match checked_body_length(*tag, *length, expected) {
         Ok(length) => {
             assert!(*tag == b'p' && u32::try_from(length + 4).is_ok_and(|length| length <= limit));
             assert!(matches!(error, ReadError::Torn) && body.len() < length);

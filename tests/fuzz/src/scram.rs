@@ -1,4 +1,4 @@
-use pg_iam_proxy::wire::scram::{Exchange, MAX_ITERATIONS};
+use pg_iam_proxy::wire::scram::{ScramClient, MAX_SERVER_ITERATIONS};
 
 /// What the work of one input may be: more than this tells nothing new.
 const ITERATIONS: u32 = 16;
@@ -11,7 +11,7 @@ pub fn scram(data: &[u8]) {
         ("SCRAM-SHA-256-PLUS", Some(b"hash".to_vec())),
     ] {
         let mut exchange =
-            Exchange::begin(&[mechanism.to_string()], b"password", binding).expect("it is offered");
+            ScramClient::begin(&[mechanism.to_string()], b"password", binding).expect("it is offered");
         let initial =
             String::from_utf8(exchange.message().to_vec()).expect("our own message is text");
         let nonce = initial.split_once(",r=").expect("it has a nonce").1;
@@ -22,7 +22,7 @@ pub fn scram(data: &[u8]) {
         let first = with_nonce(first, nonce.as_bytes());
         let iterations = iterations(&first);
         if iterations
-            .is_some_and(|iterations| (ITERATIONS + 1..=MAX_ITERATIONS).contains(&iterations))
+            .is_some_and(|iterations| (ITERATIONS + 1..=MAX_SERVER_ITERATIONS).contains(&iterations))
         {
             return;
         }

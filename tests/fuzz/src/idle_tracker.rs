@@ -1,11 +1,11 @@
 use bytes::Bytes;
-use pg_iam_proxy::wire::backend::Raw;
+use pg_iam_proxy::wire::backend::RawMessage;
 use pg_iam_proxy::wire::settings::Settings;
-use pg_iam_proxy::{Boundaries, Watch};
+use pg_iam_proxy::{IdleTracker, Observer};
 
 /// A session as it passes. Of each chunk the first byte says who sends it (the highest bit: the
 /// server) and how long it is.
-pub fn boundaries(data: &[u8]) {
+pub fn idle_tracker(data: &[u8]) {
     let mut chunks = Vec::new();
     let mut rest = data;
     while let Some((&head, tail)) = rest.split_first() {
@@ -30,30 +30,30 @@ pub fn boundaries(data: &[u8]) {
     }
 }
 
-/// What the watch says at the end, and how many bytes went to the server.
+/// What the observer says at the end, and how many bytes went to the server.
 fn verdict<'a>(
     chunks: impl Iterator<Item = (bool, &'a [u8])>,
 ) -> (Result<Settings, &'static str>, usize) {
-    let status = |body: &'static [u8]| Raw {
+    let status = |body: &'static [u8]| RawMessage {
         tag: b'S',
         body: Bytes::from_static(body),
     };
-    let mut watch = Boundaries::new(Settings::at_login(&[
+    let mut observer = IdleTracker::new(Settings::at_login(&[
         status(b"TimeZone\0UTC\0"),
         status(b"a\0b\0"),
     ]));
     let (mut passed, mut gone) = (0, false);
     for (server, chunk) in chunks {
         if server {
-            watch.from_server(chunk);
+            observer.from_server(chunk);
         } else {
-            let taken = watch.from_client(chunk);
+            let taken = observer.from_client(chunk);
             assert!(taken <= chunk.len() && (!gone || taken == 0));
             gone |= taken < chunk.len();
             passed += taken;
         }
     }
-    (watch.into_settings(), passed)
+    (observer.into_settings(), passed)
 }
 
 fn are_whole_messages(mut bytes: &[u8]) -> bool {

@@ -1,13 +1,13 @@
-//! What a watch that hears a goodbye makes of a splice.
+//! What happens to the server's connection when an observer has seen the client's goodbye?
 
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::{Clear, Leg, Side, Traffic, Watch, splice};
+use super::super::{Leg, Observer, PlainStream, Side, Traffic, splice};
 
-/// A client says goodbye with an exclamation mark.
+/// An observer for which the client says goodbye with an exclamation mark.
 #[derive(Default)]
 struct Exclamation {
     behind: Vec<u8>,
@@ -15,8 +15,8 @@ struct Exclamation {
     heard: bool,
 }
 
-impl Watch for Exclamation {
-    fn from_client(&mut self, bytes: &[u8]) -> usize {
+impl Observer for Exclamation {
+    fn client_sent(&mut self, bytes: &[u8]) -> usize {
         let taken = if self.heard {
             0
         } else {
@@ -30,7 +30,7 @@ impl Watch for Exclamation {
         taken
     }
 
-    fn from_server(&mut self, bytes: &[u8]) {
+    fn server_sent(&mut self, bytes: &[u8]) {
         self.from_server.extend(bytes);
     }
 }
@@ -40,23 +40,27 @@ struct Ends {
     server: DuplexStream,
 }
 
-type Spliced = tokio::task::JoinHandle<(Exclamation, super::Outcome, Option<Clear<DuplexStream>>)>;
+type Spliced = tokio::task::JoinHandle<(
+    Exclamation,
+    super::super::Outcome,
+    Option<PlainStream<DuplexStream>>,
+)>;
 
-/// A splice between a client's socket and a server's that hold this many bytes.
+/// Starts a splice between a client's socket and a server's that hold this many bytes each.
 fn start(client_room: usize, server_room: usize) -> (Ends, Spliced) {
     let ((client, near_client), (server, near_server)) = (duplex(client_room), duplex(server_room));
     let task = tokio::spawn(async move {
-        let mut watch = Exclamation::default();
-        let mut upstream = Clear::new(near_server);
+        let mut observer = Exclamation::default();
+        let mut upstream = PlainStream::new(near_server);
         let outcome = splice(
-            &mut Clear::new(near_client),
+            &mut PlainStream::new(near_client),
             &mut upstream,
-            &mut watch,
+            &mut observer,
             &Traffic::default(),
         )
         .await;
-        let upstream = outcome.is_open_upstream.then_some(upstream);
-        (watch, outcome, upstream)
+        let upstream = outcome.upstream_left_open.then_some(upstream);
+        (observer, outcome, upstream)
     });
     (Ends { client, server }, task)
 }
@@ -78,9 +82,9 @@ async fn a_goodbye_gives_the_servers_stream_back_with_all_before_it_written() {
     );
     client.write_all(b" it").await.unwrap();
     drop(client);
-    let (watch, outcome, upstream) = task.await.unwrap();
+    let (observer, outcome, upstream) = task.await.unwrap();
     assert_eq!((outcome.sent, outcome.ended_by), (6, Side::Client));
-    assert_eq!(watch.behind, b"!behind it");
+    assert_eq!(observer.behind, b"!behind it");
     let mut upstream = upstream.expect("the stream");
     std::future::poll_fn(|cx| Poll::Ready(upstream.send(cx, b" and after")))
         .await
@@ -109,14 +113,14 @@ async fn what_the_server_has_said_reaches_a_client_that_has_said_goodbye_and_rea
     let mut received = Vec::new();
     client.read_to_end(&mut received).await.unwrap();
     drop(client);
-    let (watch, _, upstream) = task.await.unwrap();
+    let (observer, _, upstream) = task.await.unwrap();
     assert!(
         received == said,
         "{} of {} bytes",
         received.len(),
         said.len()
     );
-    assert!(watch.from_server == said);
+    assert!(observer.from_server == said);
     assert!(upstream.is_some());
     drop(server);
 }
@@ -159,6 +163,6 @@ async fn without_a_goodbye_the_stream_is_closed_and_not_given_back() {
     server.read_to_string(&mut all).await.unwrap();
     assert_eq!(all, "a query");
     drop(server);
-    let (watch, _, upstream) = task.await.unwrap();
-    assert!(upstream.is_none() && !watch.heard);
+    let (observer, _, upstream) = task.await.unwrap();
+    assert!(upstream.is_none() && !observer.heard);
 }

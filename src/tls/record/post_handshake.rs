@@ -1,0 +1,107 @@
+//! Which handshake messages may come after the handshake, and what do they ask for? (RFC 8446 §4.6)
+
+use super::RecordError;
+
+// Types of handshake messages: RFC 8446 §4, RFC 5246 §7.4.
+const HELLO_REQUEST: u8 = 0x00;
+const CLIENT_HELLO: u8 = 0x01;
+const NEW_SESSION_TICKET: u8 = 0x04;
+pub(super) const KEY_UPDATE: u8 = 0x18;
+/// The longest message that is accepted, in bytes: a session ticket with its extensions (RFC 8446
+/// §4.6.1), than which nothing else that may come is longer.
+const MAX_HANDSHAKE_MESSAGE: usize = 65535 + 64 * 1024;
+
+/// What a message of the peer asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PeerRequest {
+    /// The peer's next key opens what follows. Where `answer` is set, the peer wants this side to
+    /// change its key too.
+    KeyUpdate { answer: bool },
+    /// The peer wants another handshake, which TLS 1.2 allows to decline.
+    Renegotiation,
+}
+
+/// Follows the handshake messages of one direction over the boundaries of records.
+#[derive(Debug, Default)]
+pub(super) struct PostHandshakeMessages {
+    /// The type and the length of the message that has begun.
+    head: [u8; 4],
+    /// How many bytes of `head` have come.
+    filled: usize,
+    /// How many bytes are still to come of a message that is skipped, such as a session ticket.
+    skip: usize,
+}
+
+impl PostHandshakeMessages {
+    /// Whether a message has begun and not ended. Nothing else may come before its end.
+    pub(super) fn in_message(&self) -> bool {
+        self.filled > 0 || self.skip > 0
+    }
+
+    /// Takes in the payload of one record, and returns what it asks for. `server` says that the
+    /// proxy is the server of the connection.
+    ///
+    /// # Errors
+    /// When the messages are malformed, or have no place after the handshake.
+    pub(super) fn read(
+        &mut self,
+        mut payload: &[u8],
+        tls13: bool,
+        server: bool,
+    ) -> Result<Option<PeerRequest>, RecordError> {
+        if payload.is_empty() {
+            return Err(RecordError::Unexpected("an empty handshake record"));
+        }
+        let mut request = None;
+        while !payload.is_empty() {
+            if self.skip > 0 {
+                let skipped = self.skip.min(payload.len());
+                self.skip -= skipped;
+                payload = &payload[skipped..];
+                continue;
+            }
+            let taken = (self.head.len() - self.filled).min(payload.len());
+            self.head[self.filled..self.filled + taken].copy_from_slice(&payload[..taken]);
+            self.filled += taken;
+            payload = &payload[taken..];
+            if self.filled < self.head.len() {
+                break;
+            }
+            let [kind, high, middle, low] = self.head;
+            let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+            self.filled = 0;
+            match kind {
+                NEW_SESSION_TICKET if tls13 && !server && length <= MAX_HANDSHAKE_MESSAGE => {
+                    self.skip = length;
+                }
+                KEY_UPDATE if tls13 => {
+                    // A KeyUpdate must be the end of its record, since what follows it is sealed
+                    // with the new key.
+                    let &[update_requested @ (0 | 1)] = payload else {
+                        return Err(RecordError::Unexpected("a malformed KeyUpdate"));
+                    };
+                    if length != 1 || request.is_some() {
+                        return Err(RecordError::Unexpected("a malformed KeyUpdate"));
+                    }
+                    request = Some(PeerRequest::KeyUpdate {
+                        answer: update_requested == 1,
+                    });
+                    payload = &[];
+                }
+                HELLO_REQUEST if !tls13 && !server && length == 0 => {
+                    request = Some(PeerRequest::Renegotiation);
+                }
+                CLIENT_HELLO if !tls13 && server && length <= MAX_HANDSHAKE_MESSAGE => {
+                    self.skip = length;
+                    request = Some(PeerRequest::Renegotiation);
+                }
+                _ => {
+                    return Err(RecordError::Unexpected(
+                        "a handshake message that has no place after the handshake",
+                    ));
+                }
+            }
+        }
+        Ok(request)
+    }
+}

@@ -1,0 +1,196 @@
+//! One target: everything that belongs to one server, from its settings to its pool.
+//!
+//! Architecture invariant: nothing of a target lies anywhere else, so that its troubles are its own
+//! and a new configuration replaces it as a whole.
+
+mod cancel;
+mod pacing;
+pub mod pool;
+mod upstream_login;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::config::Target as TargetSettings;
+use crate::credentials::{Broker, Identities};
+use crate::error::LoginError;
+use crate::limits::{Limit, Permit};
+use crate::metrics::Metrics;
+use crate::route::Route;
+use crate::status::TargetStatus;
+use pacing::Pacing;
+use pool::{Pool, PoolKey};
+use upstream_login::{Dialer, is_permanent};
+
+pub use upstream_login::{LoginProgress, UpstreamLogin, UpstreamSession};
+
+/// A database server, the way to its credentials, and its sessions.
+pub struct Target {
+    /// What the configuration says of it.
+    pub settings: Arc<TargetSettings>,
+    limit: Arc<Limit>,
+    dialer: Arc<Dialer>,
+    pool: Option<Arc<Pool<UpstreamLogin>>>,
+    /// Cancel requests that may be under way.
+    cancels: Semaphore,
+}
+
+/// A session that a client has got, with what belongs to it.
+pub struct Acquired {
+    /// The session.
+    pub session: UpstreamSession,
+    /// Its place among the target's sessions.
+    pub permit: Permit,
+    /// Where it goes when its client leaves it idle; `None`: it ends with its client.
+    pub reuse: Option<Reuse>,
+}
+
+/// The way back to the pool for one session.
+pub struct Reuse {
+    pool: Arc<Pool<UpstreamLogin>>,
+    key: Arc<PoolKey>,
+}
+
+impl Target {
+    /// A target without sessions, and the tasks that fill its pool. It must be called on a runtime.
+    pub fn new(
+        settings: Arc<TargetSettings>,
+        identities: &Arc<Identities>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let limit = Arc::new(Limit::new(
+            format!("target.{}.max_sessions", settings.name),
+            settings.max_sessions,
+        ));
+        let has_pool = settings.warm_sessions > 0 || settings.reuse_sessions;
+        Self {
+            pool: has_pool.then(|| Pool::start(settings.clone(), limit.clone())),
+            dialer: Arc::new(Dialer {
+                broker: Broker::new(&settings.name, identities, metrics),
+                pacing: Pacing::new(&settings),
+                settings: settings.clone(),
+            }),
+            limit,
+            cancels: Semaphore::new(cancel::MAX_UNDER_WAY),
+            settings,
+        }
+    }
+
+    /// The login that a client with these startup parameters wants. `person` is named in the
+    /// server's `application_name`.
+    pub fn login(
+        &self,
+        route: Route,
+        startup: Vec<(Bytes, Bytes)>,
+        person: Option<String>,
+    ) -> UpstreamLogin {
+        UpstreamLogin::new(&self.dialer, route, startup, person)
+    }
+
+    /// A session for a client: one of the pool that waits for exactly such a login, or a new one.
+    ///
+    /// Dropping the future gives the login up.
+    ///
+    /// # Errors
+    /// SQLSTATE 53300 at the target's limit, or whatever the login came to; `progress` says how far.
+    pub async fn acquire(
+        &self,
+        login: UpstreamLogin,
+        progress: &mut LoginProgress,
+    ) -> Result<Acquired, LoginError> {
+        match &self.pool {
+            Some(pool) => self.acquire_from(pool, login, progress).await,
+            None => Ok(Acquired {
+                permit: self.limit.acquire()?,
+                session: login.log_in(progress).await?,
+                reuse: None,
+            }),
+        }
+    }
+
+    async fn acquire_from(
+        &self,
+        pool: &Arc<Pool<UpstreamLogin>>,
+        login: UpstreamLogin,
+        progress: &mut LoginProgress,
+    ) -> Result<Acquired, LoginError> {
+        let key = login.pool_key();
+        let (session, permit) = if let Some((session, permit)) = pool.take(&key).await {
+            progress.db_user = Some(session.server.user.clone());
+            progress.upstream = Some(session.server.connection.address);
+            progress.is_pooled = true;
+            (session, permit)
+        } else {
+            // Pooled sessions count at the target too, and make room for clients.
+            let permit = loop {
+                match self.limit.acquire() {
+                    Ok(permit) => break permit,
+                    Err(refusal) if !pool.make_room() => return Err(refusal.into()),
+                    Err(_) => {}
+                }
+            };
+            let session = login.log_in(progress).await.inspect_err(|error| {
+                if is_permanent(error) {
+                    pool.note_refusal(&key);
+                }
+            })?;
+            (session, permit)
+        };
+        // Whoever is not idle after the login cannot be told from one in a transaction.
+        let reusable = pool.reuses() && !key.is_replication() && session.server.is_idle();
+        let key = pool.note_login(key, login);
+        let reuse = reusable.then(|| Reuse {
+            pool: pool.clone(),
+            key,
+        });
+        Ok(Acquired {
+            session,
+            permit,
+            reuse,
+        })
+    }
+
+    /// What operators see of it.
+    pub fn status(&self) -> TargetStatus {
+        TargetStatus {
+            name: self.settings.name.clone(),
+            pool: self.pool.as_ref().map(|pool| pool.status()),
+        }
+    }
+
+    /// Ends the pool's sessions, and waits until their servers have been told. Those that clients
+    /// still have end with them.
+    pub async fn drain(&self) {
+        if let Some(pool) = &self.pool {
+            pool.close().await;
+        }
+    }
+}
+
+/// Its name.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.settings.name)
+    }
+}
+
+impl AsRef<TargetSettings> for Target {
+    fn as_ref(&self) -> &TargetSettings {
+        &self.settings
+    }
+}
+
+impl Reuse {
+    /// Gives back a session that its client has left idle; its permit at the target goes with it.
+    pub fn give_back(self, session: UpstreamSession, permit: Permit) {
+        self.pool.give_back(&self.key, session, permit);
+    }
+
+    /// Ends a session that must not be given to another client, and says why in the log.
+    pub async fn end(self, session: UpstreamSession, reason: &str) {
+        self.pool.end(session, reason).await;
+    }
+}

@@ -108,7 +108,7 @@ const MAY_USE: [(&str, &[&str]); 31] = [
             "config", "error", "random", "secret", "tls", "verifier", "wire",
         ],
     ),
-    ("config", &["secret", "tls", "verifier"]),
+    ("config", &["error", "secret", "tls", "verifier"]),
     ("verifier", &["secret"]),
     ("cancel", &["address", "random", "secret", "wire"]),
     ("metrics", &["status"]),

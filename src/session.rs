@@ -181,7 +181,7 @@ impl Login<'_> {
         let deadline = self.deadline();
         let negotiation = async {
             match accepted {
-                Accepted::Unix(unix, _) => negotiate::unix(unix).await,
+                Accepted::Unix(unix, _) => Ok(negotiate::unix(unix).await),
                 Accepted::Tcp(mut tcp, peer) => {
                     if self
                         .listener

@@ -3,6 +3,7 @@
 use super::Login;
 use crate::client::authenticate::{Challenge, ExchangeMethod, authenticate};
 use crate::client::certificate_user;
+use crate::client::identity::{AuthenticationMethod, ClientIdentity};
 use crate::client::stream::{ClientAddr, ClientStream, Security};
 use crate::config::{Auth, User};
 use crate::error::{ErrorKind, LoginError, Refusal};
@@ -19,7 +20,7 @@ impl Login<'_> {
         security: &Security,
         user: &str,
         settings: Option<&User>,
-    ) -> Result<(), LoginError> {
+    ) -> Result<ClientIdentity, LoginError> {
         let result = self.prove(stream, security, user, settings).await;
         if let (Err(LoginError::Refused(_)), Some(address)) = (&result, self.facts.client.ip()) {
             tokio::time::sleep(
@@ -28,6 +29,17 @@ impl Login<'_> {
                     .failed(address, std::time::Instant::now()),
             )
             .await;
+        }
+        if let Ok(identity) = &result {
+            let certificate = identity.certificate.as_ref();
+            tracing::debug!(
+                session = self.facts.id,
+                user = identity.user,
+                method = ?identity.method,
+                rule = identity.rule,
+                certificate = certificate.and_then(|names| names.iter().next()),
+                "client has proved who it is"
+            );
         }
         result
     }
@@ -38,7 +50,7 @@ impl Login<'_> {
         security: &Security,
         user: &str,
         settings: Option<&User>,
-    ) -> Result<(), LoginError> {
+    ) -> Result<ClientIdentity, LoginError> {
         let address = self.facts.client.ip();
         let fits = |names: &Option<Vec<String>>| {
             names
@@ -49,31 +61,43 @@ impl Login<'_> {
             .listener
             .rules
             .iter()
-            .find(|rule| rule.from.includes(address) && fits(&rule.users));
-        let method = match rule.map(|rule| rule.auth) {
-            Some(Auth::Trust) => return Ok(()),
-            Some(Auth::Cert) => return self.prove_by_certificate(security, user),
-            Some(Auth::Peer) => return self.prove_by_peer(user),
-            Some(Auth::Reject) => {
+            .position(|rule| rule.from.includes(address) && fits(&rule.users));
+        let Some(rule) = rule else {
+            return Err(refuse(format!(
+                "no rule of the proxy lets user \"{user}\" in from this address"
+            ))
+            .into());
+        };
+        let identity = |method| ClientIdentity {
+            user: user.to_string(),
+            method,
+            rule,
+            certificate: security.certificate.clone(),
+        };
+        let method = match self.listener.rules[rule].auth {
+            Auth::Trust => return Ok(identity(AuthenticationMethod::Trust)),
+            Auth::Cert => {
+                self.prove_by_certificate(security, user)?;
+                return Ok(identity(AuthenticationMethod::Cert));
+            }
+            Auth::Peer => {
+                self.prove_by_peer(user)?;
+                return Ok(identity(AuthenticationMethod::Peer));
+            }
+            Auth::Reject => {
                 return Err(refuse(format!(
                     "the proxy rejects connections as user \"{user}\" from this address"
                 ))
                 .into());
             }
-            None => {
-                return Err(refuse(format!(
-                    "no rule of the proxy lets user \"{user}\" in from this address"
-                ))
-                .into());
-            }
-            Some(Auth::Password) if !security.tls && !self.listener.address.is_local() => {
+            Auth::Password if !security.tls && !self.listener.address.is_local() => {
                 return Err(refuse("a password is taken over TLS only".to_string())
                     .hint("sslmode=require")
                     .into());
             }
-            Some(Auth::ScramSha256) => ExchangeMethod::ScramSha256,
-            Some(Auth::Md5) => ExchangeMethod::Md5,
-            Some(Auth::Password) => ExchangeMethod::Cleartext,
+            Auth::ScramSha256 => ExchangeMethod::ScramSha256,
+            Auth::Md5 => ExchangeMethod::Md5,
+            Auth::Password => ExchangeMethod::Cleartext,
         };
         let verifier = settings.and_then(|user| user.verifier.as_ref());
         let challenge = Challenge {
@@ -82,7 +106,8 @@ impl Login<'_> {
             channel_binding: security.channel_binding.as_deref(),
             password_checker: &self.shared.password_checker,
         };
-        authenticate(stream, method, &challenge).await
+        authenticate(stream, method, &challenge).await?;
+        Ok(identity(method.into()))
     }
 
     fn prove_by_certificate(&self, security: &Security, user: &str) -> Result<(), LoginError> {

@@ -51,7 +51,7 @@ pub fn error_response(refusal: &Refusal, session: &str) -> ErrorResponse {
 pub async fn send<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &ErrorResponse) {
     let mut out = BytesMut::new();
     error.encode(&mut out);
-    let goodbye = async {
+    let send_and_close = async {
         stream.write_all(&out).await?;
         stream.shutdown().await?;
         let mut discarded = [0; 4096];
@@ -59,5 +59,5 @@ pub async fn send<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &Err
         std::io::Result::Ok(())
     };
     // If this fails, nobody is left to be told.
-    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, goodbye).await;
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, send_and_close).await;
 }

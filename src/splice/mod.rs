@@ -136,15 +136,7 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
     })
     .await;
     let upstream_left_open = up.has_terminated() && down.is_copying();
-    if upstream_left_open {
-        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
-    }
-    if !down.writer_has_failed() && !up.reader_has_ended() {
-        let _ = timeout(CLOSE_TIMEOUT, discard(client, upstream, observer)).await;
-    }
-    if !up.writer_has_failed() && !upstream_left_open {
-        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
-    }
+    close(client, upstream, observer, &up, &down).await;
     let (sent, received) = (up.bytes, down.bytes);
     let (ended_by, error) = match first {
         Some(Side::Client) => up.into_cause(Side::Client, Side::Upstream),
@@ -156,6 +148,26 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
         ended_by,
         error,
         upstream_left_open,
+    }
+}
+
+/// Closes what is still open of the two connections, except a server's that another client may have.
+async fn close<C: Leg, U: Leg, O: Observer>(
+    client: &mut C,
+    upstream: &mut U,
+    observer: &mut O,
+    up: &Direction,
+    down: &Direction,
+) {
+    let leave_upstream_open = up.has_terminated() && down.is_copying();
+    if leave_upstream_open {
+        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
+    }
+    if !down.writer_has_failed() && !up.reader_has_ended() {
+        let _ = timeout(CLOSE_TIMEOUT, discard(client, upstream, observer)).await;
+    }
+    if !up.writer_has_failed() && !leave_upstream_open {
+        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
     }
 }
 

@@ -33,7 +33,7 @@ pub enum ExchangeMethod {
     ScramSha256,
     /// MD5 with a salt, for drivers that know nothing better.
     Md5,
-    /// The password itself, without TLS readable on the network.
+    /// The password itself, which everybody on the way can read where there is no TLS.
     Cleartext,
 }
 

@@ -201,7 +201,32 @@ impl<'a> ScramExchange<'a> {
 fn read_gs2_header<'a>(message: &'a [u8], binding: BindingChoice<'_>) -> Result<&'a [u8], Refusal> {
     check_length(message)?;
     let mut attributes = Attributes(message);
-    match (message[0], binding) {
+    read_binding_flag(&mut attributes, binding)?;
+    match attributes.next() {
+        b',' => attributes.skip(),
+        b'a' => {
+            return Err(Refusal::new(
+                ErrorKind::UnsupportedScram,
+                "client uses authorization identity, but it is not supported",
+            ));
+        }
+        other => {
+            return Err(malformed(format!(
+                "Unexpected attribute \"{}\" in client-first-message.",
+                printable(other)
+            )));
+        }
+    }
+    Ok(attributes.0)
+}
+
+/// Takes the channel binding flag and the comma behind it, and checks that the flag fits the
+/// mechanism that the client has chosen.
+fn read_binding_flag(
+    attributes: &mut Attributes<'_>,
+    binding: BindingChoice<'_>,
+) -> Result<(), Refusal> {
+    match (attributes.next(), binding) {
         (b'n', BindingChoice::Declined | BindingChoice::NotOffered)
         | (b'y', BindingChoice::NotOffered) => {
             attributes.skip();
@@ -250,22 +275,7 @@ fn read_gs2_header<'a>(message: &'a [u8], binding: BindingChoice<'_>) -> Result<
             )));
         }
     }
-    match attributes.next() {
-        b',' => attributes.skip(),
-        b'a' => {
-            return Err(Refusal::new(
-                ErrorKind::UnsupportedScram,
-                "client uses authorization identity, but it is not supported",
-            ));
-        }
-        other => {
-            return Err(malformed(format!(
-                "Unexpected attribute \"{}\" in client-first-message.",
-                printable(other)
-            )));
-        }
-    }
-    Ok(attributes.0)
+    Ok(())
 }
 
 /// The rest of a message, which consists of `name=value` pairs with a comma between them.

@@ -89,6 +89,7 @@ impl Record {
             user = identity.user,
             method = identity.method.to_string(),
             rule = identity.rule,
+            certificate = identity.certificate.as_ref().and_then(|names| names.iter().next()),
             "client authenticated"
         );
     }

@@ -148,15 +148,7 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
     })
     .await;
     let upstream_left_open = up.has_terminated() && down.is_copying();
-    if upstream_left_open {
-        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
-    }
-    if !down.writer_has_failed() && !up.reader_has_ended() {
-        let _ = timeout(CLOSE_TIMEOUT, discard(client, upstream, observer)).await;
-    }
-    if !up.writer_has_failed() && !upstream_left_open {
-        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
-    }
+    close(client, upstream, observer, &up, &down).await;
     let (ended_by, error) = match first {
         Some(Side::Client) => up.into_cause(Side::Client, Side::Upstream),
         Some(Side::Upstream | Side::Proxy) | None => down.into_cause(Side::Upstream, Side::Client),
@@ -181,6 +173,26 @@ pub async fn end<C: Leg, U: Leg>(client: &mut C, upstream: &mut U, traffic: &Tra
         ended_by: Side::Proxy,
         error: None,
         upstream_left_open: false,
+    }
+}
+
+/// Closes what is still open of the two connections, except a server's that another client may have.
+async fn close<C: Leg, U: Leg, O: Observer>(
+    client: &mut C,
+    upstream: &mut U,
+    observer: &mut O,
+    up: &Direction<'_>,
+    down: &Direction<'_>,
+) {
+    let leave_upstream_open = up.has_terminated() && down.is_copying();
+    if leave_upstream_open {
+        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
+    }
+    if !down.writer_has_failed() && !up.reader_has_ended() {
+        let _ = timeout(CLOSE_TIMEOUT, discard(client, upstream, observer)).await;
+    }
+    if !up.writer_has_failed() && !leave_upstream_open {
+        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
     }
 }
 

@@ -27,7 +27,10 @@ const MAY_USE: [(&str, &[&str]); 31] = [
         ],
     ),
     ("telemetry", &["config"]),
-    ("server", &["admin", "config", "runtime", "session", "tls"]),
+    (
+        "server",
+        &["admin", "config", "error", "runtime", "session", "tls"],
+    ),
     (
         "session",
         &[

@@ -4,6 +4,7 @@
 //! Text that a peer had a hand in is recorded as a string, never with `%`: strings are quoted, so
 //! that no peer can forge a line.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -202,7 +203,10 @@ impl OpenRecord {
     }
 
     /// Runs a future until it is done or somebody ends the session: then `None`.
-    pub(super) async fn run_until_ended<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn run_until_ended<T>(
+        &self,
+        future: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
         self.entry.run_until_ended(future).await
     }
 

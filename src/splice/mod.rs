@@ -106,14 +106,97 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
     observer: &mut O,
     traffic: &Traffic,
 ) -> Outcome {
-    let (mut up, mut down) = (
-        Direction::new(&traffic.sent),
-        Direction::new(&traffic.received),
-    );
-    // The reader of the direction that ended first.
-    let mut first = None;
+    let mut directions = Directions::new(traffic);
     // Dropping the future in the middle loses at most the bytes that the kernel has not taken yet.
-    poll_fn(|cx| {
+    poll_fn(|cx| directions.poll(cx, client, upstream, observer)).await;
+    let Directions { up, down, .. } = &directions;
+    let upstream_left_open = up.has_terminated() && down.is_copying();
+    if upstream_left_open {
+        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
+    }
+    if !down.writer_has_failed() && !up.reader_has_ended() {
+        let _ = timeout(CLOSE_TIMEOUT, discard(client, upstream, observer)).await;
+    }
+    if !up.writer_has_failed() && !upstream_left_open {
+        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
+    }
+    let Directions { up, down, first } = directions;
+    let (ended_by, error) = match first {
+        Some(Side::Client) => up.into_cause(Side::Client, Side::Upstream),
+        Some(Side::Upstream | Side::Proxy) | None => down.into_cause(Side::Upstream, Side::Client),
+    };
+    Outcome {
+        sent: traffic.sent(),
+        received: traffic.received(),
+        ended_by,
+        error,
+        upstream_left_open,
+    }
+}
+
+/// Ends a splice that was broken off: says to both sides that no more will come, and waits for
+/// neither longer than [`END_TIMEOUT`].
+pub async fn end<C: Leg, U: Leg>(client: &mut C, upstream: &mut U, traffic: &Traffic) -> Outcome {
+    let _ = timeout(END_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
+    let _ = timeout(END_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
+    Outcome {
+        sent: traffic.sent(),
+        received: traffic.received(),
+        ended_by: Side::Proxy,
+        error: None,
+        upstream_left_open: false,
+    }
+}
+
+/// Receives until the client has closed, and sends nothing of it to the server.
+async fn discard<C: Leg, U: Leg, O: Observer>(client: &mut C, upstream: &mut U, observer: &mut O) {
+    let drop_all = |cx: &mut Context<'_>| {
+        SHARED.with_borrow_mut(|Buffers { received, out }| {
+            loop {
+                let mut records = RecordBuffer::new(out, upstream, |bytes: &[u8]| {
+                    observer.client_sent(bytes);
+                    0
+                });
+                if !matches!(
+                    ready!(client.poll_receive(cx, received, &mut records)),
+                    Ok(true)
+                ) {
+                    return Poll::Ready(());
+                }
+            }
+        })
+    };
+    poll_fn(drop_all).await;
+}
+
+/// Both directions of a session.
+struct Directions<'a> {
+    /// From the client to the server.
+    up: Direction<'a>,
+    /// From the server to the client.
+    down: Direction<'a>,
+    /// The reader of the direction that has ended first.
+    first: Option<Side>,
+}
+
+impl<'a> Directions<'a> {
+    fn new(traffic: &'a Traffic) -> Self {
+        Self {
+            up: Direction::new(&traffic.sent),
+            down: Direction::new(&traffic.received),
+            first: None,
+        }
+    }
+
+    /// Moves bytes, and is ready when there are no more to be moved.
+    fn poll<C: Leg, U: Leg, O: Observer>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut C,
+        upstream: &mut U,
+        observer: &mut O,
+    ) -> Poll<()> {
+        let Self { up, down, first } = self;
         for _ in 0..STEPS_PER_POLL {
             // The directions take turns, so that neither starves the other.
             let moved_up = up
@@ -145,76 +228,7 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    })
-    .await;
-    let upstream_left_open = up.has_terminated() && down.is_copying();
-    close(client, upstream, observer, &up, &down).await;
-    let (ended_by, error) = match first {
-        Some(Side::Client) => up.into_cause(Side::Client, Side::Upstream),
-        Some(Side::Upstream | Side::Proxy) | None => down.into_cause(Side::Upstream, Side::Client),
-    };
-    Outcome {
-        sent: traffic.sent(),
-        received: traffic.received(),
-        ended_by,
-        error,
-        upstream_left_open,
     }
-}
-
-/// Ends a splice that was broken off: says to both sides that no more will come, and waits for
-/// neither longer than [`END_TIMEOUT`].
-pub async fn end<C: Leg, U: Leg>(client: &mut C, upstream: &mut U, traffic: &Traffic) -> Outcome {
-    let _ = timeout(END_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
-    let _ = timeout(END_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
-    Outcome {
-        sent: traffic.sent(),
-        received: traffic.received(),
-        ended_by: Side::Proxy,
-        error: None,
-        upstream_left_open: false,
-    }
-}
-
-/// Closes what is still open of the two connections, except a server's that another client may have.
-async fn close<C: Leg, U: Leg, O: Observer>(
-    client: &mut C,
-    upstream: &mut U,
-    observer: &mut O,
-    up: &Direction<'_>,
-    down: &Direction<'_>,
-) {
-    let leave_upstream_open = up.has_terminated() && down.is_copying();
-    if leave_upstream_open {
-        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
-    }
-    if !down.writer_has_failed() && !up.reader_has_ended() {
-        let _ = timeout(CLOSE_TIMEOUT, discard(client, upstream, observer)).await;
-    }
-    if !up.writer_has_failed() && !leave_upstream_open {
-        let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
-    }
-}
-
-/// Receives until the client has closed, and sends nothing of it to the server.
-async fn discard<C: Leg, U: Leg, O: Observer>(client: &mut C, upstream: &mut U, observer: &mut O) {
-    let drop_all = |cx: &mut Context<'_>| {
-        SHARED.with_borrow_mut(|Buffers { received, out }| {
-            loop {
-                let mut records = RecordBuffer::new(out, upstream, |bytes: &[u8]| {
-                    observer.client_sent(bytes);
-                    0
-                });
-                if !matches!(
-                    ready!(client.poll_receive(cx, received, &mut records)),
-                    Ok(true)
-                ) {
-                    return Poll::Ready(());
-                }
-            }
-        })
-    };
-    poll_fn(drop_all).await;
 }
 
 /// One direction of a session, in which the bytes of a reader go to a writer.

@@ -33,9 +33,9 @@ const MAX_RENEGOTIATIONS: u8 = 32;
 
 // Content types: RFC 8446 §5.1.
 const CHANGE_CIPHER_SPEC: u8 = 0x14;
-const ALERT: u8 = 0x15;
+pub(super) const ALERT: u8 = 0x15;
 const HANDSHAKE: u8 = 0x16;
-const APPLICATION_DATA: u8 = 0x17;
+pub(super) const APPLICATION_DATA: u8 = 0x17;
 
 // Levels of alerts: RFC 8446 §6.
 const WARNING: u8 = 0x01;

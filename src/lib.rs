@@ -128,6 +128,7 @@ mod error;
 mod governor;
 mod hash_password;
 mod metrics;
+mod nearest;
 mod places;
 mod policy;
 mod route;

@@ -5,11 +5,19 @@
 //! ([`target_url`]), so both ways are checked by the same code.
 
 mod check;
+mod keys;
+mod load;
 mod problem;
-mod raw;
+mod read;
 mod redshift_rules;
+mod reference;
+mod schema;
+mod source;
+mod spec;
+mod tables;
 mod target_url;
 mod users_file;
+mod values;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,11 +29,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
+use serde::Deserialize;
 
 pub use check::host::region_of_host;
 pub use problem::{ConfigError, Problem};
-pub use raw::{LogFormat, LogLevel};
 pub use redshift_rules::{check_database, check_db_user};
+pub use reference::reference;
+pub use schema::schema;
 
 use crate::secret::Secret;
 use crate::tls::listener::ListenerTls;
@@ -511,21 +521,40 @@ pub struct Log {
     pub level: Option<LogLevel>,
 }
 
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Least severe level that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
 /// Reads and checks a configuration file and target URLs; every URL is a target with a listener of
 /// its own.
 ///
+/// It reads files and so blocks: a process that serves calls it before it starts to, or from
+/// `spawn_blocking`.
+///
 /// # Errors
-/// All problems at once, each with its file and line (or its URL), and what to write instead.
+/// All problems at once, in the order of their lines, each with its place (or its URL) and what to
+/// write instead.
 pub fn load(file: Option<&Path>, target_urls: &[String]) -> Result<Config, ConfigError> {
-    let mut sources = Vec::new();
-    let mut warnings = Vec::new();
-    if let Some(path) = file {
-        sources.push(raw::Source::file(path)?);
-    }
-    for url in target_urls {
-        let (source, ignored) = target_url::to_source(url, &sources)?;
-        sources.push(source);
-        warnings.extend(ignored);
-    }
-    check::check(&sources, warnings)
+    let file = match file {
+        Some(path) => Some((path.to_path_buf(), read::configuration(path)?)),
+        None => None,
+    };
+    load::load(check::check(file, target_urls)?)
 }

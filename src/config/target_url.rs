@@ -1,4 +1,4 @@
-//! Target URLs for the command line: each becomes the TOML that a file would hold.
+//! Which TOML does a target URL of the command line stand for?
 //!
 //! `redshift://user@cluster.region/database?key=value`,
 //! `redshift-serverless://workgroup.region/database`, `rds://user@host:port/database`,
@@ -6,18 +6,34 @@
 //! it from their tools. Keys are those of `[target]`, besides `listen` (the listener's address) and
 //! `name` (the target's). The JDBC form knows the driver's property names too.
 
+use std::collections::BTreeSet;
+
 use url::Url;
 
-use super::ConfigError;
-use super::raw::Source;
+use super::Problem;
+use super::keys::Target;
+use super::source::Source;
+use super::spec::{Kind, Table};
+use super::tables::Keys;
 
 const SERVERLESS: &str = "redshift-serverless";
+const TARGET: &Table = &Target::TABLE;
 
-/// One source for one URL, and a line for each thing in it that is ignored.
-pub(super) fn to_source(
-    text: &str,
-    earlier: &[Source],
-) -> Result<(Source, Vec<String>), ConfigError> {
+/// A target URL in the form of a file.
+pub(super) struct UrlDocument {
+    /// The URL without its parameters, for messages.
+    pub place: String,
+    /// A listener and a target.
+    pub toml: String,
+    /// A line for each thing in the URL that is ignored.
+    pub ignored: Vec<String>,
+}
+
+/// Turns a URL into the TOML that a file would hold.
+///
+/// # Errors
+/// The URL has another form, or holds a secret.
+pub(super) fn to_toml(text: &str, earlier: &[Source]) -> Result<UrlDocument, Problem> {
     let place = format!("target URL {}", without_parameters(text));
     let mut ignored = Vec::new();
     let parsed = match text
@@ -27,17 +43,26 @@ pub(super) fn to_source(
         Some(_) => from_jdbc(text, &mut ignored),
         None => from_url(text),
     };
-    let parsed = parsed.map_err(|problem| ConfigError::one(&place, problem))?;
+    let parsed = parsed.map_err(|text| Problem {
+        place: place.clone(),
+        text,
+        excerpt: None,
+    })?;
     let ignored = ignored
         .into_iter()
         .map(|property| format!("{place}: {property}"))
         .collect();
-    Ok((Source::url(place, parsed.into_toml(earlier))?, ignored))
+    Ok(UrlDocument {
+        toml: parsed.into_toml(earlier),
+        place,
+        ignored,
+    })
 }
 
 /// What a URL says, before it is TOML.
 struct TargetUrl {
-    name: String,
+    /// Name of the target; where the URL gives none, that of the server.
+    name: Option<String>,
     listen: Option<String>,
     default_port: u16,
     target: toml::Table,
@@ -48,16 +73,19 @@ impl TargetUrl {
         let address = self
             .listen
             .unwrap_or_else(|| free_address(self.default_port, earlier));
-        let taken = |name: &String| {
-            earlier
+        let taken = |name: &str| {
+            let mut named = earlier
                 .iter()
-                .any(|source| source.file.target.contains_key(name))
+                .filter_map(|source| source.file.target.as_ref());
+            named.any(|targets| targets.as_ref().contains_key(name))
         };
-        let numbered = (2..).map(|number: u32| format!("{}-{number}", self.name));
-        let name = std::iter::once(self.name.clone())
-            .chain(numbered)
-            .find(|name| !taken(name))
-            .unwrap_or_default();
+        let wanted = self.name.unwrap_or_else(|| "target".to_string());
+        let mut name = wanted.clone();
+        let mut number = 1;
+        while taken(&name) {
+            number += 1;
+            name = format!("{wanted}-{number}");
+        }
         let mut listener = toml::Table::new();
         listener.insert("address".into(), address.into());
         listener.insert("targets".into(), vec![name.clone()].into());
@@ -89,7 +117,7 @@ fn from_url(text: &str) -> Result<TargetUrl, String> {
         return Err("delete the password: the proxy gets a temporary one from AWS".to_string());
     }
     let mut parsed = TargetUrl {
-        name: String::new(),
+        name: None,
         listen: None,
         default_port,
         target: toml::Table::new(),
@@ -112,7 +140,7 @@ fn from_url(text: &str) -> Result<TargetUrl, String> {
     for (key, value) in url.query_pairs() {
         match &*key {
             "listen" => parsed.listen = Some(value.into_owned()),
-            "name" => parsed.name = value.into_owned(),
+            "name" => parsed.name = Some(value.into_owned()),
             key => {
                 parsed.target.insert(key.to_string(), typed(key, &value));
             }
@@ -129,7 +157,7 @@ fn from_jdbc(text: &str, ignored: &mut Vec<String>) -> Result<TargetUrl, String>
     let (address, properties) = rest.split_once(['?', ';']).unwrap_or((rest, ""));
     let (authority, database) = address.split_once('/').unwrap_or((address, ""));
     let mut parsed = TargetUrl {
-        name: String::new(),
+        name: None,
         listen: None,
         default_port: 5439,
         target: toml::Table::new(),
@@ -145,7 +173,7 @@ fn from_jdbc(text: &str, ignored: &mut Vec<String>) -> Result<TargetUrl, String>
                 .target
                 .insert("cluster_identifier".into(), cluster.into());
             parsed.target.insert("region".into(), region.into());
-            parsed.name = cluster.to_string();
+            parsed.name = Some(cluster.to_string());
         }
         None => parsed.host(authority, "cluster_identifier"),
     }
@@ -192,7 +220,7 @@ impl TargetUrl {
     /// `cluster.region` leaves the endpoint to discovery; anything else is the host to dial.
     fn host(&mut self, host: &str, identifier_key: &str) {
         let first_label = host.split('.').next().unwrap_or(host);
-        self.name = first_label.to_string();
+        self.name = Some(first_label.to_string()).filter(|label| !label.is_empty());
         match host.split_once('.') {
             Some((identifier, region)) if !region.contains('.') && region.contains('-') => {
                 self.target.insert(identifier_key.into(), identifier.into());
@@ -230,7 +258,7 @@ impl TargetUrl {
                 return Ok(());
             }
             "name" => {
-                self.name = value.to_string();
+                self.name = Some(value.to_string());
                 return Ok(());
             }
             "groupfederation" => {
@@ -281,23 +309,16 @@ impl TargetUrl {
 /// The TOML value that a key's text means; a text that does not fit is left to be refused with the
 /// key's type.
 fn typed(key: &str, value: &str) -> toml::Value {
-    match key {
-        "auto_create" | "application_name_suffix" | "reuse_sessions" => {
-            match value.to_ascii_lowercase().as_str() {
-                "true" | "1" => true.into(),
-                "false" | "0" => false.into(),
-                _ => value.into(),
-            }
-        }
-        "port"
-        | "duration_seconds"
-        | "max_sessions"
-        | "max_logins_per_second"
-        | "max_concurrent_logins"
-        | "warm_sessions" => value
+    match TARGET.key(key).map(|key| &key.kind) {
+        Some(Kind::Flag) => match value.to_ascii_lowercase().as_str() {
+            "true" | "1" => true.into(),
+            "false" | "0" => false.into(),
+            _ => value.into(),
+        },
+        Some(Kind::Number) => value
             .parse::<i64>()
             .map_or_else(|_| value.into(), Into::into),
-        "db_groups" | "ignore_startup_parameters" => value
+        Some(Kind::Texts) => value
             .split(',')
             .map(str::trim)
             .filter(|item| !item.is_empty())
@@ -318,24 +339,19 @@ fn decoded(text: &str) -> String {
         .into_owned()
 }
 
-/// The engine's own port on loopback, or the first one above it that no earlier URL took.
+/// The engine's own port on loopback, or the first one above it that no earlier source has.
 fn free_address(default_port: u16, earlier: &[Source]) -> String {
-    let taken = |address: &String| {
-        earlier
-            .iter()
-            .flat_map(|source| &source.file.listener)
-            .any(|listener| {
-                listener
-                    .as_ref()
-                    .address
-                    .as_ref()
-                    .is_some_and(|taken| taken.as_ref() == address)
-            })
-    };
-    (default_port..=u16::MAX)
-        .map(|port| format!("127.0.0.1:{port}"))
-        .find(|address| !taken(address))
-        .unwrap_or_default()
+    let taken: BTreeSet<&str> = earlier
+        .iter()
+        .filter_map(|source| source.file.listener.as_ref())
+        .flat_map(|listeners| listeners.as_ref())
+        .filter_map(|listener| listener.as_ref().address.as_ref())
+        .map(|address| address.as_ref().as_str())
+        .collect();
+    let mut addresses = (default_port..=u16::MAX).map(|port| format!("127.0.0.1:{port}"));
+    addresses
+        .find(|address| !taken.contains(address.as_str()))
+        .unwrap_or_else(|| format!("127.0.0.1:{default_port}"))
 }
 
 /// Parameters and user information may hold what does not belong into a message.

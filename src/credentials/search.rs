@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use aws_config::profile;
 use aws_types::os_shim_internal::{Env, Fs};
 
+use crate::nearest::nearest;
+
 /// What a search for AWS credentials came upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Search {
@@ -43,9 +45,7 @@ pub async fn search(profile: Option<&str>) -> Search {
     let of_environment = env::var("AWS_PROFILE").ok().filter(|name| !name.is_empty());
     let asked = profile.or(of_environment.as_deref());
     if let Some(name) = asked.filter(|name| known.is_ok() && !names.contains(name)) {
-        let nearest = names
-            .iter()
-            .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
+        let nearest = nearest(name, names.iter().copied());
         let files = files.map(|file| file.display().to_string()).join(" and ");
         return Search::NoSuchProfile {
             name: name.to_string(),

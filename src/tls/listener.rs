@@ -89,6 +89,15 @@ pub struct Secured {
     pub spoke_postgresql: bool,
 }
 
+impl ListenerTlsError {
+    /// The file that is to blame.
+    pub fn file(&self) -> &str {
+        match self {
+            Self::Read { file, .. } | Self::Empty(file, _) | Self::Unusable { file, .. } => file,
+        }
+    }
+}
+
 impl ListenerTls {
     /// Reads the files.
     ///
@@ -218,15 +227,7 @@ fn client_verifier(
     let mut builder =
         WebPkiClientVerifier::builder_with_provider(roots.into(), provider).allow_unauthenticated();
     if let Some(crl) = crl {
-        let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(crl)
-            .and_then(Iterator::collect)
-            .map_err(|error| not_read(crl, error))?;
-        if lists.is_empty() {
-            return Err(ListenerTlsError::Empty(
-                crl.display().to_string(),
-                "certificate revocation list",
-            ));
-        }
+        let lists = revocation_lists(crl)?;
         // A list of one authority says nothing of the certificates of another.
         builder = builder.with_crls(lists).allow_unknown_revocation_status();
     }
@@ -235,7 +236,11 @@ fn client_verifier(
         .map_err(|error| unusable(crl.unwrap_or(ca), error))
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTlsError> {
+/// Reads the certificates of a PEM file.
+///
+/// # Errors
+/// The file cannot be read, is not PEM, or has none.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTlsError> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
         .map_err(|error| not_read(file, error))?;
@@ -249,7 +254,31 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTls
     }
 }
 
-fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ListenerTlsError> {
+/// Reads the certificate revocation lists of a PEM file.
+///
+/// # Errors
+/// The file cannot be read, is not PEM, or has none.
+pub fn revocation_lists(
+    file: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, ListenerTlsError> {
+    let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| not_read(file, error))?;
+    if lists.is_empty() {
+        Err(ListenerTlsError::Empty(
+            file.display().to_string(),
+            "certificate revocation list",
+        ))
+    } else {
+        Ok(lists)
+    }
+}
+
+/// Reads the private key of a PEM file.
+///
+/// # Errors
+/// The file cannot be read, is not PEM, or has no key that can be read without a passphrase.
+pub fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ListenerTlsError> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
         pem::Error::NoItemsFound => ListenerTlsError::Empty(
             file.display().to_string(),

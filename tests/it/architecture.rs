@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each module may use. A module that is not here may not exist.
-const MAY_USE: [(&str, &[&str]); 25] = [
+const MAY_USE: [(&str, &[&str]); 26] = [
     ("main", &["cli"]),
     ("lib", &[]),
     (
@@ -13,6 +13,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
             "check",
             "config",
             "hash_password",
+            "nearest",
             "policy",
             "server",
             "telemetry",
@@ -72,14 +73,18 @@ const MAY_USE: [(&str, &[&str]); 25] = [
     ("places", &["config", "error"]),
     ("governor", &["config", "error"]),
     ("route", &["config", "error"]),
-    ("credentials", &["config", "error", "metrics", "secret"]),
+    (
+        "credentials",
+        &["config", "error", "metrics", "nearest", "secret"],
+    ),
     (
         "upstream",
         &["config", "error", "places", "secret", "tls", "wire"],
     ),
     ("cancel", &["secret", "wire"]),
     ("splice", &["tls", "wire"]),
-    ("config", &["secret", "tls", "verifier"]),
+    ("config", &["nearest", "secret", "tls", "verifier"]),
+    ("nearest", &[]),
     ("verifier", &["secret"]),
     ("error", &["wire"]),
     ("wire", &["secret"]),

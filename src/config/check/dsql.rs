@@ -1,11 +1,10 @@
-//! The rules of Aurora DSQL targets.
+//! What must be known of an Aurora DSQL target?
 
 use std::net::IpAddr;
-use std::ops::Range;
 
-use super::Checker;
 use super::target::Dial;
-use crate::config::raw;
+use super::{Checker, Head};
+use crate::config::keys::{self, text};
 use crate::config::{Dsql, Endpoint, EndpointSource, Engine};
 
 const DEFAULT_PORT: u16 = 5432;
@@ -13,8 +12,8 @@ const DEFAULT_PORT: u16 = 5432;
 impl Checker<'_> {
     pub(super) fn dsql(
         &mut self,
-        span: &Range<usize>,
-        raw: &raw::Target,
+        head: &Head<'_>,
+        raw: &keys::Target,
         dial: Dial,
     ) -> Option<(Engine, EndpointSource)> {
         self.postgresql_name("db_user", raw.db_user.as_ref());
@@ -42,23 +41,21 @@ impl Checker<'_> {
             (Some(identifier), Some(region)) => {
                 Some(format!("{}.dsql.{region}.on.aws", identifier.as_ref()))
             }
-            // The missing region is a problem of its own.
+            // That the region is missing is a problem of its own.
             (Some(_), None) => return None,
             (None, _) => None,
         };
         let Some(host) = dial.host.or_else(|| public_name.clone()) else {
-            self.problem(
-                span,
+            self.missing(
+                head,
+                &["host", "cluster_identifier", "region"],
                 "host: say where the cluster is, as in host = \"foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws\" (or cluster_identifier \
                  and region)"
                     .to_string(),
             );
             return None;
         };
-        let name = raw
-            .tls_server_name
-            .as_ref()
-            .map(|value| value.as_ref().clone())
+        let name = text(&raw.tls_server_name)
             .or(public_name)
             .unwrap_or_else(|| host.clone());
         if name.parse::<IpAddr>().is_ok() {

@@ -1,11 +1,9 @@
-//! The rules of RDS and Aurora PostgreSQL targets.
+//! What must be known of an RDS or Aurora PostgreSQL target?
 
-use std::ops::Range;
-
-use super::Checker;
 use super::host::parse_endpoint;
 use super::target::Dial;
-use crate::config::raw;
+use super::{Checker, Head, or};
+use crate::config::keys::{self, text};
 use crate::config::{ClusterRole, Discovery, Endpoint, EndpointSource, Engine, Rds};
 
 const DEFAULT_PORT: u16 = 5432;
@@ -13,42 +11,27 @@ const DEFAULT_PORT: u16 = 5432;
 impl Checker<'_> {
     pub(super) fn rds(
         &mut self,
-        span: &Range<usize>,
-        raw: &raw::Target,
+        head: &Head<'_>,
+        raw: &keys::Target,
         dial: Dial,
     ) -> Option<(Engine, EndpointSource)> {
         let Dial { host, port, .. } = dial;
         self.postgresql_name("db_user", raw.db_user.as_ref());
         self.postgresql_name("database", raw.database.as_ref());
-        let role = match raw
+        let role = or(&raw.endpoint, ClusterRole::Writer);
+        let cluster = text(&raw.cluster_identifier);
+        let instance = text(&raw.instance_identifier);
+        let cluster_is_wrong = head.has_wrong(&["cluster_identifier"]);
+        if let Some(reader) = raw
             .endpoint
             .as_ref()
-            .map(|endpoint| endpoint.as_ref().as_str())
+            .filter(|_| role == ClusterRole::Reader)
+            && (cluster.is_none() && !cluster_is_wrong || host.is_some())
         {
-            None | Some("writer") => ClusterRole::Writer,
-            Some("reader") => ClusterRole::Reader,
-            Some(_) => {
-                self.value(
-                    "endpoint",
-                    raw.endpoint.as_ref()?,
-                    "must be \"writer\" or \"reader\"",
-                );
-                return None;
-            }
-        };
-        let cluster = raw
-            .cluster_identifier
-            .as_ref()
-            .map(|value| value.as_ref().clone());
-        let instance = raw
-            .instance_identifier
-            .as_ref()
-            .map(|value| value.as_ref().clone());
-        if role == ClusterRole::Reader && (cluster.is_none() || host.is_some()) {
-            self.value(
-                "endpoint",
-                raw.endpoint.as_ref()?,
-                "needs cluster_identifier, and no host: AWS is asked for the reader endpoint",
+            self.problem(
+                &reader.span(),
+                "endpoint = \"reader\": needs cluster_identifier, and no host: AWS is asked for the reader endpoint"
+                    .to_string(),
             );
         }
         let endpoint = match (host, instance, cluster) {
@@ -72,8 +55,9 @@ impl Checker<'_> {
                 port,
             },
             (None, None, None) => {
-                self.problem(
-                    span,
+                self.missing(
+                    head,
+                    &["host", "instance_identifier", "cluster_identifier"],
                     "host: say where the server is, as in host = \"mydb.123456789012.us-west-2.rds.amazonaws.com\" (or instance_identifier \
                      or cluster_identifier, to have AWS asked)"
                         .to_string(),

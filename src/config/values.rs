@@ -1,0 +1,184 @@
+//! How is the value of a key read, and what is said of one that is something else?
+
+use std::ops::Range;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeValue, ValueDeserializer};
+
+use super::spec::{Form, KeySpec, Kind, either};
+
+/// A key's value. The span is that of the key, which is what a message points at; in a list each
+/// item has its own.
+pub(super) type Key<T> = Option<Spanned<T>>;
+
+/// A mistake in a document, with the place that a message points at.
+#[derive(Debug)]
+pub(super) struct Mistake {
+    pub span: Range<usize>,
+    pub text: String,
+}
+
+/// What is found while a document is read.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub mistakes: Vec<Mistake>,
+    /// The parts of the document that no message may show.
+    pub secrets: Vec<Range<usize>>,
+}
+
+impl Findings {
+    pub fn mistake(&mut self, span: Range<usize>, text: impl Into<String>) {
+        self.mistakes.push(Mistake {
+            span,
+            text: text.into(),
+        });
+    }
+}
+
+/// A type that a key's value can have.
+pub(super) trait Value: Sized {
+    /// How it is written.
+    const KIND: Kind;
+
+    /// Reads it. `None`: it is something else, which is a mistake that has been reported.
+    fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self>;
+}
+
+/// A key that a document has, and what is known about it.
+pub(super) struct Given<'a> {
+    /// Name in messages, as in `listener.address`.
+    pub path: String,
+    pub spec: &'static KeySpec,
+    pub key: Range<usize>,
+    pub value: &'a Spanned<DeValue<'a>>,
+}
+
+impl Given<'_> {
+    /// Reads a value with serde, which knows what is wrong with it.
+    pub fn leaf<T: for<'de> Deserialize<'de>>(&self, findings: &mut Findings) -> Option<T> {
+        match T::deserialize(ValueDeserializer::from(self.value.clone())) {
+            Ok(value) => Some(value),
+            // The parser's message has the value.
+            Err(_) if self.spec.form == Form::Secret => {
+                findings.mistake(self.key.clone(), format!("{}: must be a string", self.path));
+                None
+            }
+            Err(error) => {
+                // The key, or the item of a list.
+                let span = error
+                    .span()
+                    .filter(|span| *span != self.value.span())
+                    .unwrap_or_else(|| self.key.clone());
+                let text = error
+                    .message()
+                    .replace("unknown variant", "unknown value")
+                    .trim_end()
+                    .to_string();
+                findings.mistake(span, text);
+                None
+            }
+        }
+    }
+
+    fn number(&self, findings: &mut Findings) -> Option<i64> {
+        let number = self.leaf(findings)?;
+        match &self.spec.bounds {
+            Some(bounds) if !bounds.include(number) => {
+                let text = format!("{} = {number}: {}", self.path, bounds.rule());
+                findings.mistake(self.key.clone(), text);
+                None
+            }
+            _ => Some(number),
+        }
+    }
+}
+
+impl Value for String {
+    const KIND: Kind = Kind::Text;
+
+    fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
+        given.leaf(findings)
+    }
+}
+
+impl Value for bool {
+    const KIND: Kind = Kind::Flag;
+
+    fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
+        given.leaf(findings)
+    }
+}
+
+impl Value for Vec<Spanned<String>> {
+    const KIND: Kind = Kind::Texts;
+
+    fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
+        given.leaf(findings)
+    }
+}
+
+/// Numbers are converted after they have been held against the key's bounds, which are within
+/// those of the type.
+macro_rules! numbers {
+    ($($type:ty),+) => {$(
+        impl Value for $type {
+            const KIND: Kind = Kind::Number;
+
+            fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
+                given.number(findings)?.try_into().ok()
+            }
+        }
+    )+};
+}
+numbers!(u16, i32, u32, usize);
+
+impl Value for Duration {
+    const KIND: Kind = Kind::Time;
+
+    fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
+        let text: String = given.leaf(findings)?;
+        let times = given.spec.times.as_ref();
+        match humantime::parse_duration(&text) {
+            Ok(time)
+                if !time.is_zero() && times.is_none_or(|accepted| time <= accepted.longest) =>
+            {
+                Some(time)
+            }
+            _ => {
+                let rule = times.map_or("must be a time, as in \"10s\"", |times| times.rule);
+                let text = format!("{} = \"{text}\": {rule}", given.path);
+                findings.mistake(given.key.clone(), text);
+                None
+            }
+        }
+    }
+}
+
+/// A type whose values are words.
+pub(super) trait Words: Copy + 'static {
+    /// All of them.
+    const WORDS: &'static [&'static str];
+    /// What each means.
+    const MEANINGS: &'static [Self];
+}
+
+impl<T: Words> Value for T {
+    const KIND: Kind = Kind::Words(T::WORDS);
+
+    fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
+        let text: String = given.leaf(findings)?;
+        let words = T::WORDS.iter().zip(T::MEANINGS);
+        if let Some((_, meaning)) = words.into_iter().find(|(word, _)| **word == text) {
+            return Some(*meaning);
+        }
+        let text = format!(
+            "{} = \"{text}\": must be {}",
+            given.path,
+            either(T::WORDS, "or")
+        );
+        findings.mistake(given.key.clone(), text);
+        None
+    }
+}

@@ -12,7 +12,7 @@ use toml::Spanned;
 use super::EngineName::{self, Dsql, Rds, Redshift, RedshiftServerless};
 use super::spec::{Bounds, Form, Kind, Omitted, Times};
 use super::tables::{Section, keys};
-use super::values::{Findings, Given, Key, Value, Words};
+use super::values::{Findings, Given, Value, Words};
 use super::{Auth, ClusterRole, LogFormat, LogLevel, redshift_rules};
 
 /// More sessions than a machine has ports for one address; a number above it is a slip.
@@ -448,15 +448,4 @@ impl Value for LogLevel {
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         given.leaf(findings)
     }
-}
-
-/// The text of a key, where it has one.
-pub(super) fn text(key: &Key<String>) -> Option<String> {
-    key.as_ref().map(|value| value.as_ref().clone())
-}
-
-/// The texts of a list, where there is one.
-pub(super) fn texts(key: &Key<Vec<Spanned<String>>>) -> Option<Vec<String>> {
-    let list = key.as_ref()?.as_ref();
-    Some(list.iter().map(|item| item.as_ref().clone()).collect())
 }

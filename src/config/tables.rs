@@ -33,6 +33,13 @@ pub(super) trait Keys: Sized + 'static {
 #[derive(Debug, Default)]
 pub(super) struct Section<T>(pub T);
 
+impl<T> Key<Section<T>> {
+    /// The table, where there is one.
+    pub fn section(&self) -> Option<&T> {
+        self.value().map(|section| &section.0)
+    }
+}
+
 impl<T: Keys> Value for Section<T> {
     const KIND: Kind = Kind::Table(&T::TABLE);
 
@@ -158,8 +165,10 @@ impl<'a> Rows<'a> {
 
     /// Reads a key; reports a value that cannot be used.
     pub fn take<T: Value>(&mut self, name: &'static str, findings: &mut Findings) -> Key<T> {
-        let spec = self.table.key(name)?;
-        let (key, value) = self.rows.remove(name)?;
+        let (Some(spec), Some((key, value))) = (self.table.key(name), self.rows.remove(name))
+        else {
+            return Key::default();
+        };
         let hidden = match spec.form {
             Form::Secret => true,
             Form::Url => value
@@ -181,7 +190,7 @@ impl<'a> Rows<'a> {
         if read.is_none() {
             self.wrong.insert(name);
         }
-        read.map(|read| Spanned::new(key, read))
+        Key::new(read.map(|read| Spanned::new(key, read)))
     }
 
     /// The keys that were there and could not be read.

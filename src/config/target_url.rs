@@ -74,10 +74,8 @@ impl TargetUrl {
             .listen
             .unwrap_or_else(|| free_address(self.default_port, earlier));
         let taken = |name: &str| {
-            let mut named = earlier
-                .iter()
-                .filter_map(|source| source.file.target.as_ref());
-            named.any(|targets| targets.as_ref().contains_key(name))
+            let mut known = earlier.iter().flat_map(|source| source.file.target.named());
+            known.any(|(known, _)| known == name)
         };
         let wanted = self.name.unwrap_or_else(|| "target".to_string());
         let mut name = wanted.clone();
@@ -343,10 +341,9 @@ fn decoded(text: &str) -> String {
 fn free_address(default_port: u16, earlier: &[Source]) -> String {
     let taken: BTreeSet<&str> = earlier
         .iter()
-        .filter_map(|source| source.file.listener.as_ref())
-        .flat_map(|listeners| listeners.as_ref())
-        .filter_map(|listener| listener.as_ref().address.as_ref())
-        .map(|address| address.as_ref().as_str())
+        .flat_map(|source| source.file.listener.items())
+        .filter_map(|listener| listener.as_ref().address.value())
+        .map(String::as_str)
         .collect();
     let mut addresses = (default_port..=u16::MAX).map(|port| format!("127.0.0.1:{port}"));
     addresses

@@ -1,5 +1,6 @@
 //! How is the value of a key read, and what is said of one that is something else?
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -9,9 +10,79 @@ use toml::de::{DeValue, ValueDeserializer};
 
 use super::spec::{Form, KeySpec, Kind, either};
 
-/// A key's value. The span is that of the key, which is what a message points at; in a list each
-/// item has its own.
-pub(super) type Key<T> = Option<Spanned<T>>;
+/// A key that may have a value. The span is that of the key, which is what a message points at; in
+/// a list each item has its own.
+#[derive(Debug)]
+pub(super) struct Key<T>(Option<Spanned<T>>);
+
+impl<T> Key<T> {
+    /// A key as it was read.
+    pub fn new(value: Option<Spanned<T>>) -> Self {
+        Self(value)
+    }
+
+    /// The value, and where the key stands.
+    pub fn as_ref(&self) -> Option<&Spanned<T>> {
+        self.0.as_ref()
+    }
+
+    /// The value alone.
+    pub fn value(&self) -> Option<&T> {
+        self.as_ref().map(Spanned::as_ref)
+    }
+
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl<T> Default for Key<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Copy> Key<T> {
+    /// The value, or what is true without one.
+    pub fn or(&self, otherwise: T) -> T {
+        self.value().copied().unwrap_or(otherwise)
+    }
+}
+
+impl Key<usize> {
+    /// A limit, where one is set; 0 is none.
+    pub fn limit(&self) -> Option<usize> {
+        self.value().copied().filter(|&limit| limit > 0)
+    }
+}
+
+impl Key<String> {
+    pub fn text(&self) -> Option<String> {
+        self.value().cloned()
+    }
+}
+
+impl Key<Vec<Spanned<String>>> {
+    /// The texts of a list, where there is one.
+    pub fn texts(&self) -> Option<Vec<String>> {
+        let list = self.value()?;
+        Some(list.iter().map(|item| item.as_ref().clone()).collect())
+    }
+}
+
+impl<T> Key<Vec<T>> {
+    /// The items of a list; none where there is no list.
+    pub fn items(&self) -> impl Iterator<Item = &T> {
+        self.value().into_iter().flatten()
+    }
+}
+
+impl<T> Key<BTreeMap<String, T>> {
+    /// The tables that have a name; none where there is no such table.
+    pub fn named(&self) -> impl Iterator<Item = (&String, &T)> {
+        self.value().into_iter().flatten()
+    }
+}
 
 /// A mistake in a document, with the place that a message points at.
 #[derive(Debug)]

@@ -406,9 +406,8 @@ fn every_problem_is_reported_at_once() {
     assert_eq!(reports(&file).len(), 3);
 }
 
-#[test]
-fn every_mistake_is_told_in_one_run_in_the_order_of_lines_with_its_key() {
-    let text = r#"users_fil = "/nonexistent/users"
+/// A mistake of nearly every kind.
+const FULL_OF_MISTAKES: &str = r#"users_fil = "/nonexistent/users"
 cancel_key_file = "/nonexistent/key"
 
 [[listener]]
@@ -463,7 +462,10 @@ colour = true
 [admin]
 http = "localhost"
 "#;
-    let reports = reports(&config_file(text));
+
+#[test]
+fn every_mistake_is_told_in_one_run_in_the_order_of_lines_with_its_key() {
+    let reports = reports(&config_file(FULL_OF_MISTAKES));
     let told: Vec<_> = reports
         .iter()
         .map(|report| {
@@ -510,7 +512,7 @@ http = "localhost"
         ],
         "{reports:#?}"
     );
-    let shown: Vec<_> = text.lines().collect();
+    let shown: Vec<_> = FULL_OF_MISTAKES.lines().collect();
     for report in &reports {
         let number: usize = report.head.split(':').next().unwrap().parse().unwrap();
         let expected = match report.marked.as_str() {

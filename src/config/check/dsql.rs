@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::target::Dial;
 use super::{Checker, Head};
-use crate::config::keys::{self, text};
+use crate::config::keys;
 use crate::config::{Dsql, Endpoint, EndpointSource, Engine};
 
 const DEFAULT_PORT: u16 = 5432;
@@ -37,10 +37,8 @@ impl Checker<'_> {
             },
         );
         // Named after the identifier by rule, so that AWS need not be asked.
-        let public_name = match (&raw.cluster_identifier, &dial.region) {
-            (Some(identifier), Some(region)) => {
-                Some(format!("{}.dsql.{region}.on.aws", identifier.as_ref()))
-            }
+        let public_name = match (raw.cluster_identifier.value(), &dial.region) {
+            (Some(identifier), Some(region)) => Some(format!("{identifier}.dsql.{region}.on.aws")),
             // That the region is missing is a problem of its own.
             (Some(_), None) => return None,
             (None, _) => None,
@@ -55,7 +53,9 @@ impl Checker<'_> {
             );
             return None;
         };
-        let name = text(&raw.tls_server_name)
+        let name = raw
+            .tls_server_name
+            .text()
             .or(public_name)
             .unwrap_or_else(|| host.clone());
         if name.parse::<IpAddr>().is_ok() {

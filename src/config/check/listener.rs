@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::{Checker, Head, NamedFile, Place, items, max_sessions};
-use crate::config::keys::{self, TlsMode, texts};
+use super::{Checker, Head, NamedFile, Place};
+use crate::config::keys::{self, TlsMode};
 use crate::config::tables::Keys;
 use crate::config::{
     Address, Auth, CertificateMapping, ClientTls, Listener, Location, NamePattern, Rule, Target,
@@ -56,7 +56,7 @@ impl Checker<'_> {
         let raw = raw.as_ref();
         let (targets, targets_are_known) = self.listener_targets(&head, raw);
         let address = self.address(&head, raw);
-        let tls = match &raw.tls {
+        let tls = match raw.tls.as_ref() {
             Some(mode) => Some(*mode.as_ref()),
             None if head.has_wrong(&["tls"]) => None,
             None => Some(TlsMode::Off),
@@ -65,7 +65,7 @@ impl Checker<'_> {
         let rules = self.rules(&head, raw);
         let certificate_map = self.certificate_map(raw);
         let proxy_protocol_from = self.proxy_protocol(&head, raw);
-        let max_sessions = max_sessions(&raw.max_sessions);
+        let max_sessions = raw.max_sessions.limit();
         let circumstances = Circumstances {
             raw,
             address: address.as_ref(),
@@ -104,7 +104,7 @@ impl Checker<'_> {
     /// The names, and whether nothing else may be meant.
     fn listener_targets(&mut self, head: &Head<'_>, raw: &keys::Listener) -> (Vec<String>, bool) {
         let before = self.problems.count();
-        match &raw.targets {
+        match raw.targets.as_ref() {
             Some(names) if !names.as_ref().is_empty() => {
                 for name in names.as_ref() {
                     self.unknown_target("listener.targets", name);
@@ -120,7 +120,7 @@ impl Checker<'_> {
             }
         }
         let known = self.problems.count() == before && !head.has_wrong(&["targets"]);
-        (texts(&raw.targets).unwrap_or_default(), known)
+        (raw.targets.texts().unwrap_or_default(), known)
     }
 
     fn address(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Option<Address> {
@@ -167,8 +167,8 @@ impl Checker<'_> {
         let say = "say which, as in key = \"server.key\" (PEM)";
         let key = self.required(head, ("listener.", "key"), &raw.key, say);
         if let (Some(crl), None, false) = (
-            &raw.client_crl,
-            &raw.client_ca,
+            raw.client_crl.as_ref(),
+            raw.client_ca.as_ref(),
             head.has_wrong(&["client_ca"]),
         ) {
             self.problem(
@@ -184,14 +184,14 @@ impl Checker<'_> {
             client_ca: file("listener.client_ca", raw.client_ca.as_ref()),
             // Without authorities there is nothing to be withdrawn.
             client_crl: file("listener.client_crl", raw.client_crl.as_ref())
-                .filter(|_| raw.client_ca.is_some()),
+                .filter(|_| !raw.client_ca.is_none()),
         })
     }
 
     /// The rules in their order, each with the place of its `auth`.
     fn rules(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Vec<(Rule, Range<usize>)> {
         let mut rules = Vec::new();
-        for rule in items(raw.rule.as_ref()) {
+        for rule in raw.rule.items() {
             let head = Head::of(rule);
             let rule = rule.as_ref();
             let remedy = "say which proof, as in auth = \"scram-sha-256\", or \"reject\"";
@@ -200,13 +200,13 @@ impl Checker<'_> {
             if let (Some(auth), Some(from)) = (auth, from) {
                 let checked = Rule {
                     from,
-                    users: texts(&rule.users),
+                    users: rule.users.texts(),
                     auth: auth.as_ref().0,
                 };
                 rules.push((checked, auth.span()));
             }
         }
-        match &raw.auth {
+        match raw.auth.as_ref() {
             Some(auth) => {
                 let last = Rule {
                     from: Location::Anywhere,
@@ -273,7 +273,7 @@ impl Checker<'_> {
     }
 
     fn trust_is_local(&mut self, raw: &keys::Listener) {
-        if let Some(address) = &raw.address {
+        if let Some(address) = raw.address.as_ref() {
             self.value(
                 "listener.address",
                 address,
@@ -285,7 +285,7 @@ impl Checker<'_> {
 
     fn certificate_map(&mut self, raw: &keys::Listener) -> Vec<CertificateMapping> {
         let mut map = Vec::new();
-        for mapping in items(raw.certificate_map.as_ref()) {
+        for mapping in raw.certificate_map.items() {
             let head = Head::of(mapping);
             let keys::CertificateMap {
                 certificate, user, ..
@@ -325,7 +325,7 @@ impl Checker<'_> {
     fn proxy_protocol(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Vec<IpNet> {
         let wanted = raw.proxy_protocol.as_ref();
         let mut networks = Vec::new();
-        for from in items(raw.proxy_protocol_from.as_ref()) {
+        for from in raw.proxy_protocol_from.items() {
             match network(from.as_ref()) {
                 Some(network) => networks.push(network),
                 None => self.value(
@@ -336,7 +336,7 @@ impl Checker<'_> {
             }
         }
         let is_wanted = wanted.is_some_and(|value| *value.as_ref());
-        match (wanted, &raw.proxy_protocol_from) {
+        match (wanted, raw.proxy_protocol_from.as_ref()) {
             (Some(value), None) if is_wanted && !head.has_wrong(&["proxy_protocol_from"]) => {
                 self.problem(
                     &value.span(),

@@ -184,7 +184,7 @@ impl<'a> Checker<'a> {
     fn targets(&mut self) -> Vec<UnloadedTarget> {
         let mut targets: Vec<UnloadedTarget> = Vec::new();
         self.each_source(|checker, source| {
-            for (name, target) in tables(&source.file.target) {
+            for (name, target) in source.file.target.named() {
                 if targets.iter().any(|other| other.name == *name) {
                     checker.problem(
                         &target.span(),
@@ -201,9 +201,11 @@ impl<'a> Checker<'a> {
     fn listeners(&mut self) -> Vec<UnloadedListener> {
         let mut listeners: Vec<UnloadedListener> = Vec::new();
         self.each_source(|checker, source| {
-            for raw in items(source.file.listener.as_ref()) {
+            for raw in source.file.listener.items() {
                 let listener = checker.listener(raw);
-                if let (Some(address), Some(key)) = (&listener.address, &raw.as_ref().address) {
+                if let (Some(address), Some(key)) =
+                    (&listener.address, raw.as_ref().address.as_ref())
+                {
                     let any_port = matches!(address, Address::Tcp(address) if address.port() == 0);
                     let taken = listeners
                         .iter()
@@ -237,7 +239,7 @@ impl<'a> Checker<'a> {
             .flat_map(|listener| &listener.targets)
             .collect();
         self.each_source(|checker, source| {
-            for (name, target) in tables(&source.file.target) {
+            for (name, target) in source.file.target.named() {
                 if !used.contains(name) {
                     checker.problem(
                         &target.span(),
@@ -251,12 +253,8 @@ impl<'a> Checker<'a> {
     fn admin(&mut self, listeners: &[UnloadedListener]) -> Option<SocketAddr> {
         let mut admin = None;
         self.each_source(|checker, source| {
-            let Some(value) = source
-                .file
-                .admin
-                .as_ref()
-                .and_then(|admin| admin.as_ref().0.http.as_ref())
-            else {
+            let admin_keys = source.file.admin.section();
+            let Some(value) = admin_keys.and_then(|admin| admin.http.as_ref()) else {
                 return;
             };
             match value.as_ref().parse::<SocketAddr>() {
@@ -287,7 +285,7 @@ impl<'a> Checker<'a> {
     ) -> Option<NamedFile> {
         let mut file = None;
         self.each_source(|checker, source| {
-            if let Some(value) = value(&source.file) {
+            if let Some(value) = value(&source.file).as_ref() {
                 file = Some(checker.file(key, value));
             }
         });
@@ -315,7 +313,7 @@ impl<'a> Checker<'a> {
         let sources = self.sources;
         let known: Vec<&str> = sources
             .iter()
-            .flat_map(|source| tables(&source.file.target))
+            .flat_map(|source| source.file.target.named())
             .map(|(name, _)| name.as_str())
             .collect();
         let text = name.as_ref();
@@ -377,7 +375,7 @@ impl<'a> Checker<'a> {
     }
 
     fn foreign<T>(&mut self, key: &str, value: &Key<T>, text: &str) {
-        if let Some(value) = value {
+        if let Some(value) = value.as_ref() {
             self.problem(&value.span(), format!("{key}: {text}"));
         }
     }
@@ -402,15 +400,13 @@ fn limits_and_log(sources: &[Source]) -> (Limits, Log) {
     };
     let mut log = Log::default();
     for source in sources {
-        if let Some(section) = &source.file.limits {
-            let section = &section.as_ref().0;
-            limits.max_sessions = or(&section.max_sessions, limits.max_sessions);
-            limits.startup_timeout = or(&section.startup_timeout, limits.startup_timeout);
+        if let Some(section) = source.file.limits.section() {
+            limits.max_sessions = section.max_sessions.or(limits.max_sessions);
+            limits.startup_timeout = section.startup_timeout.or(limits.startup_timeout);
         }
-        if let Some(section) = &source.file.log {
-            let section = &section.as_ref().0;
-            log.format = log.format.or(copied(&section.format));
-            log.level = log.level.or(copied(&section.level));
+        if let Some(section) = source.file.log.section() {
+            log.format = log.format.or(section.format.value().copied());
+            log.level = log.level.or(section.level.value().copied());
         }
     }
     (limits, log)
@@ -422,41 +418,14 @@ fn passwords_are_known(sources: &[Source], users: &HashMap<String, User>) -> boo
         let wrong = ["user", "users_file"]
             .iter()
             .any(|key| source.file.wrong().contains(key));
-        let mut own = tables(&source.file.user);
+        let mut own = source.file.user.named();
         !wrong
             && own.all(|(name, user)| {
                 let user = user.as_ref();
-                let refused = user.password.is_some()
+                let refused = !user.password.is_none()
                     && users.get(name).is_some_and(|user| user.verifier.is_none());
                 !refused && !user.wrong().contains("password")
             })
     };
     sources.iter().all(understood)
-}
-
-/// The value of a key, where it has one.
-fn copied<T: Copy>(key: &Key<T>) -> Option<T> {
-    key.as_ref().map(|value| *value.as_ref())
-}
-
-/// The value of a key, or what is true without one.
-fn or<T: Copy>(key: &Key<T>, otherwise: T) -> T {
-    copied(key).unwrap_or(otherwise)
-}
-
-/// A limit on sessions, where one is set; 0 is none.
-fn max_sessions(key: &Key<usize>) -> Option<usize> {
-    copied(key).filter(|&sessions| sessions > 0)
-}
-
-/// The items of a list, where there is one.
-fn items<T>(list: Option<&Spanned<Vec<T>>>) -> impl Iterator<Item = &T> {
-    list.into_iter().flat_map(Spanned::as_ref)
-}
-
-/// The tables with a name, where there are any.
-fn tables<T>(
-    named: &Key<std::collections::BTreeMap<String, Spanned<T>>>,
-) -> impl Iterator<Item = (&String, &Spanned<T>)> {
-    named.iter().flat_map(Spanned::as_ref)
 }

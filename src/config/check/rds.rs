@@ -2,8 +2,8 @@
 
 use super::host::parse_endpoint;
 use super::target::Dial;
-use super::{Checker, Head, or};
-use crate::config::keys::{self, text};
+use super::{Checker, Head};
+use crate::config::keys;
 use crate::config::{ClusterRole, Discovery, Endpoint, EndpointSource, Engine, Rds};
 
 const DEFAULT_PORT: u16 = 5432;
@@ -18,9 +18,9 @@ impl Checker<'_> {
         let Dial { host, port, .. } = dial;
         self.postgresql_name("db_user", raw.db_user.as_ref());
         self.postgresql_name("database", raw.database.as_ref());
-        let role = or(&raw.endpoint, ClusterRole::Writer);
-        let cluster = text(&raw.cluster_identifier);
-        let instance = text(&raw.instance_identifier);
+        let role = raw.endpoint.or(ClusterRole::Writer);
+        let cluster = raw.cluster_identifier.text();
+        let instance = raw.instance_identifier.text();
         let cluster_is_wrong = head.has_wrong(&["cluster_identifier"]);
         if let Some(reader) = raw
             .endpoint
@@ -65,7 +65,7 @@ impl Checker<'_> {
                 return None;
             }
         };
-        let signing_endpoint = match &raw.signing_host {
+        let signing_endpoint = match raw.signing_host.as_ref() {
             None => None,
             Some(value) => {
                 let parsed = parse_endpoint(value.as_ref(), port.unwrap_or(DEFAULT_PORT));

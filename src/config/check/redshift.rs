@@ -1,8 +1,8 @@
 //! What must be known of a Redshift target, provisioned or serverless?
 
 use super::target::Dial;
-use super::{Checker, Head, or};
-use crate::config::keys::{self, Api, text, texts};
+use super::{Checker, Head};
+use crate::config::keys::{self, Api};
 use crate::config::{
     ClusterName, Discovery, Endpoint, EndpointSource, Engine, Redshift, RedshiftApi,
     RedshiftServerless, WorkgroupName, redshift_rules,
@@ -30,9 +30,12 @@ impl Checker<'_> {
             redshift_rules::check_database,
         );
         let api = self.redshift_api(raw);
-        let identifier = text(&raw.cluster_identifier).or_else(|| dial.first_label_of("redshift"));
+        let identifier = raw
+            .cluster_identifier
+            .text()
+            .or_else(|| dial.first_label_of("redshift"));
         let Dial { host, port, .. } = dial;
-        let domain = text(&raw.custom_domain_name);
+        let domain = raw.custom_domain_name.text();
         let host = host.or_else(|| domain.clone());
         let cluster = match (domain, identifier.clone()) {
             (Some(domain), identifier) => ClusterName::CustomDomain { domain, identifier },
@@ -53,7 +56,7 @@ impl Checker<'_> {
             Engine::Redshift(Redshift {
                 cluster,
                 api,
-                duration_seconds: or(&raw.duration_seconds, DEFAULT_DURATION_SECONDS),
+                duration_seconds: raw.duration_seconds.or(DEFAULT_DURATION_SECONDS),
             }),
             endpoint,
         ))
@@ -75,9 +78,12 @@ impl Checker<'_> {
             raw.database.as_ref(),
             redshift_rules::check_database,
         );
-        let name = text(&raw.workgroup_name).or_else(|| dial.first_label_of("redshift-serverless"));
+        let name = raw
+            .workgroup_name
+            .text()
+            .or_else(|| dial.first_label_of("redshift-serverless"));
         let Dial { host, port, .. } = dial;
-        let domain = text(&raw.custom_domain_name);
+        let domain = raw.custom_domain_name.text();
         let host = host.or_else(|| domain.clone());
         // The workgroup's own name first: a custom domain name that is not registered (any more)
         // fails the call.
@@ -99,21 +105,21 @@ impl Checker<'_> {
         Some((
             Engine::RedshiftServerless(RedshiftServerless {
                 workgroup,
-                duration_seconds: or(&raw.duration_seconds, DEFAULT_DURATION_SECONDS),
+                duration_seconds: raw.duration_seconds.or(DEFAULT_DURATION_SECONDS),
             }),
             endpoint,
         ))
     }
 
     fn redshift_api(&mut self, raw: &keys::Target) -> RedshiftApi {
-        match or(&raw.api, Api::GetClusterCredentials) {
+        match raw.api.or(Api::GetClusterCredentials) {
             Api::GetClusterCredentials => {
                 let db_user = raw.db_user.as_ref();
                 self.rule("db_user", db_user, redshift_rules::check_db_user);
-                self.groups("db_groups", raw.db_groups.as_ref());
+                self.groups("db_groups", &raw.db_groups);
                 RedshiftApi::GetClusterCredentials {
-                    auto_create: or(&raw.auto_create, false),
-                    db_groups: texts(&raw.db_groups).unwrap_or_default(),
+                    auto_create: raw.auto_create.or(false),
+                    db_groups: raw.db_groups.texts().unwrap_or_default(),
                 }
             }
             Api::GetClusterCredentialsWithIam => {

@@ -8,10 +8,9 @@ use rustls::pki_types::ServerName;
 use toml::Spanned;
 
 use super::host::{AwsHostName, is_host, is_region};
-use super::{Checker, Head, NamedFile, copied, max_sessions, or};
-use crate::config::keys::{self, text, texts};
+use super::{Checker, Head, NamedFile};
+use crate::config::keys;
 use crate::config::tables::Keys;
-use crate::config::values::Key;
 use crate::config::{AwsIdentity, Choice, EndpointSource, Engine, EngineName, Role, Target};
 use crate::tls::upstream::UpstreamTls;
 
@@ -81,7 +80,7 @@ impl Checker<'_> {
         let kind = engine.map(|engine| *engine.as_ref());
         let dial = Dial {
             host,
-            port: copied(&raw.port),
+            port: raw.port.value().copied(),
             region: region.clone(),
             aws_name,
         };
@@ -161,7 +160,7 @@ impl Checker<'_> {
         host: Option<&str>,
         aws_name: Option<&AwsHostName>,
     ) -> Option<String> {
-        if let Some(region) = &raw.region {
+        if let Some(region) = raw.region.as_ref() {
             let good = self.rule("region", Some(region), |region| {
                 if is_region(region) {
                     Ok(())
@@ -225,8 +224,8 @@ impl Checker<'_> {
         self.endpoint_url("sts_endpoint_url", raw.sts_endpoint_url.as_ref());
         self.role_arn("role_arn", raw.role_arn.as_ref());
         if let (Some(id), None, false) = (
-            &raw.external_id,
-            &raw.role_arn,
+            raw.external_id.as_ref(),
+            raw.role_arn.as_ref(),
             head.has_wrong(&["role_arn"]),
         ) {
             self.problem(
@@ -248,15 +247,15 @@ impl Checker<'_> {
             }
         });
         AwsIdentity {
-            profile: text(&raw.profile),
-            role: text(&raw.role_arn).map(|arn| Role {
+            profile: raw.profile.text(),
+            role: raw.role_arn.text().map(|arn| Role {
                 arn,
-                external_id: text(&raw.external_id),
-                session_name: text(&raw.session_name).filter(|name| !names_person(name)),
+                external_id: raw.external_id.text(),
+                session_name: raw.session_name.text().filter(|name| !names_person(name)),
                 person: None,
             }),
-            endpoint_url: text(&raw.endpoint_url),
-            sts_endpoint_url: text(&raw.sts_endpoint_url),
+            endpoint_url: raw.endpoint_url.text(),
+            sts_endpoint_url: raw.sts_endpoint_url.text(),
         }
     }
 
@@ -299,18 +298,21 @@ fn build(kind: EngineName, raw: &keys::Target, parts: Parts) -> BuildTarget {
         Engine::Dsql(dsql) => ServerName::try_from(dsql.name.clone()).ok(),
         Engine::Redshift(_) | Engine::RedshiftServerless(_) | Engine::Rds(_) => tls_server_name,
     };
-    let (db_user, database) = (choice(&raw.db_user), choice(&raw.database));
-    let session_name_of_person = text(&raw.session_name).filter(|name| names_person(name));
-    let ignore_startup_parameters = texts(&raw.ignore_startup_parameters).unwrap_or_default();
-    let application_name_suffix = or(&raw.application_name_suffix, false);
-    let max_logins_per_second = copied(&raw.max_logins_per_second)
+    let (db_user, database) = (choice(raw.db_user.text()), choice(raw.database.text()));
+    let session_name_of_person = raw.session_name.text().filter(|name| names_person(name));
+    let ignore_startup_parameters = raw.ignore_startup_parameters.texts().unwrap_or_default();
+    let application_name_suffix = raw.application_name_suffix.or(false);
+    let max_logins_per_second = raw
+        .max_logins_per_second
+        .value()
+        .copied()
         .and_then(NonZeroU32::new)
         .unwrap_or(logins_per_second(kind));
-    let max_concurrent_logins = or(&raw.max_concurrent_logins, DEFAULT_CONCURRENT_LOGINS);
-    let warm_sessions = or(&raw.warm_sessions, 0);
-    let reuse_sessions = or(&raw.reuse_sessions, false);
-    let spare_max_age = or(&raw.spare_max_age, DEFAULT_SPARE_MAX_AGE);
-    let max_sessions = max_sessions(&raw.max_sessions);
+    let max_concurrent_logins = raw.max_concurrent_logins.or(DEFAULT_CONCURRENT_LOGINS);
+    let warm_sessions = raw.warm_sessions.or(0);
+    let reuse_sessions = raw.reuse_sessions.or(false);
+    let spare_max_age = raw.spare_max_age.or(DEFAULT_SPARE_MAX_AGE);
+    let max_sessions = raw.max_sessions.limit();
     Box::new(move |tls| Target {
         name,
         engine,
@@ -337,6 +339,6 @@ fn names_person(session_name: &str) -> bool {
     session_name.contains("{user}")
 }
 
-fn choice(key: &Key<String>) -> Choice {
-    text(key).map_or(Choice::Client, Choice::Fixed)
+fn choice(text: Option<String>) -> Choice {
+    text.map_or(Choice::Client, Choice::Fixed)
 }

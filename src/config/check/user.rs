@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use toml::Spanned;
 
-use super::{Checker, items, max_sessions, tables};
-use crate::config::keys::{self, text, texts};
+use super::Checker;
+use crate::config::keys;
+use crate::config::values::Key;
 use crate::config::{User, redshift_rules};
 use crate::verifier::Verifier;
 
@@ -14,7 +15,7 @@ impl Checker<'_> {
     pub(super) fn users(&mut self) -> HashMap<String, User> {
         let mut users = HashMap::new();
         self.each_source(|checker, source| {
-            for (name, user) in tables(&source.file.user) {
+            for (name, user) in source.file.user.named() {
                 users.insert(name.clone(), checker.user(user.as_ref()));
             }
         });
@@ -28,24 +29,24 @@ impl Checker<'_> {
                 .map_err(|rule| self.problem(&password.span(), format!("user.password: {rule}")))
                 .ok()
         });
-        for name in items(raw.targets.as_ref()) {
+        for name in raw.targets.items() {
             self.unknown_target("user.targets", name);
         }
-        self.groups("user.db_groups", raw.db_groups.as_ref());
+        self.groups("user.db_groups", &raw.db_groups);
         self.role_arn("user.role_arn", raw.role_arn.as_ref());
         User {
             verifier,
-            targets: texts(&raw.targets),
-            db_user: text(&raw.db_user),
-            db_groups: texts(&raw.db_groups),
-            role_arn: text(&raw.role_arn),
-            max_sessions: max_sessions(&raw.max_sessions),
+            targets: raw.targets.texts(),
+            db_user: raw.db_user.text(),
+            db_groups: raw.db_groups.texts(),
+            role_arn: raw.role_arn.text(),
+            max_sessions: raw.max_sessions.limit(),
         }
     }
 
     /// `DbGroups`, each by itself.
-    pub(super) fn groups(&mut self, key: &str, groups: Option<&Spanned<Vec<Spanned<String>>>>) {
-        for group in items(groups) {
+    pub(super) fn groups(&mut self, key: &str, groups: &Key<Vec<Spanned<String>>>) {
+        for group in groups.items() {
             self.rule(key, Some(group), redshift_rules::check_db_group);
         }
     }

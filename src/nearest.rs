@@ -34,7 +34,6 @@ mod tests {
             ("Address", "address"),
             ("cert", "certificate"),
             ("certifcate", "certificate"),
-            ("kye", "key"),
         ] {
             assert_eq!(nearest(name, known), Some(meant), "{name}");
         }

@@ -449,3 +449,86 @@ impl Value for LogLevel {
         given.leaf(findings)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::spec::Table;
+    use crate::config::tables::Keys;
+
+    /// A configuration with a target of this engine and a table of every kind, into which a line
+    /// may be put behind a header.
+    fn configuration(engine: EngineName, header: Option<&str>, line: &str) -> String {
+        let server = match engine {
+            Redshift => "cluster_identifier = \"examplecluster\"",
+            RedshiftServerless => "workgroup_name = \"myworkgroup\"",
+            Rds => "cluster_identifier = \"mycluster\"",
+            Dsql => "cluster_identifier = \"foo0bar1baz2quux3quuux4qux\"",
+        };
+        let engine = engine.as_str();
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:5439\"\ntargets = [\"a\"]\nauth = \"trust\"\n\
+             [target.a]\nengine = \"{engine}\"\nregion = \"us-west-2\"\n{server}\n\
+             [user.ana]\n[limits]\n[log]\n[admin]\n"
+        );
+        let header = header.map(|header| header.replace("target.NAME", "target.a"));
+        let header = header.map(|header| header.replace("user.NAME", "user.ana"));
+        match header {
+            None => format!("{line}\n{text}"),
+            Some(header) => text.replace(&header, &format!("{header}\n{line}")),
+        }
+    }
+
+    fn loaded(text: &str) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        match crate::config::load(Some(file.path()), &[]) {
+            Ok(config) => format!("{config:?}"),
+            Err(error) => panic!("{text}\n{error}"),
+        }
+    }
+
+    fn tables() -> [&'static Table; 6] {
+        [
+            &File::TABLE,
+            &Listener::TABLE,
+            &User::TABLE,
+            &Target::TABLE,
+            &Limits::TABLE,
+            &Admin::TABLE,
+        ]
+    }
+
+    #[test]
+    fn defaults_in_the_table_are_those_in_use() {
+        let mut seen = 0;
+        for table in tables() {
+            for key in table.keys {
+                let Omitted::Is(value) = key.default else {
+                    continue;
+                };
+                for &engine in key.engines {
+                    let line = format!("{} = {value}", key.name);
+                    assert_eq!(
+                        loaded(&configuration(engine, table.header, &line)),
+                        loaded(&configuration(engine, None, "")),
+                        "{engine}: {line}"
+                    );
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 40, "{seen}");
+    }
+
+    #[test]
+    fn every_key_has_a_meaning_that_is_a_sentence() {
+        for table in tables() {
+            for key in table.keys {
+                assert!(key.meaning.starts_with(' '), "{}", key.name);
+                assert!(key.meaning.ends_with('.'), "{}: {}", key.name, key.meaning);
+                assert!(!key.meaning.contains('|'), "{}: {}", key.name, key.meaning);
+            }
+        }
+    }
+}

@@ -42,7 +42,7 @@
 //! |---|---|
 //! | `cli` | What did the person ask for, and with which exit code does it end? |
 //! | `check` | Does every step of a login to each target work, and what is to be done where one does not? |
-//! | `config` | What may be configured? `raw` is the file as written, `check` holds the rules, `target_url` turns a URL into a file |
+//! | `config` | What may be configured? `keys` is the table of keys, `check` holds the rules, `load` reads what the file names, `target_url` turns a URL into a file |
 //! | `server` | Who is accepted, and how does everything stop? |
 //! | `admin` | What do operators see of a running proxy, and how little can that cost? |
 //! | `workers` | Which thread serves a session? |
@@ -62,6 +62,7 @@
 //! | `hash_password` | How does a password become a verifier? |
 //! | `policy` | What must AWS allow, and whom? |
 //! | `metrics` | What is counted? |
+//! | `nearest` | Which known name did a person probably mean? |
 //! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
 //!
 //! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream,

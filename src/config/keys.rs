@@ -176,7 +176,8 @@ keys! {
         /// AWS region of the server.
         region: String {
             default: Omitted::Means(
-                "the one in a host name that ends in `.amazonaws.com` or `.on.aws`; it is never guessed",
+                "the one in a host name that ends in `.amazonaws.com` or `.on.aws`; it is never \
+                 guessed",
             ),
         }
         /// Redshift: `ClusterIdentifier`. RDS: `DBClusterIdentifier`, for AWS to be asked where the
@@ -342,8 +343,8 @@ keys! {
 pub(super) const URL_PARAMETERS: [(&str, &str); 2] = [
     (
         "listen",
-        "Address of the URL's own listener; when omitted, 127.0.0.1 with the engine's port, or the first one above it that no other URL \
-         has.",
+        "Address of the URL's own listener; when omitted, 127.0.0.1 with the engine's port, or \
+         the first one above it that no other URL has.",
     ),
     (
         "name",

@@ -147,8 +147,8 @@ impl Loader {
     fn no_password(&mut self, place: &Place) {
         self.problem(
             place,
-            "this method asks for a password, and no user has one: add [user.NAME] with password = \"…\" (see `pg-iam-proxy \
-             hash-password`), or users_file"
+            "this method asks for a password, and no user has one: add [user.NAME] with password \
+             = \"…\" (see `pg-iam-proxy hash-password`), or users_file"
                 .to_string(),
         );
     }

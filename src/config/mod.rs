@@ -9,6 +9,7 @@
 //! named file has been read.
 
 mod check;
+mod jdbc_url;
 mod keys;
 mod listener;
 mod load;

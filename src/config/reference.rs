@@ -14,9 +14,8 @@ pub fn reference() -> String {
     let mut page = INTRODUCTION.to_string();
     section(&mut page, &File::TABLE);
     page.push_str(
-        "\n## Target URLs\n\n\
-         A target URL on the command line takes every key of `[target.NAME]` as a parameter (a list with commas), and these:\n\n\
-         | parameter | meaning |\n|---|---|\n",
+        "\n## Target URLs\n\nA target URL on the command line takes every key of `[target.NAME]` \
+         as a parameter (a list with commas), and these:\n\n| parameter | meaning |\n|---|---|\n",
     );
     for (name, meaning) in URL_PARAMETERS {
         page.push_str(&format!("| `{name}` | {meaning} |\n"));

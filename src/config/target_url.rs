@@ -1,6 +1,6 @@
 //! Which TOML does a target URL of the command line stand for?
 //!
-//! `redshift://user@cluster.region/database?key=value`,
+//! The forms are `redshift://user@cluster.region/database?key=value`,
 //! `redshift-serverless://workgroup.region/database`, `rds://user@host:port/database`,
 //! `dsql://user@host/postgres`, and the IAM URL of the Amazon Redshift JDBC driver, as people paste
 //! it from their tools. Keys are those of `[target]`, besides `listen` (the listener's address) and
@@ -11,12 +11,15 @@ use std::collections::BTreeSet;
 use url::Url;
 
 use super::Problem;
-use super::keys::Target;
+use super::jdbc_url;
+use super::keys::{Target, URL_PARAMETERS};
 use super::source::Source;
 use super::spec::{Kind, Table};
 use super::tables::Keys;
+use crate::nearest::nearest;
 
-const SERVERLESS: &str = "redshift-serverless";
+/// Value of `engine`, and scheme of URLs.
+pub(super) const SERVERLESS: &str = "redshift-serverless";
 const TARGET: &Table = &Target::TABLE;
 
 /// A target URL in the form of a file.
@@ -40,7 +43,7 @@ pub(super) fn to_toml(text: &str, earlier: &[Source]) -> Result<UrlDocument, Pro
         .get(..19)
         .filter(|prefix| prefix.eq_ignore_ascii_case("jdbc:redshift:iam:/"))
     {
-        Some(_) => from_jdbc(text, &mut ignored),
+        Some(_) => jdbc_url::read(text, &mut ignored),
         None => from_url(text),
     };
     let parsed = parsed.map_err(|text| Problem {
@@ -60,15 +63,65 @@ pub(super) fn to_toml(text: &str, earlier: &[Source]) -> Result<UrlDocument, Pro
 }
 
 /// What a URL says, before it is TOML.
-struct TargetUrl {
+pub(super) struct TargetUrl {
     /// Name of the target; where the URL gives none, that of the server.
-    name: Option<String>,
-    listen: Option<String>,
+    pub name: Option<String>,
+    /// Address of the listener, where the URL gives one.
+    pub listen: Option<String>,
     default_port: u16,
-    target: toml::Table,
+    /// The keys of the target.
+    pub target: toml::Table,
 }
 
 impl TargetUrl {
+    /// A target of this engine, whose listener has this port unless another one is asked for.
+    pub(super) fn new(engine: &str, default_port: u16) -> Self {
+        let mut url = Self {
+            name: None,
+            listen: None,
+            default_port,
+            target: toml::Table::new(),
+        };
+        url.set("engine", engine);
+        url
+    }
+
+    pub(super) fn set(&mut self, key: &str, value: impl Into<toml::Value>) {
+        self.target.insert(key.to_string(), value.into());
+    }
+
+    /// A parameter that is no property of the JDBC driver.
+    pub(super) fn parameter(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "listen" => self.listen = Some(value.to_string()),
+            "name" => self.name = Some(value.to_string()),
+            key if TARGET.key(key).is_some() => self.set(key, typed(key, value)),
+            unknown => {
+                let own = URL_PARAMETERS.map(|(name, _)| name);
+                let known = TARGET.keys.iter().map(|key| key.name).chain(own);
+                if let Some(meant) = nearest(unknown, known).filter(|meant| own.contains(meant)) {
+                    return Err(format!("unknown key `{unknown}`: did you mean `{meant}`?"));
+                }
+                // It is reported with the other mistakes of the target.
+                self.set(unknown, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// `cluster.region` leaves the endpoint to discovery; anything else is the host to dial.
+    pub(super) fn host(&mut self, host: &str, identifier_key: &str) {
+        let first_label = host.split('.').next().unwrap_or(host);
+        self.name = Some(first_label.to_string()).filter(|label| !label.is_empty());
+        match host.split_once('.') {
+            Some((identifier, region)) if !region.contains('.') && region.contains('-') => {
+                self.set(identifier_key, identifier);
+                self.set("region", region);
+            }
+            _ => self.set("host", host.trim_matches(['[', ']'])),
+        }
+    }
+
     fn into_toml(self, earlier: &[Source]) -> String {
         let address = self
             .listen
@@ -98,8 +151,12 @@ impl TargetUrl {
 }
 
 fn from_url(text: &str) -> Result<TargetUrl, String> {
-    let url = Url::parse(text)
-        .map_err(|error| format!("not a URL ({error}): write redshift://user@cluster.region/database or rds://user@host:port/database"))?;
+    let url = Url::parse(text).map_err(|error| {
+        format!(
+            "not a URL ({error}): write redshift://user@cluster.region/database or \
+             rds://user@host:port/database"
+        )
+    })?;
     let (engine, default_port, identifier_key) = match url.scheme() {
         "redshift" => ("redshift", 5439, "cluster_identifier"),
         SERVERLESS => (SERVERLESS, 5439, "workgroup_name"),
@@ -107,206 +164,36 @@ fn from_url(text: &str) -> Result<TargetUrl, String> {
         "dsql" => ("dsql", 5432, "cluster_identifier"),
         other => {
             return Err(format!(
-                "unknown scheme {other}: must be redshift, redshift-serverless, rds, dsql or jdbc:redshift:iam"
+                "unknown scheme {other}: must be redshift, redshift-serverless, rds, dsql or \
+                 jdbc:redshift:iam"
             ));
         }
     };
     if url.password().is_some() {
         return Err("delete the password: the proxy gets a temporary one from AWS".to_string());
     }
-    let mut parsed = TargetUrl {
-        name: None,
-        listen: None,
-        default_port,
-        target: toml::Table::new(),
-    };
-    parsed.target.insert("engine".into(), engine.into());
+    let mut parsed = TargetUrl::new(engine, default_port);
     if !url.username().is_empty() {
-        parsed
-            .target
-            .insert("db_user".into(), decoded(url.username()).into());
+        parsed.set("db_user", decoded(url.username()));
     }
     if let Some(database) = url.path().strip_prefix('/').filter(|path| !path.is_empty()) {
-        parsed
-            .target
-            .insert("database".into(), decoded(database).into());
+        parsed.set("database", decoded(database));
     }
     if let Some(port) = url.port() {
-        parsed.target.insert("port".into(), i64::from(port).into());
+        parsed.set("port", i64::from(port));
     }
-    parsed.host(url.host_str().unwrap_or_default(), identifier_key);
+    if let Some(host) = url.host_str() {
+        parsed.host(host, identifier_key);
+    }
     for (key, value) in url.query_pairs() {
-        match &*key {
-            "listen" => parsed.listen = Some(value.into_owned()),
-            "name" => parsed.name = Some(value.into_owned()),
-            key => {
-                parsed.target.insert(key.to_string(), typed(key, &value));
-            }
-        }
+        parsed.parameter(&key, &value)?;
     }
     Ok(parsed)
 }
 
-/// `jdbc:redshift:iam://cluster:region/database` or `jdbc:redshift:iam://host:port/database`,
-/// properties behind `?` or `;`.
-fn from_jdbc(text: &str, ignored: &mut Vec<String>) -> Result<TargetUrl, String> {
-    let form = "write jdbc:redshift:iam://cluster:region/database?DbUser=name";
-    let rest = text[18..].strip_prefix("//").ok_or(form)?;
-    let (address, properties) = rest.split_once(['?', ';']).unwrap_or((rest, ""));
-    let (authority, database) = address.split_once('/').unwrap_or((address, ""));
-    let mut parsed = TargetUrl {
-        name: None,
-        listen: None,
-        default_port: 5439,
-        target: toml::Table::new(),
-    };
-    parsed.target.insert("engine".into(), "redshift".into());
-    match authority.split_once(':') {
-        Some((host, port)) if port.bytes().all(|c| c.is_ascii_digit()) && !port.is_empty() => {
-            parsed.target.insert("port".into(), typed("port", port));
-            parsed.host(host, "cluster_identifier");
-        }
-        Some((cluster, region)) => {
-            parsed
-                .target
-                .insert("cluster_identifier".into(), cluster.into());
-            parsed.target.insert("region".into(), region.into());
-            parsed.name = Some(cluster.to_string());
-        }
-        None => parsed.host(authority, "cluster_identifier"),
-    }
-    if !database.is_empty() {
-        parsed
-            .target
-            .insert("database".into(), decoded(database).into());
-    }
-    let mut lower_case_groups = false;
-    for property in properties
-        .split(['&', ';'])
-        .filter(|property| !property.is_empty())
-    {
-        let (name, value) = property.split_once('=').unwrap_or((property, ""));
-        let value = decoded(value);
-        match name.to_ascii_lowercase().as_str() {
-            "forcelowercase" => lower_case_groups = is_true(&value),
-            name => parsed.jdbc_property(name, &value, ignored)?,
-        }
-    }
-    if let Some(toml::Value::Array(groups)) = parsed
-        .target
-        .get_mut("db_groups")
-        .filter(|_| lower_case_groups)
-    {
-        for group in groups {
-            *group = group.as_str().unwrap_or_default().to_lowercase().into();
-        }
-    }
-    let host = parsed
-        .target
-        .get("host")
-        .and_then(toml::Value::as_str)
-        .unwrap_or_default();
-    if host.contains(".redshift-serverless.")
-        || parsed.target["engine"].as_str() == Some(SERVERLESS)
-    {
-        parsed.become_serverless(ignored);
-    }
-    Ok(parsed)
-}
-
-impl TargetUrl {
-    /// `cluster.region` leaves the endpoint to discovery; anything else is the host to dial.
-    fn host(&mut self, host: &str, identifier_key: &str) {
-        let first_label = host.split('.').next().unwrap_or(host);
-        self.name = Some(first_label.to_string()).filter(|label| !label.is_empty());
-        match host.split_once('.') {
-            Some((identifier, region)) if !region.contains('.') && region.contains('-') => {
-                self.target.insert(identifier_key.into(), identifier.into());
-                self.target.insert("region".into(), region.into());
-            }
-            _ => {
-                self.target
-                    .insert("host".into(), host.trim_matches(['[', ']']).into());
-            }
-        }
-    }
-
-    /// The driver takes the settings of provisioned clusters too, and has no use for them.
-    fn become_serverless(&mut self, ignored: &mut Vec<String>) {
-        self.target.insert("engine".into(), SERVERLESS.into());
-        if let Some(name) = self.target.remove("cluster_identifier") {
-            self.target.entry("workgroup_name").or_insert(name);
-        }
-        for key in ["db_user", "api", "auto_create", "db_groups"] {
-            if self.target.remove(key).is_some() {
-                ignored.push(format!("{key} is ignored: Redshift Serverless maps the AWS identity to the database user"));
-            }
-        }
-    }
-
-    fn jdbc_property(
-        &mut self,
-        name: &str,
-        value: &str,
-        ignored: &mut Vec<String>,
-    ) -> Result<(), String> {
-        let key = match name {
-            "listen" => {
-                self.listen = Some(value.to_string());
-                return Ok(());
-            }
-            "name" => {
-                self.name = Some(value.to_string());
-                return Ok(());
-            }
-            "groupfederation" => {
-                if is_true(value) {
-                    self.target
-                        .insert("api".into(), "get-cluster-credentials-with-iam".into());
-                }
-                return Ok(());
-            }
-            "isserverless" => {
-                if is_true(value) {
-                    self.target.insert("engine".into(), SERVERLESS.into());
-                }
-                return Ok(());
-            }
-            "user" | "uid" if self.target.contains_key("db_user") => return Ok(()),
-            "dbuser" | "user" | "uid" => "db_user",
-            "autocreate" => "auto_create",
-            "dbgroups" => "db_groups",
-            "clusterid" => "cluster_identifier",
-            "serverlessworkgroup" => "workgroup_name",
-            "region" => "region",
-            "profile" => "profile",
-            "iamduration" => "duration_seconds",
-            "endpointurl" => "endpoint_url",
-            "stsendpointurl" => "sts_endpoint_url",
-            "password" | "pwd" | "accesskeyid" | "secretaccesskey" | "sessiontoken" => {
-                return Err(format!(
-                    "delete {name}: AWS credentials come from the environment, a profile, SSO, a role or the instance, never from a URL"
-                ));
-            }
-            "plugin_name" => {
-                return Err("delete plugin_name: log in with `aws sso login` or a profile and name it with Profile=".to_string());
-            }
-            // The driver's own names have no underscore, ours that a tool could not know do:
-            // ca_file, tls_server_name.
-            own if own.contains('_') => own,
-            other => {
-                ignored.push(format!("{other} is the JDBC driver's own and is ignored"));
-                return Ok(());
-            }
-        };
-        self.target.insert(key.into(), typed(key, value));
-        Ok(())
-    }
-}
-
-/// The TOML value that a key's text means; a text that does not fit is left to be refused with the
-/// key's type.
-fn typed(key: &str, value: &str) -> toml::Value {
+/// The TOML value that a key's text stands for. A text that does not fit stays a text, which is
+/// then refused like that of a file.
+pub(super) fn typed(key: &str, value: &str) -> toml::Value {
     match TARGET.key(key).map(|key| &key.kind) {
         Some(Kind::Flag) => match value.to_ascii_lowercase().as_str() {
             "true" | "1" => true.into(),
@@ -327,11 +214,7 @@ fn typed(key: &str, value: &str) -> toml::Value {
     }
 }
 
-fn is_true(value: &str) -> bool {
-    value.eq_ignore_ascii_case("true") || value == "1"
-}
-
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> String {
     percent_encoding::percent_decode_str(text)
         .decode_utf8_lossy()
         .into_owned()

@@ -781,6 +781,10 @@ fn target_urls_are_checked_as_files_are_and_never_echo_their_parameters() {
             "target URL redshift://examplecluster.us-west-2/dev: unknown key `db_grups`: did you mean `db_groups`?",
         ),
         (
+            "rds://ana@mydb.us-west-2/dev?lisen=127.0.0.1:5439",
+            "target URL rds://mydb.us-west-2/dev: unknown key `lisen`: did you mean `listen`?",
+        ),
+        (
             "rds://jane:hunter2@mydb.us-west-2/dev",
             "target URL rds://mydb.us-west-2/dev: delete the password: the proxy gets a temporary one from AWS",
         ),

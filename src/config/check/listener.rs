@@ -114,8 +114,8 @@ impl Checker<'_> {
                 let text =
                     "listener.targets: name at least one target, as in targets = [\"warehouse\"]";
                 match other {
-                    Some(names) => self.problem(&names.span(), text.to_string()),
-                    None => self.missing(head, &["targets"], text.to_string()),
+                    Some(names) => self.problem(&names.span(), text),
+                    None => self.missing(head, &["targets"], text),
                 }
             }
         }
@@ -135,7 +135,8 @@ impl Checker<'_> {
             self.value(
                 "listener.address",
                 address,
-                "must be an IP address and a port, as in \"127.0.0.1:5439\", or the path of a unix socket",
+                "must be an IP address and a port, as in \"127.0.0.1:5439\", or the path of a \
+                 unix socket",
             );
         }
         parsed.map(Address::Tcp)
@@ -173,7 +174,7 @@ impl Checker<'_> {
         ) {
             self.problem(
                 &crl.span(),
-                "listener.client_crl: goes with client_ca: add that, or delete it".to_string(),
+                "listener.client_crl: goes with client_ca: add that, or delete it",
             );
         }
         let file = |key, value: Option<&Spanned<String>>| value.map(|value| self.file(key, value));
@@ -216,13 +217,16 @@ impl Checker<'_> {
                 rules.push((last, auth.span()));
             }
             // A client that no rule fits is refused, as in pg_hba.conf.
-            None if raw.rule.as_ref().is_some_and(|rules| !rules.as_ref().is_empty()) => {}
+            None if raw
+                .rule
+                .as_ref()
+                .is_some_and(|rules| !rules.as_ref().is_empty()) => {}
             None => self.missing(
                 head,
                 &["auth", "rule"],
-                "listener.auth: say what a client must prove: \"scram-sha-256\", \"md5\", \"password\", \"cert\", \"peer\", or \"trust\" (whoever \
-                 reaches this address is let in)"
-                    .to_string(),
+                "listener.auth: say what a client must prove: \"scram-sha-256\", \"md5\", \
+                 \"password\", \"cert\", \"peer\", or \"trust\" (whoever reaches this address is \
+                 let in)",
             ),
         }
         rules
@@ -238,7 +242,8 @@ impl Checker<'_> {
         }
         let network = network(from.as_ref());
         if network.is_none() {
-            let form = "must be a network as in \"10.0.0.0/8\", an IP address, or \"local\" for unix sockets";
+            let form = "must be a network as in \"10.0.0.0/8\", an IP address, or \"local\" for \
+                        unix sockets";
             self.value("listener.rule.from", from, form);
         }
         network.map(Location::Network)
@@ -259,7 +264,8 @@ impl Checker<'_> {
                 return self.trust_is_local(raw);
             }
             Auth::Password if is_remote && tls.is_some_and(|tls| tls != TlsMode::Required) => {
-                "auth = \"password\" sends the password itself: set tls = \"required\", or use loopback"
+                "auth = \"password\" sends the password itself: set tls = \"required\", or use \
+                 loopback"
             }
             Auth::Cert if raw.client_ca.is_none() && !raw.wrong().contains("client_ca") => {
                 "auth = \"cert\" needs tls and client_ca, whose certificates clients show"
@@ -269,7 +275,7 @@ impl Checker<'_> {
             }
             _ => return,
         };
-        self.problem(at, text.to_string());
+        self.problem(at, text);
     }
 
     fn trust_is_local(&mut self, raw: &keys::Listener) {
@@ -277,8 +283,8 @@ impl Checker<'_> {
             self.value(
                 "listener.address",
                 address,
-                "auth = \"trust\" is for loopback only, since it lets in whoever reaches the address: use \
-                 127.0.0.1 or [::1], or another method",
+                "auth = \"trust\" is for loopback only, since it lets in whoever reaches the \
+                 address: use 127.0.0.1 or [::1], or another method",
             );
         }
     }
@@ -340,13 +346,15 @@ impl Checker<'_> {
             (Some(value), None) if is_wanted && !head.has_wrong(&["proxy_protocol_from"]) => {
                 self.problem(
                     &value.span(),
-                    "listener.proxy_protocol: say whose headers are believed, as in proxy_protocol_from = [\"10.0.0.0/8\"]".to_string(),
+                    "listener.proxy_protocol: say whose headers are believed, as in \
+                     proxy_protocol_from = [\"10.0.0.0/8\"]",
                 );
             }
             (_, Some(value)) if !is_wanted && !head.has_wrong(&["proxy_protocol"]) => {
                 self.problem(
                     &value.span(),
-                    "listener.proxy_protocol_from: goes with proxy_protocol = true: add that, or delete it".to_string(),
+                    "listener.proxy_protocol_from: goes with proxy_protocol = true: add that, or \
+                     delete it",
                 );
             }
             _ => {}

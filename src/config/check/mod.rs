@@ -24,7 +24,7 @@ use super::problem::Problems;
 use super::source::{Label, Parsed, Source};
 use super::tables::{Keys, Wrong};
 use super::values::Key;
-use super::{Address, ConfigError, Limits, Log, Problem, User, target_url};
+use super::{Address, ConfigError, Limits, Log, User, target_url};
 use crate::nearest::nearest;
 
 pub(super) use listener::{TlsFiles, UnloadedListener};
@@ -225,7 +225,8 @@ impl<'a> Checker<'a> {
             self.source = 0;
             self.problem(
                 &(0..0),
-                "no [[listener]]: add one with address = \"127.0.0.1:5439\", targets = [\"NAME\"] and auth = \"trust\"".to_string(),
+                "no [[listener]]: add one with address = \"127.0.0.1:5439\", targets = [\"NAME\"] \
+                 and auth = \"trust\"",
             );
         } else if !wrong && listeners.iter().all(|listener| listener.targets_are_known) {
             self.unused_targets(&listeners);
@@ -243,7 +244,10 @@ impl<'a> Checker<'a> {
                 if !used.contains(name) {
                     checker.problem(
                         &target.span(),
-                        format!("target \"{name}\" is used by no listener: add it to a listener's targets, or delete it"),
+                        format!(
+                            "target \"{name}\" is used by no listener: add it to a listener's \
+                                 targets, or delete it"
+                        ),
                     );
                 }
             }
@@ -352,7 +356,7 @@ impl<'a> Checker<'a> {
 
     /// Reports that these keys are missing, unless one of them is there and cannot be read: that
     /// has been reported.
-    fn missing(&mut self, head: &Head<'_>, keys: &[&str], text: String) {
+    fn missing(&mut self, head: &Head<'_>, keys: &[&str], text: impl Into<String>) {
         if !head.has_wrong(keys) {
             self.problem(&head.span, text);
         }
@@ -387,8 +391,8 @@ impl<'a> Checker<'a> {
         );
     }
 
-    fn problem(&mut self, span: &Range<usize>, text: String) {
-        let problem: Problem = self.sources[self.source].problem(span, text);
+    fn problem(&mut self, span: &Range<usize>, text: impl Into<String>) {
+        let problem = self.sources[self.source].problem(span, text.into());
         self.problems.add(self.source, span.start, problem);
     }
 }

@@ -21,19 +21,7 @@ impl Checker<'_> {
         let role = raw.endpoint.or(ClusterRole::Writer);
         let cluster = raw.cluster_identifier.text();
         let instance = raw.instance_identifier.text();
-        let cluster_is_wrong = head.has_wrong(&["cluster_identifier"]);
-        if let Some(reader) = raw
-            .endpoint
-            .as_ref()
-            .filter(|_| role == ClusterRole::Reader)
-            && (cluster.is_none() && !cluster_is_wrong || host.is_some())
-        {
-            self.problem(
-                &reader.span(),
-                "endpoint = \"reader\": needs cluster_identifier, and no host: AWS is asked for the reader endpoint"
-                    .to_string(),
-            );
-        }
+        self.reader_is_possible(head, raw, host.is_some());
         let endpoint = match (host, instance, cluster) {
             (Some(host), _, _) => EndpointSource::Fixed(Endpoint {
                 host,
@@ -42,7 +30,7 @@ impl Checker<'_> {
             (None, Some(_), Some(_)) => {
                 self.problem(
                     &raw.instance_identifier.as_ref()?.span(),
-                    "give instance_identifier or cluster_identifier, not both".to_string(),
+                    "give instance_identifier or cluster_identifier, not both",
                 );
                 return None;
             }
@@ -58,23 +46,39 @@ impl Checker<'_> {
                 self.missing(
                     head,
                     &["host", "instance_identifier", "cluster_identifier"],
-                    "host: say where the server is, as in host = \"mydb.123456789012.us-west-2.rds.amazonaws.com\" (or instance_identifier \
-                     or cluster_identifier, to have AWS asked)"
-                        .to_string(),
+                    "host: say where the server is, as in host = \
+                     \"mydb.123456789012.us-west-2.rds.amazonaws.com\" (or instance_identifier or \
+                     cluster_identifier, to have AWS asked)",
                 );
                 return None;
             }
         };
-        let signing_endpoint = match raw.signing_host.as_ref() {
-            None => None,
-            Some(value) => {
-                let parsed = parse_endpoint(value.as_ref(), port.unwrap_or(DEFAULT_PORT));
-                if parsed.is_none() {
-                    self.value("signing_host", value, "must be a host name, or host:port");
-                }
-                parsed
-            }
-        };
+        let signing_endpoint = self.signing_endpoint(raw, port);
         Some((Engine::Rds(Rds { signing_endpoint }), endpoint))
+    }
+
+    /// Only AWS can tell where the reader endpoint is.
+    fn reader_is_possible(&mut self, head: &Head<'_>, raw: &keys::Target, has_host: bool) {
+        let Some(endpoint) = raw.endpoint.as_ref() else {
+            return;
+        };
+        let has_cluster =
+            !raw.cluster_identifier.is_none() || head.has_wrong(&["cluster_identifier"]);
+        if *endpoint.as_ref() == ClusterRole::Reader && (!has_cluster || has_host) {
+            self.problem(
+                &endpoint.span(),
+                "endpoint = \"reader\": needs cluster_identifier, and no host: AWS is asked for \
+                 the reader endpoint",
+            );
+        }
+    }
+
+    fn signing_endpoint(&mut self, raw: &keys::Target, port: Option<u16>) -> Option<Endpoint> {
+        let value = raw.signing_host.as_ref()?;
+        let parsed = parse_endpoint(value.as_ref(), port.unwrap_or(DEFAULT_PORT));
+        if parsed.is_none() {
+            self.value("signing_host", value, "must be a host name, or host:port");
+        }
+        parsed
     }
 }

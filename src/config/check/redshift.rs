@@ -44,9 +44,9 @@ impl Checker<'_> {
                 self.missing(
                     head,
                     &["cluster_identifier", "custom_domain_name", "host"],
-                    "cluster_identifier: say which cluster, as in cluster_identifier = \"examplecluster\" (or custom_domain_name, or a host \
-                     that ends in .redshift.amazonaws.com)"
-                        .to_string(),
+                    "cluster_identifier: say which cluster, as in cluster_identifier = \
+                     \"examplecluster\" (or custom_domain_name, or a host that ends in \
+                     .redshift.amazonaws.com)",
                 );
                 return None;
             }
@@ -94,9 +94,9 @@ impl Checker<'_> {
                 self.missing(
                     head,
                     &["workgroup_name", "custom_domain_name", "host"],
-                    "workgroup_name: say which workgroup, as in workgroup_name = \"myworkgroup\" (or custom_domain_name, or a host that \
-                     ends in .redshift-serverless.amazonaws.com)"
-                        .to_string(),
+                    "workgroup_name: say which workgroup, as in workgroup_name = \"myworkgroup\" \
+                     (or custom_domain_name, or a host that ends in \
+                     .redshift-serverless.amazonaws.com)",
                 );
                 return None;
             }
@@ -123,7 +123,8 @@ impl Checker<'_> {
                 }
             }
             Api::GetClusterCredentialsWithIam => {
-                let text = "get-cluster-credentials-with-iam maps the AWS identity to the database user and takes none of this: delete it";
+                let text = "get-cluster-credentials-with-iam maps the AWS identity to the \
+                            database user and takes none of this: delete it";
                 self.foreign("db_user", &raw.db_user, text);
                 self.foreign("auto_create", &raw.auto_create, text);
                 self.foreign("db_groups", &raw.db_groups, text);

@@ -128,7 +128,9 @@ impl Checker<'_> {
             let text = if engine == EngineName::RedshiftServerless
                 && KEYS_OF_A_DATABASE_USER.contains(&key.name)
             {
-                "Redshift Serverless maps the AWS identity to the database user and takes none of this: delete it".to_string()
+                "Redshift Serverless maps the AWS identity to the database user and takes none of \
+                 this: delete it"
+                    .to_string()
             } else {
                 let engines: Vec<_> = key
                     .engines
@@ -188,9 +190,8 @@ impl Checker<'_> {
             self.missing(
                 head,
                 &["region", "host", "signing_host", "tls_server_name"],
-                "region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, \
-                 never guessed"
-                    .to_string(),
+                "region: say which, as in region = \"us-west-2\"; it is taken from a host that \
+                 ends in .amazonaws.com or .on.aws, never guessed",
             );
         }
         found
@@ -230,7 +231,7 @@ impl Checker<'_> {
         ) {
             self.problem(
                 &id.span(),
-                "external_id goes with role_arn: add that, or delete it".to_string(),
+                "external_id goes with role_arn: add that, or delete it",
             );
         }
         self.rule("session_name", raw.session_name.as_ref(), |name| {

@@ -1,6 +1,6 @@
 //! What may be configured, and how does a file become what the program uses?
 //!
-//! `keys` is the one table of keys. [`load`] takes three steps: `read` gets the text of the file,
+//! `keys` is the one table of keys. [`load()`] takes three steps: `read` gets the text of the file,
 //! `check` holds what it says against the rules and touches no file, `load` reads the certificates
 //! and users that it names. Target URLs are turned into the same TOML that a file would hold
 //! ([`target_url`]), so that one set of rules checks both.

@@ -1,7 +1,7 @@
 //! The third step: do the files that a configuration names hold what they should?
 //!
-//! These are certificates, authorities, users and the cancel key. A file that does not is reported
-//! at the key that names it; a bad line of the users file, at that line.
+//! The files are certificates, keys, authorities, users and the cancel key. A file that cannot be
+//! used is reported at the key that names it, and a bad line of the users file at that line.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -16,15 +16,15 @@ use crate::tls::listener::{self, ListenerFiles, ListenerTls, ListenerTlsError};
 use crate::tls::upstream::UpstreamTls;
 use crate::tls::{CaFileError, trusted_roots};
 
-/// At least this many bytes that nobody can guess.
+/// The least number of bytes that nobody can guess.
 const SHORTEST_CANCEL_KEY: usize = 32;
-/// Longest file of a cancel key in bytes, to stop at a file that never ends.
+/// The longest file of a cancel key in bytes. The limit is there for files that never end.
 const LONGEST_CANCEL_KEY: u64 = 1 << 20;
 
 /// Reads the files that have been named and puts the configuration together.
 ///
 /// # Errors
-/// All problems: those that were found before, and those of the files.
+/// Every problem: those that were found by the check, and those of the files.
 pub(super) fn load(checked: Checked) -> Result<Config, ConfigError> {
     let mut loader = Loader {
         sources: checked.sources,
@@ -63,7 +63,7 @@ pub(super) fn load(checked: Checked) -> Result<Config, ConfigError> {
     let cancel_key = checked
         .cancel_key_file
         .and_then(|file| loader.cancel_key(&file));
-    // Whatever could not be built above has been reported.
+    // If anything could not be built above, the reason is among the problems.
     if let Some(error) = loader.problems.into_error() {
         return Err(error);
     }
@@ -84,7 +84,7 @@ pub(super) fn load(checked: Checked) -> Result<Config, ConfigError> {
 struct Loader {
     sources: Vec<Source>,
     problems: Problems,
-    /// One trust setup for all targets with the same CA file.
+    /// The trust setups so far. All targets with the same CA file share one.
     trust: BTreeMap<Option<PathBuf>, UpstreamTls>,
 }
 
@@ -113,8 +113,8 @@ impl Loader {
         }
     }
 
-    /// Adds the users of a file. What a user's own table says wins over the file, but for a
-    /// password that only the file has. False: not all of them could be read.
+    /// Adds the users of a file. The table of a user takes precedence; the file only supplies a
+    /// password that the table does not have. Returns whether every line could be read.
     fn users(&mut self, file: &NamedFile, users: &mut HashMap<String, User>) -> bool {
         let text = read::bounded(&file.path, users_file::LONGEST)
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_string()));
@@ -135,7 +135,7 @@ impl Loader {
             let problem = Problem {
                 place: position(&file.path, &text, mistake.span.start),
                 text: mistake.text,
-                // The line may hold a password, and the verifier in it is as good as one.
+                // The line is not shown, because it may contain a password or a verifier.
                 excerpt: None,
             };
             self.problems
@@ -153,7 +153,7 @@ impl Loader {
         );
     }
 
-    /// What clients are offered. `None`: a file is missing, or is not what it should be.
+    /// The TLS that clients are offered; `None` when one of its files cannot be used.
     fn client_tls(&mut self, files: Option<TlsFiles>) -> Option<ClientTls> {
         let Some(files) = files else {
             return Some(ClientTls::Off);
@@ -174,7 +174,8 @@ impl Loader {
             Ok(tls) if files.required => Some(ClientTls::Required(Arc::new(tls))),
             Ok(tls) => Some(ClientTls::Optional(Arc::new(tls))),
             Err(error) => {
-                // The key first: where it is in the file of its certificate, that one is good.
+                // The key comes first: when it is in one file with the certificate, the certificate
+                // has been found good by itself.
                 let named = [Some(key), Some(certificate)]
                     .into_iter()
                     .chain([files.client_crl.as_ref(), files.client_ca.as_ref()]);
@@ -186,11 +187,12 @@ impl Loader {
         }
     }
 
-    /// Each file by itself, so that one that is wrong hides no other.
+    /// Reads each file by itself, so that one mistake does not hide another.
     fn tls_files_are_good(&mut self, files: &TlsFiles) -> bool {
         let certificates = |path: &Path| listener::certificates(path).map(drop);
         let mut good = true;
-        // Half of a pair is not looked at: which one is right is still to be said.
+        // A certificate without its key, or a key without its certificate, is not read: the missing
+        // one has been reported.
         if let (Some(certificate), Some(key)) = (&files.certificate, &files.key) {
             good &= self.tls_file_is_good(Some(certificate), certificates);
             good &= self.tls_file_is_good(Some(key), |path| listener::private_key(path).map(drop));
@@ -217,7 +219,7 @@ impl Loader {
         self.problem(&file.place, format!("{}: {error}", file.key));
     }
 
-    /// The file's final newline, which tools add, is no part of the key.
+    /// Reads the cancel key. The newline at the end, which most tools write, is not part of it.
     fn cancel_key(&mut self, file: &NamedFile) -> Option<Secret> {
         match read::bounded(&file.path, LONGEST_CANCEL_KEY) {
             Ok(mut bytes) => {

@@ -8,16 +8,16 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `file:line:column`, each counted from 1 and the column in characters; or the file alone,
-    /// or the target URL without its parameters.
+    /// `file:line:column`, where both numbers begin at 1 and columns are characters; or the file
+    /// alone, or the target URL without its parameters.
     pub place: String,
     /// What is wrong and what to write instead.
     pub text: String,
-    /// The line that it is about, for places in the configuration file.
+    /// The line in question, if the place is in the configuration file.
     pub excerpt: Option<Excerpt>,
 }
 
-/// A line of the configuration as it may be shown: secrets in it have been replaced.
+/// A line of the configuration in which secrets have been replaced, so that it may be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excerpt {
     /// Number of the line, from 1.
@@ -28,12 +28,12 @@ pub struct Excerpt {
     pub marked: Range<usize>,
 }
 
-/// A configuration that cannot be used: every mistake found in it, in the order of its lines.
+/// Why a configuration cannot be used: every mistake in it, in the order of its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError(pub Vec<Problem>);
 
 impl ConfigError {
-    /// With colours, for a terminal. `Display` has none.
+    /// The mistakes with colours, for a terminal. `Display` writes them without.
     pub fn styled(&self) -> String {
         self.rendered(&Renderer::styled())
     }
@@ -65,8 +65,8 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Problem {
-    /// The place comes first, as editors and `grep -n` have it; the renderer's own headline is
-    /// left out.
+    /// The place comes first, in the form that editors and `grep -n` use. The renderer's own
+    /// headline is left out.
     fn rendered(&self, renderer: &Renderer) -> String {
         let head = format!("{}: {}", self.place, self.text);
         let Some(excerpt) = &self.excerpt else {
@@ -80,19 +80,19 @@ impl Problem {
     }
 }
 
-/// Problems while they are being found, which is not in the order of lines.
+/// The problems that have been found so far, not yet in the order of lines.
 #[derive(Debug, Default)]
 pub(super) struct Problems(Vec<Found>);
 
 #[derive(Debug)]
 struct Found {
-    /// Index of the source, and the place in it.
+    /// The index of the source, and the byte in it.
     at: (usize, usize),
     problem: Problem,
 }
 
 impl Problems {
-    /// Adds one that is found at this byte of the source with this index.
+    /// Adds a problem at this byte of the source with this index.
     pub fn add(&mut self, source: usize, byte: usize, problem: Problem) {
         self.0.push(Found {
             at: (source, byte),
@@ -105,9 +105,9 @@ impl Problems {
         self.0.len()
     }
 
-    /// All of them in order; `None` when there are none.
+    /// All problems in order; `None` if there are none.
     pub fn into_error(mut self) -> Option<ConfigError> {
-        // The sort is stable: what is found first at a place stays first.
+        // The sort is stable, so that problems at the same place keep their order.
         self.0.sort_by_key(|found| found.at);
         let mut problems: Vec<_> = self.0.into_iter().map(|found| found.problem).collect();
         // Several rules of a listener may come to the same conclusion.

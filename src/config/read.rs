@@ -7,13 +7,13 @@ use std::path::Path;
 use super::ConfigError;
 use super::source::position;
 
-/// Longest configuration file in bytes. A target takes a few hundred of them.
+/// The longest configuration file in bytes. A target takes a few hundred bytes.
 const LONGEST_CONFIGURATION: u64 = 1 << 20;
 
 /// Reads a configuration file.
 ///
 /// # Errors
-/// It cannot be read, is longer than 1 MiB, or is not UTF-8.
+/// The file cannot be read, is longer than 1 MiB, or is not UTF-8.
 pub(super) fn configuration(path: &Path) -> Result<String, ConfigError> {
     let name = path.display().to_string();
     let bytes =
@@ -25,10 +25,10 @@ pub(super) fn configuration(path: &Path) -> Result<String, ConfigError> {
     })
 }
 
-/// Reads a file that may have this many bytes.
+/// Reads a file that may not have more than this many bytes.
 ///
 /// # Errors
-/// What to tell the person who named it.
+/// The reason, for the person who named the file.
 pub(super) fn bounded(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -1,5 +1,5 @@
-//! One source of configuration, a file or a target URL: what does it say, where does it say it,
-//! and what of it may be shown?
+//! What does a configuration file or a target URL say, where does it say it, and which parts of it
+//! may be shown?
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,20 +13,20 @@ use super::spec::{Form, Table};
 use super::tables::Keys;
 use super::values::{Findings, Mistake};
 
-/// What stands in the place of a secret.
+/// What is shown in place of a secret.
 const HIDDEN: &str = "…";
 
-/// A document and what to call it in messages.
+/// A TOML document and its name in messages.
 pub(super) struct Source {
     label: Label,
     text: String,
-    /// Parts of the text that no message may show, in order and without overlaps.
+    /// The parts of the text that no message may show, in order and without overlaps.
     secrets: Vec<Range<usize>>,
-    /// What it says.
+    /// The values of its keys.
     pub file: File,
 }
 
-/// What a document is called.
+/// The name of a document in messages.
 pub(super) enum Label {
     File(PathBuf),
     Url(String),
@@ -36,7 +36,7 @@ pub(super) enum Label {
 pub(super) struct Parsed {
     pub source: Source,
     pub mistakes: Vec<Mistake>,
-    /// Parts of it could not be read, so that what seems to be missing may be there.
+    /// Whether parts of it could not be read, so that keys may seem to be missing that are not.
     pub incomplete: bool,
 }
 
@@ -62,8 +62,8 @@ impl Source {
         for line in &lines {
             findings.secrets.extend(hidden_in(&text, *line));
         }
-        // On a line that is not TOML, everything else follows from that. A slip in a key's name
-        // is one mistake, whatever its value would be under the right name.
+        // Any other mistake on a line that is not TOML follows from that. A misspelt key is one
+        // mistake, whatever its value would mean under the right name.
         let mut pointed_at = BTreeSet::new();
         let found = findings.mistakes.into_iter().filter(|mistake| {
             let first = pointed_at.insert(mistake.span.start);
@@ -82,7 +82,8 @@ impl Source {
         }
     }
 
-    /// A path in a file is relative to the file's folder, one in a URL to the working directory.
+    /// The path that a text stands for: relative to the folder of the file, or, in a URL, to the
+    /// working directory.
     pub fn path(&self, text: &str) -> PathBuf {
         match &self.label {
             Label::File(name) => name.parent().unwrap_or(Path::new("")).join(text),
@@ -90,7 +91,7 @@ impl Source {
         }
     }
 
-    /// A problem of this source.
+    /// A problem at a place in this source.
     pub fn problem(&self, span: &Range<usize>, text: String) -> Problem {
         let (place, excerpt) = match &self.label {
             Label::File(path) => (
@@ -106,7 +107,7 @@ impl Source {
         }
     }
 
-    /// The first line of a place, where it has anything that may be shown.
+    /// The line in which a place begins; `None` when nothing of it may be shown.
     fn excerpt(&self, span: Range<usize>) -> Option<Excerpt> {
         let line = line_of(&self.text, span.start);
         let hidden: Vec<_> = self
@@ -126,7 +127,7 @@ impl Source {
             at = secret.end;
         }
         let rest = &self.text[at..line.end];
-        // Who replaces a password may have kept the old one in a comment.
+        // People who change a password sometimes keep the old one in a comment behind it.
         if hidden.is_empty() || !rest.trim_start().starts_with('#') {
             shown.push_str(rest);
         }
@@ -147,7 +148,7 @@ impl Source {
     }
 }
 
-/// `file:line:column`, both counted from 1 and the column in characters.
+/// A place as `file:line:column`. Both numbers begin at 1, and columns are characters.
 pub(super) fn position(path: &Path, text: &str, byte: usize) -> String {
     let line = line_of(text, byte);
     let column = text[line.start..byte].chars().count() + 1;
@@ -158,26 +159,26 @@ fn line_number(text: &str, byte: usize) -> usize {
     text[..byte].matches('\n').count() + 1
 }
 
-/// The line that this byte is in, without its end.
+/// The line that contains this byte, without its line ending.
 fn line_of(text: &str, byte: usize) -> Range<usize> {
     let start = text[..byte].rfind('\n').map_or(0, |end| end + 1);
     let end = text[byte..].find('\n').map_or(text.len(), |end| byte + end);
     start..start + text[start..end].trim_end_matches('\r').len()
 }
 
-/// What is not TOML in a text.
+/// The parts of a text that are not TOML.
 struct Syntax {
     mistakes: Vec<Mistake>,
     /// Whether keys may have been lost.
     incomplete: bool,
-    /// Whether what was read after the last mistake may be something else.
+    /// Whether the parser may have misread what comes after the last mistake.
     lost: bool,
 }
 
 impl Syntax {
-    /// The parser goes on after a mistake. Where that is within a line, the others are mistakes of
-    /// their own; where it is not (a header, a list or a long string without an end), they are
-    /// not, and neither is anything that seems to be wrong below.
+    /// The parser continues after a mistake. As long as a mistake is confined to its line, the next
+    /// one is a mistake of its own. After a broken header, or a list or string that has no end,
+    /// whatever seems to be wrong below is only a consequence, and is left out.
     fn of(text: &str, errors: Vec<toml::de::Error>) -> Self {
         let mut mistakes: Vec<Mistake> = Vec::new();
         let mut incomplete = false;
@@ -221,8 +222,8 @@ fn mistake(span: Range<usize>, message: &str) -> Mistake {
     }
 }
 
-/// What may not be shown of a line that is not TOML: everything but the value of a key that is
-/// known to hold no secret.
+/// The part of a line that must not be shown although the line is not TOML. Only the value of a
+/// key that is known to be harmless may be shown.
 fn hidden_in(text: &str, start: usize) -> Option<Range<usize>> {
     const TABLES: [&Table; 9] = [
         &File::TABLE,
@@ -252,7 +253,7 @@ fn hidden_in(text: &str, start: usize) -> Option<Range<usize>> {
     (!harmless).then_some(value..line.end)
 }
 
-/// In order and without overlaps.
+/// Sorts ranges and joins those that overlap.
 fn merged(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
     ranges.retain(|range| !range.is_empty());
     ranges.sort_by_key(|range| range.start);

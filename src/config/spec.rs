@@ -17,8 +17,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// What stands in front of a key's name in messages. A target's keys need nothing there: they
-    /// are the parameters of target URLs, too.
+    /// The prefix of a key's name in messages. The keys of a target have none, because they are
+    /// also the parameters of target URLs.
     pub fn prefix(&self) -> String {
         match self.header {
             None | Some("[target.NAME]") => String::new(),
@@ -29,7 +29,7 @@ impl Table {
         }
     }
 
-    /// The key of this name.
+    /// The key with this name.
     pub fn key(&self, name: &str) -> Option<&'static KeySpec> {
         self.keys.iter().find(|key| key.name == name)
     }
@@ -38,26 +38,26 @@ impl Table {
 /// A key of a table.
 #[derive(Debug)]
 pub(super) struct KeySpec {
-    /// As it is written.
+    /// Its name, as it is written in the file.
     pub name: &'static str,
     /// How its value is written.
     pub kind: Kind,
     /// What it means, in sentences for the reference page and for editors.
     pub meaning: &'static str,
-    /// The engines that it is for. Only a target's keys differ in this.
+    /// The engines that it is for. Only keys of a target are for some engines and not for others.
     pub engines: &'static [EngineName],
-    /// What is true where it is omitted.
+    /// What applies when the key is omitted.
     pub default: Omitted,
-    /// The numbers that are accepted.
+    /// The numbers that it accepts, if its value is a number.
     pub bounds: Option<Bounds>,
-    /// The times that are accepted.
+    /// The times that it accepts, if its value is a time.
     pub times: Option<Times>,
     /// What its text stands for.
     pub form: Form,
 }
 
 impl KeySpec {
-    /// The most frequent answers, to be overridden by those of one key.
+    /// What is true of most keys; each key overrides what is different.
     pub const USUAL: Self = Self {
         name: "",
         kind: Kind::Text,
@@ -77,7 +77,7 @@ pub(super) enum Kind {
     Number,
     Flag,
     Time,
-    /// A list of texts.
+    /// A list of strings.
     Texts,
     /// One of these words.
     Words(&'static [&'static str]),
@@ -89,14 +89,14 @@ pub(super) enum Kind {
     Named(&'static Table),
 }
 
-/// What is true where a key is omitted.
+/// What applies when a key is omitted.
 #[derive(Debug)]
 pub(super) enum Omitted {
-    /// That is a mistake.
+    /// Omitting the key is a mistake.
     Required,
-    /// The same as with this value, in TOML. Every such value is valid JSON, too.
+    /// The key then has this value, which is valid TOML as well as valid JSON.
     Is(&'static str),
-    /// What a sentence has to say.
+    /// Something that takes words to say.
     Means(&'static str),
 }
 
@@ -104,14 +104,14 @@ pub(super) enum Omitted {
 #[derive(Debug)]
 pub(super) struct Bounds {
     pub range: RangeInclusive<i64>,
-    /// What 0 stands for, where it is accepted besides the range.
+    /// What 0 stands for, if it is accepted in addition to the range.
     pub zero: Option<&'static str>,
-    /// Whose bounds these are, where they are not ours.
+    /// Who set these bounds, if it was not us.
     pub source: Option<&'static str>,
 }
 
 impl Bounds {
-    /// Bounds of our own, outside of which nothing is accepted.
+    /// Bounds that we have set, without an exception for 0.
     pub const fn new(range: RangeInclusive<i64>) -> Self {
         Self {
             range,
@@ -133,7 +133,7 @@ impl Bounds {
         self.range.contains(&number) || (number == 0 && self.zero.is_some())
     }
 
-    /// As the end of a sentence that begins with the key.
+    /// The rule in words, to be put behind the name of the key.
     pub fn rule(&self) -> String {
         let mut rule = format!("must be {} to {}", self.range.start(), self.range.end());
         if let Some(zero) = self.zero {
@@ -146,15 +146,15 @@ impl Bounds {
     }
 }
 
-/// The times that a key accepts: more than nothing, and no more than the longest.
+/// The times that a key accepts: more than zero and no more than the longest.
 #[derive(Debug)]
 pub(super) struct Times {
     pub longest: Duration,
-    /// As the end of a sentence that begins with the key.
+    /// The rule in words, to be put behind the name of the key.
     pub rule: &'static str,
 }
 
-/// What a text stands for.
+/// What a string stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Plain,
@@ -162,11 +162,11 @@ pub(super) enum Form {
     Path,
     /// A URL, which may hold a user name and password.
     Url,
-    /// Something that no message may show.
+    /// A secret, which no message may show.
     Secret,
 }
 
-/// `"a", "b" or "c"`.
+/// Words as a list in a sentence: `"a", "b" or "c"`.
 pub(super) fn either(words: &[&str], or: &str) -> String {
     let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
     match quoted.split_last() {

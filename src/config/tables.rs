@@ -1,8 +1,8 @@
 //! How is a table of keys read?
 //!
-//! `keys!` turns one description of a table into both: the struct that holds its values, and the
-//! [`Table`] from which the reference page, the JSON Schema, the types of URL parameters, foreign
-//! keys and suggestions are taken.
+//! The macro `keys!` turns the description of a table into two things: a struct for its values, and
+//! a [`Table`] that serves the reference page, the JSON Schema, the parameters of URLs, the check
+//! for keys of other engines, and suggestions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -16,25 +16,25 @@ use crate::nearest::nearest;
 
 /// A struct that `keys!` has made.
 pub(super) trait Keys: Sized + 'static {
-    /// Its description.
+    /// The description of the table.
     const TABLE: Table;
 
-    /// Reads a table; everything in it that is wrong is reported.
+    /// Reads a table and reports every mistake in it.
     fn read(document: &DeTable<'_>, findings: &mut Findings) -> Self;
 
-    /// The keys that are there and could not be read, which is not the same as missing.
+    /// The keys that are present but could not be read, which is not the same as missing.
     fn wrong(&self) -> &Wrong;
 
-    /// The keys that have a value, each with its place.
+    /// The keys that have a value, each with its place in the document.
     fn given(&self) -> Vec<(&'static KeySpec, Range<usize>)>;
 }
 
-/// Tells a struct that is one table from the values that a key can have.
+/// The value of a key that is a single table, as in `[limits]`.
 #[derive(Debug, Default)]
 pub(super) struct Section<T>(pub T);
 
 impl<T> Key<Section<T>> {
-    /// The table, where there is one.
+    /// The table, if there is one.
     pub fn section(&self) -> Option<&T> {
         self.value().map(|section| &section.0)
     }
@@ -70,7 +70,7 @@ impl<T: Keys> Value for Vec<Spanned<T>> {
                 }
                 Some(tables)
             }
-            // Single brackets: what is meant is clear, and is checked.
+            // Somebody wrote single brackets. What is meant is clear, so that the rest is checked.
             DeValue::Table(table) => {
                 let text = format!("there may be several of these: write {header}");
                 findings.mistake(given.value.span(), text);
@@ -93,7 +93,8 @@ impl<T: Keys> Value for BTreeMap<String, Spanned<T>> {
         let mut tables = Self::new();
         for (name, value) in entries {
             let DeValue::Table(table) = value.as_ref() else {
-                // The whole table lacks its name, so that its other keys are the same mistake.
+                // The table lacks a name, which makes each of its keys look wrong: one report is
+                // enough.
                 findings.secrets.push(value.span());
                 let first = entries.keys().map(Spanned::span).min_by_key(|at| at.start);
                 let text = format!("must be in a table that has a name: write {header}");
@@ -108,26 +109,26 @@ impl<T: Keys> Value for BTreeMap<String, Spanned<T>> {
 }
 
 fn not_a_table<T>(given: &Given<'_>, header: &str, findings: &mut Findings) -> Option<T> {
-    // What was meant is not known, and a password is among what it may be.
+    // Nobody knows what this value is; it may be a password.
     findings.secrets.push(given.value.span());
     let text = format!("{}: must be a table: write {header}", given.spec.name);
     findings.mistake(given.key.clone(), text);
     None
 }
 
-/// The keys of a table as a document has them, before they are read.
+/// The keys that a table has in a document, before their values are read.
 pub(super) struct Rows<'a> {
     table: &'static Table,
     rows: BTreeMap<&'static str, (Range<usize>, &'a Spanned<DeValue<'a>>)>,
     wrong: Wrong,
 }
 
-/// The keys that a document has in some form, but whose value cannot be used.
+/// The names of keys that are present but whose values could not be read.
 pub(super) type Wrong = BTreeSet<&'static str>;
 
 impl<'a> Rows<'a> {
-    /// Reports unknown keys. One that is nearly a known key is then read as that one, so that
-    /// neither "it is missing" nor anything else follows from the slip.
+    /// Reports unknown keys. A key that is nearly a known one is then read as that one, so that the
+    /// slip has no consequences such as a key that seems to be missing.
     pub fn new(table: &'static Table, document: &'a DeTable<'a>, findings: &mut Findings) -> Self {
         let mut rows = BTreeMap::new();
         let mut unknown = Vec::new();
@@ -152,7 +153,7 @@ impl<'a> Rows<'a> {
                 Some(spec) if !rows.contains_key(spec.name) => {
                     rows.insert(spec.name, (name.span(), value));
                 }
-                // Nobody knows what it holds.
+                // Nobody knows what this value is; it may be a password.
                 _ => findings.secrets.push(value.span()),
             }
         }
@@ -163,7 +164,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Reads a key; reports a value that cannot be used.
+    /// Reads the value of a key and reports one that cannot be used.
     pub fn take<T: Value>(&mut self, name: &'static str, findings: &mut Findings) -> Key<T> {
         let (Some(spec), Some((key, value))) = (self.table.key(name), self.rows.remove(name))
         else {
@@ -193,7 +194,7 @@ impl<'a> Rows<'a> {
         Key::new(read.map(|read| Spanned::new(key, read)))
     }
 
-    /// The keys that were there and could not be read.
+    /// The names of the keys whose values could not be read.
     pub fn into_wrong(self) -> Wrong {
         self.wrong
     }
@@ -201,8 +202,8 @@ impl<'a> Rows<'a> {
 
 /// Declares a table of the configuration: its struct, and its description.
 ///
-/// A key is written as a field, with its meaning as the comment, its type, and in braces what is
-/// not [`KeySpec::USUAL`].
+/// A key is written like a field: its comment says what the key means, and the braces have what
+/// differs from [`KeySpec::USUAL`].
 macro_rules! keys {
     (
         $(#[doc = $about:literal])+

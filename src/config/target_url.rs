@@ -3,8 +3,8 @@
 //! The forms are `redshift://user@cluster.region/database?key=value`,
 //! `redshift-serverless://workgroup.region/database`, `rds://user@host:port/database`,
 //! `dsql://user@host/postgres`, and the IAM URL of the Amazon Redshift JDBC driver, as people paste
-//! it from their tools. Keys are those of `[target]`, besides `listen` (the listener's address) and
-//! `name` (the target's). The JDBC form knows the driver's property names too.
+//! it from their tools. Parameters are the keys of a target, and `listen` (the address of the
+//! listener) and `name` (the name of the target).
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use super::spec::{Kind, Table};
 use super::tables::Keys;
 use crate::nearest::nearest;
 
-/// Value of `engine`, and scheme of URLs.
+/// The value of `engine` for Redshift Serverless, which is also the scheme of its URLs.
 pub(super) const SERVERLESS: &str = "redshift-serverless";
 const TARGET: &Table = &Target::TABLE;
 
@@ -26,16 +26,16 @@ const TARGET: &Table = &Target::TABLE;
 pub(super) struct UrlDocument {
     /// The URL without its parameters, for messages.
     pub place: String,
-    /// A listener and a target.
+    /// A document with one listener and one target.
     pub toml: String,
-    /// A line for each thing in the URL that is ignored.
+    /// One line for each part of the URL that is ignored.
     pub ignored: Vec<String>,
 }
 
 /// Turns a URL into the TOML that a file would hold.
 ///
 /// # Errors
-/// The URL has another form, or holds a secret.
+/// The URL is malformed, or contains a secret.
 pub(super) fn to_toml(text: &str, earlier: &[Source]) -> Result<UrlDocument, Problem> {
     let place = format!("target URL {}", without_parameters(text));
     let mut ignored = Vec::new();
@@ -62,11 +62,11 @@ pub(super) fn to_toml(text: &str, earlier: &[Source]) -> Result<UrlDocument, Pro
     })
 }
 
-/// What a URL says, before it is TOML.
+/// The contents of a URL, before they are written as TOML.
 pub(super) struct TargetUrl {
-    /// Name of the target; where the URL gives none, that of the server.
+    /// The name of the target, which is that of the server unless the URL says otherwise.
     pub name: Option<String>,
-    /// Address of the listener, where the URL gives one.
+    /// The address of the listener, if the URL has one.
     pub listen: Option<String>,
     default_port: u16,
     /// The keys of the target.
@@ -74,7 +74,7 @@ pub(super) struct TargetUrl {
 }
 
 impl TargetUrl {
-    /// A target of this engine, whose listener has this port unless another one is asked for.
+    /// A target of this engine, with the port for its listener if the URL has no other.
     pub(super) fn new(engine: &str, default_port: u16) -> Self {
         let mut url = Self {
             name: None,
@@ -90,7 +90,10 @@ impl TargetUrl {
         self.target.insert(key.to_string(), value.into());
     }
 
-    /// A parameter that is no property of the JDBC driver.
+    /// Takes a parameter: a key of the target, `listen` or `name`.
+    ///
+    /// # Errors
+    /// The parameter is unknown and is probably `listen` or `name`, misspelt.
     pub(super) fn parameter(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
             "listen" => self.listen = Some(value.to_string()),
@@ -102,14 +105,15 @@ impl TargetUrl {
                 if let Some(meant) = nearest(unknown, known).filter(|meant| own.contains(meant)) {
                     return Err(format!("unknown key `{unknown}`: did you mean `{meant}`?"));
                 }
-                // It is reported with the other mistakes of the target.
+                // An unknown key is reported together with the other mistakes of the target.
                 self.set(unknown, value);
             }
         }
         Ok(())
     }
 
-    /// `cluster.region` leaves the endpoint to discovery; anything else is the host to dial.
+    /// Takes the host of a URL. `cluster.region` means that AWS is asked for the endpoint; anything
+    /// else is the host to dial.
     pub(super) fn host(&mut self, host: &str, identifier_key: &str) {
         let first_label = host.split('.').next().unwrap_or(host);
         self.name = Some(first_label.to_string()).filter(|label| !label.is_empty());
@@ -220,7 +224,8 @@ pub(super) fn decoded(text: &str) -> String {
         .into_owned()
 }
 
-/// The engine's own port on loopback, or the first one above it that no earlier source has.
+/// An address on loopback: the engine's own port, or the first port above it that no earlier
+/// source uses.
 fn free_address(default_port: u16, earlier: &[Source]) -> String {
     let taken: BTreeSet<&str> = earlier
         .iter()
@@ -234,7 +239,8 @@ fn free_address(default_port: u16, earlier: &[Source]) -> String {
         .unwrap_or_else(|| format!("127.0.0.1:{default_port}"))
 }
 
-/// Parameters and user information may hold what does not belong into a message.
+/// The URL as messages show it. Its parameters and user name are left out, because they may
+/// contain secrets.
 fn without_parameters(text: &str) -> String {
     let end = text.find(['?', ';']).unwrap_or(text.len());
     match text[..end].split_once("//") {

@@ -7,16 +7,16 @@
 use super::values::Mistake;
 use crate::verifier::Verifier;
 
-/// Longest file in bytes: that of a hundred thousand users.
+/// The longest file in bytes, which is enough for a hundred thousand users.
 pub(super) const LONGEST: u64 = 16 << 20;
 
-/// The users that a file has, and what is wrong with it. The text of a mistake never has anything
-/// of its line, which may hold a password.
+/// The users in a file, and its mistakes. The text of a mistake never quotes its line, which may
+/// contain a password.
 #[derive(Debug, Default)]
 pub(super) struct UsersFile {
-    /// Names and verifiers of the lines that are good.
+    /// The names and verifiers on the lines that are good.
     pub users: Vec<(String, Verifier)>,
-    /// One for each line that is not.
+    /// One mistake for each line that is not.
     pub mistakes: Vec<Mistake>,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn parse(text: &str) -> UsersFile {
     file
 }
 
-/// One line; where it is wrong, from which byte on and why.
+/// The user on a line; or the byte at which the line is wrong, and the reason.
 fn user(entry: &str) -> Result<(String, Verifier), (usize, &'static str)> {
     let form = "must be \"name\" \"verifier\", both in double quotes";
     let (name, rest) = quoted(entry).ok_or((0, form))?;
@@ -54,7 +54,7 @@ fn user(entry: &str) -> Result<(String, Verifier), (usize, &'static str)> {
     Ok((name, verifier))
 }
 
-/// A quoted text, and what is behind it.
+/// The quoted text at the beginning, and what comes after it.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut rest = text.strip_prefix('"')?;

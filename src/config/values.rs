@@ -1,4 +1,4 @@
-//! How is the value of a key read, and what is said of one that is something else?
+//! How is the value of a key read, and what is reported when it has the wrong type?
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,8 +10,8 @@ use toml::de::{DeValue, ValueDeserializer};
 
 use super::spec::{Form, KeySpec, Kind, either};
 
-/// A key that may have a value. The span is that of the key, which is what a message points at; in
-/// a list each item has its own.
+/// A key that may have a value. The span is the place of the key, because that is what a message
+/// points at; the items of a list have places of their own.
 #[derive(Debug)]
 pub(super) struct Key<T>(Option<Spanned<T>>);
 
@@ -21,7 +21,7 @@ impl<T> Key<T> {
         Self(value)
     }
 
-    /// The value, and where the key stands.
+    /// The value with the place of the key.
     pub fn as_ref(&self) -> Option<&Spanned<T>> {
         self.0.as_ref()
     }
@@ -43,14 +43,14 @@ impl<T> Default for Key<T> {
 }
 
 impl<T: Copy> Key<T> {
-    /// The value, or what is true without one.
+    /// The value, or the default.
     pub fn or(&self, otherwise: T) -> T {
         self.value().copied().unwrap_or(otherwise)
     }
 }
 
 impl Key<usize> {
-    /// A limit, where one is set; 0 is none.
+    /// The value as a limit, where 0 stands for none.
     pub fn limit(&self) -> Option<usize> {
         self.value().copied().filter(|&limit| limit > 0)
     }
@@ -63,7 +63,7 @@ impl Key<String> {
 }
 
 impl Key<Vec<Spanned<String>>> {
-    /// The texts of a list, where there is one.
+    /// The strings of a list, if there is one.
     pub fn texts(&self) -> Option<Vec<String>> {
         let list = self.value()?;
         Some(list.iter().map(|item| item.as_ref().clone()).collect())
@@ -71,14 +71,14 @@ impl Key<Vec<Spanned<String>>> {
 }
 
 impl<T> Key<Vec<T>> {
-    /// The items of a list; none where there is no list.
+    /// The items of the list; none if there is no list.
     pub fn items(&self) -> impl Iterator<Item = &T> {
         self.value().into_iter().flatten()
     }
 }
 
 impl<T> Key<BTreeMap<String, T>> {
-    /// The tables that have a name; none where there is no such table.
+    /// The tables by their names; none if there is no such table.
     pub fn named(&self) -> impl Iterator<Item = (&String, &T)> {
         self.value().into_iter().flatten()
     }
@@ -91,7 +91,7 @@ pub(super) struct Mistake {
     pub text: String,
 }
 
-/// What is found while a document is read.
+/// What has been found while reading a document, apart from its values.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub mistakes: Vec<Mistake>,
@@ -110,16 +110,16 @@ impl Findings {
 
 /// A type that a key's value can have.
 pub(super) trait Value: Sized {
-    /// How it is written.
+    /// How such a value is written.
     const KIND: Kind;
 
-    /// Reads it. `None`: it is something else, which is a mistake that has been reported.
+    /// Reads a value. `None` means that it cannot be used, which has then been reported.
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self>;
 }
 
-/// A key that a document has, and what is known about it.
+/// A key in a document, with what the table of keys knows about it.
 pub(super) struct Given<'a> {
-    /// Name in messages, as in `listener.address`.
+    /// The name of the key in messages, as in `listener.address`.
     pub path: String,
     pub spec: &'static KeySpec,
     pub key: Range<usize>,
@@ -127,17 +127,17 @@ pub(super) struct Given<'a> {
 }
 
 impl Given<'_> {
-    /// Reads a value with serde, which knows what is wrong with it.
+    /// Reads a value with serde, whose message says what is wrong with it.
     pub fn leaf<T: for<'de> Deserialize<'de>>(&self, findings: &mut Findings) -> Option<T> {
         match T::deserialize(ValueDeserializer::from(self.value.clone())) {
             Ok(value) => Some(value),
-            // The parser's message has the value.
+            // The message of the parser would contain the value.
             Err(_) if self.spec.form == Form::Secret => {
                 findings.mistake(self.key.clone(), format!("{}: must be a string", self.path));
                 None
             }
             Err(error) => {
-                // The key, or the item of a list.
+                // In a list the message points at the item, otherwise at the key.
                 let span = error
                     .span()
                     .filter(|span| *span != self.value.span())
@@ -190,8 +190,8 @@ impl Value for Vec<Spanned<String>> {
     }
 }
 
-/// Numbers are converted after they have been held against the key's bounds, which are within
-/// those of the type.
+// A number is checked against the bounds of its key first. They lie within those of the type, so
+// that the conversion cannot fail afterwards.
 macro_rules! numbers {
     ($($type:ty),+) => {$(
         impl Value for $type {
@@ -227,11 +227,11 @@ impl Value for Duration {
     }
 }
 
-/// A type whose values are words.
+/// A type whose values are written as words.
 pub(super) trait Words: Copy + 'static {
-    /// All of them.
+    /// All the words.
     const WORDS: &'static [&'static str];
-    /// What each means.
+    /// The value that each word stands for, in the same order.
     const MEANINGS: &'static [Self];
 }
 

@@ -26,7 +26,7 @@ impl Checker<'_> {
         // The endpoint has the identifier in its name, so that AWS need not be asked.
         let public_name = match (raw.cluster_identifier.value(), &dial.region) {
             (Some(identifier), Some(region)) => Some(format!("{identifier}.dsql.{region}.on.aws")),
-            // That the region is missing is a problem of its own.
+            // The missing region has been reported.
             (Some(_), None) => return None,
             (None, _) => None,
         };

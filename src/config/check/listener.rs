@@ -1,4 +1,4 @@
-//! What may a listener say of its address, its targets, its TLS, and who proves what?
+//! Which rules does a listener have to follow: its address, targets, TLS and authentication?
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -16,23 +16,23 @@ use crate::config::{
 
 /// A listener that has been checked, before its certificates have been read.
 pub(in crate::config) struct UnloadedListener {
-    /// Where it listens, where that could be understood.
+    /// Its address; `None` when the key is missing or wrong.
     pub address: Option<Address>,
-    /// Names of its targets.
+    /// The names of its targets, whether or not such targets exist.
     pub targets: Vec<String>,
-    /// Whether these are all that are meant.
+    /// Whether every name is the name of a target, so that no other target can be meant.
     pub targets_are_known: bool,
-    /// The files of its TLS, where it has any and they are named.
+    /// The files for TLS; `None` when TLS is off.
     pub tls_files: Option<TlsFiles>,
-    /// Where it asks for a password: that of no user at all can be none.
+    /// The keys that make it ask for a password, which is a mistake if no user has one.
     pub asks_for_password: Vec<Place>,
-    /// Makes the listener of what is read later. `None`: its address is a problem.
+    /// Builds the listener from its targets and its TLS. `None` when the address is wrong.
     pub build: Option<BuildListener>,
 }
 
 type BuildListener = Box<dyn FnOnce(Vec<Arc<Target>>, ClientTls) -> Listener>;
 
-/// The files that a listener's TLS is made from.
+/// The files that a listener needs for TLS.
 pub(in crate::config) struct TlsFiles {
     /// Whether sessions without TLS are refused.
     pub required: bool,
@@ -42,11 +42,11 @@ pub(in crate::config) struct TlsFiles {
     pub client_crl: Option<NamedFile>,
 }
 
-/// What the rules about proofs depend on.
+/// What decides whether a way to authenticate is possible on a listener.
 struct Circumstances<'a> {
     raw: &'a keys::Listener,
     address: Option<&'a Address>,
-    /// `None`: it cannot be understood.
+    /// `None` when the key is wrong.
     tls: Option<TlsMode>,
 }
 
@@ -101,7 +101,7 @@ impl Checker<'_> {
         }
     }
 
-    /// The names, and whether nothing else may be meant.
+    /// The names, and whether each of them is the name of a target.
     fn listener_targets(&mut self, head: &Head<'_>, raw: &keys::Listener) -> (Vec<String>, bool) {
         let before = self.problems.count();
         match raw.targets.as_ref() {
@@ -183,13 +183,13 @@ impl Checker<'_> {
             certificate: file("listener.certificate", certificate),
             key: file("listener.key", key),
             client_ca: file("listener.client_ca", raw.client_ca.as_ref()),
-            // Without authorities there is nothing to be withdrawn.
+            // The list is of no use without the authorities, which has been reported above.
             client_crl: file("listener.client_crl", raw.client_crl.as_ref())
                 .filter(|_| !raw.client_ca.is_none()),
         })
     }
 
-    /// The rules in their order, each with the place of its `auth`.
+    /// The rules in their order, each with the place of its key `auth`.
     fn rules(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Vec<(Rule, Range<usize>)> {
         let mut rules = Vec::new();
         for rule in raw.rule.items() {
@@ -232,7 +232,7 @@ impl Checker<'_> {
         rules
     }
 
-    /// Where the clients of a rule are; `None` when that is a mistake.
+    /// The clients that a rule covers; `None` when `from` is wrong.
     fn location(&mut self, from: Option<&Spanned<String>>) -> Option<Location> {
         let Some(from) = from else {
             return Some(Location::Anywhere);
@@ -249,7 +249,7 @@ impl Checker<'_> {
         network.map(Location::Network)
     }
 
-    /// Refuses a proof that could not be given here, or that would be none.
+    /// Refuses an `auth` that no client of this listener could satisfy, or that everybody could.
     fn proof_is_possible(
         &mut self,
         circumstances: &Circumstances<'_>,
@@ -306,8 +306,8 @@ impl Checker<'_> {
             };
             let pattern = match certificate.as_ref().strip_prefix('/') {
                 None => Some(NamePattern::Exact(certificate.as_ref().clone())),
-                // Anchored: an expression that matches in the middle of a name would let in names
-                // that nobody thought of.
+                // The expression is anchored: if it could match in the middle of a name, it would
+                // let in names that nobody thought of.
                 Some(expression) => regex_lite::Regex::new(&format!("^(?:{expression})$"))
                     .ok()
                     .map(NamePattern::Expression),

@@ -1,7 +1,8 @@
-//! The second step: is what the sources say allowed, and what does it mean? Nothing is read here.
+//! The second step: does the configuration follow the rules, and what does it mean? No file is
+//! read here.
 //!
-//! `listener`, `target` and `user` have the rules of one of each, `redshift`, `rds` and `dsql`
-//! those of a target's engine, `host` those of host names.
+//! `listener`, `target` and `user` have the rules for one of each; `redshift`, `rds` and `dsql`
+//! have the rules that depend on a target's engine; `host` has those for host names.
 
 mod dsql;
 pub(super) mod host;
@@ -33,8 +34,8 @@ pub(super) use target::UnloadedTarget;
 const DEFAULT_MAX_SESSIONS: usize = 10_000;
 const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What has been checked, before the files that it names have been read; and what is wrong with
-/// it, since those files may have mistakes to be told along.
+/// A configuration whose keys have been checked, before the files that they name are read. The
+/// problems come along, because those files may add to them.
 pub(super) struct Checked {
     pub sources: Vec<Source>,
     pub problems: Problems,
@@ -44,7 +45,8 @@ pub(super) struct Checked {
     pub users: HashMap<String, User>,
     pub users_file: Option<NamedFile>,
     pub cancel_key_file: Option<NamedFile>,
-    /// Whether it can be told that no user has a password.
+    /// False when a password or the users themselves could not be read, so that nobody can say
+    /// whether a user has a password.
     pub passwords_are_known: bool,
     pub limits: Limits,
     pub log: Log,
@@ -53,13 +55,13 @@ pub(super) struct Checked {
 
 /// A file that a key names.
 pub(super) struct NamedFile {
-    /// Where the key stands.
+    /// The place of the key.
     pub place: Place,
-    /// The key, as messages have it.
+    /// The name of the key in messages.
     pub key: &'static str,
-    /// As it is written.
+    /// The path as it is written in the configuration.
     pub text: String,
-    /// Where it is.
+    /// The path to open.
     pub path: PathBuf,
 }
 
@@ -74,7 +76,8 @@ pub(super) struct Place {
 /// Reads and checks a configuration file and target URLs.
 ///
 /// # Errors
-/// There is something in them that cannot be understood, so that nothing can be said of the rest.
+/// A source has parts that are not TOML, or a URL cannot be read. The rules are then not applied,
+/// because whatever seems to be missing may be in those parts.
 pub(super) fn check(
     file: Option<(PathBuf, String)>,
     target_urls: &[String],
@@ -130,7 +133,7 @@ pub(super) fn check(
     })
 }
 
-/// Adds a source and its mistakes. True: it is incomplete.
+/// Adds a source and its mistakes. Returns whether parts of it could not be read.
 fn parse(label: Label, text: String, sources: &mut Vec<Source>, problems: &mut Problems) -> bool {
     let Parsed {
         source,
@@ -147,12 +150,12 @@ fn parse(label: Label, text: String, sources: &mut Vec<Source>, problems: &mut P
 
 struct Checker<'a> {
     sources: &'a [Source],
-    /// Index of the source that is being checked.
+    /// The index of the source that is being checked.
     source: usize,
     problems: Problems,
 }
 
-/// The head of a table, at which a missing key is reported.
+/// The header of a table, at which a missing key is reported.
 struct Head<'a> {
     span: Range<usize>,
     wrong: &'a Wrong,
@@ -166,14 +169,14 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Whether any of these keys is there and cannot be read, so that nothing can be missing.
+    /// Whether one of these keys is present but could not be read. It is then not missing.
     fn has_wrong(&self, keys: &[&str]) -> bool {
         keys.iter().any(|key| self.wrong.contains(key))
     }
 }
 
 impl<'a> Checker<'a> {
-    /// Each source, as the one that is being checked.
+    /// Checks one source after the other.
     fn each_source(&mut self, mut check: impl FnMut(&mut Self, &'a Source)) {
         for (index, source) in self.sources.iter().enumerate() {
             self.source = index;
@@ -281,7 +284,7 @@ impl<'a> Checker<'a> {
         admin
     }
 
-    /// A file that a key at the top of a source names.
+    /// The file that is named by a key at the top of a source.
     fn root_file(
         &mut self,
         key: &'static str,
@@ -312,7 +315,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Reports a name that no target has.
+    /// Reports a name if no target has it.
     fn unknown_target(&mut self, key: &str, name: &Spanned<String>) {
         let sources = self.sources;
         let known: Vec<&str> = sources
@@ -334,7 +337,7 @@ impl<'a> Checker<'a> {
         );
     }
 
-    /// Whether this key at the top of a source is there and cannot be read.
+    /// Whether this key is present at the top of a source but could not be read.
     fn any_wrong(&self, key: &str) -> bool {
         self.sources
             .iter()
@@ -354,15 +357,15 @@ impl<'a> Checker<'a> {
         value.as_ref()
     }
 
-    /// Reports that these keys are missing, unless one of them is there and cannot be read: that
-    /// has been reported.
+    /// Reports that these keys are missing, unless one of them is present and could not be read,
+    /// which has been reported already.
     fn missing(&mut self, head: &Head<'_>, keys: &[&str], text: impl Into<String>) {
         if !head.has_wrong(keys) {
             self.problem(&head.span, text);
         }
     }
 
-    /// Holds a value against a rule. False: it breaks it.
+    /// Reports a value that breaks a rule. Returns whether the value follows it.
     fn rule(
         &mut self,
         key: &str,
@@ -416,7 +419,7 @@ fn limits_and_log(sources: &[Source]) -> (Limits, Log) {
     (limits, log)
 }
 
-/// Whether what is said about passwords could be understood.
+/// Whether every password and every user could be read.
 fn passwords_are_known(sources: &[Source], users: &HashMap<String, User>) -> bool {
     let understood = |source: &Source| {
         let wrong = ["user", "users_file"]

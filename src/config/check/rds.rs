@@ -57,7 +57,7 @@ impl Checker<'_> {
         Some((Engine::Rds(Rds { signing_endpoint }), endpoint))
     }
 
-    /// Only AWS can tell where the reader endpoint is.
+    /// Refuses `endpoint = "reader"` where AWS cannot be asked, since only AWS knows it.
     fn reader_is_possible(&mut self, head: &Head<'_>, raw: &keys::Target, has_host: bool) {
         let Some(endpoint) = raw.endpoint.as_ref() else {
             return;

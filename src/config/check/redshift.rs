@@ -9,7 +9,7 @@ use crate::config::{
 };
 
 const DEFAULT_PORT: u16 = 5439;
-/// What AWS takes when `DurationSeconds` is not given.
+/// The value that AWS uses when `DurationSeconds` is not given.
 const DEFAULT_DURATION_SECONDS: i32 = 900;
 
 impl Checker<'_> {
@@ -85,8 +85,8 @@ impl Checker<'_> {
         let Dial { host, port, .. } = dial;
         let domain = raw.custom_domain_name.text();
         let host = host.or_else(|| domain.clone());
-        // The workgroup's own name first: a custom domain name that is not registered (any more)
-        // fails the call.
+        // The workgroup's own name comes first, because the call fails with a custom domain name
+        // that is not registered any more.
         let workgroup = match (name.clone(), domain) {
             (Some(name), _) => WorkgroupName::Name(name),
             (None, Some(domain)) => WorkgroupName::CustomDomain(domain),

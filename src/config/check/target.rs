@@ -1,5 +1,5 @@
-//! What may a target say of itself, whatever its engine? What depends on the engine is in the
-//! engine's own file.
+//! Which rules does every target have to follow? The rules that depend on its engine have files of
+//! their own.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -18,36 +18,37 @@ use crate::tls::upstream::UpstreamTls;
 const DEFAULT_LOGINS_PER_SECOND: NonZeroU32 = NonZeroU32::new(180).expect("it is not zero");
 /// Aurora DSQL takes 100 new connections a second.
 const DEFAULT_DSQL_LOGINS_PER_SECOND: NonZeroU32 = NonZeroU32::new(90).expect("it is not zero");
-/// A login is tens of milliseconds of work for a server, and seconds for one that wakes up.
+/// A login takes a server tens of milliseconds, and one that has to wake up takes seconds.
 const DEFAULT_CONCURRENT_LOGINS: usize = 100;
-/// The life of an RDS token and of a Redshift password, where nothing else is asked for.
+/// The default life of an RDS token and of a Redshift password.
 const DEFAULT_SPARE_MAX_AGE: Duration = Duration::from_mins(15);
-/// What says who the database user is. Where the AWS identity is the user, none of it is taken.
+/// The keys that say who the database user is. They are refused where the AWS identity itself is
+/// the database user.
 const KEYS_OF_A_DATABASE_USER: [&str; 4] = ["db_user", "api", "auto_create", "db_groups"];
 
 /// A target that has been checked, before its certificates have been read.
 pub(in crate::config) struct UnloadedTarget {
     /// Name in the configuration.
     pub name: String,
-    /// Authorities besides the built-in ones.
+    /// The authorities to trust in addition to the built-in ones.
     pub ca_file: Option<NamedFile>,
-    /// Makes the target of what is read later. `None`: something is wrong with it.
+    /// Builds the target from its trust setup. `None` when something else is wrong with it.
     pub build: Option<BuildTarget>,
 }
 
 type BuildTarget = Box<dyn FnOnce(UpstreamTls) -> Target>;
 
-/// What a target says of where to connect.
+/// What the keys of a target say about where to connect.
 pub(super) struct Dial {
     pub host: Option<String>,
     pub port: Option<u16>,
     pub region: Option<String>,
-    /// What `host` tells, where it is a name of AWS.
+    /// What can be read from `host`, if it is a host name of AWS.
     pub aws_name: Option<AwsHostName>,
 }
 
 impl Dial {
-    /// Identifier of a cluster or workgroup, when the host is an endpoint of this service.
+    /// The identifier of the cluster or workgroup, if the host is an endpoint of this service.
     pub(super) fn first_label_of(&self, service: &str) -> Option<String> {
         self.aws_name
             .as_ref()
@@ -56,7 +57,7 @@ impl Dial {
     }
 }
 
-/// How fast logins reach a server, where the configuration does not say.
+/// How many logins a second reach a server of this engine by default.
 fn logins_per_second(engine: EngineName) -> NonZeroU32 {
     match engine {
         EngineName::Redshift | EngineName::RedshiftServerless | EngineName::Rds => {
@@ -112,7 +113,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What community PostgreSQL takes as a name.
+    /// Checks a name by the rules of community PostgreSQL.
     pub(super) fn postgresql_name(&mut self, key: &str, value: Option<&Spanned<String>>) {
         self.rule(key, value, |name| match name.len() {
             1..=63 if !name.contains('\0') => Ok(()),
@@ -185,7 +186,7 @@ impl Checker<'_> {
             .or(aws_name)
             .or(certified_name.as_ref())
             .map(|name| name.region.clone());
-        // A host name that is none may be meant to have the region in it.
+        // If the host is malformed, its region may only be hidden; that mistake comes first.
         if found.is_none() && host.is_none_or(is_host) {
             self.missing(
                 head,
@@ -265,7 +266,7 @@ impl Checker<'_> {
         let rule = "must be an http or https URL";
         match url::Url::parse(value.as_ref()) {
             Ok(url) if matches!(url.scheme(), "https" | "http") && url.has_host() => {}
-            // It may hold a user name and password, or a parameter that is as good as one.
+            // The URL may contain a password or a token, and must not appear in the message.
             _ if value.as_ref().contains(['@', '?']) => {
                 self.problem(&value.span(), format!("{key}: {rule}"));
             }
@@ -274,7 +275,7 @@ impl Checker<'_> {
     }
 }
 
-/// What has been found out about a target besides what its keys say as they are.
+/// The parts of a target that took more than reading a key.
 struct Parts {
     name: String,
     engine: Engine,
@@ -284,7 +285,7 @@ struct Parts {
     aws: AwsIdentity,
 }
 
-/// Puts a target together, but for its trust setup.
+/// Prepares a target, which is complete as soon as it is given its trust setup.
 fn build(kind: EngineName, raw: &keys::Target, parts: Parts) -> BuildTarget {
     let Parts {
         name,
@@ -294,7 +295,7 @@ fn build(kind: EngineName, raw: &keys::Target, parts: Parts) -> BuildTarget {
         tls_server_name,
         aws,
     } = parts;
-    // Aurora DSQL finds the cluster by its name in the handshake, whatever the host.
+    // Aurora DSQL finds the cluster by its name in the handshake, whatever host is dialled.
     let tls_server_name = match &engine {
         Engine::Dsql(dsql) => ServerName::try_from(dsql.name.clone()).ok(),
         Engine::Redshift(_) | Engine::RedshiftServerless(_) | Engine::Rds(_) => tls_server_name,

@@ -1,4 +1,4 @@
-//! What may a user's own table say?
+//! Which rules does the table of a user have to follow?
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ impl Checker<'_> {
     fn user(&mut self, raw: &keys::User) -> User {
         let verifier = raw.password.as_ref().and_then(|password| {
             Verifier::parse(password.as_ref())
-                // Never the value: it may be the password itself.
+                // The value must not appear in the message: it may be the password itself.
                 .map_err(|rule| self.problem(&password.span(), format!("user.password: {rule}")))
                 .ok()
         });
@@ -44,7 +44,7 @@ impl Checker<'_> {
         }
     }
 
-    /// `DbGroups`, each by itself.
+    /// Checks each of `DbGroups`.
     pub(super) fn groups(&mut self, key: &str, groups: &Key<Vec<Spanned<String>>>) {
         for group in groups.items() {
             self.rule(key, Some(group), redshift_rules::check_db_group);

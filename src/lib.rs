@@ -50,7 +50,7 @@
 //! | `cli` | What did the person ask for, and with which exit code does it end? |
 //! | `check` | Does every step of a login to each target work, and what is to be done where one does not? |
 //! | `policy` | What must AWS allow, and whom? |
-//! | `config` | What may be configured? `keys` is the one table of keys; a file is read, checked and loaded in three steps |
+//! | `config` | What may be configured? `keys` is the one table of keys; a file is read (`read`), checked (`check`) and what it names is loaded (`load`) |
 //! | `server` | Who is accepted, on which thread is a session served (`workers`), and how does everything stop? |
 //! | `admin` | What do operators see of a running proxy over HTTP, and how little can that cost? |
 //! | `session` | What happens to one connection, from top to bottom? One file a phase |
@@ -70,6 +70,7 @@
 //! | `verifier`, `hash_password` | What is stored instead of a password, and how is it made? |
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
 //! | `metrics`, `telemetry` | What is counted, and where do log lines go? |
+//! | `nearest` | Which known name did a person probably mean? |
 //! | `address`, `random`, `secret` | Whose address is it, where do random bytes come from, and what must never be printed? |
 //!
 //! Dependencies point one way: `cli → server → session → {runtime, target, route, client} →
@@ -144,6 +145,7 @@ mod hash_password;
 mod iam;
 mod limits;
 mod metrics;
+mod nearest;
 mod policy;
 mod random;
 mod registry;

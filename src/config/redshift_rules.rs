@@ -1,4 +1,4 @@
-//! What the Redshift credential APIs accept, checked before they are asked.
+//! What do the Redshift credential APIs accept? It is checked before they are asked.
 //!
 //! Source:
 //! <https://docs.aws.amazon.com/redshift/latest/APIReference/API_GetClusterCredentials.html>.
@@ -7,8 +7,6 @@ use std::ops::RangeInclusive;
 
 /// `DurationSeconds`.
 pub(super) const DURATION_SECONDS: RangeInclusive<i64> = 900..=3600;
-/// What AWS takes when `DurationSeconds` is not given.
-pub(super) const DEFAULT_DURATION_SECONDS: i64 = 900;
 
 /// Words that Redshift reserves:
 /// <https://docs.aws.amazon.com/redshift/latest/dg/r_pg_keywords.html>.

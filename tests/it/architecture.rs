@@ -10,7 +10,7 @@ use syn::visit::{self, Visit};
 
 /// What each module may use, from the top down. A module that is not listed may not exist, and a
 /// permission that nobody uses may not be listed.
-const MAY_USE: [(&str, &[&str]); 31] = [
+const MAY_USE: [(&str, &[&str]); 32] = [
     ("main", &[]),
     ("lib", &["splice"]),
     (
@@ -20,6 +20,7 @@ const MAY_USE: [(&str, &[&str]); 31] = [
             "config",
             "hash_password",
             "iam",
+            "nearest",
             "policy",
             "runtime",
             "server",
@@ -100,7 +101,7 @@ const MAY_USE: [(&str, &[&str]); 31] = [
     (
         "credentials",
         &[
-            "config", "error", "iam", "metrics", "random", "route", "secret",
+            "config", "error", "iam", "metrics", "nearest", "random", "route", "secret",
         ],
     ),
     ("route", &["config", "error"]),
@@ -111,7 +112,7 @@ const MAY_USE: [(&str, &[&str]); 31] = [
             "config", "error", "random", "secret", "tls", "verifier", "wire",
         ],
     ),
-    ("config", &["error", "secret", "tls", "verifier"]),
+    ("config", &["error", "nearest", "secret", "tls", "verifier"]),
     ("verifier", &["secret"]),
     ("cancel", &["address", "random", "secret", "wire"]),
     ("metrics", &["status"]),
@@ -121,6 +122,7 @@ const MAY_USE: [(&str, &[&str]); 31] = [
     ("wire", &["secret"]),
     ("tls", &[]),
     ("secret", &[]),
+    ("nearest", &[]),
     ("random", &[]),
 ];
 

@@ -41,7 +41,7 @@ pub enum DbUser {
     Named(String),
     /// The one that AWS derives from the AWS identity (`IAM:name`, `IAMR:role`):
     /// `GetClusterCredentialsWithIAM` and Redshift Serverless.
-    OfAwsIdentity,
+    FromAwsIdentity,
 }
 
 impl DbUser {
@@ -49,7 +49,7 @@ impl DbUser {
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Named(name) => Some(name),
-            Self::OfAwsIdentity => None,
+            Self::FromAwsIdentity => None,
         }
     }
 }
@@ -66,14 +66,17 @@ pub fn route<'a, T: AsRef<Target>>(
     request: &LoginRequest<'_>,
 ) -> Result<(&'a Arc<T>, Route), Refusal> {
     let (target, database) = choose(targets, request)?;
-    Ok((target, to_target((**target).as_ref(), database, request)?))
+    Ok((
+        target,
+        route_to_target((**target).as_ref(), database, request)?,
+    ))
 }
 
 /// A login to this target.
 ///
 /// # Errors
 /// SQLSTATE 28000 or 3D000, as for [`route`].
-pub fn to_target(
+pub fn route_to_target(
     target: &Target,
     database: Option<&str>,
     request: &LoginRequest<'_>,
@@ -98,9 +101,9 @@ pub fn to_target(
     };
     let (db_user, db_groups) = match &target.engine {
         Engine::Rds(_) | Engine::Dsql(_) => (DbUser::Named(db_user), Vec::new()),
-        Engine::RedshiftServerless(_) => (DbUser::OfAwsIdentity, Vec::new()),
+        Engine::RedshiftServerless(_) => (DbUser::FromAwsIdentity, Vec::new()),
         Engine::Redshift(redshift) => match &redshift.api {
-            RedshiftApi::GetClusterCredentialsWithIam => (DbUser::OfAwsIdentity, Vec::new()),
+            RedshiftApi::GetClusterCredentialsWithIam => (DbUser::FromAwsIdentity, Vec::new()),
             RedshiftApi::GetClusterCredentials { db_groups, .. } => {
                 valid("user name", &db_user, check_db_user)?;
                 let own = settings.and_then(|user| user.db_groups.as_ref());

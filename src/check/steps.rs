@@ -16,7 +16,7 @@ use crate::config::{
 };
 use crate::credentials::{AwsErrorReason, Broker, Caller, CallerError, CredentialRequest, Lease};
 use crate::iam::Action;
-use crate::route::{LoginRequest, Route, to_target};
+use crate::route::{LoginRequest, Route, route_to_target};
 use crate::tls::ServerCertificate;
 use crate::upstream::Connection;
 use crate::upstream::connect::{Reached, reach, resolve, server_name};
@@ -90,8 +90,8 @@ impl Steps<'_> {
             database,
             server_name: None,
         };
-        let route =
-            to_target(target, database, &request).map_err(|refusal| explain::route(&refusal))?;
+        let route = route_to_target(target, database, &request)
+            .map_err(|refusal| explain::route(&refusal))?;
         let db_user_in_words = route.db_user.name().map_or_else(
             || "that of the AWS identity".to_string(),
             |name| format!("\"{name}\""),

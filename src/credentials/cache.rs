@@ -36,9 +36,9 @@ pub(super) trait Expires: Send + Sync + 'static {
 }
 
 /// How a value is made. Called again for each replacement.
-pub(super) trait Make<V>: Send + Sync + 'static {
+pub(super) trait Loader<V>: Send + Sync + 'static {
     /// Makes one.
-    fn make(&self) -> impl Future<Output = Result<V, AwsError>> + Send;
+    fn load(&self) -> impl Future<Output = Result<V, AwsError>> + Send;
 
     /// Held while a value serves on that cannot be replaced.
     fn renewal_failing(&self) -> Option<GaugeGuard> {
@@ -54,7 +54,7 @@ pub(super) struct Cache<K, V>(Mutex<HashMap<K, Arc<Slot<V>>>>);
 struct Slot<V> {
     state: Mutex<State<V>>,
     /// Held by whoever makes a value.
-    making: tokio::sync::Mutex<()>,
+    loading: tokio::sync::Mutex<()>,
 }
 
 struct State<V> {
@@ -64,7 +64,7 @@ struct State<V> {
     /// The last failure, and until when it is an answer.
     failure: Option<(Instant, AwsError)>,
     /// Whether the log has said that the value cannot be replaced.
-    told: bool,
+    failure_logged: bool,
 }
 
 impl<K, V> Default for Cache<K, V> {
@@ -80,9 +80,9 @@ impl<V> Default for Slot<V> {
                 value: None,
                 used: false,
                 failure: None,
-                told: false,
+                failure_logged: false,
             }),
-            making: tokio::sync::Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
         }
     }
 }
@@ -99,30 +99,30 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
     /// When the future that makes it is dropped, the next login in line makes it.
     ///
     /// # Errors
-    /// What the maker said, now or a moment ago.
-    pub(super) async fn get_or_make(
+    /// What the loader said, now or a moment ago.
+    pub(super) async fn get_or_load(
         &self,
         key: K,
-        maker: impl Make<V>,
+        loader: impl Loader<V>,
     ) -> Result<(Arc<V>, bool), AwsError> {
-        let name = maker.label();
+        let name = loader.label();
         let slot = self.slot(key);
-        let _making = slot.making.lock().await;
+        let _loading = slot.loading.lock().await;
         if let Some(value) = slot.usable() {
             return Ok((value, true));
         }
         if let Some(error) = slot.failure() {
             return Err(error);
         }
-        match maker.make().await {
+        match loader.load().await {
             Ok(value) => {
-                let value = slot.keep(&name, value);
+                let value = slot.store(&name, value);
                 slot.state.lock().used = true;
                 tokio::spawn(keep_fresh(
                     name,
                     Arc::downgrade(&slot),
                     value.clone(),
-                    maker,
+                    loader,
                 ));
                 Ok((value, false))
             }
@@ -158,7 +158,7 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
     fn slot(&self, key: K) -> Arc<Slot<V>> {
         let mut slots = self.0.lock();
         if slots.len() >= SWEEP_ABOVE && !slots.contains_key(&key) {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.is_worth_keeping());
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.has_usable_value());
         }
         slots.entry(key).or_default().clone()
     }
@@ -170,7 +170,7 @@ impl<V: Expires> Slot<V> {
         let value = state
             .value
             .clone()
-            .filter(|value| !value.use_until().has_come())?;
+            .filter(|value| !value.use_until().has_passed())?;
         state.used = true;
         Some(value)
     }
@@ -184,23 +184,23 @@ impl<V: Expires> Slot<V> {
             .map(|(_, error)| error.clone())
     }
 
-    fn keep(&self, name: &str, value: V) -> Arc<V> {
+    fn store(&self, name: &str, value: V) -> Arc<V> {
         let value = Arc::new(value);
         let state = State {
             value: Some(value.clone()),
             used: false,
             failure: None,
-            told: false,
+            failure_logged: false,
         };
-        if std::mem::replace(&mut *self.state.lock(), state).told {
+        if std::mem::replace(&mut *self.state.lock(), state).failure_logged {
             tracing::info!(credential = name, "AWS answers again");
         }
         value
     }
 
     /// Says it once, until it can be replaced again.
-    fn tell(&self, name: &str, error: &AwsError) {
-        if !std::mem::replace(&mut self.state.lock().told, true) {
+    fn log_failure_once(&self, name: &str, error: &AwsError) {
+        if !std::mem::replace(&mut self.state.lock().failure_logged, true) {
             let cause = error.cause();
             tracing::warn!(
                 credential = name,
@@ -217,10 +217,10 @@ impl<V: Expires> Slot<V> {
         &self,
         name: &str,
         value: &Arc<V>,
-        maker: &impl Make<V>,
+        loader: &impl Loader<V>,
     ) -> Option<Result<Arc<V>, AwsError>> {
         // Nobody makes two at a time; and somebody may have made one while this waited.
-        let _making = self.making.lock().await;
+        let _loading = self.loading.lock().await;
         {
             let state = self.state.lock();
             if !state.used
@@ -232,15 +232,15 @@ impl<V: Expires> Slot<V> {
                 return None;
             }
         }
-        Some(maker.make().await.map(|made| self.keep(name, made)))
+        Some(loader.load().await.map(|made| self.store(name, made)))
     }
 
-    fn is_worth_keeping(&self) -> bool {
+    fn has_usable_value(&self) -> bool {
         self.state
             .lock()
             .value
             .as_ref()
-            .is_some_and(|value| !value.use_until().has_come())
+            .is_some_and(|value| !value.use_until().has_passed())
     }
 }
 
@@ -250,29 +250,29 @@ async fn keep_fresh<V: Expires>(
     name: String,
     slot: Weak<Slot<V>>,
     mut value: Arc<V>,
-    maker: impl Make<V>,
+    loader: impl Loader<V>,
 ) {
     let mut pause = FIRST_PAUSE;
-    let mut wait = value.replace_at().left();
+    let mut wait = value.replace_at().remaining();
     let mut failing = None;
     loop {
         tokio::time::sleep(wait).await;
         let Some(slot) = slot.upgrade() else { return };
-        match slot.replace(&name, &value, &maker).await {
+        match slot.replace(&name, &value, &loader).await {
             None => return,
             Some(Ok(made)) => {
                 pause = FIRST_PAUSE;
                 failing = None;
-                wait = made.replace_at().left();
+                wait = made.replace_at().remaining();
                 value = made;
             }
             Some(Err(error)) => {
-                slot.tell(&name, &error);
-                let left = value.use_until().left();
+                slot.log_failure_once(&name, &error);
+                let left = value.use_until().remaining();
                 if left.is_zero() {
                     return;
                 }
-                failing = failing.or_else(|| maker.renewal_failing());
+                failing = failing.or_else(|| loader.renewal_failing());
                 wait = pause.mul_f64(jitter()).min(left);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -309,7 +309,7 @@ mod tests {
         }
     }
 
-    /// Counts what it makes; fails while it is told to.
+    /// Counts what it makes; fails while it is failure_logged to.
     #[derive(Clone)]
     struct Counter {
         calls: Arc<AtomicUsize>,
@@ -320,7 +320,7 @@ mod tests {
     }
 
     impl Counter {
-        fn living(life: Duration) -> Self {
+        fn with_life(life: Duration) -> Self {
             Self {
                 calls: Arc::default(),
                 failure: Arc::default(),
@@ -342,12 +342,12 @@ mod tests {
         }
     }
 
-    impl Make<Value> for Counter {
+    impl Loader<Value> for Counter {
         fn label(&self) -> String {
             "number".to_string()
         }
 
-        async fn make(&self) -> Result<Value, AwsError> {
+        async fn load(&self) -> Result<Value, AwsError> {
             let number = self.calls.fetch_add(1, SeqCst) + 1;
             // Others of the key come while this one is under way.
             tokio::task::yield_now().await;
@@ -367,7 +367,7 @@ mod tests {
         counter: &Counter,
     ) -> Result<usize, AwsErrorReason> {
         cache
-            .get_or_make("key".to_string(), counter.clone())
+            .get_or_load("key".to_string(), counter.clone())
             .await
             .map(|(value, _)| value.number)
             .map_err(|error| error.reason)
@@ -381,7 +381,7 @@ mod tests {
         }
     }
 
-    fn a_thousand_at_once(
+    fn spawn_a_thousand_logins(
         cache: &Arc<Cache<String, Value>>,
         counter: &Counter,
     ) -> Vec<tokio::task::JoinHandle<Result<usize, AwsErrorReason>>> {
@@ -396,9 +396,9 @@ mod tests {
     async fn a_thousand_first_logins_make_one_call() {
         let (cache, counter) = (
             Arc::new(Cache::default()),
-            Counter::living(Duration::from_mins(15)),
+            Counter::with_life(Duration::from_mins(15)),
         );
-        for login in a_thousand_at_once(&cache, &counter) {
+        for login in spawn_a_thousand_logins(&cache, &counter) {
             assert_eq!(login.await.unwrap(), Ok(1));
         }
         assert_eq!(counter.calls(), 1);
@@ -408,10 +408,10 @@ mod tests {
     async fn a_thousand_logins_that_fail_together_make_one_call_and_those_just_after_none() {
         let (cache, counter) = (
             Arc::new(Cache::default()),
-            Counter::living(Duration::from_mins(15)),
+            Counter::with_life(Duration::from_mins(15)),
         );
         counter.fail(Rejected);
-        for login in a_thousand_at_once(&cache, &counter) {
+        for login in spawn_a_thousand_logins(&cache, &counter) {
             assert_eq!(login.await.unwrap(), Err(Rejected));
         }
         assert_eq!(number(&cache, &counter).await, Err(Rejected));
@@ -421,7 +421,7 @@ mod tests {
     #[tokio::test]
     async fn a_value_that_is_used_is_replaced_before_its_end_and_one_that_is_not_is_left_to_die() {
         let life = Duration::from_millis(400);
-        let (cache, counter) = (Cache::default(), Counter::living(life));
+        let (cache, counter) = (Cache::default(), Counter::with_life(life));
         assert_eq!(number(&cache, &counter).await, Ok(1));
         // Logins go on: each finds a value, and none makes one.
         let deadline = Instant::now() + life * 5;
@@ -430,11 +430,11 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(counter.calls() >= 4, "{} values", counter.calls());
-        // Logins stop: the value at hand is replaced once more at most. Asking `is_worth_keeping`
+        // Logins stop: the value at hand is replaced once more at most. Asking `has_usable_value`
         // is no use of it.
         let at_the_stop = counter.calls();
         let slot = cache.slot("key".to_string());
-        wait_until(|| !slot.is_worth_keeping()).await;
+        wait_until(|| !slot.has_usable_value()).await;
         assert!(
             counter.calls() <= at_the_stop + 1,
             "{} after {at_the_stop}",
@@ -448,7 +448,7 @@ mod tests {
             Cache::default(),
             Counter {
                 replaced_after: Duration::ZERO,
-                ..Counter::living(Duration::from_secs(20))
+                ..Counter::with_life(Duration::from_secs(20))
             },
         );
         counter.fail_after_first(Unavailable);
@@ -481,9 +481,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_value_that_was_refused_is_forgotten_and_a_newer_one_is_not() {
-        let (cache, counter) = (Cache::default(), Counter::living(Duration::from_mins(15)));
+        let (cache, counter) = (
+            Cache::default(),
+            Counter::with_life(Duration::from_mins(15)),
+        );
         let (first, _) = cache
-            .get_or_make("key".to_string(), counter.clone())
+            .get_or_load("key".to_string(), counter.clone())
             .await
             .unwrap();
         cache.forget(&"key".to_string(), &first);

@@ -22,10 +22,10 @@ pub const TOLERANCE: u64 = 10;
 /// From how many on it is worth a warning: far below the 5 minutes that AWS forgives.
 const WARN_FROM: u64 = 60;
 /// How often AWS is asked for the time because a server refuses a token.
-const ASK_EVERY: Duration = Duration::from_mins(1);
+const ASK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// In words, how far our clock is off.
-pub fn in_words(ahead: i64) -> Option<String> {
+pub fn describe_skew(ahead: i64) -> Option<String> {
     let words = if ahead > 0 { "ahead of" } else { "behind" };
     (ahead.unsigned_abs() >= TOLERANCE).then(|| {
         format!(
@@ -37,10 +37,10 @@ pub fn in_words(ahead: i64) -> Option<String> {
 
 /// What is known of our clock; said in the log when it goes wrong and when it is right again.
 #[derive(Debug, Default)]
-pub struct ClockMonitor(Mutex<Known>);
+pub struct ClockMonitor(Mutex<ClockState>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct ClockState {
     is_off: bool,
     asked: Option<Instant>,
 }
@@ -48,21 +48,23 @@ struct Known {
 impl ClockMonitor {
     /// Whether AWS may be asked for the time now, only to know it.
     pub fn may_ask(&self) -> bool {
-        let mut known = self.0.lock();
-        let may = known.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY);
-        known.asked = if may {
+        let mut state = self.0.lock();
+        let may = state
+            .asked
+            .is_none_or(|asked| asked.elapsed() >= ASK_INTERVAL);
+        state.asked = if may {
             Some(Instant::now())
         } else {
-            known.asked
+            state.asked
         };
         may
     }
 
-    fn note(&self, ahead: i64) {
-        let words = in_words(ahead).filter(|_| ahead.unsigned_abs() >= WARN_FROM);
+    fn observe(&self, ahead: i64) {
+        let words = describe_skew(ahead).filter(|_| ahead.unsigned_abs() >= WARN_FROM);
         let was_off = {
-            let mut known = self.0.lock();
-            std::mem::replace(&mut known.is_off, words.is_some())
+            let mut state = self.0.lock();
+            std::mem::replace(&mut state.is_off, words.is_some())
         };
         match words {
             Some(words) if !was_off => {
@@ -101,7 +103,7 @@ impl ClockProbe {
     }
 
     /// How long it is until a time that AWS has told; zero when that has been.
-    pub fn left_until(&self, told: SystemTime) -> Duration {
+    pub fn time_until(&self, told: SystemTime) -> Duration {
         let now = SystemTime::now();
         let by = self
             .ahead()
@@ -137,7 +139,7 @@ impl Intercept for ClockProbe {
         if let Some(date) = date {
             let ahead = DateTime::from(SystemTime::now()).secs() - date.secs();
             if self.ahead.set(ahead).is_ok() {
-                self.monitor.note(ahead);
+                self.monitor.observe(ahead);
             }
         }
         Ok(())
@@ -167,25 +169,25 @@ mod tests {
             (9, now),
             (3600, now - hour),
         ] {
-            let left = clock(ahead).left_until(at_aws + life);
+            let left = clock(ahead).time_until(at_aws + life);
             assert!(
                 left + Duration::from_secs(5) > life && left <= life,
                 "{ahead}: {left:?}"
             );
         }
-        assert_eq!(clock(0).left_until(SystemTime::UNIX_EPOCH), Duration::ZERO);
+        assert_eq!(clock(0).time_until(SystemTime::UNIX_EPOCH), Duration::ZERO);
     }
 
     #[test]
     fn a_clock_is_off_from_ten_seconds_on() {
-        assert_eq!(in_words(9), None);
-        assert_eq!(in_words(-9), None);
+        assert_eq!(describe_skew(9), None);
+        assert_eq!(describe_skew(-9), None);
         assert_eq!(
-            in_words(10).unwrap(),
+            describe_skew(10).unwrap(),
             "this machine's clock is 10 s ahead of AWS's"
         );
         assert_eq!(
-            in_words(-3600).unwrap(),
+            describe_skew(-3600).unwrap(),
             "this machine's clock is 3600 s behind AWS's"
         );
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// What would be good for longer is asked for again: an expiry may be any time that a peer can
 /// write.
-const LONGEST: Duration = Duration::from_hours(7 * 24);
+const MAX_LIFE: Duration = Duration::from_hours(7 * 24);
 
 /// A moment by two clocks; it has come as soon as either says so.
 ///
@@ -19,7 +19,7 @@ pub struct Deadline {
 impl Deadline {
     /// The moment in so much time from now; a week at most.
     pub fn after(life: Duration) -> Self {
-        let life = life.min(LONGEST);
+        let life = life.min(MAX_LIFE);
         Self {
             wall: SystemTime::now() + life,
             monotonic: Instant::now() + life,
@@ -27,7 +27,7 @@ impl Deadline {
     }
 
     /// How long it is until then; zero when it has come.
-    pub fn left(self) -> Duration {
+    pub fn remaining(self) -> Duration {
         let by_wall = self
             .wall
             .duration_since(SystemTime::now())
@@ -36,8 +36,8 @@ impl Deadline {
     }
 
     /// Whether it has come.
-    pub fn has_come(self) -> bool {
-        self.left().is_zero()
+    pub fn has_passed(self) -> bool {
+        self.remaining().is_zero()
     }
 }
 
@@ -52,9 +52,9 @@ mod tests {
         let life = Duration::from_mins(15);
         let deadline = Deadline::after(life);
         assert!(
-            !deadline.has_come()
-                && deadline.left() <= life
-                && deadline.left() + Duration::from_mins(1) > life
+            !deadline.has_passed()
+                && deadline.remaining() <= life
+                && deadline.remaining() + Duration::from_mins(1) > life
         );
         // An hour asleep: to the monotonic clock nothing has happened.
         assert!(
@@ -62,7 +62,7 @@ mod tests {
                 wall: deadline.wall - HOUR,
                 ..deadline
             }
-            .has_come()
+            .has_passed()
         );
         // An hour set back, before which an hour was lived.
         assert!(
@@ -70,21 +70,21 @@ mod tests {
                 wall: deadline.wall + HOUR,
                 monotonic: Instant::now()
             }
-            .has_come()
+            .has_passed()
         );
         assert!(
             Deadline {
                 wall: deadline.wall + HOUR,
                 ..deadline
             }
-            .left()
+            .remaining()
                 <= life
         );
     }
 
     #[test]
     fn no_expiry_is_too_far_away() {
-        assert!(Deadline::after(Duration::MAX).left() <= LONGEST);
-        assert!(Deadline::after(Duration::ZERO).has_come());
+        assert!(Deadline::after(Duration::MAX).remaining() <= MAX_LIFE);
+        assert!(Deadline::after(Duration::ZERO).has_passed());
     }
 }

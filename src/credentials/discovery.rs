@@ -15,7 +15,7 @@ pub async fn discover(
     what: &Discovery,
     port: Option<u16>,
 ) -> Result<Endpoint, AwsError> {
-    let _turn = aws.turn().await;
+    let _permit = aws.call_permit().await;
     let (action, host, found_port) = match what {
         Discovery::RedshiftCluster(identifier) => {
             const ACTION: &str = Action::RedshiftDescribeClusters.name();

@@ -34,7 +34,7 @@ const TOKEN_LIFE: Duration = Duration::from_mins(15);
 /// # Errors
 /// The AWS credentials have expired.
 pub fn mint(aws: &AwsContext, name: &str, db_user: &str) -> Result<Credential, AwsError> {
-    let (credentials, life) = aws.signer(TOKEN_LIFE)?;
+    let (credentials, life) = aws.signing_credentials(TOKEN_LIFE)?;
     let region = aws.config.region().map(AsRef::as_ref).unwrap_or_default();
     let token = token(
         credentials,

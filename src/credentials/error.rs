@@ -114,7 +114,7 @@ impl AwsError {
         }
     }
 
-    fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into().into());
         self
     }
@@ -130,30 +130,32 @@ impl AwsError {
                 let failed = if service.err().is_not_found() {
                     Self::not_found(action)
                 } else {
-                    by_code(
+                    from_code(
                         action,
                         service.err().code().unwrap_or_default(),
                         service.err().message().unwrap_or_default(),
                         service.raw().status().as_u16(),
                     )
                 };
-                failed.because(service_cause(&error))
+                failed.with_source(service_cause(&error))
             }
-            SdkError::TimeoutError(_) => unavailable("AWS did not answer in time").because(error),
-            SdkError::DispatchFailure(_) => unavailable("AWS cannot be reached").because(error),
+            SdkError::TimeoutError(_) => {
+                unavailable("AWS did not answer in time").with_source(error)
+            }
+            SdkError::DispatchFailure(_) => unavailable("AWS cannot be reached").with_source(error),
             // These hold the answer, or the request: what is kept of them is their text.
             SdkError::ResponseError(_) => unavailable("AWS gave an answer that cannot be read")
-                .because(crate::error::chain(&error)),
+                .with_source(crate::error::chain(&error)),
             _ => Self::new(
                 AwsErrorReason::Rejected,
                 format!("{action}: the call could not be made"),
             )
-            .because(crate::error::chain(&error)),
+            .with_source(crate::error::chain(&error)),
         }
     }
 
     /// There are no AWS credentials: nothing in the chain has any, or a source of the chain fails.
-    pub(super) fn no_identity(error: CredentialsError) -> Self {
+    pub(super) fn cannot_load_credentials(error: CredentialsError) -> Self {
         let assume_role = assume_role_error(&error);
         // A role whose source has no credentials fails as if STS could not be reached.
         let source = assume_role
@@ -164,17 +166,17 @@ impl AwsError {
             })
             .unwrap_or(&error);
         let failed = match (assume_role, source) {
-            (Some(SdkError::ServiceError(service)), _) => by_code(
+            (Some(SdkError::ServiceError(service)), _) => from_code(
                 Action::StsAssumeRole.name(),
                 service.err().code().unwrap_or_default(),
                 service.err().message().unwrap_or_default(),
                 service.raw().status().as_u16(),
             ),
             (_, CredentialsError::CredentialsNotLoaded(_)) => {
-                Self::new(AwsErrorReason::NoCredentials, NOTHING_FOUND)
+                Self::new(AwsErrorReason::NoCredentials, NO_CREDENTIALS_FOUND)
             }
             (_, CredentialsError::InvalidConfiguration(_)) => {
-                Self::new(AwsErrorReason::Rejected, NOTHING_FOUND)
+                Self::new(AwsErrorReason::Rejected, NO_CREDENTIALS_FOUND)
             }
             (Some(_), _) => {
                 Self::unavailable(Action::StsAssumeRole.name(), "AWS cannot be reached")
@@ -189,14 +191,14 @@ impl AwsError {
             None => None,
         };
         match words {
-            Some(words) => failed.because(words),
-            None => failed.because(error),
+            Some(words) => failed.with_source(words),
+            None => failed.with_source(error),
         }
     }
 
     /// There are no AWS credentials where there were some before: their source does not answer, or
     /// somebody is replacing them there.
-    pub(super) fn identity_gone(self) -> Self {
+    pub(super) fn after_earlier_success(self) -> Self {
         match self.reason {
             AwsErrorReason::NoCredentials => Self {
                 reason: AwsErrorReason::Unavailable,
@@ -208,18 +210,18 @@ impl AwsError {
     }
 
     /// The chain took too long.
-    pub(super) fn identity_timed_out() -> Self {
+    pub(super) fn loading_timed_out() -> Self {
         Self::new(AwsErrorReason::Unavailable, CANNOT_LOAD)
-            .because("their source did not answer in time")
+            .with_source("their source did not answer in time")
     }
 
     /// What a source has given has expired, and nothing can be signed with it.
-    pub(super) fn identity_expired() -> Self {
+    pub(super) fn credentials_expired() -> Self {
         Self::new(
             AwsErrorReason::CredentialsNotValid,
             "the proxy's AWS credentials have expired",
         )
-        .because("their source gives none that are still valid by this machine's clock")
+        .with_source("their source gives none that are still valid by this machine's clock")
     }
 
     /// An answer without a member that the API promises.
@@ -249,7 +251,7 @@ impl AwsError {
             AwsErrorReason::NotSigned,
             "the authentication token could not be signed",
         )
-        .because(error)
+        .with_source(error)
     }
 
     fn unavailable(action: &'static str, why: &str) -> Self {
@@ -328,7 +330,7 @@ impl From<AwsError> for Refusal {
     }
 }
 
-const NOTHING_FOUND: &str = "no AWS credentials: none in the environment, the profile, a web \
+const NO_CREDENTIALS_FOUND: &str = "no AWS credentials: none in the environment, the profile, a web \
      identity, a container or the instance metadata";
 
 /// What is kept of an answer that refuses a call: not the answer itself, which may hold more.
@@ -359,7 +361,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 /// Errors that every service has and that no operation has a type for.
-fn by_code(action: &'static str, code: &str, message: &str, status: u16) -> AwsError {
+fn from_code(action: &'static str, code: &str, message: &str, status: u16) -> AwsError {
     let not_valid = |text| AwsError::new(AwsErrorReason::CredentialsNotValid, text);
     match code {
         "Throttling"
@@ -426,7 +428,7 @@ mod tests {
     fn the_missing_action_is_named_first() {
         let message = "User: arn:aws:iam::1:user/x is not authorized to perform: \
                        redshift:JoinGroup on resource: arn:aws:redshift:r:1:dbgroup:c/bi";
-        let error = by_code(
+        let error = from_code(
             "redshift:GetClusterCredentials",
             "AccessDenied",
             message,
@@ -445,7 +447,7 @@ mod tests {
     #[test]
     fn what_may_pass_is_told_from_what_will_not() {
         let kind =
-            |code, status| by_code("redshift:GetClusterCredentials", code, "", status).kind();
+            |code, status| from_code("redshift:GetClusterCredentials", code, "", status).kind();
         assert_eq!(kind("Throttling", 400), ErrorKind::CredentialsUnavailable);
         assert_eq!(
             kind("InternalFailure", 500),

@@ -23,7 +23,7 @@ use aws_types::origin::Origin;
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-use super::cache::{self, Cache, Expires, Make};
+use super::cache::{self, Cache, Expires, Loader};
 use super::clock::{ClockMonitor, ClockProbe};
 use super::deadline::Deadline;
 use super::error::{AwsError, AwsErrorReason};
@@ -41,13 +41,13 @@ const IDENTITY_TIMEOUT: Duration = Duration::from_secs(20);
 const RENEW_AHEAD: Duration = Duration::from_mins(5);
 /// How long credentials without an expiry are believed, so that rotated keys are noticed. As in the
 /// SDK.
-const UNDATED_LIFE: Duration = Duration::from_mins(15);
+const LIFE_WITHOUT_EXPIRY: Duration = Duration::from_mins(15);
 /// `RoleSessionName` in CloudTrail.
 const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
 /// IdentityKey of the session tag that names the person.
 pub const PERSON_TAG: &str = "pg-iam-proxy:user";
 /// Calls to one endpoint under way at a time; AWS throttles accounts, not connections.
-const CALLS_AT_A_TIME: usize = 8;
+const MAX_CONCURRENT_CALLS: usize = 8;
 
 /// Who we are for one target, ready to be used.
 #[derive(Debug)]
@@ -57,15 +57,15 @@ pub struct AwsContext {
     /// valid now.
     pub config: SdkConfig,
     credentials: Arc<AwsCredentials>,
-    calls: Arc<Semaphore>,
+    call_permits: Arc<Semaphore>,
     clock: Arc<ClockMonitor>,
 }
 
 impl AwsContext {
     /// Waits for its turn to call this endpoint; the turn ends when what is returned is dropped.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+    pub async fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
         // Never closed, so never `None`.
-        self.calls.acquire().await.ok()
+        self.call_permits.acquire().await.ok()
     }
 
     /// To compare our clock with AWS's in one call.
@@ -78,13 +78,13 @@ impl AwsContext {
     ///
     /// # Errors
     /// They have expired, and their source has no newer ones.
-    pub fn signer(&self, life: Duration) -> Result<(Credentials, Duration), AwsError> {
+    pub fn signing_credentials(&self, life: Duration) -> Result<(Credentials, Duration), AwsError> {
         let life = self
             .credentials
-            .end
-            .map_or(life, |end| end.left().min(life));
+            .expires_at
+            .map_or(life, |expiry| expiry.remaining().min(life));
         if life.is_zero() {
-            return Err(AwsError::identity_expired());
+            return Err(AwsError::credentials_expired());
         }
         Ok((self.credentials.credentials.clone(), life))
     }
@@ -95,19 +95,19 @@ impl AwsContext {
 struct AwsCredentials {
     credentials: Credentials,
     /// `None`: their source does not say.
-    end: Option<Deadline>,
+    expires_at: Option<Deadline>,
     use_until: Deadline,
     replace_at: Deadline,
 }
 
 impl AwsCredentials {
     fn new(credentials: Credentials, left: Option<Duration>) -> Self {
-        let life = left.unwrap_or(UNDATED_LIFE);
+        let life = left.unwrap_or(LIFE_WITHOUT_EXPIRY);
         let ahead = RENEW_AHEAD.min(life / 2).mul_f64(cache::jitter());
         Self {
             credentials,
-            end: left.map(Deadline::after),
-            use_until: Deadline::after(left.map_or(UNDATED_LIFE, without_margin)),
+            expires_at: left.map(Deadline::after),
+            use_until: Deadline::after(left.map_or(LIFE_WITHOUT_EXPIRY, without_margin)),
             replace_at: Deadline::after(life.saturating_sub(ahead)),
         }
     }
@@ -137,17 +137,17 @@ struct IdentityKey {
     region: String,
 }
 
-type Turns = HashMap<(Option<String>, String), Arc<Semaphore>>;
+type CallPermits = HashMap<(Option<String>, String), Arc<Semaphore>>;
 
 /// Identities by what defines them; targets that share one share its credentials.
 #[derive(Default)]
 pub struct Identities {
     /// As many as targets and users are configured differently. None has a role.
-    chains: Mutex<HashMap<IdentityKey, Arc<OnceCell<Arc<Chain>>>>>,
+    chains: Mutex<HashMap<IdentityKey, Arc<OnceCell<Arc<CredentialChain>>>>>,
     /// May be as many as people, whose roles carry their names.
     credentials: Cache<IdentityKey, AwsCredentials>,
-    /// Turns to call, by endpoint and region.
-    calls: Mutex<Turns>,
+    /// CallPermits to call, by endpoint and region.
+    call_permits: Mutex<CallPermits>,
     clock: Arc<ClockMonitor>,
 }
 
@@ -175,7 +175,7 @@ impl Identities {
         let chain = self.chain(&source).await;
         let credentials = match (&identity.role, self.credentials.usable(&key)) {
             (_, Some(credentials)) => credentials,
-            (None, None) => self.source(source, &chain).await?,
+            (None, None) => self.source_credentials(source, &chain).await?,
             (Some(role), None) => {
                 let assumer = RoleAssumer {
                     identities: self.clone(),
@@ -183,7 +183,7 @@ impl Identities {
                     source,
                     role: role.clone(),
                 };
-                Box::pin(self.credentials.get_or_make(key.clone(), assumer))
+                Box::pin(self.credentials.get_or_load(key.clone(), assumer))
                     .await?
                     .0
             }
@@ -195,7 +195,7 @@ impl Identities {
             key,
             config,
             credentials,
-            calls: self.calls(identity, region),
+            call_permits: self.call_permits(identity, region),
             clock: self.clock.clone(),
         })
     }
@@ -205,7 +205,7 @@ impl Identities {
     ///
     /// # Errors
     /// The error, where there is no reason to ask again.
-    pub async fn instead_of(
+    pub async fn context_after_refusal(
         self: &Arc<Self>,
         refused: &AwsContext,
         error: AwsError,
@@ -229,84 +229,84 @@ impl Identities {
         &self.clock
     }
 
-    async fn chain(&self, source: &IdentityKey) -> Arc<Chain> {
+    async fn chain(&self, source: &IdentityKey) -> Arc<CredentialChain> {
         let cell = self
             .chains
             .lock()
             .entry(source.clone())
             .or_default()
             .clone();
-        cell.get_or_init(|| async { Arc::new(Chain::new(source.clone()).await) })
+        cell.get_or_init(|| async { Arc::new(CredentialChain::new(source.clone()).await) })
             .await
             .clone()
     }
 
-    async fn source(
+    async fn source_credentials(
         &self,
         source: IdentityKey,
-        chain: &Arc<Chain>,
+        chain: &Arc<CredentialChain>,
     ) -> Result<Arc<AwsCredentials>, AwsError> {
         match self.credentials.usable(&source) {
             Some(credentials) => Ok(credentials),
             None => Ok(
-                Box::pin(self.credentials.get_or_make(source, chain.clone()))
+                Box::pin(self.credentials.get_or_load(source, chain.clone()))
                     .await?
                     .0,
             ),
         }
     }
 
-    fn calls(&self, identity: &AwsIdentity, region: &str) -> Arc<Semaphore> {
+    fn call_permits(&self, identity: &AwsIdentity, region: &str) -> Arc<Semaphore> {
         let endpoint = (identity.endpoint_url.clone(), region.to_string());
-        self.calls
+        self.call_permits
             .lock()
             .entry(endpoint)
-            .or_insert_with(|| Arc::new(Semaphore::new(CALLS_AT_A_TIME)))
+            .or_insert_with(|| Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)))
             .clone()
     }
 }
 
 /// The places where AWS credentials are looked for, and what else the environment says of AWS.
-struct Chain {
+struct CredentialChain {
     identity: AwsIdentity,
     /// Shared by all calls, and so are its connections.
     config: SdkConfig,
     /// The SDK reads files and environment once in a provider's life: each but the first look has a
     /// new one.
-    first: Mutex<Option<SharedCredentialsProvider>>,
-    has_given: AtomicBool,
+    first_provider: Mutex<Option<SharedCredentialsProvider>>,
+    has_provided: AtomicBool,
 }
 
-impl Chain {
+impl CredentialChain {
     async fn new(IdentityKey { identity, region }: IdentityKey) -> Self {
         let config = load(&identity, Region::new(region)).await;
-        let first = Mutex::new(config.credentials_provider());
+        let first_provider = Mutex::new(config.credentials_provider());
         Self {
             identity,
             config,
-            first,
-            has_given: AtomicBool::new(false),
+            first_provider,
+            has_provided: AtomicBool::new(false),
         }
     }
 
-    async fn look(&self) -> Result<Credentials, AwsError> {
-        let first = self.first.lock().take();
-        let provider = match (first, self.config.region()) {
+    async fn load_credentials(&self) -> Result<Credentials, AwsError> {
+        let first_provider = self.first_provider.lock().take();
+        let provider = match (first_provider, self.config.region()) {
             (None, Some(region)) => load(&self.identity, region.clone())
                 .await
                 .credentials_provider(),
-            (first, _) => first,
+            (provider, _) => provider,
         };
         let provider =
             provider.expect("the chain is a provider, whether it finds credentials or not");
         provider
             .provide_credentials()
             .await
-            .map_err(AwsError::no_identity)
+            .map_err(AwsError::cannot_load_credentials)
     }
 }
 
-impl Make<AwsCredentials> for Arc<Chain> {
+impl Loader<AwsCredentials> for Arc<CredentialChain> {
     fn label(&self) -> String {
         match &self.identity.profile {
             Some(profile) => format!("AWS profile {profile:?}"),
@@ -314,17 +314,18 @@ impl Make<AwsCredentials> for Arc<Chain> {
         }
     }
 
-    async fn make(&self) -> Result<AwsCredentials, AwsError> {
-        let credentials = match tokio::time::timeout(IDENTITY_TIMEOUT, self.look()).await {
-            Ok(Ok(credentials)) => credentials,
-            // A place that had some does not answer, or they are being replaced there.
-            Ok(Err(error)) if self.has_given.load(Relaxed) => {
-                return Err(error.identity_gone());
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(AwsError::identity_timed_out()),
-        };
-        self.has_given.store(true, Relaxed);
+    async fn load(&self) -> Result<AwsCredentials, AwsError> {
+        let credentials =
+            match tokio::time::timeout(IDENTITY_TIMEOUT, self.load_credentials()).await {
+                Ok(Ok(credentials)) => credentials,
+                // A place that had some does not answer, or they are being replaced there.
+                Ok(Err(error)) if self.has_provided.load(Relaxed) => {
+                    return Err(error.after_earlier_success());
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(AwsError::loading_timed_out()),
+            };
+        self.has_provided.store(true, Relaxed);
         let left = credentials
             .expiry()
             .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or_default());
@@ -374,12 +375,12 @@ pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
 /// who the source identity is.
 struct RoleAssumer {
     identities: Arc<Identities>,
-    chain: Arc<Chain>,
+    chain: Arc<CredentialChain>,
     source: IdentityKey,
     role: Role,
 }
 
-impl Make<AwsCredentials> for RoleAssumer {
+impl Loader<AwsCredentials> for RoleAssumer {
     fn label(&self) -> String {
         let Role { arn, person, .. } = &self.role;
         match person {
@@ -388,17 +389,17 @@ impl Make<AwsCredentials> for RoleAssumer {
         }
     }
 
-    async fn make(&self) -> Result<AwsCredentials, AwsError> {
+    async fn load(&self) -> Result<AwsCredentials, AwsError> {
         let source = self
             .identities
-            .source(self.source.clone(), &self.chain)
+            .source_credentials(self.source.clone(), &self.chain)
             .await?;
         match self.assume(&source).await {
             Err(error) if error.reason == AwsErrorReason::CredentialsNotValid => {
                 self.identities.credentials.forget(&self.source, &source);
                 let renewed = self
                     .identities
-                    .source(self.source.clone(), &self.chain)
+                    .source_credentials(self.source.clone(), &self.chain)
                     .await?;
                 if renewed.are_the_same_as(&source) {
                     Err(error)
@@ -439,16 +440,16 @@ impl RoleAssumer {
             .role_session_name(
                 session_name
                     .as_deref()
-                    .map_or(ROLE_SESSION_NAME.to_string(), acceptable),
+                    .map_or(ROLE_SESSION_NAME.to_string(), sts_name),
             );
         if let Some(person) = person {
             // For CloudTrail: who it is stays with the session, whatever roles are assumed from it.
             let tag = Tag::builder()
                 .key(PERSON_TAG)
-                .value(acceptable(person))
+                .value(sts_name(person))
                 .build()
                 .map_err(AwsError::cannot_sign)?;
-            call = call.source_identity(acceptable(person)).tags(tag);
+            call = call.source_identity(sts_name(person)).tags(tag);
         }
         let clock = ClockProbe::new(&self.identities.clock);
         let answer = call
@@ -467,7 +468,7 @@ impl RoleAssumer {
             credentials.secret_access_key,
             credentials.session_token,
         );
-        let left = clock.left_until(expires);
+        let left = clock.time_until(expires);
         Ok(AwsCredentials::new(
             Credentials::new(id, secret, Some(token), None, "pg-iam-proxy AssumeRole"),
             Some(left),
@@ -476,7 +477,7 @@ impl RoleAssumer {
 }
 
 /// STS takes letters, digits and `_=,.@+-` in the names of sessions and people, 2 to 64 of them.
-fn acceptable(name: &str) -> String {
+fn sts_name(name: &str) -> String {
     let kept = |c: char| {
         if c.is_ascii_alphanumeric() || "_=,.@+-".contains(c) {
             c

@@ -29,7 +29,7 @@ pub use identity::{Identities, PERSON_TAG};
 pub use request::{CredentialCall, CredentialRequest};
 pub use resource_id::resource_id;
 
-use cache::{Cache, Expires, Make};
+use cache::{Cache, Expires, Loader};
 use deadline::Deadline;
 use identity::AwsContext;
 
@@ -45,7 +45,7 @@ const MARGIN: Duration = Duration::from_mins(1);
 const RENEW_AFTER: f64 = 0.7;
 /// How often a discovered endpoint that is in use is looked up again. It hardly ever changes, and a
 /// failed connection forgets it.
-const ENDPOINT_CHECK: Duration = Duration::from_mins(5);
+const ENDPOINT_REFRESH: Duration = Duration::from_mins(5);
 /// How long an endpoint is believed while it cannot be looked up.
 const ENDPOINT_LIFE: Duration = Duration::from_hours(24);
 
@@ -100,15 +100,15 @@ struct Minter {
     request: CredentialRequest,
 }
 
-impl Make<Credential> for Minter {
-    async fn make(&self) -> Result<Credential, AwsError> {
+impl Loader<Credential> for Minter {
+    async fn load(&self) -> Result<Credential, AwsError> {
         let AwsAccess {
             target, metrics, ..
         } = &*self.access;
         self.mint()
             .await
-            .inspect(|credential| metrics.credential_made(target, credential.use_until.left()))
-            .inspect_err(|error| metrics.credential_failed(target, failure(error)))
+            .inspect(|credential| metrics.credential_made(target, credential.use_until.remaining()))
+            .inspect_err(|error| metrics.credential_failed(target, failure_kind(error)))
     }
 
     fn renewal_failing(&self) -> Option<GaugeGuard> {
@@ -126,9 +126,16 @@ impl Minter {
         let AwsAccess {
             identities, target, ..
         } = &*self.access;
-        let asker = identities.context(aws, region).await?;
-        let credential = match mint(&asker, call, target).await {
-            Err(error) => mint(&identities.instead_of(&asker, error).await?, call, target).await?,
+        let context = identities.context(aws, region).await?;
+        let credential = match mint(&context, call, target).await {
+            Err(error) => {
+                mint(
+                    &identities.context_after_refusal(&context, error).await?,
+                    call,
+                    target,
+                )
+                .await?
+            }
             Ok(credential) => credential,
         };
         tracing::info!(target, db_user = credential.db_user, "got a credential");
@@ -181,14 +188,14 @@ struct EndpointFinder {
     request: EndpointRequest,
 }
 
-impl Make<DiscoveredEndpoint> for EndpointFinder {
-    async fn make(&self) -> Result<DiscoveredEndpoint, AwsError> {
+impl Loader<DiscoveredEndpoint> for EndpointFinder {
+    async fn load(&self) -> Result<DiscoveredEndpoint, AwsError> {
         let AwsAccess {
             target, metrics, ..
         } = &*self.access;
         self.find()
             .await
-            .inspect_err(|error| metrics.discovery_failed(target, failure(error)))
+            .inspect_err(|error| metrics.discovery_failed(target, failure_kind(error)))
     }
 
     fn label(&self) -> String {
@@ -207,10 +214,10 @@ impl EndpointFinder {
         let AwsAccess {
             identities, target, ..
         } = &*self.access;
-        let asker = identities.context(aws, region).await?;
-        let endpoint = match discovery::discover(&asker, what, *port).await {
+        let context = identities.context(aws, region).await?;
+        let endpoint = match discovery::discover(&context, what, *port).await {
             Err(error) => {
-                let other = identities.instead_of(&asker, error).await?;
+                let other = identities.context_after_refusal(&context, error).await?;
                 discovery::discover(&other, what, *port).await?
             }
             Ok(endpoint) => endpoint,
@@ -219,12 +226,12 @@ impl EndpointFinder {
         Ok(DiscoveredEndpoint {
             endpoint,
             use_until: Deadline::after(ENDPOINT_LIFE),
-            replace_at: Deadline::after(ENDPOINT_CHECK.mul_f64(cache::jitter())),
+            replace_at: Deadline::after(ENDPOINT_REFRESH.mul_f64(cache::jitter())),
         })
     }
 }
 
-fn failure(error: &AwsError) -> AwsFailure {
+fn failure_kind(error: &AwsError) -> AwsFailure {
     if error.is_transient() {
         AwsFailure::Unavailable
     } else {
@@ -287,7 +294,7 @@ impl Broker {
         // The SDK's futures are large, and most logins never run them: so this one is boxed, and
         // those below.
         let (credential, cached) =
-            Box::pin(self.credentials.get_or_make(request.clone(), minter)).await?;
+            Box::pin(self.credentials.get_or_load(request.clone(), minter)).await?;
         if cached {
             metrics.credential_cached(target);
         }
@@ -310,7 +317,7 @@ impl Broker {
     ///
     /// A token is signed here: where our clock is the reason, or AWS credentials that are not good
     /// any more, nobody else says so.
-    pub fn refused_fresh(&self, request: &CredentialRequest) {
+    pub fn note_fresh_credential_refused(&self, request: &CredentialRequest) {
         if !request.call.is_signed_here() || !self.access.identities.clock().may_ask() {
             return;
         }
@@ -318,9 +325,12 @@ impl Broker {
         let CredentialRequest { aws, region, .. } = request.clone();
         // Nobody waits for it: the clock monitor says what it sees.
         tokio::spawn(async move {
-            let asker = identities.context(&aws, &region).await?;
-            match caller::get_caller_identity(&asker, &aws).await {
-                Err(error) => identities.instead_of(&asker, error).await.map(drop),
+            let context = identities.context(&aws, &region).await?;
+            match caller::get_caller_identity(&context, &aws).await {
+                Err(error) => identities
+                    .context_after_refusal(&context, error)
+                    .await
+                    .map(drop),
                 Ok(_) => Ok(()),
             }
         });
@@ -347,7 +357,7 @@ impl Broker {
             access: self.access.clone(),
             request: request.clone(),
         };
-        let (discovered, _) = Box::pin(self.endpoints.get_or_make(request, finder)).await?;
+        let (discovered, _) = Box::pin(self.endpoints.get_or_load(request, finder)).await?;
         Ok(discovered.endpoint.clone())
     }
 

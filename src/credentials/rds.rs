@@ -34,7 +34,7 @@ pub async fn mint(
     endpoint: &Endpoint,
     db_user: &str,
 ) -> Result<Credential, AwsError> {
-    let (credentials, life) = aws.signer(TOKEN_LIFE)?;
+    let (credentials, life) = aws.signing_credentials(TOKEN_LIFE)?;
     let token = token(&aws.config, credentials, endpoint, db_user).await?;
     Ok(Credential::new(
         db_user.to_string(),

@@ -29,7 +29,7 @@ pub async fn mint(
     request: &ClusterCredentials,
     target: &str,
 ) -> Result<Credential, AwsError> {
-    let _turn = aws.turn().await;
+    let _permit = aws.call_permit().await;
     let (domain, known) = match &request.cluster {
         ClusterName::Identifier(identifier) => {
             return call(aws, request, Some(identifier.clone()), None).await;
@@ -127,7 +127,7 @@ fn credential(
         (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(
             db_user,
             Secret::new(password),
-            clock.left_until(expires),
+            clock.time_until(expires),
         )),
         _ => Err(AwsError::incomplete_answer(action)),
     }

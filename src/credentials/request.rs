@@ -109,11 +109,11 @@ impl CredentialCall {
             }),
             Engine::Rds(rds) => Self::RdsToken {
                 endpoint: rds.signing_endpoint.as_ref().unwrap_or(endpoint).clone(),
-                db_user: named(route),
+                db_user: db_user_name(route),
             },
             Engine::Dsql(dsql) => Self::DsqlToken {
                 cluster: dsql.name.clone(),
-                db_user: named(route),
+                db_user: db_user_name(route),
             },
         }
     }
@@ -137,7 +137,7 @@ fn cluster_credentials(redshift: &Redshift, route: &Route) -> ClusterCredentials
                 auto_create: *auto_create,
             })
         }
-        (RedshiftApi::GetClusterCredentialsWithIam, _) | (_, DbUser::OfAwsIdentity) => None,
+        (RedshiftApi::GetClusterCredentialsWithIam, _) | (_, DbUser::FromAwsIdentity) => None,
     };
     ClusterCredentials {
         cluster: redshift.cluster.clone(),
@@ -148,7 +148,7 @@ fn cluster_credentials(redshift: &Redshift, route: &Route) -> ClusterCredentials
 }
 
 /// The database user of an engine whose tokens name one.
-fn named(route: &Route) -> String {
+fn db_user_name(route: &Route) -> String {
     let name = route.db_user.name();
     name.expect("a route to RDS or Aurora DSQL names its database user")
         .to_string()

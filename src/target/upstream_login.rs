@@ -194,7 +194,7 @@ impl UpstreamLogin {
 
     fn note_refused(&self, error: &AttemptError, request: &CredentialRequest) {
         if let AttemptError::LogIn(LogInError::PasswordRefused(_)) = error {
-            self.dialer.broker.refused_fresh(request);
+            self.dialer.broker.note_fresh_credential_refused(request);
         }
     }
 }

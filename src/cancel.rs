@@ -40,11 +40,11 @@ use crate::wire::startup::{CancelRequest, MAX_CANCEL_KEY, ProtocolVersion};
 /// First byte of a sealed key: the format of what follows it, a nonce and the sealed destination.
 const FORMAT: u8 = 1;
 /// Length of an AES-GCM nonce.
-const NONCE: usize = 12;
+const NONCE_LEN: usize = 12;
 /// Length of a random key in protocol 3.2, where the server's own have as many bytes.
-const RANDOM_KEY: usize = 32;
+const RANDOM_KEY_LEN: usize = 32;
 /// Length of every key in protocol 3.0.
-const SHORT_KEY: usize = 4;
+const SHORT_KEY_LEN: usize = 4;
 
 /// Where a session's cancel requests go: the address that was connected, since a name may resolve to
 /// another server by now.
@@ -76,8 +76,8 @@ pub enum Match<T> {
 
 /// The sessions that can be cancelled. A target is whatever their destinations hold, and printed it
 /// is the target's name.
-pub struct Cancels<T> {
-    seal: RandomizedNonceKey,
+pub struct CancelKeys<T> {
+    cipher: RandomizedNonceKey,
     /// Whether there are other replicas.
     is_shared: bool,
     sessions: Mutex<Sessions<T>>,
@@ -90,13 +90,13 @@ struct Entry<T> {
     /// What a request must have to mean this session.
     secret_key: Secret,
     destination: Destination<T>,
-    under_way: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
 /// Keeps a session cancellable.
 pub struct Registration<T> {
-    cancels: Arc<Cancels<T>>,
-    under_way: Arc<AtomicUsize>,
+    keys: Arc<CancelKeys<T>>,
+    in_flight: Arc<AtomicUsize>,
     /// What the client is told.
     pub client_key: BackendKey,
 }
@@ -106,18 +106,18 @@ pub struct Registration<T> {
 pub struct Forward<T> {
     /// Where it goes.
     pub destination: Destination<T>,
-    under_way: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
 impl<T> Forward<T> {
     /// Says that the server has acted, or has never got the request: whatever its session does next
     /// is not hit. Without this word, it may be hit at any time.
     pub fn finish(self) {
-        self.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl<T: Clone + Display> Cancels<T> {
+impl<T: Clone + Display> CancelKeys<T> {
     /// `shared` is the key that replicas have in common; without one, keys are good for this
     /// process only.
     pub fn new(shared: Option<&Secret>) -> Self {
@@ -129,10 +129,10 @@ impl<T: Clone + Display> Cancels<T> {
                 .expect("SHA-256 has 32 bytes"),
             None => random::bytes(),
         };
-        let seal =
+        let cipher =
             RandomizedNonceKey::new(&AES_256_GCM, &key).expect("32 bytes are an AES-256 key");
         Self {
-            seal,
+            cipher,
             is_shared: shared.is_some(),
             sessions: Mutex::default(),
         }
@@ -154,14 +154,14 @@ impl<T: Clone + Display> Cancels<T> {
             Entry {
                 secret_key,
                 destination,
-                under_way: Arc::default(),
+                in_flight: Arc::default(),
             },
             client_key,
         )
     }
 
     /// Makes a key for a client that others may follow in its session.
-    pub fn register_for_one(
+    pub fn register_with_own_key(
         self: &Arc<Self>,
         destination: Destination<T>,
         version: ProtocolVersion,
@@ -177,9 +177,9 @@ impl<T: Clone + Display> Cancels<T> {
         };
         let secret_key = loop {
             let key = if version >= ProtocolVersion::V3_2 {
-                Secret::new(random::bytes::<RANDOM_KEY>())
+                Secret::new(random::bytes::<RANDOM_KEY_LEN>())
             } else {
-                Secret::new(random::bytes::<SHORT_KEY>())
+                Secret::new(random::bytes::<SHORT_KEY_LEN>())
             };
             if !taken(&key) {
                 break key;
@@ -194,7 +194,7 @@ impl<T: Clone + Display> Cancels<T> {
             Entry {
                 secret_key,
                 destination,
-                under_way: Arc::default(),
+                in_flight: Arc::default(),
             },
             client_key,
         )
@@ -206,21 +206,21 @@ impl<T: Clone + Display> Cancels<T> {
         entry: Entry<T>,
         client_key: BackendKey,
     ) -> Registration<T> {
-        let under_way = entry.under_way.clone();
+        let in_flight = entry.in_flight.clone();
         sessions
             .entry(client_key.process_id)
             .or_default()
             .push(entry);
         Registration {
-            cancels: self.clone(),
-            under_way,
+            keys: self.clone(),
+            in_flight,
             client_key,
         }
     }
 
     /// Which session this request means.
     pub fn find(&self, request: &CancelRequest) -> Match<T> {
-        let sealed = self.open(request);
+        let sealed = self.unseal(request);
         let secret_key = sealed
             .as_ref()
             .map_or(&request.secret_key, |sealed| &sealed.key.secret_key);
@@ -229,7 +229,7 @@ impl<T: Clone + Display> Cancels<T> {
         }
         match sealed {
             Some(destination) => Match::Sealed(destination),
-            None if self.is_shared && request.secret_key.expose().len() == SHORT_KEY => {
+            None if self.is_shared && request.secret_key.expose().len() == SHORT_KEY_LEN => {
                 Match::OtherReplica(BackendKey {
                     process_id: request.process_id,
                     secret_key: request.secret_key.clone(),
@@ -245,10 +245,10 @@ impl<T: Clone + Display> Cancels<T> {
         let entry = entries
             .iter()
             .find(|entry| entry.secret_key == *secret_key)?;
-        entry.under_way.fetch_add(1, Ordering::AcqRel);
+        entry.in_flight.fetch_add(1, Ordering::AcqRel);
         Some(Forward {
             destination: entry.destination.clone(),
-            under_way: entry.under_way.clone(),
+            in_flight: entry.in_flight.clone(),
         })
     }
 
@@ -257,8 +257,8 @@ impl<T: Clone + Display> Cancels<T> {
         let process_id = destination.key.process_id;
         let mut sealed = encode(destination)?;
         let nonce = self
-            .seal
-            .seal_in_place_append_tag(associated(process_id), &mut sealed)
+            .cipher
+            .seal_in_place_append_tag(associated_data(process_id), &mut sealed)
             .ok()?;
         let bytes = [&[FORMAT], &nonce.as_ref()[..], &sealed].concat();
         (bytes.len() <= MAX_CANCEL_KEY).then(|| BackendKey {
@@ -267,17 +267,17 @@ impl<T: Clone + Display> Cancels<T> {
         })
     }
 
-    fn open(&self, request: &CancelRequest) -> Option<Destination<String>> {
+    fn unseal(&self, request: &CancelRequest) -> Option<Destination<String>> {
         let (&FORMAT, rest) = request.secret_key.expose().split_first()? else {
             return None;
         };
-        let (nonce, sealed) = rest.split_at_checked(NONCE)?;
+        let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut sealed = sealed.to_vec();
         decode(
             request.process_id,
-            self.seal
-                .open_in_place(nonce, associated(request.process_id), &mut sealed)
+            self.cipher
+                .open_in_place(nonce, associated_data(request.process_id), &mut sealed)
                 .ok()?,
         )
     }
@@ -286,17 +286,17 @@ impl<T: Clone + Display> Cancels<T> {
 impl<T> Registration<T> {
     /// Forgets the client's key. Whether no request of it can hit the session any more.
     pub fn retire(self) -> bool {
-        let under_way = self.under_way.clone();
+        let in_flight = self.in_flight.clone();
         drop(self);
-        under_way.load(Ordering::Acquire) == 0
+        in_flight.load(Ordering::Acquire) == 0
     }
 }
 
 impl<T> Drop for Registration<T> {
     fn drop(&mut self) {
-        let mut sessions = self.cancels.sessions.lock();
+        let mut sessions = self.keys.sessions.lock();
         if let Some(entries) = sessions.get_mut(&self.client_key.process_id) {
-            entries.retain(|entry| !Arc::ptr_eq(&entry.under_way, &self.under_way));
+            entries.retain(|entry| !Arc::ptr_eq(&entry.in_flight, &self.in_flight));
             if entries.is_empty() {
                 sessions.remove(&self.client_key.process_id);
             }
@@ -305,7 +305,7 @@ impl<T> Drop for Registration<T> {
 }
 
 /// What is not secret but must not be changed either: a sealed key is for its own process id.
-fn associated(process_id: u32) -> Aad<[u8; 4]> {
+fn associated_data(process_id: u32) -> Aad<[u8; 4]> {
     Aad::from(process_id.to_be_bytes())
 }
 
@@ -398,9 +398,9 @@ mod tests {
     fn a_sealed_key_is_understood_by_every_replica_with_the_same_file_and_by_no_other() {
         let file = Secret::new("0123456789abcdef0123456789abcdef");
         let (one, two, stranger) = (
-            Arc::new(Cancels::<String>::new(Some(&file))),
-            Cancels::<String>::new(Some(&file)),
-            Cancels::<String>::new(None),
+            Arc::new(CancelKeys::<String>::new(Some(&file))),
+            CancelKeys::<String>::new(Some(&file)),
+            CancelKeys::<String>::new(None),
         );
         for address in ["10.0.0.5:5439", "[2001:db8::1]:5432"] {
             let registration = one.register(destination(address), ProtocolVersion::V3_2);
@@ -417,8 +417,8 @@ mod tests {
 
     #[test]
     fn a_sealed_key_that_was_changed_in_any_bit_or_process_id_means_nobody() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
-        let registration = cancels.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let registration = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
         let key = registration.client_key.secret_key.expose();
         for byte in 0..key.len() {
             let mut changed = key.to_vec();
@@ -427,27 +427,27 @@ mod tests {
                 process_id: 7,
                 secret_key: Secret::new(changed),
             };
-            assert!(is_unknown(&cancels.find(&request)), "byte {byte}");
+            assert!(is_unknown(&keys.find(&request)), "byte {byte}");
         }
         let request = CancelRequest {
             process_id: 8,
             secret_key: registration.client_key.secret_key.clone(),
         };
-        assert!(is_unknown(&cancels.find(&request)));
+        assert!(is_unknown(&keys.find(&request)));
     }
 
     #[test]
     fn two_servers_with_the_same_process_id_are_told_apart_by_the_key() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
-        let one = cancels.register(destination("10.0.0.1:5439"), ProtocolVersion::V3_0);
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let one = keys.register(destination("10.0.0.1:5439"), ProtocolVersion::V3_0);
         let mut other = destination("10.0.0.2:5439");
         other.key.secret_key = Secret::new([9, 9, 9, 9]);
-        let two = cancels.register(other.clone(), ProtocolVersion::V3_0);
+        let two = keys.register(other.clone(), ProtocolVersion::V3_0);
         assert_eq!(
-            session(cancels.find(&request(&one.client_key))),
+            session(keys.find(&request(&one.client_key))),
             destination("10.0.0.1:5439")
         );
-        assert_eq!(session(cancels.find(&request(&two.client_key))), other);
+        assert_eq!(session(keys.find(&request(&two.client_key))), other);
     }
 
     #[test]
@@ -456,8 +456,8 @@ mod tests {
             process_id: 7,
             secret_key: Secret::new([1, 2, 3, 4]),
         };
-        assert!(is_unknown(&Cancels::<String>::new(None).find(&unknown)));
-        let shared = Arc::new(Cancels::<String>::new(Some(&Secret::new([7; 32]))));
+        assert!(is_unknown(&CancelKeys::<String>::new(None).find(&unknown)));
+        let shared = Arc::new(CancelKeys::<String>::new(Some(&Secret::new([7; 32]))));
         let Match::OtherReplica(key) = shared.find(&unknown) else {
             panic!("another replica's")
         };
@@ -476,56 +476,56 @@ mod tests {
 
     #[test]
     fn clients_that_follow_each_other_in_a_session_have_keys_of_their_own() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
+        let keys = Arc::new(CancelKeys::<String>::new(None));
         let own = destination("10.0.0.5:5439").key;
         for (version, length) in [(ProtocolVersion::V3_0, 4), (ProtocolVersion::V3_2, 32)] {
-            let first = cancels.register_for_one(destination("10.0.0.5:5439"), version);
+            let first = keys.register_with_own_key(destination("10.0.0.5:5439"), version);
             let key = first.client_key.clone();
             assert_eq!(
                 (key.process_id, key.secret_key.expose().len()),
                 (own.process_id, length)
             );
             assert_eq!(
-                session(cancels.find(&request(&key))),
+                session(keys.find(&request(&key))),
                 destination("10.0.0.5:5439")
             );
             assert!(
-                is_unknown(&cancels.find(&request(&own))),
+                is_unknown(&keys.find(&request(&own))),
                 "the server's own key is told nobody"
             );
             drop(first);
-            let second = cancels.register_for_one(destination("10.0.0.5:5439"), version);
+            let second = keys.register_with_own_key(destination("10.0.0.5:5439"), version);
             assert!(
-                is_unknown(&cancels.find(&request(&key))),
+                is_unknown(&keys.find(&request(&key))),
                 "it died with its client"
             );
             assert_eq!(
-                session(cancels.find(&request(&second.client_key))),
+                session(keys.find(&request(&second.client_key))),
                 destination("10.0.0.5:5439")
             );
         }
-        assert!(cancels.sessions.lock().is_empty());
+        assert!(keys.sessions.lock().is_empty());
     }
 
     #[test]
     fn a_request_under_way_is_known_until_it_finishes() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
-        let forward = |registration: &Registration<String>| match cancels
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let forward = |registration: &Registration<String>| match keys
             .find(&request(&registration.client_key))
         {
             Match::Session(forward) => forward,
             other => panic!("a session: {other:?}"),
         };
         let register =
-            || cancels.register_for_one(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
+            || keys.register_with_own_key(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
         assert!(register().retire());
         let registration = register();
         forward(&registration).finish();
         assert!(registration.retire(), "it has been, and is over");
         let registration = register();
-        let under_way = forward(&registration);
+        let in_flight = forward(&registration);
         assert!(!registration.retire());
-        under_way.finish();
+        in_flight.finish();
         let registration = register();
         drop(forward(&registration));
         assert!(!registration.retire(), "nobody knows what became of it");
@@ -533,11 +533,11 @@ mod tests {
 
     #[test]
     fn a_session_of_this_process_keeps_its_own_target_also_where_its_key_is_sealed() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
-        let registration = cancels.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let registration = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
         let sealed = request(&registration.client_key);
-        assert!(matches!(cancels.find(&sealed), Match::Session(_)));
+        assert!(matches!(keys.find(&sealed), Match::Session(_)));
         drop(registration);
-        assert!(matches!(cancels.find(&sealed), Match::Sealed(_)));
+        assert!(matches!(keys.find(&sealed), Match::Sealed(_)));
     }
 }

@@ -8,7 +8,7 @@
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -235,10 +235,10 @@ impl Metrics {
     }
 
     /// All of it, as [`Metrics::CONTENT_TYPE`].
-    pub fn text(&self, status: &Status) -> String {
+    pub fn encode(&self, status: &Status) -> String {
         self.set_pools(&status.targets);
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a string takes everything");
+        text::encode(&mut text, &self.registry).expect("a string takes everything");
         text
     }
 
@@ -263,12 +263,12 @@ impl Default for Metrics {
             discovery_failures: Family::default(),
             pool_sessions: Family::default(),
         };
-        metrics.registered()
+        metrics.with_all_registered()
     }
 }
 
 impl Metrics {
-    fn registered(mut self) -> Self {
+    fn with_all_registered(mut self) -> Self {
         let registry = &mut self.registry;
         registry.register(
             "build",

@@ -90,7 +90,7 @@ pub fn route_to_target(
             .unwrap_or(request.user)
             .to_string(),
     };
-    check_database_of(target, &database)?;
+    check_database_name(target, &database)?;
     let settings = request.settings;
     let db_user = match (
         settings.and_then(|user| user.db_user.as_ref()),
@@ -105,7 +105,7 @@ pub fn route_to_target(
         Engine::Redshift(redshift) => match &redshift.api {
             RedshiftApi::GetClusterCredentialsWithIam => (DbUser::FromAwsIdentity, Vec::new()),
             RedshiftApi::GetClusterCredentials { db_groups, .. } => {
-                valid("user name", &db_user, check_db_user)?;
+                check_name("user name", &db_user, check_db_user)?;
                 let own = settings.and_then(|user| user.db_groups.as_ref());
                 (DbUser::Named(db_user), own.unwrap_or(db_groups).clone())
             }
@@ -133,12 +133,12 @@ fn check_access(target: &Target, request: &LoginRequest<'_>) -> Result<(), Refus
     ))
 }
 
-fn check_database_of(target: &Target, database: &str) -> Result<(), Refusal> {
+fn check_database_name(target: &Target, database: &str) -> Result<(), Refusal> {
     match &target.engine {
         Engine::Rds(_) => Ok(()),
-        Engine::Dsql(_) => valid_only(database, target),
+        Engine::Dsql(_) => check_only_database(database, target),
         Engine::Redshift(_) | Engine::RedshiftServerless(_) => {
-            valid("database", database, check_database)
+            check_name("database", database, check_database)
         }
     }
 }
@@ -210,7 +210,7 @@ pub fn identity(target: &Target, request: &LoginRequest<'_>) -> AwsIdentity {
 }
 
 /// The server would say so too, in words that do not help.
-fn valid_only(database: &str, target: &Target) -> Result<(), Refusal> {
+fn check_only_database(database: &str, target: &Target) -> Result<(), Refusal> {
     match target.engine.only_database() {
         Some(only) if only != database => Err(Refusal::new(
             ErrorKind::NoSuchTarget,
@@ -226,7 +226,7 @@ fn valid_only(database: &str, target: &Target) -> Result<(), Refusal> {
     }
 }
 
-fn valid(
+fn check_name(
     what: &str,
     name: &str,
     check: impl Fn(&str) -> Result<(), &'static str>,

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cancel::Cancels;
+use crate::cancel::CancelKeys;
 use crate::client::authenticate::PasswordChecker;
 use crate::client::penalty::Penalties;
 use crate::config::{
@@ -33,7 +33,7 @@ pub struct Runtime {
     /// What operators count.
     pub metrics: Arc<Metrics>,
     /// Sessions that can be cancelled.
-    pub cancels: Arc<Cancels<Arc<Target>>>,
+    pub cancel_keys: Arc<CancelKeys<Arc<Target>>>,
     /// Addresses whose logins have failed repeatedly.
     pub penalties: Penalties,
     /// Addresses that have sent cancel requests for sessions which are not known here.
@@ -100,7 +100,7 @@ impl Runtime {
             .flat_map(|listener| &listener.targets);
         let metrics = Arc::new(Metrics::new(targets.map(|target| &*target.name)));
         Self {
-            cancels: Arc::new(Cancels::new(config.cancel_key.as_ref())),
+            cancel_keys: Arc::new(CancelKeys::new(config.cancel_key.as_ref())),
             penalties: Penalties::default(),
             cancel_penalties: Penalties::default(),
             sessions: Arc::default(),

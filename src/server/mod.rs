@@ -20,14 +20,14 @@ use socket::Socket;
 use workers::{WorkerSlot, Workers};
 
 /// How long sessions may go on once the proxy is asked to stop.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the sessions that are left then may take to be ended.
-const END: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after the process has run out of something: a session's end frees it, a busy loop does not.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(100);
 /// How often certificate files are looked at. Watching them would miss the swapped links of
 /// Kubernetes secrets.
-const CERTIFICATE_CHECK: Duration = Duration::from_secs(1);
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A proxy whose addresses are bound.
 pub struct Server {
@@ -121,7 +121,7 @@ impl Server {
         if !certificates.is_empty() {
             let stop = stop.clone();
             accepting.spawn(async move {
-                stop.run_until_cancelled(keep_current(&certificates, &reload))
+                stop.run_until_cancelled(reload_changed_certificates(&certificates, &reload))
                     .await;
             });
         }
@@ -147,7 +147,7 @@ impl Server {
         accepting.wait().await;
         let drained = drain(&runtime, &snapshot, &sessions);
         let drained = now
-            .run_until_cancelled(tokio::time::timeout(DRAIN, drained))
+            .run_until_cancelled(tokio::time::timeout(DRAIN_TIMEOUT, drained))
             .await;
         if !matches!(drained, Some(Ok(()))) {
             end(&runtime, &sessions).await;
@@ -193,7 +193,7 @@ async fn end(runtime: &Runtime, sessions: &TaskTracker) {
     }
     runtime.sessions.end_all();
     // What does not end in time ends with the process.
-    let _ = tokio::time::timeout(END, sessions.wait()).await;
+    let _ = tokio::time::timeout(END_TIMEOUT, sessions.wait()).await;
 }
 
 /// Accepts the connections of one listener.
@@ -216,7 +216,7 @@ impl Acceptor {
                     self.start(accepted);
                 }
                 // The client gave up before it was accepted: accept(2) hands that over as an error.
-                Err(error) if is_the_clients(&error) => {}
+                Err(error) if is_caused_by_client(&error) => {}
                 Err(error) => {
                     if !is_exhausted {
                         let address = self.socket.address().map(|address| address.to_string());
@@ -275,7 +275,7 @@ async fn serve(
     }
 }
 
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_caused_by_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(
         error.kind(),
@@ -285,10 +285,10 @@ fn is_the_clients(error: &io::Error) -> bool {
 
 /// Takes new certificates into use when their files change. What cannot be used is reported once,
 /// and the old stays.
-async fn keep_current(certificates: &[Arc<ListenerTls>], reload: &Notify) {
+async fn reload_changed_certificates(certificates: &[Arc<ListenerTls>], reload: &Notify) {
     let mut reported = vec![None; certificates.len()];
     loop {
-        let asked = tokio::time::timeout(CERTIFICATE_CHECK, reload.notified())
+        let asked = tokio::time::timeout(CERTIFICATE_CHECK_INTERVAL, reload.notified())
             .await
             .is_ok();
         for (tls, reported) in certificates.iter().zip(&mut reported) {

@@ -31,7 +31,7 @@ pub(super) async fn serve(
 
 async fn forward(context: &Context<'_>, client: ClientAddr, request: &CancelRequest) {
     let pid = request.process_id;
-    match context.runtime.cancels.find(request) {
+    match context.runtime.cancel_keys.find(request) {
         Match::Session(forward) => {
             let Destination {
                 target,

@@ -98,7 +98,7 @@ async fn run_reusable(
         return;
     }
     match observer.into_settings() {
-        Ok(settings) if is_quiet => reuse.give_back(session.left_with(settings), permit),
+        Ok(settings) if is_quiet => reuse.give_back(session.with_client_settings(settings), permit),
         Ok(_) => reuse.end(session, "a cancel request was under way").await,
         Err(reason) => reuse.end(session, reason).await,
     }

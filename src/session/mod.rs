@@ -122,7 +122,7 @@ pub async fn open(
         Ok(welcomed) => Some(Established::new(stream, welcomed, record.open())),
         Err(error) => {
             record.log_failed(&error);
-            tell(&mut stream, error, &record).await;
+            send_error(&mut stream, error, &record).await;
             None
         }
     }
@@ -141,7 +141,7 @@ async fn log_in(
     welcome::welcome(context, stream, acquired, record).await
 }
 
-async fn tell(stream: &mut ClientStream, error: LoginError, record: &Record) {
+async fn send_error(stream: &mut ClientStream, error: LoginError, record: &Record) {
     match error {
         LoginError::Refused(refusal) => {
             reject::send(

@@ -34,15 +34,17 @@ impl Startup {
     /// # Errors
     /// SQLSTATE 28000: it is not UTF-8. Names decide where a login goes, and AWS takes text only.
     pub fn database(&self) -> Result<Option<&str>, Refusal> {
-        self.text("database name", "database")
+        self.utf8_parameter("database name", "database")
     }
 
     fn user(&self) -> Result<&str, Refusal> {
         // A startup message without a user has been refused when it was read.
-        Ok(self.text("user name", "user")?.unwrap_or_default())
+        Ok(self
+            .utf8_parameter("user name", "user")?
+            .unwrap_or_default())
     }
 
-    fn text(&self, what: &str, parameter: &str) -> Result<Option<&str>, Refusal> {
+    fn utf8_parameter(&self, what: &str, parameter: &str) -> Result<Option<&str>, Refusal> {
         let value = self.message.parameter(parameter);
         value
             .map(|value| std::str::from_utf8(value))
@@ -79,15 +81,18 @@ pub(super) async fn prove(
         startup: &startup,
         user: startup.user()?,
     };
-    let identity = timeout_at(context.deadline(record), proof.penalized(stream))
-        .await
-        .unwrap_or_else(|_| {
-            Err(Refusal::new(
-                ErrorKind::StartupTimeout,
-                "canceling authentication due to timeout",
-            )
-            .into())
-        })?;
+    let identity = timeout_at(
+        context.deadline(record),
+        proof.identify_with_penalty(stream),
+    )
+    .await
+    .unwrap_or_else(|_| {
+        Err(Refusal::new(
+            ErrorKind::StartupTimeout,
+            "canceling authentication due to timeout",
+        )
+        .into())
+    })?;
     record.proven(&identity);
     Ok(Proven {
         startup,
@@ -105,8 +110,11 @@ struct Proof<'a> {
 }
 
 impl Proof<'_> {
-    async fn penalized(&self, stream: &mut ClientStream) -> Result<ClientIdentity, LoginError> {
-        let result = self.identity(stream).await;
+    async fn identify_with_penalty(
+        &self,
+        stream: &mut ClientStream,
+    ) -> Result<ClientIdentity, LoginError> {
+        let result = self.identify(stream).await;
         if let (Err(LoginError::Refused(_)), Some(address)) = (&result, self.client.ip()) {
             let penalties = &self.context.runtime.penalties;
             sleep(penalties.failed(address, Instant::now())).await;
@@ -114,7 +122,7 @@ impl Proof<'_> {
         result
     }
 
-    async fn identity(&self, stream: &mut ClientStream) -> Result<ClientIdentity, LoginError> {
+    async fn identify(&self, stream: &mut ClientStream) -> Result<ClientIdentity, LoginError> {
         let Self { user, startup, .. } = self;
         let settings = &self.context.listener.settings;
         let address = self.client.ip();

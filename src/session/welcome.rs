@@ -83,9 +83,9 @@ fn register(
         server_name: connection.server_name.clone(),
         key: session.server.key.clone()?,
     };
-    let cancels = &context.runtime.cancels;
+    let cancel_keys = &context.runtime.cancel_keys;
     Some(match reuse {
-        Some(_) => cancels.register_for_one(destination, version),
-        None => cancels.register(destination, version),
+        Some(_) => cancel_keys.register_with_own_key(destination, version),
+        None => cancel_keys.register(destination, version),
     })
 }

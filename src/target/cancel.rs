@@ -10,7 +10,7 @@ use crate::wire::backend::BackendKey;
 
 /// Cancel requests of one target that are under way at a time; more wait. Each is a connection to
 /// its server.
-pub(super) const MAX_UNDER_WAY: usize = 64;
+pub(super) const MAX_IN_FLIGHT: usize = 64;
 /// How many addresses of a server are tried for a key that is not known here.
 const MAX_ADDRESSES: usize = 8;
 
@@ -23,7 +23,7 @@ impl Target {
         server_name: ServerName<'static>,
         key: &BackendKey,
     ) -> bool {
-        let _permit = self.cancels.acquire().await;
+        let _permit = self.cancel_permits.acquire().await;
         let (target, pid) = (&self.settings.name, key.process_id);
         match send(upstream, server_name, &self.settings.tls, key).await {
             Ok(acted) => {

@@ -35,7 +35,7 @@ pub struct Target {
     dialer: Arc<Dialer>,
     pool: Option<Arc<Pool<UpstreamLogin>>>,
     /// Cancel requests that may be under way.
-    cancels: Semaphore,
+    cancel_permits: Semaphore,
 }
 
 /// A session that a client has got, with what belongs to it.
@@ -74,7 +74,7 @@ impl Target {
                 settings: settings.clone(),
             }),
             limit,
-            cancels: Semaphore::new(cancel::MAX_UNDER_WAY),
+            cancel_permits: Semaphore::new(cancel::MAX_IN_FLIGHT),
             settings,
         }
     }

@@ -43,9 +43,9 @@ pub struct UpstreamLogin {
 pub struct UpstreamSession {
     /// The connection and what the server said at the login.
     pub server: LoggedIn,
-    since: tokio::time::Instant,
+    logged_in_at: tokio::time::Instant,
     /// Its settings as a client has left them.
-    left: Option<Settings>,
+    client_settings: Option<Settings>,
 }
 
 /// How far a login has come, and how long its phases took.
@@ -124,7 +124,7 @@ impl UpstreamLogin {
         let lease = broker.credential(&request).await.map_err(Refusal::from)?;
         progress.credentials = started.elapsed();
         let result = match self.log_in_with(&lease, &endpoint, progress).await {
-            Err(AttemptError::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
+            Err(ServerLoginError::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
                 tracing::debug!(
                     session = progress.session,
                     "the server refuses a cached credential; trying a fresh one"
@@ -133,15 +133,15 @@ impl UpstreamLogin {
                 let fresh = broker.credential(&request).await.map_err(Refusal::from)?;
                 let result = self.log_in_with(&fresh, &endpoint, progress).await;
                 result
-                    .inspect_err(|error| self.note_refused(error, &request))
+                    .inspect_err(|error| self.note_refused_password(error, &request))
                     .map_err(refused_twice)?
             }
-            result => result.inspect_err(|error| self.note_refused(error, &request))?,
+            result => result.inspect_err(|error| self.note_refused_password(error, &request))?,
         };
         Ok(UpstreamSession {
             server: result,
-            since: tokio::time::Instant::now(),
-            left: None,
+            logged_in_at: tokio::time::Instant::now(),
+            client_settings: None,
         })
     }
 
@@ -150,7 +150,7 @@ impl UpstreamLogin {
         lease: &Lease,
         endpoint: &Endpoint,
         progress: &mut LoginProgress,
-    ) -> Result<LoggedIn, AttemptError> {
+    ) -> Result<LoggedIn, ServerLoginError> {
         let Dialer {
             settings,
             broker,
@@ -158,7 +158,7 @@ impl UpstreamLogin {
         } = &*self.dialer;
         let credential = &lease.credential;
         progress.db_user = Some(credential.db_user.clone());
-        let _turn = pacing.turn().await?;
+        let _permit = pacing.acquire().await?;
         let started = Instant::now();
         let connection = connect(
             endpoint,
@@ -168,7 +168,7 @@ impl UpstreamLogin {
         .await
         .map_err(|error| {
             broker.forget_endpoint(settings);
-            AttemptError::Connect(error.into())
+            ServerLoginError::Connect(error.into())
         })?;
         progress.upstream = Some(connection.address);
         progress.connect = started.elapsed();
@@ -192,8 +192,8 @@ impl UpstreamLogin {
         Ok(logged_in)
     }
 
-    fn note_refused(&self, error: &AttemptError, request: &CredentialRequest) {
-        if let AttemptError::LogIn(LogInError::PasswordRefused(_)) = error {
+    fn note_refused_password(&self, error: &ServerLoginError, request: &CredentialRequest) {
+        if let ServerLoginError::LogIn(LogInError::PasswordRefused(_)) = error {
             self.dialer.broker.note_fresh_credential_refused(request);
         }
     }
@@ -226,9 +226,9 @@ impl UpstreamSession {
 
     /// The session, once a client has left it idle with these settings.
     #[must_use]
-    pub fn left_with(self, settings: Settings) -> Self {
+    pub fn with_client_settings(self, settings: Settings) -> Self {
         Self {
-            left: Some(settings),
+            client_settings: Some(settings),
             ..self
         }
     }
@@ -269,8 +269,8 @@ impl pool::Session for UpstreamSession {
         self.server.connection.address
     }
 
-    fn since(&self) -> tokio::time::Instant {
-        self.since
+    fn logged_in_at(&self) -> tokio::time::Instant {
+        self.logged_in_at
     }
 
     fn adopt(mut self) -> io::Result<Self> {
@@ -279,7 +279,7 @@ impl pool::Session for UpstreamSession {
     }
 
     async fn reset(&mut self) -> Result<(), String> {
-        match self.left.take() {
+        match self.client_settings.take() {
             Some(mut settings) => reset(self.stream_mut(), &mut settings)
                 .await
                 .map_err(|error| chain(&error)),
@@ -304,35 +304,35 @@ pub(super) fn is_permanent(error: &LoginError) -> bool {
 }
 
 /// One attempt at the server failed.
-enum AttemptError {
+enum ServerLoginError {
     Connect(Refusal),
     LogIn(LogInError),
 }
 
-impl From<Refusal> for AttemptError {
+impl From<Refusal> for ServerLoginError {
     fn from(refusal: Refusal) -> Self {
         Self::Connect(refusal)
     }
 }
 
-impl From<LogInError> for AttemptError {
+impl From<LogInError> for ServerLoginError {
     fn from(error: LogInError) -> Self {
         Self::LogIn(error)
     }
 }
 
-impl From<AttemptError> for LoginError {
-    fn from(error: AttemptError) -> Self {
+impl From<ServerLoginError> for LoginError {
+    fn from(error: ServerLoginError) -> Self {
         match error {
-            AttemptError::Connect(refusal) => refusal.into(),
-            AttemptError::LogIn(error) => error.into(),
+            ServerLoginError::Connect(refusal) => refusal.into(),
+            ServerLoginError::LogIn(error) => error.into(),
         }
     }
 }
 
-fn refused_twice(error: AttemptError) -> LoginError {
+fn refused_twice(error: ServerLoginError) -> LoginError {
     match error {
-        AttemptError::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
+        ServerLoginError::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
             ErrorKind::TemporaryPasswordRefused,
             format!(
                 "the database server refused the temporary password twice: {}",

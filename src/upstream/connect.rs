@@ -107,7 +107,10 @@ pub async fn connect(
     tls: &UpstreamTls,
 ) -> Result<Connection, ConnectError> {
     let addresses = resolve(endpoint).await?;
-    reach(&addresses).await?.secure(server_name, tls).await
+    connect_first(&addresses)
+        .await?
+        .secure(server_name, tls)
+        .await
 }
 
 /// Connects to one address, for a cancel that must reach the session's own server.
@@ -119,7 +122,10 @@ pub async fn connect_to(
     server_name: ServerName<'static>,
     tls: &UpstreamTls,
 ) -> Result<Connection, ConnectError> {
-    Reached::at(address).await?.secure(server_name, tls).await
+    TcpConnection::connect(address)
+        .await?
+        .secure(server_name, tls)
+        .await
 }
 
 /// The name that a target's certificate must have.
@@ -144,7 +150,7 @@ pub fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, R
 /// # Errors
 /// The name cannot be resolved.
 pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<UpstreamAddr>, ConnectError> {
-    match timed(lookup_host((endpoint.host.as_str(), endpoint.port))).await {
+    match with_step_timeout(lookup_host((endpoint.host.as_str(), endpoint.port))).await {
         Ok(addresses) => Some(addresses.map(UpstreamAddr).collect::<Vec<_>>())
             .filter(|addresses| !addresses.is_empty())
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
@@ -160,28 +166,28 @@ pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<UpstreamAddr>, ConnectEr
 ///
 /// # Errors
 /// None does; this is the last one's failure.
-pub async fn reach(addresses: &[UpstreamAddr]) -> Result<Reached, ConnectError> {
+pub async fn connect_first(addresses: &[UpstreamAddr]) -> Result<TcpConnection, ConnectError> {
     let (last, others) = addresses
         .split_last()
         .expect("a name that resolves has an address");
     for &address in others {
-        if let Ok(reached) = Reached::at(address).await {
-            return Ok(reached);
+        if let Ok(connection) = TcpConnection::connect(address).await {
+            return Ok(connection);
         }
     }
-    Reached::at(*last).await
+    TcpConnection::connect(*last).await
 }
 
 /// A server that accepted. Nothing can be read or written here; the one way on is TLS.
-pub struct Reached {
+pub struct TcpConnection {
     tcp: TcpStream,
     /// Its address.
     pub address: UpstreamAddr,
 }
 
-impl Reached {
-    async fn at(address: UpstreamAddr) -> Result<Self, ConnectError> {
-        let tcp = timed(TcpStream::connect(address.0))
+impl TcpConnection {
+    async fn connect(address: UpstreamAddr) -> Result<Self, ConnectError> {
+        let tcp = with_step_timeout(TcpStream::connect(address.0))
             .await
             .map_err(|error| ConnectError::Tcp { address, error })?;
         Ok(Self { tcp, address })
@@ -201,15 +207,17 @@ impl Reached {
         // Neither option is worth a login when the kernel refuses it.
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
-        let answer = timed(ask_for_tls(&mut tcp))
+        let answer = with_step_timeout(request_tls(&mut tcp))
             .await
             .map_err(|error| ConnectError::SslExchange { address, error })?;
         match answer {
-            Answer::Yes => {}
-            Answer::YesAndMore => return Err(ConnectError::UnencryptedData(address)),
-            Answer::Byte(b'N') => return Err(ConnectError::TlsNotOffered(address)),
-            Answer::Byte(b'E') => return Err(ConnectError::ErrorInSslExchange(address)),
-            Answer::Byte(byte) => return Err(ConnectError::UnexpectedAnswer { address, byte }),
+            SslResponse::Yes => {}
+            SslResponse::YesAndMore => return Err(ConnectError::UnencryptedData(address)),
+            SslResponse::Byte(b'N') => return Err(ConnectError::TlsNotOffered(address)),
+            SslResponse::Byte(b'E') => return Err(ConnectError::ErrorInSslExchange(address)),
+            SslResponse::Byte(byte) => {
+                return Err(ConnectError::UnexpectedAnswer { address, byte });
+            }
         }
         match timeout(STEP_TIMEOUT, tls.handshake(server_name.clone(), tcp)).await {
             Ok(Ok((stream, certificate))) => Ok(Connection {
@@ -227,25 +235,25 @@ impl Reached {
     }
 }
 
-enum Answer {
+enum SslResponse {
     Yes,
     YesAndMore,
     Byte(u8),
 }
 
 /// Uses exactly one byte; what the server sends behind it before our `ClientHello` is not TLS.
-async fn ask_for_tls(tcp: &mut TcpStream) -> io::Result<Answer> {
+async fn request_tls(tcp: &mut TcpStream) -> io::Result<SslResponse> {
     tcp.write_all(&SSL_REQUEST).await?;
     let mut answer = [0; 2];
     match (tcp.read(&mut answer).await?, answer[0]) {
         (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-        (1, b'S') => Ok(Answer::Yes),
-        (_, b'S') => Ok(Answer::YesAndMore),
-        (_, byte) => Ok(Answer::Byte(byte)),
+        (1, b'S') => Ok(SslResponse::Yes),
+        (_, b'S') => Ok(SslResponse::YesAndMore),
+        (_, byte) => Ok(SslResponse::Byte(byte)),
     }
 }
 
-async fn timed<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+async fn with_step_timeout<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(STEP_TIMEOUT, step)
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")))

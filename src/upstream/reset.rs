@@ -33,7 +33,7 @@ use crate::wire::{ReadError, Violation};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Whether nothing is there that `DISCARD ALL` leaves. Names and operators in full: the session's
 /// `search_path` may lead to others of the same name.
-const CLEAN: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_language \
+const IS_CLEAN: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_language \
      WHERE lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])) \
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'dblink'::pg_catalog.name) \
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
@@ -43,24 +43,24 @@ const TRUE: &[u8] = b"\0\x01\0\0\0\x01t";
 
 /// Why a session is of no use to another client.
 #[derive(Debug, thiserror::Error)]
-pub enum NotReset {
+pub enum ResetError {
     /// The server says no.
     #[error("the server refuses: {0}")]
     Refused(String),
     /// The server says something that has nothing to do with it.
     #[error("the server sent a message of type 0x{0:02x} meanwhile")]
-    Said(u8),
+    UnexpectedMessage(u8),
     /// The reset leaves a transaction open.
     #[error("the session is in a transaction")]
     InTransaction,
     /// A setting does not have the value of the login.
     #[error("these settings are not as they were: {0}")]
-    Changed(String),
+    SettingsChanged(String),
     /// Something may have been kept all the same.
     #[error(
         "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves"
     )]
-    Kept,
+    NotClean,
     /// The server does not follow the protocol.
     #[error(transparent)]
     Violation(#[from] Violation),
@@ -72,7 +72,7 @@ pub enum NotReset {
     TimedOut,
 }
 
-impl From<ReadError> for NotReset {
+impl From<ReadError> for ResetError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => violation.into(),
@@ -81,7 +81,7 @@ impl From<ReadError> for NotReset {
     }
 }
 
-impl From<io::Error> for NotReset {
+impl From<io::Error> for ResetError {
     fn from(error: io::Error) -> Self {
         Self::Broken(ReadError::Io(error))
     }
@@ -90,44 +90,44 @@ impl From<io::Error> for NotReset {
 /// Resets a session that is idle, whose settings have been followed up to now.
 ///
 /// # Errors
-/// [`NotReset`]: anything but plain success.
+/// [`ResetError`]: anything but plain success.
 pub async fn reset<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     settings: &mut Settings,
-) -> Result<(), NotReset> {
+) -> Result<(), ResetError> {
     let exchange = async {
         // DISCARD ALL must be a query of its own.
         let queries = [
             query("DISCARD ALL"),
             query(&format!(
-                "RESET ROLE; SELECT pg_catalog.setseed({}); {CLEAN}",
+                "RESET ROLE; SELECT pg_catalog.setseed({}); {IS_CLEAN}",
                 seed()
             )),
         ];
         stream.write_all(&queries.concat()).await?;
         stream.flush().await?;
-        until_ready(stream, settings).await?;
-        let last_row = until_ready(stream, settings).await?;
+        read_until_ready(stream, settings).await?;
+        let last_row = read_until_ready(stream, settings).await?;
         if last_row.as_deref() != Some(TRUE) {
-            return Err(NotReset::Kept);
+            return Err(ResetError::NotClean);
         }
         let changed: Vec<_> = settings.changed().map(String::from_utf8_lossy).collect();
         if changed.is_empty() {
             Ok(())
         } else {
-            Err(NotReset::Changed(changed.join(", ")))
+            Err(ResetError::SettingsChanged(changed.join(", ")))
         }
     };
     timeout(TIMEOUT, exchange)
         .await
-        .unwrap_or(Err(NotReset::TimedOut))
+        .unwrap_or(Err(ResetError::TimedOut))
 }
 
 /// Reads the answer to one query, and gives its last row.
-async fn until_ready<S: AsyncRead + Unpin>(
+async fn read_until_ready<S: AsyncRead + Unpin>(
     stream: &mut S,
     settings: &mut Settings,
-) -> Result<Option<Bytes>, NotReset> {
+) -> Result<Option<Bytes>, ResetError> {
     let mut last_row = None;
     loop {
         let RawMessage { tag, body } = read_message(stream).await?;
@@ -136,9 +136,9 @@ async fn until_ready<S: AsyncRead + Unpin>(
             b'D' => last_row = Some(body),
             b'S' => settings.report(body)?,
             b'Z' if body == "I" => return Ok(last_row),
-            b'Z' => return Err(NotReset::InTransaction),
-            b'E' => return Err(NotReset::Refused(ErrorResponse::parse(body)?.message())),
-            other => return Err(NotReset::Said(other)),
+            b'Z' => return Err(ResetError::InTransaction),
+            b'E' => return Err(ResetError::Refused(ErrorResponse::parse(body)?.message())),
+            other => return Err(ResetError::UnexpectedMessage(other)),
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::wire::frontend::TERMINATE;
 const RECENT: Duration = Duration::from_mins(5);
 /// The pause before a session is made: meanwhile this thread answers the first query of the client
 /// that took the last one.
-pub(super) const CLIENTS_FIRST: Duration = Duration::from_millis(2);
+pub(super) const FILL_DELAY: Duration = Duration::from_millis(2);
 /// How often the pool checks whether its sessions are at an address that the server still has:
 /// Aurora's names may be cached for as long.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -63,7 +63,7 @@ struct State<L: LogIn> {
 struct RecentLogin<L> {
     at: Instant,
     key: Arc<PoolKey>,
-    again: L,
+    login: L,
     /// Runtime of its thread: the next login of this key may well come there, too.
     runtime: Handle,
 }
@@ -112,13 +112,13 @@ impl<L: LogIn> Pool<L> {
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        let (filling, looking) = (pool.clone(), pool.clone());
+        let (filling, checking) = (pool.clone(), pool.clone());
         pool.tasks
             .spawn(async move { filling.closing.run_until_cancelled(filling.fill()).await });
         pool.tasks.spawn(async move {
-            looking
+            checking
                 .closing
-                .run_until_cancelled(looking.check_addresses())
+                .run_until_cancelled(checking.check_addresses())
                 .await
         });
         pool
@@ -156,14 +156,14 @@ impl<L: LogIn> Pool<L> {
 
     /// Notes that a client has logged in, with a session of the pool or without one: sessions of
     /// this key shall be there for the next client.
-    pub fn note_login(&self, key: PoolKey, again: L) -> Arc<PoolKey> {
+    pub fn note_login(&self, key: PoolKey, login: L) -> Arc<PoolKey> {
         let mut state = self.state.lock();
         let key = state.known(&key).unwrap_or_else(|| key.into());
         state.logins.push_back(
             RecentLogin {
                 at: Instant::now(),
                 key: key.clone(),
-                again,
+                login,
                 runtime: Handle::current(),
             }
             .into(),
@@ -190,7 +190,7 @@ impl<L: LogIn> Pool<L> {
     ) {
         let entry = {
             let mut state = self.state.lock();
-            if session.since().elapsed() >= self.settings.spare_max_age {
+            if session.logged_in_at().elapsed() >= self.settings.spare_max_age {
                 Err("too old")
             } else if self.closing.is_cancelled() {
                 Err("not needed")
@@ -280,14 +280,14 @@ impl<L: LogIn> Pool<L> {
     }
 
     async fn fill(self: &Arc<Self>) {
-        let mut look = interval(CHECK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // The interval is for what nobody announces: a pause that is over, a login that is long
             // ago, a permit at the target that is free again.
             tokio::select! {
                 () = self.changed.notified() => {}
-                _ = look.tick() => {}
+                _ = ticks.tick() => {}
             }
             self.rebalance();
         }
@@ -320,12 +320,12 @@ impl<L: LogIn> Pool<L> {
                 None => drop(state.sessions.remove(index)),
             }
         }
-        let mut making = state
+        let mut starting = state
             .sessions
             .iter()
             .filter(|pooled| pooled.ready.is_none())
             .count();
-        let most = match state.pause {
+        let max_starting = match state.pause {
             Some((_, until)) if Instant::now() < until => 0,
             Some(_) => 1,
             // Clients wait for their turns in the same line.
@@ -334,13 +334,13 @@ impl<L: LogIn> Pool<L> {
         let shares = allot(&claims, self.settings.warm_sessions);
         for ((login, _), share) in keys.drain(..).zip(shares) {
             for _ in state.count(&login.key)..share {
-                if making >= most {
+                if starting >= max_starting {
                     return;
                 }
                 let Ok(permit) = self.limit.acquire() else {
                     return;
                 };
-                making += 1;
+                starting += 1;
                 self.start_login(&mut state, login.clone(), permit);
             }
         }
@@ -349,21 +349,21 @@ impl<L: LogIn> Pool<L> {
     fn start_login(
         self: &Arc<Self>,
         state: &mut State<L>,
-        login: Arc<RecentLogin<L>>,
+        recent: Arc<RecentLogin<L>>,
         permit: Permit,
     ) {
-        let (id, mut asked) = state.push(login.key.clone(), permit);
-        let runtime = login.runtime.clone();
+        let (id, mut asked) = state.push(recent.key.clone(), permit);
+        let runtime = recent.runtime.clone();
         let pool = self.clone();
         let task = async move {
-            let attempt = async {
-                sleep(CLIENTS_FIRST).await;
-                login.again.log_in().await
+            let login_after_delay = async {
+                sleep(FILL_DELAY).await;
+                recent.login.log_in().await
             };
             let made = tokio::select! {
                 // Nobody asks for a session that is not ready: it was dropped, and is not wanted.
                 _ = &mut asked => return,
-                made = attempt => made,
+                made = login_after_delay => made,
             };
             match made {
                 Ok(session) => {
@@ -371,7 +371,7 @@ impl<L: LogIn> Pool<L> {
                     pool.recovered();
                     pool.hold(id, session, asked).await;
                 }
-                Err(failure) => pool.failed(id, &login.key, &failure),
+                Err(failure) => pool.failed(id, &recent.key, &failure),
             }
         };
         self.tasks.spawn_on(task, &runtime);
@@ -384,7 +384,7 @@ impl<L: LogIn> Pool<L> {
         mut session: L::Session,
         asked: oneshot::Receiver<oneshot::Sender<L::Session>>,
     ) {
-        let old = session.since() + self.settings.spare_max_age;
+        let expires_at = session.logged_in_at() + self.settings.spare_max_age;
         let mut byte = [0];
         let reason = tokio::select! {
             biased;
@@ -402,7 +402,7 @@ impl<L: LogIn> Pool<L> {
                 },
                 Err(_) => "not needed",
             },
-            () = sleep_until(old) => {
+            () = sleep_until(expires_at) => {
                 self.state.lock().sessions.retain(|pooled| pooled.id != id);
                 self.changed.notify_one();
                 "too old"
@@ -416,12 +416,12 @@ impl<L: LogIn> Pool<L> {
         let upstream = session.address();
         tracing::debug!(target = self.settings.name, %upstream, reason, "spare session ended");
         let stream = session.stream();
-        let goodbye = async {
+        let terminate = async {
             stream.write_all(&TERMINATE).await?;
             stream.shutdown().await
         };
         // A server that does not hear the goodbye notices the close.
-        let _ = timeout(TERMINATE_TIMEOUT, goodbye).await;
+        let _ = timeout(TERMINATE_TIMEOUT, terminate).await;
     }
 
     /// From now on clients may take the session, unless it is not wanted any more.
@@ -478,14 +478,14 @@ impl<L: LogIn> Pool<L> {
 
     /// Ends sessions at addresses that their server does not have any more.
     async fn check_addresses(&self) {
-        let mut look = interval(CHECK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            look.tick().await;
-            let Some(login) = self.state.lock().one_that_has_spares() else {
+            ticks.tick().await;
+            let Some(recent) = self.state.lock().latest_login_unless_empty() else {
                 continue;
             };
-            if let Some(addresses) = login.again.addresses().await {
+            if let Some(addresses) = recent.login.addresses().await {
                 self.discard(|pooled| {
                     pooled
                         .ready
@@ -573,9 +573,9 @@ impl<L: LogIn> State<L> {
     /// Kinds that have a claim, the one that logged in last first.
     fn keys(&self) -> Vec<(Arc<RecentLogin<L>>, Claim)> {
         let mut keys: Vec<(Arc<RecentLogin<L>>, Claim)> = Vec::new();
-        let mut places = HashMap::new();
+        let mut positions = HashMap::new();
         for login in self.logins.iter().rev() {
-            let permit = *places.entry(Arc::as_ptr(&login.key)).or_insert_with(|| {
+            let position = *positions.entry(Arc::as_ptr(&login.key)).or_insert_with(|| {
                 keys.push((
                     login.clone(),
                     Claim {
@@ -585,7 +585,7 @@ impl<L: LogIn> State<L> {
                 ));
                 keys.len() - 1
             });
-            keys[permit].1.logins += 1;
+            keys[position].1.logins += 1;
         }
         keys
     }
@@ -597,7 +597,7 @@ impl<L: LogIn> State<L> {
             .count()
     }
 
-    fn one_that_has_spares(&self) -> Option<Arc<RecentLogin<L>>> {
+    fn latest_login_unless_empty(&self) -> Option<Arc<RecentLogin<L>>> {
         self.logins
             .back()
             .filter(|_| !self.sessions.is_empty())

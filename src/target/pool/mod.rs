@@ -73,7 +73,7 @@ pub trait Session: Sized + Send + 'static {
     fn address(&self) -> UpstreamAddr;
 
     /// When it was logged in.
-    fn since(&self) -> Instant;
+    fn logged_in_at(&self) -> Instant;
 
     /// Has its events reported to the calling thread, where another one has watched it.
     ///

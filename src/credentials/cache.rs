@@ -1,9 +1,10 @@
-//! One value a key, made once for all who wait for it, and made again before anybody has to.
+//! How do many logins share one call to AWS? Each key has one value, which is loaded once for
+//! everyone who waits for it, and loaded again before it expires.
 //!
-//! A login with a usable value takes two short locks and never waits. Without one, the first login
-//! makes it while the others of its key wait; when it fails, they share its failure, and so do
-//! those that come in the next moments. A value that has been used is replaced in the background
-//! some time before its end; while that fails, the old one goes on serving.
+//! A login that finds a usable value takes two short locks and never waits. If there is none, the
+//! first login loads it while the others of its key wait. If that fails, they share the failure,
+//! and so do the logins of the next moments. A value that has been used is replaced in the
+//! background some time before it expires; while that fails, the old value continues to serve.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -17,30 +18,35 @@ use super::error::AwsError;
 use crate::metrics::GaugeGuard;
 use crate::random;
 
-/// Keys hold names that clients choose. Above this many, those without a usable value are dropped.
+/// Keys contain names that clients choose, so their number has to be bounded: above this many,
+/// those without a usable value are dropped.
 const SWEEP_ABOVE: usize = 1_000;
-/// For how long a denial is believed: nobody gives a permission within it and then wonders.
+/// How long a denial is believed: no one grants a permission and then wonders why it takes effect
+/// three seconds later.
 const DENIAL_LIFE: Duration = Duration::from_secs(3);
-/// For how long it is believed that AWS cannot be asked.
+/// How long the proxy believes that AWS cannot be asked.
 const OUTAGE_LIFE: Duration = Duration::from_secs(1);
-/// Pauses between attempts at replacing a value, while the old one serves.
+/// The first pause between attempts to replace a value while the old one serves, and the longest;
+/// the pauses double in between.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// A value that is good for a time.
+/// A value that is valid for a limited time.
 pub(super) trait Expires: Send + Sync + 'static {
-    /// Until when it may be handed out.
+    /// The moment until which the value may be handed out.
     fn use_until(&self) -> Deadline;
-    /// When to replace it; not the same moment for all that were made at the same time.
+    /// When to replace the value; the moment varies, so that values made together are not replaced
+    /// together.
     fn replace_at(&self) -> Deadline;
 }
 
-/// How a value is made. Called again for each replacement.
+/// How a value is loaded. It is called again for each replacement.
 pub(super) trait Loader<V>: Send + Sync + 'static {
-    /// Makes one.
+    /// Loads a value.
     fn load(&self) -> impl Future<Output = Result<V, AwsError>> + Send;
 
-    /// Held while a value serves on that cannot be replaced.
+    /// Counts a value that continues to serve because it cannot be replaced, for as long as the
+    /// guard is held.
     fn renewal_failing(&self) -> Option<GaugeGuard> {
         None
     }
@@ -53,7 +59,7 @@ pub(super) struct Cache<K, V>(Mutex<HashMap<K, Arc<Slot<V>>>>);
 
 struct Slot<V> {
     state: Mutex<State<V>>,
-    /// Held by whoever makes a value.
+    /// Held by the login or the task that is loading a value.
     loading: tokio::sync::Mutex<()>,
 }
 
@@ -61,9 +67,9 @@ struct State<V> {
     value: Option<Arc<V>>,
     /// Whether the value has been handed out since it was made.
     used: bool,
-    /// The last failure, and until when it is an answer.
+    /// The last failure, and until when it is the answer to everyone who asks.
     failure: Option<(Instant, AwsError)>,
-    /// Whether the log has said that the value cannot be replaced.
+    /// Whether the log already says that the value cannot be replaced.
     failure_logged: bool,
 }
 
@@ -88,18 +94,18 @@ impl<V> Default for Slot<V> {
 }
 
 impl<K: Eq + Hash, V: Expires> Cache<K, V> {
-    /// The value, where there is one that can be used.
+    /// Returns the value if there is one that can be used.
     pub(super) fn usable(&self, key: &K) -> Option<Arc<V>> {
         let slot = self.0.lock().get(key)?.clone();
         slot.usable()
     }
 
-    /// The value, and whether it was there already; made where it was not.
+    /// Returns the value, and whether it was already cached; loads it if it was not.
     ///
-    /// When the future that makes it is dropped, the next login in line makes it.
+    /// If the future that loads the value is dropped, the next login in line loads it.
     ///
     /// # Errors
-    /// What the loader said, now or a moment ago.
+    /// Returns the error of the loader, from this call or from one a moment ago.
     pub(super) async fn get_or_load(
         &self,
         key: K,
@@ -138,7 +144,7 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
         }
     }
 
-    /// Forgets this value, unless another has taken its place.
+    /// Forgets this value, unless another has replaced it.
     pub(super) fn forget(&self, key: &K, value: &Arc<V>) {
         if let Some(slot) = self.0.lock().get(key) {
             slot.state
@@ -148,7 +154,7 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
         }
     }
 
-    /// Forgets whatever is there.
+    /// Forgets the key's value, whichever it is.
     pub(super) fn forget_any(&self, key: &K) {
         if let Some(slot) = self.0.lock().get(key) {
             slot.state.lock().value = None;
@@ -198,7 +204,7 @@ impl<V: Expires> Slot<V> {
         value
     }
 
-    /// Says it once, until it can be replaced again.
+    /// Logs the failure once, until the value can be replaced again.
     fn log_failure_once(&self, name: &str, error: &AwsError) {
         if !std::mem::replace(&mut self.state.lock().failure_logged, true) {
             let cause = error.cause();
@@ -211,15 +217,16 @@ impl<V: Expires> Slot<V> {
         }
     }
 
-    /// Makes a value in the place of this one; `None` when it was not used, or is not in its place
-    /// any more.
+    /// Loads a replacement for this value. Returns `None` if the value was not used, or if it is no
+    /// longer the current one.
     async fn replace(
         &self,
         name: &str,
         value: &Arc<V>,
         loader: &impl Loader<V>,
     ) -> Option<Result<Arc<V>, AwsError>> {
-        // Nobody makes two at a time; and somebody may have made one while this waited.
+        // Only one value is loaded at a time, and someone else may have replaced this one
+        // meanwhile.
         let _loading = self.loading.lock().await;
         {
             let state = self.state.lock();
@@ -244,8 +251,8 @@ impl<V: Expires> Slot<V> {
     }
 }
 
-/// Replaces a value before its end, and the one after, for as long as each is used; ends with the
-/// first that is not.
+/// Replaces a value before it expires, then its replacement, and so on for as long as each is used.
+/// It ends with the first that is not.
 async fn keep_fresh<V: Expires>(
     name: String,
     slot: Weak<Slot<V>>,
@@ -280,7 +287,7 @@ async fn keep_fresh<V: Expires>(
     }
 }
 
-/// Somewhere from 0.75 to 1, so that what was made together is not renewed together.
+/// Returns a random factor from 0.75 to 1, so that what was made together is not renewed together.
 pub(super) fn jitter() -> f64 {
     let [byte] = random::bytes();
     1.0 - f64::from(byte) / 1024.0
@@ -292,7 +299,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-    /// A number that is good for a time.
+    /// A number that is valid for a limited time.
     struct Value {
         number: usize,
         use_until: Deadline,
@@ -309,11 +316,11 @@ mod tests {
         }
     }
 
-    /// Counts what it makes; fails while it is failure_logged to.
+    /// Counts the values that it loads, and fails while the test tells it to.
     #[derive(Clone)]
     struct Counter {
         calls: Arc<AtomicUsize>,
-        /// How, and from which call on.
+        /// How it fails, and from which call on.
         failure: Arc<Mutex<Option<(AwsErrorReason, usize)>>>,
         life: Duration,
         replaced_after: Duration,
@@ -349,7 +356,7 @@ mod tests {
 
         async fn load(&self) -> Result<Value, AwsError> {
             let number = self.calls.fetch_add(1, SeqCst) + 1;
-            // Others of the key come while this one is under way.
+            // Other logins of the key arrive while this call is under way.
             tokio::task::yield_now().await;
             match self.failure.lock().clone() {
                 Some((kind, from)) if number >= from => Err(AwsError::new(kind, "no")),
@@ -423,15 +430,15 @@ mod tests {
         let life = Duration::from_millis(400);
         let (cache, counter) = (Cache::default(), Counter::with_life(life));
         assert_eq!(number(&cache, &counter).await, Ok(1));
-        // Logins go on: each finds a value, and none makes one.
+        // Logins continue: each finds a value, and none has to load one.
         let deadline = Instant::now() + life * 5;
         while Instant::now() < deadline {
             assert!(cache.usable(&"key".to_string()).is_some());
             tokio::task::yield_now().await;
         }
         assert!(counter.calls() >= 4, "{} values", counter.calls());
-        // Logins stop: the value at hand is replaced once more at most. Asking `has_usable_value`
-        // is no use of it.
+        // Logins stop, so the current value is replaced once more at most. Asking
+        // `has_usable_value` does not count as using it.
         let at_the_stop = counter.calls();
         let slot = cache.slot("key".to_string());
         wait_until(|| !slot.has_usable_value()).await;
@@ -454,8 +461,8 @@ mod tests {
         counter.fail_after_first(Unavailable);
         let started = Instant::now();
         assert_eq!(number(&cache, &counter).await, Ok(1));
-        // Attempts at once, a second later, and two after that; the pauses may be a quarter
-        // shorter.
+        // Attempts come at once, one second later, and two seconds after that. Each pause may be a
+        // quarter shorter.
         wait_until(|| {
             assert_eq!(
                 cache.usable(&"key".to_string()).map(|value| value.number),

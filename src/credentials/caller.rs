@@ -1,4 +1,4 @@
-//! Who does AWS say that an identity is, and what time is it there?
+//! Who is an identity according to AWS, and what time is it there?
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Caller {
     }
 }
 
-/// Why it is not known who the caller is.
+/// Why the caller is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum CallerError {
     /// There are no AWS credentials to ask with, so nothing else will work either.

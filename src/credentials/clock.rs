@@ -1,7 +1,7 @@
 //! What time is it at AWS?
 //!
-//! The SDK signs its calls by AWS's clock where ours is off. Tokens are signed without a call, by
-//! our clock, and expiries are told by AWS's.
+//! When our clock is wrong, the SDK signs its calls by AWS's clock. Tokens, however, are signed
+//! without a call, by our clock, and expiry times are given by AWS's clock.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,15 +16,17 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::Format;
 
-/// Seconds by which clocks may differ without a word: `Date` has whole ones, and answers take their
-/// time.
+/// Seconds by which the clocks may differ without anything being reported: the `Date` header has
+/// whole seconds, and an answer takes some time to arrive.
 pub const TOLERANCE: u64 = 10;
-/// From how many on it is worth a warning: far below the 5 minutes that AWS forgives.
+/// The difference, in seconds, from which on the log has a warning: far below the 5 minutes that
+/// AWS tolerates.
 const WARN_FROM: u64 = 60;
-/// How often AWS is asked for the time because a server refuses a token.
+/// How often AWS may be asked for the time because a server refused a token.
 const ASK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// In words, how far our clock is off.
+/// Describes how far our clock is off, or returns `None` within [`TOLERANCE`]. A positive number of
+/// seconds means that it is ahead of AWS's.
 pub fn describe_skew(ahead: i64) -> Option<String> {
     let words = if ahead > 0 { "ahead of" } else { "behind" };
     (ahead.unsigned_abs() >= TOLERANCE).then(|| {
@@ -35,7 +37,7 @@ pub fn describe_skew(ahead: i64) -> Option<String> {
     })
 }
 
-/// What is known of our clock; said in the log when it goes wrong and when it is right again.
+/// What is known about our clock. The log says when it goes wrong and when it is right again.
 #[derive(Debug, Default)]
 pub struct ClockMonitor(Mutex<ClockState>);
 
@@ -46,7 +48,7 @@ struct ClockState {
 }
 
 impl ClockMonitor {
-    /// Whether AWS may be asked for the time now, only to know it.
+    /// Whether AWS may be asked for the time now, merely to learn it.
     pub fn may_ask(&self) -> bool {
         let mut state = self.0.lock();
         let may = state
@@ -89,7 +91,7 @@ pub struct ClockProbe {
 }
 
 impl ClockProbe {
-    /// For one call.
+    /// Creates a probe for one call.
     pub fn new(monitor: &Arc<ClockMonitor>) -> Self {
         Self {
             monitor: monitor.clone(),
@@ -97,12 +99,12 @@ impl ClockProbe {
         }
     }
 
-    /// Seconds by which our clock is ahead of AWS's, once there was an answer.
+    /// Seconds by which our clock is ahead of AWS's, once there has been an answer.
     pub fn ahead(&self) -> Option<i64> {
         self.ahead.get().copied()
     }
 
-    /// How long it is until a time that AWS has told; zero when that has been.
+    /// How long it is until a time on AWS's clock; zero if that has passed.
     pub fn time_until(&self, told: SystemTime) -> Duration {
         let now = SystemTime::now();
         let by = self
@@ -161,7 +163,7 @@ mod tests {
         let life = Duration::from_mins(15);
         let hour = Duration::from_hours(1);
         let now = SystemTime::now();
-        // A few seconds are not told from none.
+        // A difference of a few seconds counts as none.
         for (ahead, at_aws) in [
             (-3600, now + hour),
             (-9, now),

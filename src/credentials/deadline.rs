@@ -1,15 +1,15 @@
-//! Until when is something good, whatever happens to the clocks meanwhile?
+//! Until when is something valid, whatever happens to the clocks in the meantime?
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// What would be good for longer is asked for again: an expiry may be any time that a peer can
-/// write.
+/// The longest life that is believed, since an expiry may be any time that a peer can write. After
+/// this long, AWS is asked again.
 const MAX_LIFE: Duration = Duration::from_hours(7 * 24);
 
-/// A moment by two clocks; it has come as soon as either says so.
+/// A moment on two clocks, which has passed as soon as either clock says so.
 ///
-/// The wall clock goes on while a machine sleeps, and the monotonic one stays when the other is set
-/// back.
+/// The wall clock continues while a machine sleeps, and the monotonic clock continues when the wall
+/// clock is set back.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     wall: SystemTime,
@@ -17,7 +17,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The moment in so much time from now; a week at most.
+    /// Returns the moment that is `life` from now, but a week from now at most.
     pub fn after(life: Duration) -> Self {
         let life = life.min(MAX_LIFE);
         Self {
@@ -26,7 +26,7 @@ impl Deadline {
         }
     }
 
-    /// How long it is until then; zero when it has come.
+    /// How long it is until the deadline; zero if it has passed.
     pub fn remaining(self) -> Duration {
         let by_wall = self
             .wall
@@ -35,7 +35,7 @@ impl Deadline {
         by_wall.min(self.monotonic.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether it has come.
+    /// Whether the deadline has passed.
     pub fn has_passed(self) -> bool {
         self.remaining().is_zero()
     }
@@ -56,7 +56,7 @@ mod tests {
                 && deadline.remaining() <= life
                 && deadline.remaining() + Duration::from_mins(1) > life
         );
-        // An hour asleep: to the monotonic clock nothing has happened.
+        // The machine slept for an hour, which the monotonic clock did not notice.
         assert!(
             Deadline {
                 wall: deadline.wall - HOUR,
@@ -64,7 +64,7 @@ mod tests {
             }
             .has_passed()
         );
-        // An hour set back, before which an hour was lived.
+        // The wall clock was set back by an hour, and the hour has passed on the monotonic clock.
         assert!(
             Deadline {
                 wall: deadline.wall + HOUR,

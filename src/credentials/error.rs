@@ -1,4 +1,4 @@
-//! Why has AWS given nothing, and what does that mean for a login?
+//! Why did AWS give no answer, and what does that mean for a login?
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -27,41 +27,41 @@ use crate::iam::Action;
 
 const CANNOT_LOAD: &str = "AWS credentials cannot be loaded now";
 
-/// An AWS call, or the search for AWS credentials, that gave nothing.
+/// An AWS call, or a search for AWS credentials, that failed.
 ///
-/// Its `Display` is for whoever logs in: it names the IAM action first, since clients truncate, and
-/// quotes nothing of AWS. Its source has AWS's own words.
+/// Its `Display` is for the client that logs in: it names the IAM action first, since clients
+/// truncate messages, and quotes nothing that AWS said. Its source has AWS's own words.
 #[derive(Clone)]
 pub struct AwsError {
-    /// What is the matter.
+    /// What went wrong.
     pub reason: AwsErrorReason,
     message: Cow<'static, str>,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-/// What is the matter with an AWS call.
+/// What went wrong with an AWS call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AwsErrorReason {
-    /// No source of the chain has AWS credentials.
+    /// No source of the credential chain has AWS credentials.
     NoCredentials,
-    /// There are credentials, and AWS does not accept them, or not any more.
+    /// There are credentials, but AWS does not accept them, or no longer accepts them.
     CredentialsNotValid,
-    /// The identity may not do this: `redshift:JoinGroup`.
+    /// The identity lacks a permission, such as `redshift:JoinGroup`.
     AccessDenied {
-        /// IAM action, which may be another one than the call's own.
+        /// The missing IAM action, which may differ from the one that was called.
         action: String,
     },
     /// AWS knows no such cluster, workgroup or instance, or it has no endpoint yet.
     NotFound,
-    /// AWS throttles, fails, cannot be reached or does not finish its answer.
+    /// AWS throttles the call, fails, cannot be reached, or does not finish its answer.
     Unavailable,
     /// AWS refuses the call for another reason.
     Rejected,
-    /// A token could not be signed, which takes neither network nor permission.
+    /// A token could not be signed, although that takes neither network nor permission.
     NotSigned,
 }
 
-/// What AWS said, with the request id that its support asks for.
+/// What AWS said, with the request id that AWS support asks for.
 #[derive(Debug, thiserror::Error)]
 #[error("{code}: {message}{}", .request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default())]
 struct ServiceMessage {
@@ -70,7 +70,7 @@ struct ServiceMessage {
     request_id: Option<String>,
 }
 
-/// Service errors that the SDK has a type for, where the type says more than its code would.
+/// Service errors for which the SDK has a type that says more than the error's code would.
 pub(super) trait TypedServiceError:
     ProvideErrorMetadata + Error + Send + Sync + 'static
 {
@@ -80,7 +80,7 @@ pub(super) trait TypedServiceError:
     }
 }
 
-/// Implements [`TypedServiceError`] by the variants that mean that something does not exist.
+/// Implements [`TypedServiceError`] from the variants that mean that something does not exist.
 macro_rules! not_found_if {
     ($($error:ty: $($is:ident)|*;)*) => {$(
         impl TypedServiceError for $error {
@@ -119,7 +119,7 @@ impl AwsError {
         self
     }
 
-    /// A call of this IAM action that failed.
+    /// A call of this IAM action failed.
     pub(super) fn call_failed<E: TypedServiceError>(
         action: &'static str,
         error: SdkError<E, HttpResponse>,
@@ -143,7 +143,7 @@ impl AwsError {
                 unavailable("AWS did not answer in time").with_source(error)
             }
             SdkError::DispatchFailure(_) => unavailable("AWS cannot be reached").with_source(error),
-            // These hold the answer, or the request: what is kept of them is their text.
+            // These errors hold the whole answer or the request. Only their text is kept.
             SdkError::ResponseError(_) => unavailable("AWS gave an answer that cannot be read")
                 .with_source(crate::error::chain(&error)),
             _ => Self::new(
@@ -154,10 +154,11 @@ impl AwsError {
         }
     }
 
-    /// There are no AWS credentials: nothing in the chain has any, or a source of the chain fails.
+    /// There are no AWS credentials: no source of the chain has any, or a source fails.
     pub(super) fn cannot_load_credentials(error: CredentialsError) -> Self {
         let assume_role = assume_role_error(&error);
-        // A role whose source has no credentials fails as if STS could not be reached.
+        // If the source of a role has no credentials, the call fails as if STS could not be
+        // reached.
         let source = assume_role
             .and_then(|failure| {
                 causes(failure)
@@ -196,8 +197,8 @@ impl AwsError {
         }
     }
 
-    /// There are no AWS credentials where there were some before: their source does not answer, or
-    /// somebody is replacing them there.
+    /// There are no AWS credentials, although there were some before: their source does not answer,
+    /// or someone is replacing them there.
     pub(super) fn after_earlier_success(self) -> Self {
         match self.reason {
             AwsErrorReason::NoCredentials => Self {
@@ -209,13 +210,13 @@ impl AwsError {
         }
     }
 
-    /// The chain took too long.
+    /// The credential chain took too long.
     pub(super) fn loading_timed_out() -> Self {
         Self::new(AwsErrorReason::Unavailable, CANNOT_LOAD)
             .with_source("their source did not answer in time")
     }
 
-    /// What a source has given has expired, and nothing can be signed with it.
+    /// The credentials that a source has given have expired, so nothing can be signed with them.
     pub(super) fn credentials_expired() -> Self {
         Self::new(
             AwsErrorReason::CredentialsNotValid,
@@ -224,12 +225,12 @@ impl AwsError {
         .with_source("their source gives none that are still valid by this machine's clock")
     }
 
-    /// An answer without a member that the API promises.
+    /// AWS's answer lacks a member that the API promises.
     pub(super) fn incomplete_answer(action: &'static str) -> Self {
         Self::unavailable(action, "AWS gave an incomplete answer")
     }
 
-    /// AWS knows it, and it has no endpoint that could be connected.
+    /// AWS knows the server, but it has no endpoint to connect to.
     pub(super) fn no_endpoint(action: &'static str) -> Self {
         Self::new(
             AwsErrorReason::NotFound,
@@ -240,12 +241,12 @@ impl AwsError {
         )
     }
 
-    /// The server is not where this identity can see it.
+    /// The server is not one that this identity can see.
     pub(super) fn no_such_server(why: String) -> Self {
         Self::new(AwsErrorReason::NotFound, why)
     }
 
-    /// Signing failed, which takes neither network nor permission.
+    /// Signing failed, although that takes neither network nor permission.
     pub(super) fn cannot_sign(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(
             AwsErrorReason::NotSigned,
@@ -268,7 +269,7 @@ impl AwsError {
         )
     }
 
-    /// Which case of the error table a login meets.
+    /// The case of the error table that a login meets.
     pub fn kind(&self) -> ErrorKind {
         match self.reason {
             AwsErrorReason::Unavailable => ErrorKind::CredentialsUnavailable,
@@ -281,12 +282,12 @@ impl AwsError {
         }
     }
 
-    /// Whether the same question may be answered a moment later.
+    /// Whether the same call may succeed a moment later.
     pub fn is_transient(&self) -> bool {
         self.kind().sqlstate().is_transient()
     }
 
-    /// AWS's own words, or what stood between it and us; for the log.
+    /// AWS's own words, or what prevented them from reaching us. They are for the log.
     pub fn cause(&self) -> Option<String> {
         self.source
             .as_deref()
@@ -300,7 +301,7 @@ impl fmt::Display for AwsError {
     }
 }
 
-/// Not derived: the `Debug` form of an SDK error has the whole answer.
+/// `Debug` is not derived, because that of an SDK error contains the whole answer.
 impl fmt::Debug for AwsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AwsError")
@@ -319,7 +320,7 @@ impl Error for AwsError {
     }
 }
 
-/// The client reads what the error says; the log has its source.
+/// The client reads what the error says; only the log has its source.
 impl From<AwsError> for Refusal {
     fn from(error: AwsError) -> Self {
         let refusal = Self::new(error.kind(), error.message);
@@ -333,7 +334,8 @@ impl From<AwsError> for Refusal {
 const NO_CREDENTIALS_FOUND: &str = "no AWS credentials: none in the environment, the profile, a web \
      identity, a container or the instance metadata";
 
-/// What is kept of an answer that refuses a call: not the answer itself, which may hold more.
+/// The part of an error response that is kept; the response itself may hold more than a log should
+/// have.
 fn service_cause<E: TypedServiceError>(
     error: &SdkError<E, HttpResponse>,
 ) -> Box<dyn Error + Send + Sync> {
@@ -355,12 +357,12 @@ fn service_message<E: ProvideErrorMetadata>(
     })
 }
 
-/// An error, what caused it, and so on.
+/// An error, its cause, the cause of that, and so on.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Errors that every service has and that no operation has a type for.
+/// Classifies the errors that every service has and for which no operation has a type.
 fn from_code(action: &'static str, code: &str, message: &str, status: u16) -> AwsError {
     let not_valid = |text| AwsError::new(AwsErrorReason::CredentialsNotValid, text);
     match code {
@@ -399,8 +401,8 @@ fn from_code(action: &'static str, code: &str, message: &str, status: u16) -> Aw
     }
 }
 
-/// The action that is missing may be another than the call's: `redshift:JoinGroup`,
-/// `redshift:CreateClusterUser`.
+/// The missing action may differ from the one that was called, as `redshift:JoinGroup` and
+/// `redshift:CreateClusterUser` do.
 fn denied_action(message: &str) -> Option<&str> {
     let action = message
         .split("is not authorized to perform: ")
@@ -413,7 +415,7 @@ fn denied_action(message: &str) -> Option<&str> {
         .then_some(action)
 }
 
-/// The SDK wraps the answer of STS into an error of the provider.
+/// The error of STS, which the SDK wraps into an error of the credential provider.
 fn assume_role_error<'a>(
     error: &'a (dyn Error + 'static),
 ) -> Option<&'a SdkError<AssumeRoleError, HttpResponse>> {

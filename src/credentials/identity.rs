@@ -1,9 +1,9 @@
-//! AWS identities: the default chain, profiles and assumed roles, whose credentials are cached as
-//! database credentials are.
+//! As whom is AWS asked? With the credentials of the default chain, of a profile or of an assumed
+//! role, which are cached as database credentials are.
 //!
-//! The SDK caches credentials inside service clients only, by the wall clock, and waits for a slow
-//! source while those at hand are still valid: its cache is off, and each identity's credentials
-//! are made once, here.
+//! The SDK caches credentials only inside service clients and by the wall clock, and it waits for a
+//! slow source even while the credentials at hand are still valid. So its cache is turned off, and
+//! each identity's credentials are loaded once, here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,29 +31,30 @@ use super::without_margin;
 use crate::config::{AwsIdentity, Role};
 use crate::iam::Action;
 
-/// One attempt at a call, and all attempts together: a login waits for them.
+/// How long one attempt at a call may take, and all attempts together. A login waits for them.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// For finding AWS credentials: SSO, `credential_process` and the metadata service may each take
-/// seconds.
+/// How long finding AWS credentials may take: SSO, `credential_process` and the metadata service
+/// may each take seconds.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Credentials are renewed this long before they expire, or half of their life where that is less.
+/// How long before they expire credentials are renewed; half of their life if that is shorter.
 const RENEW_AHEAD: Duration = Duration::from_mins(5);
-/// How long credentials without an expiry are believed, so that rotated keys are noticed. As in the
-/// SDK.
+/// How long credentials without an expiry are used, so that rotated keys are noticed. The SDK does
+/// the same.
 const LIFE_WITHOUT_EXPIRY: Duration = Duration::from_mins(15);
-/// `RoleSessionName` in CloudTrail.
+/// The default `RoleSessionName`, which CloudTrail shows.
 const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
-/// IdentityKey of the session tag that names the person.
+/// Key of the session tag that names the person.
 pub const PERSON_TAG: &str = "pg-iam-proxy:user";
-/// Calls to one endpoint under way at a time; AWS throttles accounts, not connections.
+/// How many calls to one endpoint may be in flight at a time; AWS throttles accounts, not
+/// connections.
 const MAX_CONCURRENT_CALLS: usize = 8;
 
-/// Who we are for one target, ready to be used.
+/// The identity that the proxy has for one target, ready to be used in calls.
 #[derive(Debug)]
 pub struct AwsContext {
     key: IdentityKey,
-    /// Configuration for service clients: region, endpoint, timeouts, and credentials that are
+    /// The configuration for service clients: region, endpoint, timeouts, and credentials that are
     /// valid now.
     pub config: SdkConfig,
     credentials: Arc<AwsCredentials>,
@@ -62,22 +63,22 @@ pub struct AwsContext {
 }
 
 impl AwsContext {
-    /// Waits for its turn to call this endpoint; the turn ends when what is returned is dropped.
+    /// Waits until this endpoint may be called. The call ends when the permit is dropped.
     pub async fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed, so never `None`.
+        // The semaphore is never closed, so this is never `None`.
         self.call_permits.acquire().await.ok()
     }
 
-    /// To compare our clock with AWS's in one call.
+    /// Returns a probe that compares our clock with AWS's during one call.
     pub fn clock(&self) -> ClockProbe {
         ClockProbe::new(&self.clock)
     }
 
-    /// Credentials to sign a token with that shall live for so long, and how long it will: not
-    /// longer than they do.
+    /// Returns credentials to sign a token with that shall live for `life`, and how long it will
+    /// live: not longer than the credentials do.
     ///
     /// # Errors
-    /// They have expired, and their source has no newer ones.
+    /// The credentials have expired, and their source has no newer ones.
     pub fn signing_credentials(&self, life: Duration) -> Result<(Credentials, Duration), AwsError> {
         let life = self
             .credentials
@@ -90,11 +91,11 @@ impl AwsContext {
     }
 }
 
-/// AWS credentials, and until when they are good.
+/// AWS credentials, and until when they are valid.
 #[derive(Debug)]
 struct AwsCredentials {
     credentials: Credentials,
-    /// `None`: their source does not say.
+    /// `None` if their source does not say.
     expires_at: Option<Deadline>,
     use_until: Deadline,
     replace_at: Deadline,
@@ -130,7 +131,7 @@ impl Expires for AwsCredentials {
     }
 }
 
-/// An identity in a region: its STS, and in China its partition, are that region's.
+/// An identity in a region. The region decides which STS is asked and, in China, the partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct IdentityKey {
     identity: AwsIdentity,
@@ -139,23 +140,23 @@ struct IdentityKey {
 
 type CallPermits = HashMap<(Option<String>, String), Arc<Semaphore>>;
 
-/// Identities by what defines them; targets that share one share its credentials.
+/// All AWS identities, by what defines them. Targets with the same identity share its credentials.
 #[derive(Default)]
 pub struct Identities {
-    /// As many as targets and users are configured differently. None has a role.
+    /// There are as many as there are different settings of targets and users. None has a role.
     chains: Mutex<HashMap<IdentityKey, Arc<OnceCell<Arc<CredentialChain>>>>>,
-    /// May be as many as people, whose roles carry their names.
+    /// There may be as many as there are people, whose roles carry their names.
     credentials: Cache<IdentityKey, AwsCredentials>,
-    /// CallPermits to call, by endpoint and region.
+    /// Permits for calls, by endpoint and region.
     call_permits: Mutex<CallPermits>,
     clock: Arc<ClockMonitor>,
 }
 
 impl Identities {
-    /// An identity in a region, with credentials that are valid now.
+    /// Returns the identity in this region, with credentials that are valid now.
     ///
     /// # Errors
-    /// There are none, or their source fails.
+    /// There are no credentials, or their source fails.
     pub async fn context(
         self: &Arc<Self>,
         identity: &AwsIdentity,
@@ -200,11 +201,12 @@ impl Identities {
         })
     }
 
-    /// What to ask with once more when a call as `refused` was refused: other credentials, where
-    /// the reason is those, and their source has others by now.
+    /// Returns the context to repeat a call with after AWS refused it as `refused`: one with other
+    /// credentials, if AWS refused the call because of the credentials and their source has others
+    /// by now.
     ///
     /// # Errors
-    /// The error, where there is no reason to ask again.
+    /// Returns `error` if there is no reason to ask again.
     pub async fn context_after_refusal(
         self: &Arc<Self>,
         refused: &AwsContext,
@@ -224,7 +226,7 @@ impl Identities {
         }
     }
 
-    /// What is known of our clock.
+    /// What is known about our clock.
     pub fn clock(&self) -> &ClockMonitor {
         &self.clock
     }
@@ -266,13 +268,14 @@ impl Identities {
     }
 }
 
-/// The places where AWS credentials are looked for, and what else the environment says of AWS.
+/// The places where AWS credentials are looked for, and the other settings for AWS that the
+/// environment has.
 struct CredentialChain {
     identity: AwsIdentity,
-    /// Shared by all calls, and so are its connections.
+    /// The configuration, whose connections all calls share.
     config: SdkConfig,
-    /// The SDK reads files and environment once in a provider's life: each but the first look has a
-    /// new one.
+    /// A provider of the SDK reads files and environment variables once in its life. So this one
+    /// serves the first lookup, and each later lookup creates a new one.
     first_provider: Mutex<Option<SharedCredentialsProvider>>,
     has_provided: AtomicBool,
 }
@@ -318,7 +321,8 @@ impl Loader<AwsCredentials> for Arc<CredentialChain> {
         let credentials =
             match tokio::time::timeout(IDENTITY_TIMEOUT, self.load_credentials()).await {
                 Ok(Ok(credentials)) => credentials,
-                // A place that had some does not answer, or they are being replaced there.
+                // A source that had credentials before does not answer, or they are being replaced
+                // there.
                 Ok(Err(error)) if self.has_provided.load(Relaxed) => {
                     return Err(error.after_earlier_success());
                 }
@@ -344,8 +348,8 @@ async fn load(identity: &AwsIdentity, region: Region) -> SdkConfig {
         .retry_config(RetryConfig::standard())
         .timeout_config(timeouts);
     if let Some(name) = &identity.profile {
-        // Not the default chain with a profile name: there, keys in the environment would win over
-        // the target's own setting.
+        // This is not the default chain with a profile name, where keys in the environment would
+        // take precedence over the target's own setting.
         let context = ProviderConfig::without_region().with_region(Some(region));
         loader = loader.profile_name(name);
         loader = loader.credentials_provider(
@@ -358,8 +362,8 @@ async fn load(identity: &AwsIdentity, region: Region) -> SdkConfig {
     loader.load().await
 }
 
-/// The endpoint, marked as set in code: else one in the environment (`AWS_ENDPOINT_URL`) would win
-/// over it.
+/// Sets the endpoint and marks it as set in code; otherwise one in the environment
+/// (`AWS_ENDPOINT_URL`) would take precedence over it.
 pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
     match url {
         Some(url) => {
@@ -371,8 +375,8 @@ pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
     }
 }
 
-/// Assumes a role with the credentials of a chain. Not the SDK's own provider: that one cannot say
-/// who the source identity is.
+/// Assumes a role with the credentials of a chain. The SDK's own provider is not used, because it
+/// cannot set the source identity.
 struct RoleAssumer {
     identities: Arc<Identities>,
     chain: Arc<CredentialChain>,
@@ -443,7 +447,8 @@ impl RoleAssumer {
                     .map_or(ROLE_SESSION_NAME.to_string(), sts_name),
             );
         if let Some(person) = person {
-            // For CloudTrail: who it is stays with the session, whatever roles are assumed from it.
+            // CloudTrail shows the person's name: the source identity stays with the session,
+            // whatever roles are assumed from it.
             let tag = Tag::builder()
                 .key(PERSON_TAG)
                 .value(sts_name(person))
@@ -476,7 +481,8 @@ impl RoleAssumer {
     }
 }
 
-/// STS takes letters, digits and `_=,.@+-` in the names of sessions and people, 2 to 64 of them.
+/// Turns a name into one that STS accepts for sessions and people: 2 to 64 letters, digits and
+/// characters of `_=,.@+-`.
 fn sts_name(name: &str) -> String {
     let kept = |c: char| {
         if c.is_ascii_alphanumeric() || "_=,.@+-".contains(c) {

@@ -1,4 +1,4 @@
-//! How does Redshift make a credential? By `GetClusterCredentials`, or by
+//! How does Redshift make a credential? With `GetClusterCredentials`, or with
 //! `GetClusterCredentialsWithIAM`.
 
 use std::time::SystemTime;
@@ -16,11 +16,11 @@ use crate::config::ClusterName;
 use crate::iam::Action;
 use crate::secret::Secret;
 
-/// Makes one credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept
-/// as it is.
+/// Makes one credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is
+/// kept as it is.
 ///
-/// Where AWS refuses a custom domain name, the cluster's own identifier is tried, as Amazon's
-/// drivers do: the name may not be associated with the cluster yet, or any more.
+/// If AWS refuses a custom domain name, the cluster's own identifier is tried, as Amazon's drivers
+/// do: the name may not be associated with the cluster yet, or no longer.
 ///
 /// # Errors
 /// The call failed, or its answer lacks a member.
@@ -38,7 +38,7 @@ pub async fn mint(
     };
     let error = match call(aws, request, None, Some(domain.clone())).await {
         Err(error) if !error.is_transient() => error,
-        // When AWS cannot be asked by one name, it cannot be asked by another.
+        // If AWS cannot be asked about one name, it cannot be asked about another.
         result => return result,
     };
     let identifier = match known {

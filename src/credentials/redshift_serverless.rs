@@ -1,4 +1,4 @@
-//! How does Redshift Serverless make a credential? By `GetCredentials`.
+//! How does Redshift Serverless make a credential? With `GetCredentials`.
 
 use std::time::SystemTime;
 
@@ -12,8 +12,8 @@ use crate::config::WorkgroupName;
 use crate::iam::Action;
 use crate::secret::Secret;
 
-/// One call, one credential. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS identity,
-/// and is kept as it is.
+/// Makes one credential with one call. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS
+/// identity, and is kept as it is.
 ///
 /// # Errors
 /// The call failed, or its answer lacks a member.

@@ -152,8 +152,8 @@ async fn id_of_host(aws: &AwsContext, host: &str) -> Result<String, AwsError> {
 
 /// The id of an instance, which is the cluster's id when the instance belongs to one.
 ///
-/// Where the host is known, the instance that AWS finds must be the one at that host: the account
-/// that is asked may have another instance of the same name.
+/// If the host is known, the instance that AWS finds must be the one at that host: the account that
+/// is asked may have another instance of the same name.
 async fn instance(
     aws: &AwsContext,
     identifier: &str,

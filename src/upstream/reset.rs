@@ -1,18 +1,18 @@
-//! Makes a session that a client has left what it was after its login.
+//! How does a session that a client has left become what it was after its login?
 //!
 //! `DISCARD ALL` ends cursors, prepared statements, temporary tables, notifications, advisory
-//! locks, sequence values and settings; those given in startup parameters are the session's
-//! defaults and come back. It leaves a few things:
+//! locks, sequence values and settings. Settings that were given as startup parameters are the
+//! session's defaults, so they come back. `DISCARD ALL` leaves a few things:
 //!
-//! - A role that is the session's default (`ALTER ROLE … SET role`): `RESET ROLE` takes it again
-//!   where the server's release does not do so by itself.
-//! - The generator behind `random()`, which `setseed` may have made predictable: it is given a seed
-//!   that nobody knows.
+//! - A role that is the session's default (`ALTER ROLE … SET role`): `RESET ROLE` restores it on
+//!   server releases where `DISCARD ALL` does not.
+//! - The generator behind `random()`, which `setseed` may have made predictable: it gets a seed
+//!   that no one knows.
 //! - What procedural languages and `dblink` keep for a session (variables, open connections), and
-//!   temporary replication slots: where there are such, the session is not used again.
+//!   temporary replication slots: if there are any, the session is not used again.
 //!
-//! It leaves the names of settings that extensions would define (`my.name`), with an empty value,
-//! and libraries that were loaded: nothing takes these from a session.
+//! It also leaves the names of settings that extensions would define (`my.name`), with an empty
+//! value, and libraries that were loaded. Nothing can remove these from a session.
 //!
 //! <https://www.postgresql.org/docs/current/sql-discard.html>
 
@@ -29,34 +29,35 @@ use crate::wire::frontend::query;
 use crate::wire::settings::Settings;
 use crate::wire::{ReadError, Violation};
 
-/// Nobody waits for it, and a place at the target is taken by it.
+/// How long a reset may take. No one waits for it, but the session counts against the target's
+/// limit meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Whether nothing is there that `DISCARD ALL` leaves. Names and operators in full: the session's
-/// `search_path` may lead to others of the same name.
+/// Checks that there is nothing of what `DISCARD ALL` leaves. Names and operators are qualified,
+/// because the session's `search_path` may lead to others of the same name.
 const IS_CLEAN: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_language \
      WHERE lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])) \
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'dblink'::pg_catalog.name) \
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
      WHERE temporary AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())";
-/// The body of a `DataRow` with one column that is true.
+/// The body of a `DataRow` with one column, which is true.
 const TRUE: &[u8] = b"\0\x01\0\0\0\x01t";
 
-/// Why a session is of no use to another client.
+/// Why a session cannot be given to another client.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
-    /// The server says no.
+    /// The server refused a statement.
     #[error("the server refuses: {0}")]
     Refused(String),
-    /// The server says something that has nothing to do with it.
+    /// The server sent a message that does not belong to the reset.
     #[error("the server sent a message of type 0x{0:02x} meanwhile")]
     UnexpectedMessage(u8),
-    /// The reset leaves a transaction open.
+    /// The reset left a transaction open.
     #[error("the session is in a transaction")]
     InTransaction,
-    /// A setting does not have the value of the login.
+    /// Settings do not have the values that they had at the login.
     #[error("these settings are not as they were: {0}")]
     SettingsChanged(String),
-    /// Something may have been kept all the same.
+    /// The session may contain something that `DISCARD ALL` leaves.
     #[error(
         "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves"
     )]
@@ -87,16 +88,16 @@ impl From<io::Error> for ResetError {
     }
 }
 
-/// Resets a session that is idle, whose settings have been followed up to now.
+/// Resets an idle session, whose settings have been tracked up to now.
 ///
 /// # Errors
-/// [`ResetError`]: anything but plain success.
+/// Returns a [`ResetError`] for anything but plain success.
 pub async fn reset<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     settings: &mut Settings,
 ) -> Result<(), ResetError> {
     let exchange = async {
-        // DISCARD ALL must be a query of its own.
+        // DISCARD ALL has to be a query of its own.
         let queries = [
             query("DISCARD ALL"),
             query(&format!(
@@ -123,7 +124,7 @@ pub async fn reset<S: AsyncRead + AsyncWrite + Unpin>(
         .unwrap_or(Err(ResetError::TimedOut))
 }
 
-/// Reads the answer to one query, and gives its last row.
+/// Reads the answer to one query, and returns its last row.
 async fn read_until_ready<S: AsyncRead + Unpin>(
     stream: &mut S,
     settings: &mut Settings,
@@ -143,7 +144,7 @@ async fn read_until_ready<S: AsyncRead + Unpin>(
     }
 }
 
-/// From 0 to 1.
+/// A random decimal fraction from 0 to 1.
 fn seed() -> String {
     format!(
         "0.{:019}",
@@ -160,7 +161,7 @@ mod tests {
     const RESTORED: &[u8] = b"S\0\0\0\x11TimeZone\0UTC\0";
     const DONE: &[u8] = b"C\0\0\0\x10DISCARD ALL\0Z\0\0\0\x05I";
 
-    /// The outcome when the server answers with these messages.
+    /// The result of a reset when the server answers with these messages.
     async fn outcome(messages: &[&[u8]]) -> Result<(), String> {
         let mut settings = Settings::at_login(&[RawMessage {
             tag: b'S',

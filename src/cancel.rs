@@ -1,24 +1,25 @@
-//! Which session a CancelRequest means, also when it belongs to another replica of this proxy.
+//! Which session does a CancelRequest mean, even if it belongs to another replica of this proxy?
 //!
-//! **Protocol 3.2** has room in the key: it carries, sealed (AES-256-GCM), the server's address,
-//! name, process id and key. Any replica with the same `cancel_key_file` opens it; nobody else can
-//! read it or make one.
+//! **Protocol 3.2** has room in the key: it contains, sealed with AES-256-GCM, the server's
+//! address, name, process id and key. Any replica with the same `cancel_key_file` can open it; no
+//! one else can read it or make one.
 //!
 //! **Protocol 3.0** has four bytes, so the client is told the server's own key. A replica that does
-//! not know it may try it on the targets' servers, and each server decides, as it does for whoever
-//! reaches it directly. That tells the client nothing it would not have without the proxy (cancel
-//! keys are made for that and open nothing else), and to cancel another person's query one has to
-//! guess 32 bits, at a rate that the proxy limits by source. Replicas that shared a table, or a
-//! four-byte key with a replica's number in it, would leave fewer bits to guess.
+//! not know the key may try it on the targets' servers, and each server decides, just as it does
+//! for a client that reaches it directly. That gives the client nothing that it would not have
+//! without the proxy, since cancel keys are made for that and open nothing else. To cancel another
+//! person's query one has to guess 32 bits, at a rate that the proxy limits by source. If replicas
+//! shared a table, or if the four-byte key contained a replica's number, fewer bits would be left
+//! to guess.
 //!
-//! **Sessions that one client after another may have** (`reuse_sessions`) tell nobody the server's
-//! key, which would outlast the client: each client gets random bytes of its own, known to this
-//! process only and forgotten when it leaves. A request that is on its way to the server at that
-//! moment could still hit the next client, so that [`Registration::retire`] says whether there is
-//! one.
+//! **Sessions that several clients use one after another** (`reuse_sessions`) tell no client the
+//! server's key, because it would outlast the client. Each client gets random bytes of its own,
+//! which only this process knows and which it forgets when the client leaves. A request that is on
+//! its way to the server at that moment could still hit the next client, so
+//! [`Registration::retire`] says whether there is one.
 //!
-//! Process ids are the servers' own, which tools show. A registration ends with its session, by
-//! `Drop`.
+//! Process ids are the servers' own, because tools show them. A registration ends with its session,
+//! by `Drop`.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -37,24 +38,24 @@ use crate::secret::Secret;
 use crate::wire::backend::BackendKey;
 use crate::wire::startup::{CancelRequest, MAX_CANCEL_KEY, ProtocolVersion};
 
-/// First byte of a sealed key: the format of what follows it, a nonce and the sealed destination.
+/// The first byte of a sealed key, which says what follows it: a nonce and the sealed destination.
 const FORMAT: u8 = 1;
-/// Length of an AES-GCM nonce.
+/// Length of an AES-GCM nonce, in bytes.
 const NONCE_LEN: usize = 12;
-/// Length of a random key in protocol 3.2, where the server's own have as many bytes.
+/// Length of a random key in protocol 3.2, in bytes; the servers' own keys are as long.
 const RANDOM_KEY_LEN: usize = 32;
-/// Length of every key in protocol 3.0.
+/// Length of every key in protocol 3.0, in bytes.
 const SHORT_KEY_LEN: usize = 4;
 
-/// Where a session's cancel requests go: the address that was connected, since a name may resolve to
-/// another server by now.
+/// Where a session's cancel requests go. This is the address that the proxy connected to, since the
+/// name may resolve to another server by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination<T> {
-    /// The target, whose trust setup verifies the server.
+    /// The target, whose TLS settings verify the server.
     pub target: T,
-    /// Address of the session's own upstream connection.
+    /// The address of the session's own upstream connection.
     pub address: UpstreamAddr,
-    /// The name that its certificate must have.
+    /// The name that the server's certificate must have.
     pub server_name: ServerName<'static>,
     /// The server's own process id and key.
     pub key: BackendKey,
@@ -65,20 +66,20 @@ pub struct Destination<T> {
 pub enum Match<T> {
     /// A session of this process.
     Session(Forward<T>),
-    /// A session whose destination was sealed, of another replica or one that has ended; its target
-    /// is known by name only.
+    /// A session whose destination was sealed in the key: one of another replica, or one that has
+    /// ended. Its target is known by name only.
     Sealed(Destination<String>),
-    /// Perhaps a session of another replica: the servers know.
+    /// Perhaps a session of another replica; only the servers know.
     OtherReplica(BackendKey),
-    /// None.
+    /// No session.
     Unknown,
 }
 
-/// The sessions that can be cancelled. A target is whatever their destinations hold, and printed it
+/// The cancel keys of all sessions. `T` is the target that a destination holds, and its `Display`
 /// is the target's name.
 pub struct CancelKeys<T> {
     cipher: RandomizedNonceKey,
-    /// Whether there are other replicas.
+    /// Whether other replicas use the same key.
     is_shared: bool,
     sessions: Mutex<Sessions<T>>,
 }
@@ -87,42 +88,43 @@ pub struct CancelKeys<T> {
 type Sessions<T> = HashMap<u32, Vec<Entry<T>>>;
 
 struct Entry<T> {
-    /// What a request must have to mean this session.
+    /// The key that a request must contain to mean this session.
     secret_key: Secret,
     destination: Destination<T>,
     in_flight: Arc<AtomicUsize>,
 }
 
-/// Keeps a session cancellable.
+/// Keeps a session cancellable until it is dropped.
 pub struct Registration<T> {
     keys: Arc<CancelKeys<T>>,
     in_flight: Arc<AtomicUsize>,
-    /// What the client is told.
+    /// The key that the client is told.
     pub client_key: BackendKey,
 }
 
 /// A request on its way to a server.
 #[derive(Debug)]
 pub struct Forward<T> {
-    /// Where it goes.
+    /// Where the request goes.
     pub destination: Destination<T>,
     in_flight: Arc<AtomicUsize>,
 }
 
 impl<T> Forward<T> {
-    /// Says that the server has acted, or has never got the request: whatever its session does next
-    /// is not hit. Without this word, it may be hit at any time.
+    /// Notes that the server has acted on the request, or has never received it, so that it cannot
+    /// hit whatever its session does next. As long as this has not been called, it may hit at any
+    /// time.
     pub fn finish(self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl<T: Clone + Display> CancelKeys<T> {
-    /// `shared` is the key that replicas have in common; without one, keys are good for this
-    /// process only.
+    /// Creates an empty table. `shared` is the key that replicas have in common; without one, a key
+    /// is valid in this process only.
     pub fn new(shared: Option<&Secret>) -> Self {
         let key: [u8; 32] = match shared {
-            // The file holds text of any length; the cipher wants 32 bytes.
+            // The file may contain text of any length, whereas the cipher needs 32 bytes.
             Some(secret) => digest::digest(&digest::SHA256, secret.expose())
                 .as_ref()
                 .try_into()
@@ -138,7 +140,7 @@ impl<T: Clone + Display> CancelKeys<T> {
         }
     }
 
-    /// Makes the key that the client is told.
+    /// Registers a session, and makes the key that its client is told.
     pub fn register(
         self: &Arc<Self>,
         destination: Destination<T>,
@@ -160,7 +162,8 @@ impl<T: Clone + Display> CancelKeys<T> {
         )
     }
 
-    /// Makes a key for a client that others may follow in its session.
+    /// Registers a session that other clients may use later, and makes a key that belongs to this
+    /// client alone.
     pub fn register_with_own_key(
         self: &Arc<Self>,
         destination: Destination<T>,
@@ -218,7 +221,7 @@ impl<T: Clone + Display> CancelKeys<T> {
         }
     }
 
-    /// Which session this request means.
+    /// Finds the session that this request means.
     pub fn find(&self, request: &CancelRequest) -> Match<T> {
         let sealed = self.unseal(request);
         let secret_key = sealed
@@ -252,7 +255,8 @@ impl<T: Clone + Display> CancelKeys<T> {
         })
     }
 
-    /// `None` when it would not fit into a key, which takes names far longer than AWS's.
+    /// Seals a destination into a key. Returns `None` if it would not fit, which takes names far
+    /// longer than those of AWS.
     fn seal(&self, destination: &Destination<T>) -> Option<BackendKey> {
         let process_id = destination.key.process_id;
         let mut sealed = encode(destination)?;
@@ -284,7 +288,8 @@ impl<T: Clone + Display> CancelKeys<T> {
 }
 
 impl<T> Registration<T> {
-    /// Forgets the client's key. Whether no request of it can hit the session any more.
+    /// Forgets the client's key. Returns whether no request with this key can hit the session any
+    /// more.
     pub fn retire(self) -> bool {
         let in_flight = self.in_flight.clone();
         drop(self);
@@ -304,7 +309,8 @@ impl<T> Drop for Registration<T> {
     }
 }
 
-/// What is not secret but must not be changed either: a sealed key is for its own process id.
+/// The associated data of a sealed key, which is not secret but must not be changed: the key is
+/// valid for its own process id only.
 fn associated_data(process_id: u32) -> Aad<[u8; 4]> {
     Aad::from(process_id.to_be_bytes())
 }
@@ -374,7 +380,7 @@ mod tests {
         }
     }
 
-    /// The session that a request means, and nothing else.
+    /// The session that a request means; panics if there is none.
     fn session(found: Match<String>) -> Destination<String> {
         match found {
             Match::Session(forward) => forward.destination,

@@ -1,5 +1,5 @@
-//! Which target does a login go to, and as whom? A pure function of who the client is, what it asks
-//! for and the configuration.
+//! Which target does a login go to, and as whom? The answer is a pure function of who the client
+//! is, what it asks for, and the configuration.
 
 use std::sync::Arc;
 
@@ -8,44 +8,44 @@ use crate::config::{
 };
 use crate::error::{ErrorKind, Refusal};
 
-/// What a client asks for, once it is known who it is.
+/// What a client asks for, once it is known who the client is.
 #[derive(Debug, Clone, Copy)]
 pub struct LoginRequest<'a> {
     /// The client's name.
     pub user: &'a str,
-    /// What the configuration says of this user, where it says something.
+    /// What the configuration says about this user, if it says anything.
     pub settings: Option<&'a User>,
-    /// Database name of the startup message.
+    /// The database name in the startup message.
     pub database: Option<&'a str>,
-    /// Host name of the TLS handshake (SNI).
+    /// The host name in the TLS handshake (SNI).
     pub server_name: Option<&'a str>,
 }
 
-/// As whom, and to which database, a login goes to its target.
+/// As whom a login goes to its target, and to which database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The AWS identity that asks for the credential.
     pub aws: AwsIdentity,
-    /// The database user to ask a credential for.
+    /// The database user to request a credential for.
     pub db_user: DbUser,
-    /// `DbGroups` to ask for.
+    /// The `DbGroups` to request.
     pub db_groups: Vec<String>,
     /// The database to open.
     pub database: String,
 }
 
-/// Which database user a credential is asked for.
+/// The database user that a credential is requested for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DbUser {
-    /// This one.
+    /// The user with this name.
     Named(String),
-    /// The one that AWS derives from the AWS identity (`IAM:name`, `IAMR:role`):
-    /// `GetClusterCredentialsWithIAM` and Redshift Serverless.
+    /// The user that AWS derives from the AWS identity (`IAM:name`, `IAMR:role`), as
+    /// `GetClusterCredentialsWithIAM` and Redshift Serverless do.
     FromAwsIdentity,
 }
 
 impl DbUser {
-    /// The name, where it is known before AWS is asked.
+    /// The name, if it is known before AWS is asked.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Named(name) => Some(name),
@@ -54,13 +54,13 @@ impl DbUser {
     }
 }
 
-/// Chooses among the targets of a listener by their number: the only one takes every login; among
-/// several, the first label of the TLS server name is a target's name, or the database name is, or
-/// it is `target/database`.
+/// Chooses one of a listener's targets. If there is only one, it takes every login. If there are
+/// several, the target is the one whose name is the first label of the TLS server name, or else the
+/// database name, which may also have the form `target/database`.
 ///
 /// # Errors
-/// SQLSTATE 3D000 when no target fits; 28000 when the user may not use it, or when a name is one
-/// that the engine cannot have.
+/// SQLSTATE 3D000 if no target matches; 28000 if the user may not use the target, or if a name is
+/// one that the engine cannot have.
 pub fn route<'a, T: AsRef<Target>>(
     targets: &'a [Arc<T>],
     request: &LoginRequest<'_>,
@@ -72,7 +72,7 @@ pub fn route<'a, T: AsRef<Target>>(
     ))
 }
 
-/// A login to this target.
+/// Routes a login to this target.
 ///
 /// # Errors
 /// SQLSTATE 28000 or 3D000, as for [`route`].
@@ -84,7 +84,8 @@ pub fn route_to_target(
     check_access(target, request)?;
     let database = match &target.database {
         Choice::Fixed(name) => name.clone(),
-        // As the server would: the database is named like the user when the client names none.
+        // As in PostgreSQL itself, the database is named like the user if the client does not name
+        // one.
         Choice::Client => database
             .or(target.engine.only_database())
             .unwrap_or(request.user)
@@ -177,8 +178,8 @@ fn choose<'a, 'b, T: AsRef<Target>>(
     Ok((target, database))
 }
 
-/// The target's identity, with the user's own role in it, and the user's name where it shall
-/// travel.
+/// The target's AWS identity, with the user's own role if there is one, and with the user's name if
+/// the configuration passes it on to AWS.
 pub fn identity(target: &Target, request: &LoginRequest<'_>) -> AwsIdentity {
     let own_role = request.settings.and_then(|user| user.role_arn.clone());
     let role = match (&target.aws.role, own_role) {
@@ -209,7 +210,8 @@ pub fn identity(target: &Target, request: &LoginRequest<'_>) -> AwsIdentity {
     }
 }
 
-/// The server would say so too, in words that do not help.
+/// Refuses a database that the engine does not have. The server would refuse it too, in words that
+/// do not help.
 fn check_only_database(database: &str, target: &Target) -> Result<(), Refusal> {
     match target.engine.only_database() {
         Some(only) if only != database => Err(Refusal::new(

@@ -15,19 +15,20 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::config::Target as TargetSettings;
 use crate::error::{ErrorKind, Refusal};
 
-/// How long a login stands in line.
+/// How long a login may wait in line.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// The logins of one target: how many may be under way, and how fast they begin.
+/// Limits how many logins to one target may be in flight, and how fast they may begin.
 pub struct Pacing {
     rate: Rate,
     in_flight: Semaphore,
-    /// The keys and values of the configuration, for whoever is refused.
+    /// The configured keys and values, for the client that is refused.
     limits: String,
 }
 
-/// Turns at equal distances. What has not been used lately may be taken at once, up to a tenth of a
-/// second's worth: a pool that opens its connections together does not wait, a storm does.
+/// Starts of logins at equal intervals. What has not been used lately may be used at once, up to a
+/// tenth of a second's worth: a pool that opens its connections together does not wait, whereas a
+/// storm does.
 struct Rate {
     interval: Duration,
     next: Mutex<Instant>,
@@ -43,7 +44,7 @@ impl Rate {
         }
     }
 
-    /// The moment of the next turn, which nobody else gets.
+    /// Reserves the next moment at which a login may begin.
     fn next_start(&self, now: Instant) -> Instant {
         let mut next = self.next.lock();
         let start = (*next).max(now.checked_sub(Self::BURST).unwrap_or(now));
@@ -52,14 +53,14 @@ impl Rate {
     }
 }
 
-/// A login that may be under way, until it is dropped.
+/// Counts as a login in flight until it is dropped.
 #[derive(Debug)]
 pub struct LoginPermit<'a>(
     #[expect(dead_code, reason = "it is held for what its drop does")] Option<SemaphorePermit<'a>>,
 );
 
 impl Pacing {
-    /// The pace that the configuration sets for this target.
+    /// Creates the pacing that the configuration sets for this target.
     pub fn new(settings: &TargetSettings) -> Self {
         let TargetSettings {
             name,
@@ -80,7 +81,7 @@ impl Pacing {
     /// Waits until a login to this target may begin.
     ///
     /// # Errors
-    /// SQLSTATE 57P03 when that takes more than 10 s.
+    /// SQLSTATE 57P03 if that takes more than 10 s.
     pub async fn acquire(&self) -> Result<LoginPermit<'_>, Refusal> {
         let permit = async {
             // The semaphore is never closed, so this is never `None`.

@@ -54,7 +54,7 @@ impl Session for FakeSession {
         Ok(self)
     }
 
-    /// The server says whether it can be.
+    /// The server's next byte says whether the session can be reset.
     async fn reset(&mut self) -> Result<(), String> {
         match self.stream.read_u8().await {
             Ok(b'Z') => Ok(()),
@@ -107,7 +107,7 @@ impl FakeServer {
         });
     }
 
-    /// The server's end of the youngest session.
+    /// The server's end of the newest session.
     fn last_end(&self) -> DuplexStream {
         self.0.ends.lock().unwrap().pop().unwrap()
     }
@@ -152,7 +152,7 @@ fn no_limit() -> Permit {
     Limit::new("", None).acquire().unwrap()
 }
 
-/// Lets everything happen that needs no more time than clients are given before spares are made.
+/// Lets everything happen that takes no longer than the delay before sessions are made.
 async fn settle() {
     sleep(FILL_DELAY).await;
     for _ in 0..100 {
@@ -161,7 +161,7 @@ async fn settle() {
 }
 
 impl Pool<FakeServer> {
-    /// A client's login, and what it leads to.
+    /// A client's login, and what the pool does about it.
     async fn login(&self, name: &'static str, server: &FakeServer) -> Option<usize> {
         let taken = self.take(&key(name)).await;
         self.note_login(key(name), server.clone());
@@ -170,7 +170,8 @@ impl Pool<FakeServer> {
     }
 }
 
-/// What a client leaves to a pool that reuses sessions: the server's end of it, and its number.
+/// Leaves a client's session to a pool that reuses sessions. Returns the server's end of it, and
+/// its number.
 async fn leave(
     pool: &Arc<Pool<FakeServer>>,
     server: &FakeServer,
@@ -223,7 +224,7 @@ async fn a_session_that_cannot_be_reset_or_is_too_old_is_ended() {
     sleep(Duration::from_mins(1)).await;
     pool.give_back(&key_a, session, no_limit());
     assert!(is_terminated(server.last_end()).await);
-    // Its age counts from its login: one that was left at half of it has the other half.
+    // The age counts from the login, so a session that was left at half of it has the other half.
     let session = server.log_in().await.unwrap();
     sleep(Duration::from_secs(30)).await;
     pool.give_back(&key_a, session, no_limit());
@@ -420,7 +421,7 @@ async fn failures_make_the_pool_pause_longer_each_time_until_a_login_succeeds() 
     let mut logins = Vec::new();
     let begin = Instant::now();
     for _ in 0..240 {
-        // A client comes every second, and gets in.
+        // A client logs in successfully every second.
         pool.note_login(key("a"), server.clone());
         settle().await;
         logins.push(server.logins());
@@ -501,9 +502,11 @@ async fn concurrent_clients_never_share_a_session_and_the_pool_stays_within_its_
             );
         }
         settle().await;
-        // What the clients were given is dropped by now, so whoever is still there is a spare.
+        // The sessions that the clients were given are dropped by now, so all that are still open
+        // are pooled.
         let mut ends = std::mem::take(&mut *server.0.ends.lock().unwrap());
-        // Polled out of turn: without a budget, which would end before the streams do.
+        // These streams are polled by hand, so without Tokio's cooperative budget, which would run out before
+        // the streams do.
         let open = tokio::task::unconstrained(async {
             ends.iter_mut().map(is_open).filter(|open| *open).count()
         })

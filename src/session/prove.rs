@@ -1,4 +1,5 @@
-//! Phase 3: who is the client, by the first rule of its listener that fits it?
+//! Phase 3: who is the client? The first rule of its listener that matches decides how that is
+//! proved.
 
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::config::{Auth, User};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::wire::startup::StartupMessage;
 
-/// What a client asks for, and what its connection says of it.
+/// What a client asks for, and how its connection is protected.
 pub(super) struct Startup {
     pub message: StartupMessage,
     pub security: Security,
@@ -29,16 +30,17 @@ pub(super) struct Proven {
 }
 
 impl Startup {
-    /// The name of the startup message's database, where it has one.
+    /// The database name in the startup message, if it has one.
     ///
     /// # Errors
-    /// SQLSTATE 28000: it is not UTF-8. Names decide where a login goes, and AWS takes text only.
+    /// SQLSTATE 28000 if it is not UTF-8: names decide where a login goes, and AWS accepts text
+    /// only.
     pub fn database(&self) -> Result<Option<&str>, Refusal> {
         self.utf8_parameter("database name", "database")
     }
 
     fn user(&self) -> Result<&str, Refusal> {
-        // A startup message without a user has been refused when it was read.
+        // A startup message without a user was already refused when it was read.
         Ok(self
             .utf8_parameter("user name", "user")?
             .unwrap_or_default())
@@ -58,11 +60,12 @@ impl Startup {
     }
 }
 
-/// Has the client prove that it is the user whom it names, within the startup timeout.
+/// Has the client prove that it is the user that it names, within the startup timeout.
 ///
 /// # Errors
-/// SQLSTATE 53300 at a limit, 57014 when the time is over, 28P01 for a wrong password and 28000 for
-/// everything else; after repeated failures from one address only when its penalty is over.
+/// SQLSTATE 53300 at a limit, 57014 if the timeout passes, 28P01 for a wrong password, and 28000
+/// for everything else. After repeated failures from one address, the error is returned only when
+/// the address's penalty is over.
 pub(super) async fn prove(
     context: &Context<'_>,
     stream: &mut ClientStream,
@@ -101,7 +104,7 @@ pub(super) async fn prove(
     })
 }
 
-/// One client on its way to an identity.
+/// A client whose identity is being established.
 struct Proof<'a> {
     context: &'a Context<'a>,
     client: ClientAddr,

@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_key_is_understood_by_every_replica_with_the_same_file_and_by_no_other() {
+    fn only_replicas_with_the_same_key_file_can_open_a_sealed_key() {
         let file = Secret::new("0123456789abcdef0123456789abcdef");
         let (one, two, stranger) = (
             Arc::new(CancelKeys::<String>::new(Some(&file))),
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_key_that_was_changed_in_any_bit_or_process_id_means_nobody() {
+    fn a_sealed_key_with_any_byte_or_the_process_id_changed_means_no_session() {
         let keys = Arc::new(CancelKeys::<String>::new(None));
         let registration = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
         let key = registration.client_key.secret_key.expose();
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn two_servers_with_the_same_process_id_are_told_apart_by_the_key() {
+    fn sessions_with_the_same_process_id_on_two_servers_are_told_apart_by_their_keys() {
         let keys = Arc::new(CancelKeys::<String>::new(None));
         let one = keys.register(destination("10.0.0.1:5439"), ProtocolVersion::V3_0);
         let mut other = destination("10.0.0.2:5439");
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_four_byte_key_unknown_here_may_be_another_replicas_where_there_is_one() {
+    fn an_unknown_four_byte_key_may_belong_to_another_replica_if_there_is_one() {
         let unknown = CancelRequest {
             process_id: 7,
             secret_key: Secret::new([1, 2, 3, 4]),
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_follow_each_other_in_a_session_have_keys_of_their_own() {
+    fn clients_that_use_a_session_in_turn_have_keys_of_their_own() {
         let keys = Arc::new(CancelKeys::<String>::new(None));
         let own = destination("10.0.0.5:5439").key;
         for (version, length) in [(ProtocolVersion::V3_0, 4), (ProtocolVersion::V3_2, 32)] {
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_under_way_is_known_until_it_finishes() {
+    fn a_request_in_flight_is_known_until_it_finishes() {
         let keys = Arc::new(CancelKeys::<String>::new(None));
         let forward = |registration: &Registration<String>| match keys
             .find(&request(&registration.client_key))
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_of_this_process_keeps_its_own_target_also_where_its_key_is_sealed() {
+    fn a_sealed_key_of_a_session_in_this_process_finds_that_session() {
         let keys = Arc::new(CancelKeys::<String>::new(None));
         let registration = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
         let sealed = request(&registration.client_key);

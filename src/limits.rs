@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_nobody_is_refused() {
+    fn without_a_limit_no_session_is_refused() {
         let limit = Limit::new("user.ana.max_sessions", None);
         let permits: Vec<_> = (0..10_000).map(|_| limit.acquire().unwrap()).collect();
         assert_eq!(permits.len(), 10_000);

@@ -293,7 +293,8 @@ impl Metrics {
             Unit::Seconds,
             self.login_duration.clone(),
         );
-        let help = "Logins that failed, by what the client was told; without a target where none was chosen yet";
+        let help = "Logins that failed, by what the client was told; \
+                    without a target where none was chosen yet";
         registry.register("login_failures", help, self.login_failures.clone());
         let help = "Credentials asked for, by logins and in the background";
         registry.register(

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_there_until_its_session_ends() {
+    fn an_entry_exists_until_its_session_ends() {
         let registry = Arc::new(Registry::default());
         let (first, second) = (registry.add(client()), registry.add(client()));
         assert_ne!(first.id, second.id);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_is_told_to_end_does_also_where_nothing_else_wakes_it() {
+    async fn a_session_that_is_told_to_end_is_woken_up() {
         let registry = Arc::new(Registry::default());
         let entry = registry.add(client());
         let session =
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_was_told_to_end_before_it_ran_does_not_run() {
+    async fn a_session_that_is_told_to_end_before_it_runs_does_not_run() {
         let registry = Arc::new(Registry::default());
         let entry = registry.add(client());
         registry.end_all();

@@ -9,9 +9,9 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
 use super::error::AwsError;
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thousand_first_logins_make_one_call() {
+    async fn a_thousand_first_logins_share_one_call() {
         let (cache, counter) = (
             Arc::new(Cache::default()),
             Counter::with_life(Duration::from_mins(15)),
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thousand_logins_that_fail_together_make_one_call_and_those_just_after_none() {
+    async fn a_thousand_failing_logins_share_one_call_and_later_ones_reuse_its_failure() {
         let (cache, counter) = (
             Arc::new(Cache::default()),
             Counter::with_life(Duration::from_mins(15)),
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_that_is_used_is_replaced_before_its_end_and_one_that_is_not_is_left_to_die() {
+    async fn a_value_in_use_is_replaced_before_it_expires_and_an_unused_one_is_not() {
         let life = Duration::from_millis(400);
         let (cache, counter) = (Cache::default(), Counter::with_life(life));
         assert_eq!(number(&cache, &counter).await, Ok(1));
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failing_aws_changes_nothing_while_a_value_lives_and_is_asked_ever_more_seldom() {
+    async fn a_value_serves_while_aws_fails_and_attempts_to_replace_it_back_off() {
         let (cache, counter) = (
             Cache::default(),
             Counter {
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_that_was_refused_is_forgotten_and_a_newer_one_is_not() {
+    async fn forgetting_a_refused_value_keeps_a_newer_one() {
         let (cache, counter) = (
             Cache::default(),
             Counter::with_life(Duration::from_mins(15)),

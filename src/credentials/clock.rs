@@ -4,8 +4,6 @@
 //! without a call, by our clock, and expiry times are given by AWS's clock.
 
 use std::sync::{Arc, OnceLock};
-
-use parking_lot::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -15,6 +13,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::Format;
+use parking_lot::Mutex;
 
 /// Seconds by which the clocks may differ without anything being reported: the `Date` header has
 /// whole seconds, and an answer takes some time to arrive.
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn expiries_are_by_the_clock_that_tells_them() {
+    fn expiry_times_are_read_by_the_clock_of_aws() {
         let life = Duration::from_mins(15);
         let hour = Duration::from_hours(1);
         let now = SystemTime::now();
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_off_from_ten_seconds_on() {
+    fn a_clock_skew_is_described_from_ten_seconds_on() {
         assert_eq!(describe_skew(9), None);
         assert_eq!(describe_skew(-9), None);
         assert_eq!(
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn aws_is_not_asked_for_the_time_again_and_again() {
+    fn aws_is_asked_for_the_time_once_a_minute_at_most() {
         let monitor = ClockMonitor::default();
         assert_eq!([monitor.may_ask(), monitor.may_ask()], [true, false]);
     }

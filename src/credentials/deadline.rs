@@ -48,7 +48,7 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
 
     #[test]
-    fn whichever_clock_is_first_counts() {
+    fn a_deadline_passes_as_soon_as_either_clock_reaches_it() {
         let life = Duration::from_mins(15);
         let deadline = Deadline::after(life);
         assert!(
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn no_expiry_is_too_far_away() {
+    fn a_deadline_is_a_week_away_at_most() {
         assert!(Deadline::after(Duration::MAX).remaining() <= MAX_LIFE);
         assert!(Deadline::after(Duration::ZERO).has_passed());
     }

@@ -107,7 +107,7 @@ mod tests {
     ];
 
     #[test]
-    fn tokens_are_those_of_botocore() {
+    fn tokens_equal_those_of_botocore() {
         let credentials = Credentials::new(
             "AKIDEXAMPLE",
             "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn only_admin_is_admin() {
+    fn only_the_user_admin_gets_the_admin_action() {
         for other in ["Admin", "admin ", "administrator", ""] {
             assert_eq!(action(other), "DbConnect", "{other}");
         }

@@ -63,7 +63,10 @@ pub enum AwsErrorReason {
 
 /// What AWS said, with the request id that AWS support asks for.
 #[derive(Debug, thiserror::Error)]
-#[error("{code}: {message}{}", .request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default())]
+#[error(
+    "{code}: {message}{}",
+    .request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default()
+)]
 struct ServiceMessage {
     code: String,
     message: String,
@@ -331,8 +334,8 @@ impl From<AwsError> for Refusal {
     }
 }
 
-const NO_CREDENTIALS_FOUND: &str = "no AWS credentials: none in the environment, the profile, a web \
-     identity, a container or the instance metadata";
+const NO_CREDENTIALS_FOUND: &str = "no AWS credentials: none in the environment, the profile, \
+     a web identity, a container or the instance metadata";
 
 /// The part of an error response that is kept; the response itself may hold more than a log should
 /// have.
@@ -447,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_told_from_what_will_not() {
+    fn transient_errors_are_distinguished_from_permanent_ones() {
         let kind =
             |code, status| from_code("redshift:GetClusterCredentials", code, "", status).kind();
         assert_eq!(kind("Throttling", 400), ErrorKind::CredentialsUnavailable);
@@ -482,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_told_by_its_type() {
+    fn a_missing_cluster_is_recognized_by_the_type_of_the_error() {
         use aws_sdk_redshift::types::error::ClusterNotFoundFault;
         let fault = ClusterNotFoundFault::builder().build();
         assert!(GetClusterCredentialsError::ClusterNotFoundFault(fault).is_not_found());

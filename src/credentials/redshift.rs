@@ -66,6 +66,7 @@ async fn call(
     identifier: Option<String>,
     domain: Option<String>,
 ) -> Result<Credential, AwsError> {
+    const WITH_IAM: &str = Action::RedshiftGetClusterCredentialsWithIam.name();
     let (client, clock) = (Client::new(&aws.config), aws.clock());
     if let Some(user) = &request.user {
         const ACTION: &str = Action::RedshiftGetClusterCredentials.name();
@@ -91,7 +92,6 @@ async fn call(
             answer.expiration,
         );
     }
-    const ACTION: &str = Action::RedshiftGetClusterCredentialsWithIam.name();
     let answer = client
         .get_cluster_credentials_with_iam()
         .db_name(&request.database)
@@ -102,9 +102,9 @@ async fn call(
         .interceptor(clock.clone())
         .send()
         .await
-        .map_err(|error| AwsError::call_failed(ACTION, error))?;
+        .map_err(|error| AwsError::call_failed(WITH_IAM, error))?;
     credential(
-        ACTION,
+        WITH_IAM,
         &clock,
         answer.db_user,
         answer.db_password,

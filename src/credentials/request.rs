@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_changes_the_answer_changes_the_request() {
+    fn every_parameter_that_changes_the_answer_changes_the_request() {
         let ana = route(DbUser::Named("ana".to_string()), &["bi"]);
         let base = cluster_credentials(&with_auto_create(true), &ana);
         let others = [
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_signed_for_the_signing_endpoint_where_there_is_one() {
+    fn a_token_is_signed_for_the_signing_endpoint_if_there_is_one() {
         let endpoint = |host: &str| Endpoint {
             host: host.to_string(),
             port: 5432,

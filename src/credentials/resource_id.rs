@@ -237,7 +237,8 @@ async fn custom_endpoint(aws: &AwsContext, host: &str) -> Result<String, AwsErro
     Err(not_found(DESCRIBE_CLUSTERS))
 }
 
-/// RDS returns the id of a proxy as a part of its ARN only: `arn:aws:rds:us-west-2:123456789012:db-proxy:prx-…`.
+/// RDS returns the id of a proxy only as a part of its ARN,
+/// `arn:aws:rds:us-west-2:123456789012:db-proxy:prx-…`.
 async fn proxy(aws: &AwsContext, name: &str, host: &str) -> Result<String, AwsError> {
     let call = aws_sdk_rds::Client::new(&aws.config)
         .describe_db_proxies()

@@ -306,7 +306,11 @@ async fn reload_changed_certificates(certificates: &[Arc<ListenerTls>], reload: 
                 Err(error) => {
                     let text = error.to_string();
                     if asked || reported.as_ref() != Some(&text) {
-                        tracing::error!(certificate = %file, error = text, "certificate cannot be read again; the old one stays in use");
+                        tracing::error!(
+                            certificate = %file,
+                            error = text,
+                            "certificate cannot be read again; the old one stays in use"
+                        );
                     }
                     *reported = Some(text);
                 }

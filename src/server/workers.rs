@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_lonely_session_stays_on_the_thread_that_accepts_it() {
+    async fn a_lone_session_stays_on_the_thread_that_accepts_it() {
         let workers = Workers::start().unwrap();
         for _ in 0..3 {
             let slot = workers.slot();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sessions_are_spread_evenly_also_after_some_have_ended() {
+    async fn sessions_are_spread_evenly_even_after_some_have_ended() {
         let workers = Workers::start().unwrap();
         let count = thread::available_parallelism().unwrap().get();
         let mut slots: Vec<_> = (0..6 * count).map(|_| workers.slot()).collect();

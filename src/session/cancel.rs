@@ -54,14 +54,13 @@ async fn forward(context: &Context<'_>, client: ClientAddr, request: &CancelRequ
                 server_name,
                 key,
             } = destination;
-            match context.snapshot.target(&name) {
-                Some(target) => {
-                    target.cancel(client, address, server_name, &key).await;
-                }
-                None => tracing::info!(
+            if let Some(target) = context.snapshot.target(&name) {
+                target.cancel(client, address, server_name, &key).await;
+            } else {
+                tracing::info!(
                     %client, pid, target = name,
                     "cancel request for a target that is not configured here"
-                ),
+                );
             }
         }
         Match::OtherReplica(key) => {

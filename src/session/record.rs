@@ -142,7 +142,8 @@ impl Record {
             let details = entry.details();
             let target = details.target.as_deref().unwrap_or_default();
             tracing::info!(
-                session = %entry.id, client = %details.client, vpc_endpoint, user = details.user, target,
+                session = %entry.id, client = %details.client, vpc_endpoint,
+                user = details.user, target,
                 db_user = details.db_user,
                 upstream = details.upstream.map(tracing::field::display),
                 warm = is_pooled.then_some(true),
@@ -188,7 +189,10 @@ impl Record {
             }
             LoginError::StartupTimeout => {
                 let duration_ms = millis(self.entry.opened.elapsed());
-                tracing::info!(%session, %client, duration_ms, "client did not finish its startup in time");
+                tracing::info!(
+                    %session, %client, duration_ms,
+                    "client did not finish its startup in time"
+                );
             }
         }
     }

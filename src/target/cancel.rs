@@ -33,7 +33,10 @@ impl Target {
             }
             Err(error) => {
                 let error = crate::error::chain(&error);
-                tracing::warn!(%client, target, %upstream, pid, error, "cancel request not forwarded");
+                tracing::warn!(
+                    %client, target, %upstream, pid, error,
+                    "cancel request not forwarded"
+                );
                 true
             }
         }

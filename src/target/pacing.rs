@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_apart_and_what_was_not_used_is_saved_for_a_tenth_of_a_second() {
+    fn logins_start_at_intervals_after_a_burst_of_a_tenth_of_a_second() {
         let rate = Rate::per_second(NonZeroU32::new(20).unwrap());
         let begin = Instant::now() + Duration::from_mins(1);
         let starts: Vec<_> = (0..5).map(|_| rate.next_start(begin)).collect();

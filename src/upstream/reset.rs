@@ -35,8 +35,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Checks that there is nothing of what `DISCARD ALL` leaves. Names and operators are qualified,
 /// because the session's `search_path` may lead to others of the same name.
 const IS_CLEAN: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_language \
-     WHERE lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])) \
-     AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'dblink'::pg_catalog.name) \
+     WHERE lanname OPERATOR(pg_catalog.<>) \
+     ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])) \
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension \
+     WHERE extname OPERATOR(pg_catalog.=) 'dblink'::pg_catalog.name) \
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
      WHERE temporary AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())";
 /// The body of a `DataRow` with one column, which is true.
@@ -59,7 +61,8 @@ pub enum ResetError {
     SettingsChanged(String),
     /// The session may contain something that `DISCARD ALL` leaves.
     #[error(
-        "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves"
+        "there are procedural languages, dblink or a temporary replication slot, \
+         which keep what DISCARD ALL leaves"
     )]
     NotClean,
     /// The server does not follow the protocol.
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_but_plain_success_is_a_reset() {
+    async fn a_reset_succeeds_only_if_every_answer_is_as_expected() {
         assert_eq!(outcome(&[RESTORED, DONE, CLEAN_ANSWER]).await, Ok(()));
         let not_clean = CLEAN_ANSWER
             .iter()
@@ -189,11 +192,13 @@ mod tests {
             ),
             (
                 &[RESTORED, DONE, &not_clean],
-                "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves",
+                "there are procedural languages, dblink or a temporary replication slot, \
+                 which keep what DISCARD ALL leaves",
             ),
             (
                 &[RESTORED, DONE, DONE],
-                "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves",
+                "there are procedural languages, dblink or a temporary replication slot, \
+                 which keep what DISCARD ALL leaves",
             ),
             (&[b"E\0\0\0\x0cCXX000\0\0", DONE], "the server refuses: "),
             (

@@ -444,7 +444,12 @@ impl<L: LogIn> Pool<L> {
                 since: (Instant::now(), SystemTime::now()),
             });
         }
-        tracing::debug!(target = self.settings.name, upstream = %address, how, "spare session ready");
+        tracing::debug!(
+            target = self.settings.name,
+            upstream = %address,
+            how,
+            "spare session ready"
+        );
     }
 
     fn recovered(&self) {

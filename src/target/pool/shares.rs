@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_in_turn_leave_each_other_what_they_have() {
+    fn keys_that_log_in_alternately_do_not_take_sessions_from_each_other() {
         assert_eq!(shares(&[(2, 0), (2, 1)], 1), [0, 1]);
         assert_eq!(
             shares(&[(2, 0), (2, 0)], 1),

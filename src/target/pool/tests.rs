@@ -1,3 +1,5 @@
+//! Does the pool hand out, watch, reset and end sessions as it should?
+
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -505,8 +507,8 @@ async fn concurrent_clients_never_share_a_session_and_the_pool_stays_within_its_
         // The sessions that the clients were given are dropped by now, so all that are still open
         // are pooled.
         let mut ends = std::mem::take(&mut *server.0.ends.lock().unwrap());
-        // These streams are polled by hand, so without Tokio's cooperative budget, which would run out before
-        // the streams do.
+        // These streams are polled by hand, so without Tokio's cooperative budget, which would run
+        // out before the streams do.
         let open = tokio::task::unconstrained(async {
             ends.iter_mut().map(is_open).filter(|open| *open).count()
         })

@@ -1,4 +1,5 @@
-# Two commands do all the set-up: make demo, make test.
+# How is this project built and tested? `make demo` and `make test` install everything that they
+# need.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -60,7 +61,8 @@ lint: $(CARGO_DENY) ## Check formatting, clippy, documentation and dependencies
 	$(CARGO_DENY) check bans licenses sources
 	cargo metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
 
-# Not a lint: it fetches the advisory database, and fails for reasons that no change here brought about.
+# This is not a lint, because it fetches the advisory database, and fails for reasons that no change
+# here has caused.
 .PHONY: advisories
 advisories: $(CARGO_DENY) ## Look for known vulnerabilities in dependencies (needs the network)
 	$(CARGO_DENY) check advisories
@@ -82,7 +84,8 @@ target/venv/.done: tests/clients/requirements-test.txt
 
 $(CARGO_DENY): version := $(CARGO_DENY_VERSION)
 $(CARGO_FUZZ): version := $(CARGO_FUZZ_VERSION)
-# Their build directory is their own, so that building them does not wait for, or spoil, ours.
+# They have a build directory of their own, so that building them neither waits for ours nor spoils
+# it.
 $(CARGO_DENY) $(CARGO_FUZZ): Makefile
 	[[ "$$($@ --version 2>/dev/null)" == "$(@F) $(version)" ]] || \
 	    cargo install --locked --debug --version $(version) --root target/tools --target-dir target/tools/build $(@F)

@@ -1,4 +1,5 @@
-//! Whose address is it? The kinds must not be taken for one another.
+//! Whose address is it? A client's and a server's must not be confused, so they have different
+//! types.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -6,14 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 /// Where a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddr {
-    /// At a network address: the TCP peer's, or the one that a PROXY header names.
+    /// The client is at a network address: the TCP peer's, or the one that a PROXY header names.
     Network(SocketAddr),
-    /// On this machine, as the operating system user with this id.
+    /// The client is on this machine, as the operating system user with this id.
     Local(u32),
 }
 
 impl ClientAddr {
-    /// The IP address, where there is one.
+    /// The IP address, if there is one.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Network(address) => Some(address.ip()),
@@ -31,8 +32,8 @@ impl fmt::Display for ClientAddr {
     }
 }
 
-/// Where a database server is: the address that was connected, which its name may not resolve to
-/// any more.
+/// Where a database server is. This is the address that the proxy connected to, which the server's
+/// name may no longer resolve to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UpstreamAddr(pub SocketAddr);
 

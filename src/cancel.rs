@@ -1,24 +1,25 @@
-//! Which session a CancelRequest means, also when it belongs to another replica of this proxy.
+//! Which session does a CancelRequest mean, even if it belongs to another replica of this proxy?
 //!
-//! **Protocol 3.2** has room in the key: it carries, sealed (AES-256-GCM), the server's address,
-//! name, process id and key. Any replica with the same `cancel_key_file` opens it; nobody else can
-//! read it or make one.
+//! **Protocol 3.2** has room in the key: it contains, sealed with AES-256-GCM, the server's
+//! address, name, process id and key. Any replica with the same `cancel_key_file` can open it; no
+//! one else can read it or make one.
 //!
 //! **Protocol 3.0** has four bytes, so the client is told the server's own key. A replica that does
-//! not know it may try it on the targets' servers, and each server decides, as it does for whoever
-//! reaches it directly. That tells the client nothing it would not have without the proxy (cancel
-//! keys are made for that and open nothing else), and to cancel another person's query one has to
-//! guess 32 bits, at a rate that the proxy limits by source. Replicas that shared a table, or a
-//! four-byte key with a replica's number in it, would leave fewer bits to guess.
+//! not know the key may try it on the targets' servers, and each server decides, just as it does
+//! for a client that reaches it directly. That gives the client nothing that it would not have
+//! without the proxy, since cancel keys are made for that and open nothing else. To cancel another
+//! person's query one has to guess 32 bits, at a rate that the proxy limits by source. If replicas
+//! shared a table, or if the four-byte key contained a replica's number, fewer bits would be left
+//! to guess.
 //!
-//! **Sessions that one client after another may have** (`reuse_sessions`) tell nobody the server's
-//! key, which would outlast the client: each client gets random bytes of its own, known to this
-//! process only and forgotten when it leaves. A request that is on its way to the server at that
-//! moment could still hit the next client, so that [`Registration::retire`] says whether there is
-//! one.
+//! **Sessions that several clients use one after another** (`reuse_sessions`) tell no client the
+//! server's key, because it would outlast the client. Each client gets random bytes of its own,
+//! which only this process knows and which it forgets when the client leaves. A request that is on
+//! its way to the server at that moment could still hit the next client, so
+//! [`Registration::retire`] says whether there is one.
 //!
-//! Process ids are the servers' own, which tools show. A registration ends with its session, by
-//! `Drop`.
+//! Process ids are the servers' own, because tools show them. A registration ends with its session,
+//! by `Drop`.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -37,24 +38,24 @@ use crate::secret::Secret;
 use crate::wire::backend::BackendKey;
 use crate::wire::startup::{CancelRequest, MAX_CANCEL_KEY, ProtocolVersion};
 
-/// First byte of a sealed key: the format of what follows it, a nonce and the sealed destination.
+/// The first byte of a sealed key, which says what follows it: a nonce and the sealed destination.
 const FORMAT: u8 = 1;
-/// Length of an AES-GCM nonce.
-const NONCE: usize = 12;
-/// Length of a random key in protocol 3.2, where the server's own have as many bytes.
-const RANDOM_KEY: usize = 32;
-/// Length of every key in protocol 3.0.
-const SHORT_KEY: usize = 4;
+/// Length of an AES-GCM nonce, in bytes.
+const NONCE_LEN: usize = 12;
+/// Length of a random key in protocol 3.2, in bytes; the servers' own keys are as long.
+const RANDOM_KEY_LEN: usize = 32;
+/// Length of every key in protocol 3.0, in bytes.
+const SHORT_KEY_LEN: usize = 4;
 
-/// Where a session's cancel requests go: the address that was connected, since a name may resolve to
-/// another server by now.
+/// Where a session's cancel requests go. This is the address that the proxy connected to, since the
+/// name may resolve to another server by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination<T> {
-    /// The target, whose trust setup verifies the server.
+    /// The target, whose TLS settings verify the server.
     pub target: T,
-    /// Address of the session's own upstream connection.
+    /// The address of the session's own upstream connection.
     pub address: UpstreamAddr,
-    /// The name that its certificate must have.
+    /// The name that the server's certificate must have.
     pub server_name: ServerName<'static>,
     /// The server's own process id and key.
     pub key: BackendKey,
@@ -65,20 +66,20 @@ pub struct Destination<T> {
 pub enum Match<T> {
     /// A session of this process.
     Session(Forward<T>),
-    /// A session whose destination was sealed, of another replica or one that has ended; its target
-    /// is known by name only.
+    /// A session whose destination was sealed in the key: one of another replica, or one that has
+    /// ended. Its target is known by name only.
     Sealed(Destination<String>),
-    /// Perhaps a session of another replica: the servers know.
+    /// Perhaps a session of another replica; only the servers know.
     OtherReplica(BackendKey),
-    /// None.
+    /// No session.
     Unknown,
 }
 
-/// The sessions that can be cancelled. A target is whatever their destinations hold, and printed it
+/// The cancel keys of all sessions. `T` is the target that a destination holds, and its `Display`
 /// is the target's name.
-pub struct Cancels<T> {
-    seal: RandomizedNonceKey,
-    /// Whether there are other replicas.
+pub struct CancelKeys<T> {
+    cipher: RandomizedNonceKey,
+    /// Whether other replicas use the same key.
     is_shared: bool,
     sessions: Mutex<Sessions<T>>,
 }
@@ -87,58 +88,59 @@ pub struct Cancels<T> {
 type Sessions<T> = HashMap<u32, Vec<Entry<T>>>;
 
 struct Entry<T> {
-    /// What a request must have to mean this session.
+    /// The key that a request must contain to mean this session.
     secret_key: Secret,
     destination: Destination<T>,
-    under_way: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
-/// Keeps a session cancellable.
+/// Keeps a session cancellable until it is dropped.
 pub struct Registration<T> {
-    cancels: Arc<Cancels<T>>,
-    under_way: Arc<AtomicUsize>,
-    /// What the client is told.
+    keys: Arc<CancelKeys<T>>,
+    in_flight: Arc<AtomicUsize>,
+    /// The key that the client is told.
     pub client_key: BackendKey,
 }
 
 /// A request on its way to a server.
 #[derive(Debug)]
 pub struct Forward<T> {
-    /// Where it goes.
+    /// Where the request goes.
     pub destination: Destination<T>,
-    under_way: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
 impl<T> Forward<T> {
-    /// Says that the server has acted, or has never got the request: whatever its session does next
-    /// is not hit. Without this word, it may be hit at any time.
+    /// Notes that the server has acted on the request, or has never received it, so that it cannot
+    /// hit whatever its session does next. As long as this has not been called, it may hit at any
+    /// time.
     pub fn finish(self) {
-        self.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl<T: Clone + Display> Cancels<T> {
-    /// `shared` is the key that replicas have in common; without one, keys are good for this
-    /// process only.
+impl<T: Clone + Display> CancelKeys<T> {
+    /// Creates an empty table. `shared` is the key that replicas have in common; without one, a key
+    /// is valid in this process only.
     pub fn new(shared: Option<&Secret>) -> Self {
         let key: [u8; 32] = match shared {
-            // The file holds text of any length; the cipher wants 32 bytes.
+            // The file may contain text of any length, whereas the cipher needs 32 bytes.
             Some(secret) => digest::digest(&digest::SHA256, secret.expose())
                 .as_ref()
                 .try_into()
                 .expect("SHA-256 has 32 bytes"),
             None => random::bytes(),
         };
-        let seal =
+        let cipher =
             RandomizedNonceKey::new(&AES_256_GCM, &key).expect("32 bytes are an AES-256 key");
         Self {
-            seal,
+            cipher,
             is_shared: shared.is_some(),
             sessions: Mutex::default(),
         }
     }
 
-    /// Makes the key that the client is told.
+    /// Registers a session, and makes the key that its client is told.
     pub fn register(
         self: &Arc<Self>,
         destination: Destination<T>,
@@ -154,14 +156,15 @@ impl<T: Clone + Display> Cancels<T> {
             Entry {
                 secret_key,
                 destination,
-                under_way: Arc::default(),
+                in_flight: Arc::default(),
             },
             client_key,
         )
     }
 
-    /// Makes a key for a client that others may follow in its session.
-    pub fn register_for_one(
+    /// Registers a session that other clients may use later, and makes a key that belongs to this
+    /// client alone.
+    pub fn register_with_own_key(
         self: &Arc<Self>,
         destination: Destination<T>,
         version: ProtocolVersion,
@@ -177,9 +180,9 @@ impl<T: Clone + Display> Cancels<T> {
         };
         let secret_key = loop {
             let key = if version >= ProtocolVersion::V3_2 {
-                Secret::new(random::bytes::<RANDOM_KEY>())
+                Secret::new(random::bytes::<RANDOM_KEY_LEN>())
             } else {
-                Secret::new(random::bytes::<SHORT_KEY>())
+                Secret::new(random::bytes::<SHORT_KEY_LEN>())
             };
             if !taken(&key) {
                 break key;
@@ -194,7 +197,7 @@ impl<T: Clone + Display> Cancels<T> {
             Entry {
                 secret_key,
                 destination,
-                under_way: Arc::default(),
+                in_flight: Arc::default(),
             },
             client_key,
         )
@@ -206,21 +209,21 @@ impl<T: Clone + Display> Cancels<T> {
         entry: Entry<T>,
         client_key: BackendKey,
     ) -> Registration<T> {
-        let under_way = entry.under_way.clone();
+        let in_flight = entry.in_flight.clone();
         sessions
             .entry(client_key.process_id)
             .or_default()
             .push(entry);
         Registration {
-            cancels: self.clone(),
-            under_way,
+            keys: self.clone(),
+            in_flight,
             client_key,
         }
     }
 
-    /// Which session this request means.
+    /// Finds the session that this request means.
     pub fn find(&self, request: &CancelRequest) -> Match<T> {
-        let sealed = self.open(request);
+        let sealed = self.unseal(request);
         let secret_key = sealed
             .as_ref()
             .map_or(&request.secret_key, |sealed| &sealed.key.secret_key);
@@ -229,7 +232,7 @@ impl<T: Clone + Display> Cancels<T> {
         }
         match sealed {
             Some(destination) => Match::Sealed(destination),
-            None if self.is_shared && request.secret_key.expose().len() == SHORT_KEY => {
+            None if self.is_shared && request.secret_key.expose().len() == SHORT_KEY_LEN => {
                 Match::OtherReplica(BackendKey {
                     process_id: request.process_id,
                     secret_key: request.secret_key.clone(),
@@ -245,20 +248,21 @@ impl<T: Clone + Display> Cancels<T> {
         let entry = entries
             .iter()
             .find(|entry| entry.secret_key == *secret_key)?;
-        entry.under_way.fetch_add(1, Ordering::AcqRel);
+        entry.in_flight.fetch_add(1, Ordering::AcqRel);
         Some(Forward {
             destination: entry.destination.clone(),
-            under_way: entry.under_way.clone(),
+            in_flight: entry.in_flight.clone(),
         })
     }
 
-    /// `None` when it would not fit into a key, which takes names far longer than AWS's.
+    /// Seals a destination into a key. Returns `None` if it would not fit, which takes names far
+    /// longer than those of AWS.
     fn seal(&self, destination: &Destination<T>) -> Option<BackendKey> {
         let process_id = destination.key.process_id;
         let mut sealed = encode(destination)?;
         let nonce = self
-            .seal
-            .seal_in_place_append_tag(associated(process_id), &mut sealed)
+            .cipher
+            .seal_in_place_append_tag(associated_data(process_id), &mut sealed)
             .ok()?;
         let bytes = [&[FORMAT], &nonce.as_ref()[..], &sealed].concat();
         (bytes.len() <= MAX_CANCEL_KEY).then(|| BackendKey {
@@ -267,36 +271,37 @@ impl<T: Clone + Display> Cancels<T> {
         })
     }
 
-    fn open(&self, request: &CancelRequest) -> Option<Destination<String>> {
+    fn unseal(&self, request: &CancelRequest) -> Option<Destination<String>> {
         let (&FORMAT, rest) = request.secret_key.expose().split_first()? else {
             return None;
         };
-        let (nonce, sealed) = rest.split_at_checked(NONCE)?;
+        let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut sealed = sealed.to_vec();
         decode(
             request.process_id,
-            self.seal
-                .open_in_place(nonce, associated(request.process_id), &mut sealed)
+            self.cipher
+                .open_in_place(nonce, associated_data(request.process_id), &mut sealed)
                 .ok()?,
         )
     }
 }
 
 impl<T> Registration<T> {
-    /// Forgets the client's key. Whether no request of it can hit the session any more.
+    /// Forgets the client's key. Returns whether no request with this key can hit the session any
+    /// more.
     pub fn retire(self) -> bool {
-        let under_way = self.under_way.clone();
+        let in_flight = self.in_flight.clone();
         drop(self);
-        under_way.load(Ordering::Acquire) == 0
+        in_flight.load(Ordering::Acquire) == 0
     }
 }
 
 impl<T> Drop for Registration<T> {
     fn drop(&mut self) {
-        let mut sessions = self.cancels.sessions.lock();
+        let mut sessions = self.keys.sessions.lock();
         if let Some(entries) = sessions.get_mut(&self.client_key.process_id) {
-            entries.retain(|entry| !Arc::ptr_eq(&entry.under_way, &self.under_way));
+            entries.retain(|entry| !Arc::ptr_eq(&entry.in_flight, &self.in_flight));
             if entries.is_empty() {
                 sessions.remove(&self.client_key.process_id);
             }
@@ -304,8 +309,9 @@ impl<T> Drop for Registration<T> {
     }
 }
 
-/// What is not secret but must not be changed either: a sealed key is for its own process id.
-fn associated(process_id: u32) -> Aad<[u8; 4]> {
+/// The associated data of a sealed key, which is not secret but must not be changed: the key is
+/// valid for its own process id only.
+fn associated_data(process_id: u32) -> Aad<[u8; 4]> {
     Aad::from(process_id.to_be_bytes())
 }
 
@@ -374,7 +380,7 @@ mod tests {
         }
     }
 
-    /// The session that a request means, and nothing else.
+    /// The session that a request means; panics if there is none.
     fn session(found: Match<String>) -> Destination<String> {
         match found {
             Match::Session(forward) => forward.destination,
@@ -395,12 +401,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_key_is_understood_by_every_replica_with_the_same_file_and_by_no_other() {
+    fn only_replicas_with_the_same_key_file_can_open_a_sealed_key() {
         let file = Secret::new("0123456789abcdef0123456789abcdef");
         let (one, two, stranger) = (
-            Arc::new(Cancels::<String>::new(Some(&file))),
-            Cancels::<String>::new(Some(&file)),
-            Cancels::<String>::new(None),
+            Arc::new(CancelKeys::<String>::new(Some(&file))),
+            CancelKeys::<String>::new(Some(&file)),
+            CancelKeys::<String>::new(None),
         );
         for address in ["10.0.0.5:5439", "[2001:db8::1]:5432"] {
             let registration = one.register(destination(address), ProtocolVersion::V3_2);
@@ -416,9 +422,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_key_that_was_changed_in_any_bit_or_process_id_means_nobody() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
-        let registration = cancels.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
+    fn a_sealed_key_with_any_byte_or_the_process_id_changed_means_no_session() {
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let registration = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
         let key = registration.client_key.secret_key.expose();
         for byte in 0..key.len() {
             let mut changed = key.to_vec();
@@ -427,37 +433,37 @@ mod tests {
                 process_id: 7,
                 secret_key: Secret::new(changed),
             };
-            assert!(is_unknown(&cancels.find(&request)), "byte {byte}");
+            assert!(is_unknown(&keys.find(&request)), "byte {byte}");
         }
         let request = CancelRequest {
             process_id: 8,
             secret_key: registration.client_key.secret_key.clone(),
         };
-        assert!(is_unknown(&cancels.find(&request)));
+        assert!(is_unknown(&keys.find(&request)));
     }
 
     #[test]
-    fn two_servers_with_the_same_process_id_are_told_apart_by_the_key() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
-        let one = cancels.register(destination("10.0.0.1:5439"), ProtocolVersion::V3_0);
+    fn sessions_with_the_same_process_id_on_two_servers_are_told_apart_by_their_keys() {
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let one = keys.register(destination("10.0.0.1:5439"), ProtocolVersion::V3_0);
         let mut other = destination("10.0.0.2:5439");
         other.key.secret_key = Secret::new([9, 9, 9, 9]);
-        let two = cancels.register(other.clone(), ProtocolVersion::V3_0);
+        let two = keys.register(other.clone(), ProtocolVersion::V3_0);
         assert_eq!(
-            session(cancels.find(&request(&one.client_key))),
+            session(keys.find(&request(&one.client_key))),
             destination("10.0.0.1:5439")
         );
-        assert_eq!(session(cancels.find(&request(&two.client_key))), other);
+        assert_eq!(session(keys.find(&request(&two.client_key))), other);
     }
 
     #[test]
-    fn a_four_byte_key_unknown_here_may_be_another_replicas_where_there_is_one() {
+    fn an_unknown_four_byte_key_may_belong_to_another_replica_if_there_is_one() {
         let unknown = CancelRequest {
             process_id: 7,
             secret_key: Secret::new([1, 2, 3, 4]),
         };
-        assert!(is_unknown(&Cancels::<String>::new(None).find(&unknown)));
-        let shared = Arc::new(Cancels::<String>::new(Some(&Secret::new([7; 32]))));
+        assert!(is_unknown(&CancelKeys::<String>::new(None).find(&unknown)));
+        let shared = Arc::new(CancelKeys::<String>::new(Some(&Secret::new([7; 32]))));
         let Match::OtherReplica(key) = shared.find(&unknown) else {
             panic!("another replica's")
         };
@@ -475,69 +481,69 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_follow_each_other_in_a_session_have_keys_of_their_own() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
+    fn clients_that_use_a_session_in_turn_have_keys_of_their_own() {
+        let keys = Arc::new(CancelKeys::<String>::new(None));
         let own = destination("10.0.0.5:5439").key;
         for (version, length) in [(ProtocolVersion::V3_0, 4), (ProtocolVersion::V3_2, 32)] {
-            let first = cancels.register_for_one(destination("10.0.0.5:5439"), version);
+            let first = keys.register_with_own_key(destination("10.0.0.5:5439"), version);
             let key = first.client_key.clone();
             assert_eq!(
                 (key.process_id, key.secret_key.expose().len()),
                 (own.process_id, length)
             );
             assert_eq!(
-                session(cancels.find(&request(&key))),
+                session(keys.find(&request(&key))),
                 destination("10.0.0.5:5439")
             );
             assert!(
-                is_unknown(&cancels.find(&request(&own))),
+                is_unknown(&keys.find(&request(&own))),
                 "the server's own key is told nobody"
             );
             drop(first);
-            let second = cancels.register_for_one(destination("10.0.0.5:5439"), version);
+            let second = keys.register_with_own_key(destination("10.0.0.5:5439"), version);
             assert!(
-                is_unknown(&cancels.find(&request(&key))),
+                is_unknown(&keys.find(&request(&key))),
                 "it died with its client"
             );
             assert_eq!(
-                session(cancels.find(&request(&second.client_key))),
+                session(keys.find(&request(&second.client_key))),
                 destination("10.0.0.5:5439")
             );
         }
-        assert!(cancels.sessions.lock().is_empty());
+        assert!(keys.sessions.lock().is_empty());
     }
 
     #[test]
-    fn a_request_under_way_is_known_until_it_finishes() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
-        let forward = |registration: &Registration<String>| match cancels
+    fn a_request_in_flight_is_known_until_it_finishes() {
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let forward = |registration: &Registration<String>| match keys
             .find(&request(&registration.client_key))
         {
             Match::Session(forward) => forward,
             other => panic!("a session: {other:?}"),
         };
         let register =
-            || cancels.register_for_one(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
+            || keys.register_with_own_key(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
         assert!(register().retire());
         let registration = register();
         forward(&registration).finish();
         assert!(registration.retire(), "it has been, and is over");
         let registration = register();
-        let under_way = forward(&registration);
+        let in_flight = forward(&registration);
         assert!(!registration.retire());
-        under_way.finish();
+        in_flight.finish();
         let registration = register();
         drop(forward(&registration));
         assert!(!registration.retire(), "nobody knows what became of it");
     }
 
     #[test]
-    fn a_session_of_this_process_keeps_its_own_target_also_where_its_key_is_sealed() {
-        let cancels = Arc::new(Cancels::<String>::new(None));
-        let registration = cancels.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
+    fn a_sealed_key_of_a_session_in_this_process_finds_that_session() {
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let registration = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
         let sealed = request(&registration.client_key);
-        assert!(matches!(cancels.find(&sealed), Match::Session(_)));
+        assert!(matches!(keys.find(&sealed), Match::Session(_)));
         drop(registration);
-        assert!(matches!(cancels.find(&sealed), Match::Sealed(_)));
+        assert!(matches!(keys.find(&sealed), Match::Sealed(_)));
     }
 }

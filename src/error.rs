@@ -1,9 +1,10 @@
-//! Why did a connection not become a session: who is to blame, with which SQLSTATE and log level,
+//! Why did a connection not become a session? Who is to blame, with which SQLSTATE and log level,
 //! and what may the client read?
 //!
-//! Every refusal is one of [`ErrorKind`], which has its SQLSTATE here and nowhere else. A refusal's
+//! Every refusal has an [`ErrorKind`], whose SQLSTATE is defined here and nowhere else. A refusal's
 //! `message` is for a client that may not have proved who it is: it names no ARN and no host, and
-//! quotes nothing from AWS. What helps the operator is its source, which only the log shows.
+//! quotes nothing from AWS. What helps the operator is the refusal's source, which only the log
+//! shows.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -14,12 +15,12 @@ use crate::wire::backend::ErrorResponse;
 use crate::wire::sqlstate::SqlState;
 use crate::wire::{ReadError, Violation};
 
-/// Who has to do something about it.
+/// Who has to do something about the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
     /// The client, or the person who configured it.
     Client,
-    /// The database server, or the way to it.
+    /// The database server, or the network on the way to it.
     Upstream,
     /// AWS, or the identity that this proxy has there.
     Aws,
@@ -32,17 +33,18 @@ pub enum Blame {
 pub enum ErrorKind {
     /// Bad length, missing terminator, unencrypted data after `SSLRequest`, unknown request code.
     ProtocolViolation,
-    /// A protocol version that we do not speak.
+    /// A protocol version that the proxy does not speak.
     UnsupportedVersion,
-    /// No user name, or an identity that may not use this target or database user.
+    /// The startup message has no user name, or the client's identity may not use this target or
+    /// database user.
     InvalidAuthorization,
-    /// Unknown user, wrong password, or a user who has no password: one kind, so that nobody learns
-    /// which.
+    /// An unknown user, a wrong password, or a user who has no password. They are one kind, so that
+    /// no client learns which it was.
     WrongPassword,
-    /// A SCRAM exchange that asks for what we do not do: an authorization identity, a mandatory
-    /// extension.
+    /// A SCRAM exchange that asks for something the proxy does not support: an authorization
+    /// identity or a mandatory extension.
     UnsupportedScram,
-    /// No target fits the database name, or its server cannot have such a database.
+    /// No target matches the database name, or its server cannot have such a database.
     NoSuchTarget,
     /// A limit on sessions is reached.
     TooManySessions,
@@ -50,7 +52,8 @@ pub enum ErrorKind {
     StartupTimeout,
     /// The proxy is stopping.
     ShuttingDown,
-    /// AWS cannot be asked now: throttled, unreachable, timed out, failing.
+    /// AWS cannot be asked now: it throttles the call, cannot be reached, does not answer in time
+    /// or fails.
     CredentialsUnavailable,
     /// Too many logins wait for a server.
     TooManyLogins,
@@ -60,20 +63,20 @@ pub enum ErrorKind {
     NoSuchCluster,
     /// Name resolution, TCP or verified TLS to the server failed.
     UpstreamUnreachable,
-    /// The server asked for an authentication method that we do not do.
+    /// The server asked for an authentication method that the proxy does not support.
     UnsupportedAuthentication,
     /// The server refused the temporary password twice.
     TemporaryPasswordRefused,
     /// The server closed the connection during login.
     UpstreamClosed,
-    /// The server spoke nonsense during login.
+    /// The server violated the protocol during login.
     UpstreamViolation,
-    /// A bug of ours.
+    /// A bug in the proxy.
     Internal,
 }
 
 impl ErrorKind {
-    /// SQLSTATE of this case.
+    /// The SQLSTATE of this case.
     pub fn sqlstate(self) -> SqlState {
         match self {
             Self::ProtocolViolation | Self::UpstreamViolation => SqlState::ProtocolViolation,
@@ -100,7 +103,7 @@ impl ErrorKind {
         }
     }
 
-    /// Who has to do something about it.
+    /// Who has to do something about the error.
     pub fn blame(self) -> Blame {
         match self {
             Self::ProtocolViolation
@@ -124,7 +127,7 @@ impl ErrorKind {
         }
     }
 
-    /// Level at which the log reports it: a client's mistake is news, not a warning.
+    /// The level at which the log reports it. A client's mistake is information, not a warning.
     pub fn level(self) -> tracing::Level {
         match self.blame() {
             Blame::Client => tracing::Level::INFO,
@@ -135,30 +138,30 @@ impl ErrorKind {
     }
 }
 
-/// An error of ours that the client is told. Its `Display` is the client's message; its sources are
-/// for the log only.
+/// An error of the proxy that the client is told. Its `Display` is the client's message; its
+/// sources are for the log only.
 #[derive(Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// Which case of the table.
+    /// The case of the error table.
     pub kind: ErrorKind,
-    /// What the client reads.
+    /// The message that the client reads.
     pub message: Cow<'static, str>,
-    /// More for the client, in DETAIL.
+    /// More information for the client, in the DETAIL field.
     pub detail: Option<String>,
-    /// What the client could do about it.
+    /// What the client could do about it, in the HINT field.
     pub hint: Option<Cow<'static, str>>,
     source: Option<Cause>,
 }
 
-/// Shared, because logins that wait for one answer share its failure.
+/// The cause is shared, because logins that wait for the same answer share its failure.
 type Cause = Arc<dyn Error + Send + Sync>;
 
-/// Longest text of a cause that goes into a log line, in characters.
+/// The longest text of a cause that is written to a log line, in characters.
 const MAX_CAUSE: usize = 2_000;
 
 impl Refusal {
-    /// A refusal with neither hint nor cause.
+    /// Creates a refusal with neither detail, hint nor cause.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind,
@@ -183,23 +186,23 @@ impl Refusal {
         self
     }
 
-    /// Adds the error that caused it, which only the log may show. A text is an error too.
+    /// Adds the error that caused it, which only the log may show. A text is an error, too.
     #[must_use]
     pub fn because(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(cause.into().into());
         self
     }
 
-    /// What only the log may say: the causes, from the nearest to the farthest.
+    /// The causes, from the nearest to the farthest, which only the log may show.
     pub fn cause(&self) -> Option<String> {
         self.source.as_deref().map(|source| chain(source))
     }
 }
 
-/// An error and all its causes on one line, cut at [`MAX_CAUSE`].
+/// Writes an error and all its causes on one line, cut off after [`MAX_CAUSE`] characters.
 ///
-/// Never in their `Debug` form: that of an AWS error has the whole answer, which may hold a
-/// password.
+/// It never uses their `Debug` form: that of an AWS error contains the whole answer, which may hold
+/// a password.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
     let text = causes
@@ -231,7 +234,7 @@ impl fmt::Debug for Refusal {
     }
 }
 
-/// By what is printed of them: causes have no equality of their own.
+/// Refusals are compared by what is printed of them, since causes have no equality of their own.
 #[cfg(test)]
 impl PartialEq for Refusal {
     fn eq(&self, other: &Self) -> bool {
@@ -248,31 +251,32 @@ impl From<Violation> for Refusal {
 /// Why a connection did not become a session.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// We refuse, and say so.
+    /// The proxy refuses the login, and tells the client.
     #[error(transparent)]
     Refused(Refusal),
-    /// The server refuses; its words reach the client field for field.
+    /// The server refuses the login. The client gets its error field for field.
     #[error("{}", .0.message())]
     ServerError(ErrorResponse),
-    /// The client left: a load balancer's probe, a person who gave up. Nobody is there to be told.
+    /// The client left: a load balancer's probe, or a person who gave up. There is no one left to
+    /// tell.
     #[error("the client left")]
     ClientGone,
-    /// The TLS handshake with the client failed; there is nobody to be told in a protocol that it
-    /// understands.
+    /// The TLS handshake with the client failed, so there is no protocol left in which it could be
+    /// told.
     #[error("the TLS handshake with the client failed")]
     TlsFailed(#[source] io::Error),
-    /// The client said too little in the time it had to be answered in its own protocol.
+    /// The client did not send enough in time to be answered in its own protocol.
     #[error("the client did not finish its startup in time")]
     StartupTimeout,
 }
 
 impl LoginError {
-    /// SQLSTATE that the client was told, or would have been; `None` when nobody failed.
+    /// The SQLSTATE that the client was told, or would have been told; `None` if nothing failed.
     pub fn sqlstate(&self) -> Option<SqlState> {
         match self {
             Self::Refused(refusal) => Some(refusal.kind.sqlstate()),
             Self::ServerError(response) => Some(response.sqlstate()),
-            // PostgreSQL's own code for it.
+            // PostgreSQL itself reports a failed handshake with this code.
             Self::TlsFailed(_) => Some(SqlState::ProtocolViolation),
             Self::StartupTimeout => Some(SqlState::QueryCanceled),
             Self::ClientGone => None,
@@ -286,7 +290,7 @@ impl From<Refusal> for LoginError {
     }
 }
 
-/// For reads on the client's leg.
+/// For reads from the client.
 impl From<ReadError> for LoginError {
     fn from(error: ReadError) -> Self {
         match error {

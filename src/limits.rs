@@ -1,8 +1,8 @@
 //! How many sessions may there be at a time?
 //!
-//! A [`Limit`] belongs to what it limits: the proxy, a listener and a user here, a target there
-//! (`target`). Whoever has no limit has one that never refuses, so that nothing is looked up by a
-//! name that might be unknown.
+//! A [`Limit`] belongs to what it limits: the proxy, a listener, a user or a target. Whatever has
+//! no limit has one that never refuses, so that nothing is looked up by a name that might be
+//! unknown.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{ErrorKind, Refusal};
 
-/// A bound on sessions that exist at the same time.
+/// A bound on the number of sessions that exist at the same time.
 #[derive(Debug)]
 pub struct Limit {
-    /// The configuration's key, for the message.
+    /// The configuration key, for the message.
     key: String,
     bound: Option<Bound>,
 }
@@ -31,7 +31,8 @@ pub struct Permit(
 );
 
 impl Limit {
-    /// A limit of this many sessions, which the configuration sets with `key`; `None`: no limit.
+    /// Creates a limit of this many sessions, which the configuration sets with `key`; `None` means
+    /// no limit.
     pub fn new(key: impl Into<String>, sessions: Option<usize>) -> Self {
         let bound = sessions.map(|sessions| Bound {
             sessions,
@@ -43,7 +44,7 @@ impl Limit {
         }
     }
 
-    /// Counts one session more.
+    /// Counts one more session.
     ///
     /// # Errors
     /// SQLSTATE 53300, with the limit in DETAIL.
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_nobody_is_refused() {
+    fn without_a_limit_no_session_is_refused() {
         let limit = Limit::new("user.ana.max_sessions", None);
         let permits: Vec<_> = (0..10_000).map(|_| limit.acquire().unwrap()).collect();
         assert_eq!(permits.len(), 10_000);

@@ -1,14 +1,14 @@
-//! What operators count: sessions, logins, credentials. Others tell it what has happened; it knows
-//! none of them.
+//! What do operators count? Sessions, logins and credentials. Other modules report what has
+//! happened; this one knows none of them.
 //!
 //! Labels are names of targets, phases, outcomes and SQLSTATEs. A client can choose none of these,
-//! so it can neither put a name nor a secret in here, nor make series without end. Each call takes
-//! a short lock and never waits for a reader.
+//! so it can neither put a name or a secret into them, nor create an unlimited number of series.
+//! Each call takes a short lock and never waits for a reader.
 
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,8 +18,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::status::{Status, TargetStatus};
 
-/// Seconds. What is in the cache takes microseconds, a server that wakes up takes the longest that
-/// a login may.
+/// Upper bounds in seconds. What is cached takes microseconds; a server that has to wake up takes
+/// the longest that a login may.
 const BUCKETS: [f64; 13] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -73,12 +73,12 @@ struct PoolLabels {
     state: &'static str,
 }
 
-/// Why AWS gave nothing.
+/// Why AWS gave no answer.
 #[derive(Debug, Clone, Copy)]
 pub enum AwsFailure {
-    /// It says no, or there is nobody to ask as: this does not pass by itself.
+    /// AWS refuses, or there is no identity to ask with. This does not pass by itself.
     Denied,
-    /// It throttles, fails, or cannot be reached.
+    /// AWS throttles the call, fails, or cannot be reached.
     Unavailable,
 }
 
@@ -93,7 +93,7 @@ impl AwsFailure {
     }
 }
 
-/// One of those that a gauge counts, until it is dropped.
+/// Counts as one in a gauge until it is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 
@@ -111,8 +111,8 @@ impl Drop for GaugeGuard {
 }
 
 impl Metrics {
-    /// With the series of these targets at 0, so that their first event is a change that can be
-    /// seen.
+    /// Creates the metrics, with the series of these targets at 0, so that their first event is
+    /// visible as a change.
     pub fn new<'a>(targets: impl Iterator<Item = &'a str>) -> Self {
         let metrics = Self::default();
         for target in targets {
@@ -148,8 +148,8 @@ impl Metrics {
         metrics
     }
 
-    /// A login succeeded after these phases, which took so long; the session is open until the
-    /// answer is dropped.
+    /// Reports that a login succeeded after these phases, each with its duration. The session
+    /// counts as open until the guard is dropped.
     pub fn session_opened(&self, target: &str, phases: &[(&'static str, Duration)]) -> GaugeGuard {
         self.sessions.get_or_create(&labels(target)).inc();
         for &(phase, duration) in phases {
@@ -163,7 +163,7 @@ impl Metrics {
         GaugeGuard::new(self.sessions_open.get_or_create_owned(&labels(target)))
     }
 
-    /// A session ended that has moved this many bytes from the client and to it.
+    /// Reports that a session ended that moved this many bytes from the client and to it.
     pub fn session_ended(&self, target: &str, sent: u64, received: u64) {
         self.sent.get_or_create(&labels(target)).inc_by(sent);
         self.received
@@ -171,7 +171,7 @@ impl Metrics {
             .inc_by(received);
     }
 
-    /// A login failed; the target is empty where it was not known yet.
+    /// Reports that a login failed. The target is empty if it was not known yet.
     pub fn login_failed(&self, target: &str, sqlstate: &str) {
         self.login_failures
             .get_or_create(&FailureLabels {
@@ -181,7 +181,7 @@ impl Metrics {
             .inc();
     }
 
-    /// A credential was made that can be used for so long.
+    /// Reports that a credential was made that can be used for this long.
     pub fn credential_made(&self, target: &str, usable_for: Duration) {
         self.credential_requests
             .get_or_create(&outcome_labels(target, MADE))
@@ -195,31 +195,32 @@ impl Metrics {
             .set(i64::try_from(until.as_secs()).unwrap_or(i64::MAX));
     }
 
-    /// A credential could not be made.
+    /// Reports that a credential could not be made.
     pub fn credential_failed(&self, target: &str, failure: AwsFailure) {
         self.credential_requests
             .get_or_create(&outcome_labels(target, failure.outcome()))
             .inc();
     }
 
-    /// A login has a credential without a call of its own.
+    /// Reports that a login got a credential without a call of its own.
     pub fn credential_cached(&self, target: &str) {
         self.credentials_cached.get_or_create(&labels(target)).inc();
     }
 
-    /// A credential cannot be renewed and is served nevertheless, until the answer is dropped.
+    /// Reports that a credential cannot be renewed and is served nevertheless, until the guard is
+    /// dropped.
     pub fn renewal_failing(&self, target: &str) -> GaugeGuard {
         GaugeGuard::new(self.renewal_failing.get_or_create_owned(&labels(target)))
     }
 
-    /// An endpoint could not be found.
+    /// Reports that an endpoint could not be found.
     pub fn discovery_failed(&self, target: &str, failure: AwsFailure) {
         self.discovery_failures
             .get_or_create(&outcome_labels(target, failure.outcome()))
             .inc();
     }
 
-    /// The pools as they are when somebody asks.
+    /// Sets the gauges of the pools to their state at this moment.
     fn set_pools(&self, targets: &[TargetStatus]) {
         for TargetStatus { name, pool, .. } in targets {
             let Some(pool) = pool else { continue };
@@ -234,11 +235,11 @@ impl Metrics {
         }
     }
 
-    /// All of it, as [`Metrics::CONTENT_TYPE`].
-    pub fn text(&self, status: &Status) -> String {
+    /// Encodes all metrics in the format of [`Metrics::CONTENT_TYPE`].
+    pub fn encode(&self, status: &Status) -> String {
         self.set_pools(&status.targets);
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a string takes everything");
+        text::encode(&mut text, &self.registry).expect("a string takes everything");
         text
     }
 
@@ -263,12 +264,12 @@ impl Default for Metrics {
             discovery_failures: Family::default(),
             pool_sessions: Family::default(),
         };
-        metrics.registered()
+        metrics.with_all_registered()
     }
 }
 
 impl Metrics {
-    fn registered(mut self) -> Self {
+    fn with_all_registered(mut self) -> Self {
         let registry = &mut self.registry;
         registry.register(
             "build",
@@ -292,7 +293,8 @@ impl Metrics {
             Unit::Seconds,
             self.login_duration.clone(),
         );
-        let help = "Logins that failed, by what the client was told; without a target where none was chosen yet";
+        let help = "Logins that failed, by what the client was told; \
+                    without a target where none was chosen yet";
         registry.register("login_failures", help, self.login_failures.clone());
         let help = "Credentials asked for, by logins and in the background";
         registry.register(

@@ -1,7 +1,7 @@
 //! Which sessions are there, and how is one of them ended?
 //!
-//! An entry costs a session about 250 bytes, and its bytes nothing: the splice adds to two counters
-//! that only its own thread writes.
+//! An entry costs a session about 250 bytes of memory, and costs its traffic nothing: the splice
+//! adds to two counters that only its own thread writes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,8 +18,8 @@ use crate::random;
 use crate::splice::Traffic;
 use crate::status::{SessionState, SessionStatus};
 
-/// What the client's DETAIL and the log call a session. Random, so that it tells nobody how many
-/// there are.
+/// What the client's DETAIL and the log call a session. It is random, so that it does not reveal
+/// how many sessions there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId(u64);
 
@@ -35,11 +35,11 @@ pub struct Registry(Mutex<HashMap<SessionId, Arc<Entry>>>);
 
 /// One session.
 pub struct Entry {
-    /// Its name.
+    /// The session's id.
     pub id: SessionId,
     /// When it was accepted.
     pub opened: Instant,
-    /// Bytes that it has moved.
+    /// The bytes that it has moved.
     pub traffic: Traffic,
     end: EndToken,
     details: Mutex<Details>,
@@ -49,9 +49,9 @@ pub struct Entry {
 pub struct Details {
     /// Where the client is.
     pub client: ClientAddr,
-    /// The name that it logs in with.
+    /// The name that the client logs in with.
     pub user: Option<Box<str>>,
-    /// The database that it opens.
+    /// The database that the session opens.
     pub database: Option<Box<str>>,
     /// The target's name.
     pub target: Option<Box<str>>,
@@ -61,7 +61,7 @@ pub struct Details {
     pub upstream: Option<UpstreamAddr>,
     /// The server's process id.
     pub server_pid: Option<u32>,
-    /// How far it has come.
+    /// How far the session has come.
     pub state: SessionState,
 }
 
@@ -114,12 +114,13 @@ impl Registry {
 }
 
 impl Entry {
-    /// What is known of it. The lock must not be held across an `await`.
+    /// What is known about the session. The lock must not be held across an `await`.
     pub fn details(&self) -> MutexGuard<'_, Details> {
         self.details.lock()
     }
 
-    /// Runs a future of this session until it is done or the session is told to end: then `None`.
+    /// Runs a future of this session until it is done, or until the session is told to end: then it
+    /// returns `None`.
     pub async fn run_until_ended<T>(&self, future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         self.end.run_until_ended(future).await
     }
@@ -160,8 +161,8 @@ impl Drop for Registered {
 
 /// Ends a session from outside.
 ///
-/// It is a flag and the waker of the session's task, which is noted once: a poll costs one load more
-/// than without it. `CancellationToken` would allocate a node for each session.
+/// This is a flag and the waker of the session's task, which is stored once: a poll costs one more
+/// load than without it. `CancellationToken` would allocate a node for each session.
 #[derive(Default)]
 struct EndToken {
     is_ended: AtomicBool,
@@ -180,7 +181,7 @@ impl EndToken {
     async fn run_until_ended<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         let mut is_first = true;
         std::future::poll_fn(|cx| {
-            // A task's wakers are all alike, so that the first one will do.
+            // All wakers of a task are equivalent, so the first one will do.
             if std::mem::take(&mut is_first) {
                 *self.waker.lock() = Some(cx.waker().clone());
             }
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_there_until_its_session_ends() {
+    fn an_entry_exists_until_its_session_ends() {
         let registry = Arc::new(Registry::default());
         let (first, second) = (registry.add(client()), registry.add(client()));
         assert_ne!(first.id, second.id);
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_is_told_to_end_does_also_where_nothing_else_wakes_it() {
+    async fn a_session_that_is_told_to_end_is_woken_up() {
         let registry = Arc::new(Registry::default());
         let entry = registry.add(client());
         let session = tokio::spawn(async move {
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_was_told_to_end_before_it_ran_does_not_run() {
+    async fn a_session_that_is_told_to_end_before_it_runs_does_not_run() {
         let registry = Arc::new(Registry::default());
         let entry = registry.add(client());
         registry.end_all();

@@ -1,5 +1,5 @@
-//! Which target does a login go to, and as whom? A pure function of who the client is, what it asks
-//! for and the configuration.
+//! Which target does a login go to, and as whom? The answer is a pure function of who the client
+//! is, what it asks for, and the configuration.
 
 use std::sync::Arc;
 
@@ -8,72 +8,75 @@ use crate::config::{
 };
 use crate::error::{ErrorKind, Refusal};
 
-/// What a client asks for, once it is known who it is.
+/// What a client asks for, once it is known who the client is.
 #[derive(Debug, Clone, Copy)]
 pub struct LoginRequest<'a> {
     /// The client's name.
     pub user: &'a str,
-    /// What the configuration says of this user, where it says something.
+    /// What the configuration says about this user, if it says anything.
     pub settings: Option<&'a User>,
-    /// Database name of the startup message.
+    /// The database name in the startup message.
     pub database: Option<&'a str>,
-    /// Host name of the TLS handshake (SNI).
+    /// The host name in the TLS handshake (SNI).
     pub server_name: Option<&'a str>,
 }
 
-/// As whom, and to which database, a login goes to its target.
+/// As whom a login goes to its target, and to which database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The AWS identity that asks for the credential.
     pub aws: AwsIdentity,
-    /// The database user to ask a credential for.
+    /// The database user to request a credential for.
     pub db_user: DbUser,
-    /// `DbGroups` to ask for.
+    /// The `DbGroups` to request.
     pub db_groups: Vec<String>,
     /// The database to open.
     pub database: String,
 }
 
-/// Which database user a credential is asked for.
+/// The database user that a credential is requested for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DbUser {
-    /// This one.
+    /// The user with this name.
     Named(String),
-    /// The one that AWS derives from the AWS identity (`IAM:name`, `IAMR:role`):
-    /// `GetClusterCredentialsWithIAM` and Redshift Serverless.
-    OfAwsIdentity,
+    /// The user that AWS derives from the AWS identity (`IAM:name`, `IAMR:role`), as
+    /// `GetClusterCredentialsWithIAM` and Redshift Serverless do.
+    FromAwsIdentity,
 }
 
 impl DbUser {
-    /// The name, where it is known before AWS is asked.
+    /// The name, if it is known before AWS is asked.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Named(name) => Some(name),
-            Self::OfAwsIdentity => None,
+            Self::FromAwsIdentity => None,
         }
     }
 }
 
-/// Chooses among the targets of a listener by their number: the only one takes every login; among
-/// several, the first label of the TLS server name is a target's name, or the database name is, or
-/// it is `target/database`.
+/// Chooses one of a listener's targets. If there is only one, it takes every login. If there are
+/// several, the target is the one whose name is the first label of the TLS server name, or else the
+/// database name, which may also have the form `target/database`.
 ///
 /// # Errors
-/// SQLSTATE 3D000 when no target fits; 28000 when the user may not use it, or when a name is one
-/// that the engine cannot have.
+/// SQLSTATE 3D000 if no target matches; 28000 if the user may not use the target, or if a name is
+/// one that the engine cannot have.
 pub fn route<'a, T: AsRef<Target>>(
     targets: &'a [Arc<T>],
     request: &LoginRequest<'_>,
 ) -> Result<(&'a Arc<T>, Route), Refusal> {
     let (target, database) = choose(targets, request)?;
-    Ok((target, to_target((**target).as_ref(), database, request)?))
+    Ok((
+        target,
+        route_to_target((**target).as_ref(), database, request)?,
+    ))
 }
 
-/// A login to this target.
+/// Routes a login to this target.
 ///
 /// # Errors
 /// SQLSTATE 28000 or 3D000, as for [`route`].
-pub fn to_target(
+pub fn route_to_target(
     target: &Target,
     database: Option<&str>,
     request: &LoginRequest<'_>,
@@ -81,13 +84,14 @@ pub fn to_target(
     check_access(target, request)?;
     let database = match &target.database {
         Choice::Fixed(name) => name.clone(),
-        // As the server would: the database is named like the user when the client names none.
+        // As in PostgreSQL itself, the database is named like the user if the client does not name
+        // one.
         Choice::Client => database
             .or(target.engine.only_database())
             .unwrap_or(request.user)
             .to_string(),
     };
-    check_database_of(target, &database)?;
+    check_database_name(target, &database)?;
     let settings = request.settings;
     let db_user = match (
         settings.and_then(|user| user.db_user.as_ref()),
@@ -98,11 +102,11 @@ pub fn to_target(
     };
     let (db_user, db_groups) = match &target.engine {
         Engine::Rds(_) | Engine::Dsql(_) => (DbUser::Named(db_user), Vec::new()),
-        Engine::RedshiftServerless(_) => (DbUser::OfAwsIdentity, Vec::new()),
+        Engine::RedshiftServerless(_) => (DbUser::FromAwsIdentity, Vec::new()),
         Engine::Redshift(redshift) => match &redshift.api {
-            RedshiftApi::GetClusterCredentialsWithIam => (DbUser::OfAwsIdentity, Vec::new()),
+            RedshiftApi::GetClusterCredentialsWithIam => (DbUser::FromAwsIdentity, Vec::new()),
             RedshiftApi::GetClusterCredentials { db_groups, .. } => {
-                valid("user name", &db_user, check_db_user)?;
+                check_name("user name", &db_user, check_db_user)?;
                 let own = settings.and_then(|user| user.db_groups.as_ref());
                 (DbUser::Named(db_user), own.unwrap_or(db_groups).clone())
             }
@@ -130,12 +134,12 @@ fn check_access(target: &Target, request: &LoginRequest<'_>) -> Result<(), Refus
     ))
 }
 
-fn check_database_of(target: &Target, database: &str) -> Result<(), Refusal> {
+fn check_database_name(target: &Target, database: &str) -> Result<(), Refusal> {
     match &target.engine {
         Engine::Rds(_) => Ok(()),
-        Engine::Dsql(_) => valid_only(database, target),
+        Engine::Dsql(_) => check_only_database(database, target),
         Engine::Redshift(_) | Engine::RedshiftServerless(_) => {
-            valid("database", database, check_database)
+            check_name("database", database, check_database)
         }
     }
 }
@@ -174,8 +178,8 @@ fn choose<'a, 'b, T: AsRef<Target>>(
     Ok((target, database))
 }
 
-/// The target's identity, with the user's own role in it, and the user's name where it shall
-/// travel.
+/// The target's AWS identity, with the user's own role if there is one, and with the user's name if
+/// the configuration passes it on to AWS.
 pub fn identity(target: &Target, request: &LoginRequest<'_>) -> AwsIdentity {
     let own_role = request.settings.and_then(|user| user.role_arn.clone());
     let role = match (&target.aws.role, own_role) {
@@ -206,8 +210,9 @@ pub fn identity(target: &Target, request: &LoginRequest<'_>) -> AwsIdentity {
     }
 }
 
-/// The server would say so too, in words that do not help.
-fn valid_only(database: &str, target: &Target) -> Result<(), Refusal> {
+/// Refuses a database that the engine does not have. The server would refuse it too, in words that
+/// do not help.
+fn check_only_database(database: &str, target: &Target) -> Result<(), Refusal> {
     match target.engine.only_database() {
         Some(only) if only != database => Err(Refusal::new(
             ErrorKind::NoSuchTarget,
@@ -223,7 +228,7 @@ fn valid_only(database: &str, target: &Target) -> Result<(), Refusal> {
     }
 }
 
-fn valid(
+fn check_name(
     what: &str,
     name: &str,
     check: impl Fn(&str) -> Result<(), &'static str>,

@@ -1,7 +1,7 @@
 //! What lives as long as the process, and what lives as long as a configuration?
 //!
-//! Architecture invariant: a connection takes the [`Snapshot`] once, at its accept, and never looks
-//! at the configuration again: so a new one changes nothing under a session.
+//! Architecture invariant: a connection takes the [`Snapshot`] once, when it is accepted, and never
+//! looks at the configuration again, so a new configuration changes nothing for existing sessions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cancel::Cancels;
+use crate::cancel::CancelKeys;
 use crate::client::authenticate::PasswordChecker;
 use crate::client::penalty::Penalties;
 use crate::config::{
@@ -30,69 +30,69 @@ use crate::verifier::{DEFAULT_ITERATIONS, Verifier};
 
 /// What lives as long as the process.
 pub struct Runtime {
-    /// What operators count.
+    /// The metrics that operators see.
     pub metrics: Arc<Metrics>,
-    /// Sessions that can be cancelled.
-    pub cancels: Arc<Cancels<Arc<Target>>>,
-    /// Addresses whose logins have failed repeatedly.
+    /// The cancel keys of sessions.
+    pub cancel_keys: Arc<CancelKeys<Arc<Target>>>,
+    /// Client addresses whose logins have failed repeatedly.
     pub penalties: Penalties,
-    /// Addresses that have sent cancel requests for sessions which are not known here.
+    /// Client addresses that have sent cancel requests for sessions which are not known here.
     pub cancel_penalties: Penalties,
     /// Every session.
     pub sessions: Arc<Registry>,
-    /// How the process is told what to do.
+    /// How the running process is told to stop or to reload.
     pub lifecycle: Lifecycle,
     current: ArcSwap<Snapshot>,
 }
 
-/// How a running process is told what to do.
+/// How a running process is told to stop or to reload.
 #[derive(Clone, Default)]
 pub struct Lifecycle {
-    /// Accept no more, refuse logins under way, let sessions end.
+    /// Accept no more connections, refuse logins in progress, and let sessions end.
     pub stop: CancellationToken,
-    /// End now.
+    /// End all sessions now.
     pub now: CancellationToken,
     /// Read certificates again, whether their files have changed or not.
     pub reload: Arc<Notify>,
 }
 
-/// One configuration, as it is used. Immutable, but for what its parts count and remember.
+/// One configuration, as it is used. It is immutable, except for what its parts count and remember.
 pub struct Snapshot {
-    /// In the configuration's order.
+    /// The listeners, in the configuration's order.
     pub listeners: Vec<Arc<Listener>>,
-    /// Whom the configuration says something of, by name.
+    /// The users that the configuration names, by name.
     users: HashMap<String, User>,
-    /// By name.
+    /// The targets, by name.
     targets: BTreeMap<String, Arc<Target>>,
     /// Bounds on what clients may use.
     pub limits: LimitSettings,
-    /// Sessions of the whole proxy.
+    /// The limit on sessions of the whole proxy.
     pub limit: Limit,
     /// Checks the passwords of clients.
     pub password_checker: PasswordChecker,
 }
 
-/// A listening address with what is behind it.
+/// A listening address and the targets behind it.
 pub struct Listener {
-    /// What the configuration says of it.
+    /// What the configuration says about it.
     pub settings: ListenerSettings,
-    /// At least one.
+    /// The targets, of which there is at least one.
     pub targets: Vec<Arc<Target>>,
-    /// Sessions of this listener.
+    /// The limit on sessions of this listener.
     pub limit: Limit,
 }
 
-/// A user whom the configuration names.
+/// A user that the configuration names.
 pub struct User {
-    /// What the configuration says of them.
+    /// What the configuration says about the user.
     pub settings: Arc<UserSettings>,
-    /// Sessions of this user.
+    /// The limit on sessions of this user.
     pub limit: Limit,
 }
 
 impl Runtime {
-    /// The runtime of a process that serves this configuration. It must be called on a runtime of
-    /// tokio, where it starts the tasks that fill the pools.
+    /// Creates the runtime of a process that serves this configuration. It must be called on a
+    /// tokio runtime, where it starts the tasks that fill the pools.
     pub fn new(config: Config, lifecycle: Lifecycle) -> Self {
         let targets = config
             .listeners
@@ -100,7 +100,7 @@ impl Runtime {
             .flat_map(|listener| &listener.targets);
         let metrics = Arc::new(Metrics::new(targets.map(|target| &*target.name)));
         Self {
-            cancels: Arc::new(Cancels::new(config.cancel_key.as_ref())),
+            cancel_keys: Arc::new(CancelKeys::new(config.cancel_key.as_ref())),
             penalties: Penalties::default(),
             cancel_penalties: Penalties::default(),
             sessions: Arc::default(),
@@ -166,12 +166,13 @@ impl Snapshot {
         }
     }
 
-    /// What the configuration says of the user with this name, where it says something.
+    /// The user with this name, if the configuration names it.
     pub fn user(&self, name: &str) -> Option<&User> {
         self.users.get(name)
     }
 
-    /// The target with this name, which came from a cancel key that any replica may have sealed.
+    /// The target with this name. The name may come from a cancel key, which any replica may have
+    /// sealed.
     pub fn target(&self, name: &str) -> Option<&Arc<Target>> {
         self.targets.get(name)
     }
@@ -203,7 +204,7 @@ impl Listener {
         }
     }
 
-    /// Where it listens, as the configuration says.
+    /// The address that it listens on, as configured.
     pub fn address(&self) -> &Address {
         &self.settings.address
     }
@@ -218,8 +219,8 @@ impl User {
     }
 }
 
-/// Made-up salts are the same on all replicas that share a key, so that they tell nothing of who
-/// exists.
+/// The secret that salts for unknown users are derived from. Replicas that share a key derive the
+/// same salts, so that these do not reveal which users exist.
 fn mock_secret(shared: Option<&Secret>) -> Secret {
     match shared {
         Some(key) => Secret::new([b"made-up salts", key.expose()].concat()),
@@ -227,8 +228,8 @@ fn mock_secret(shared: Option<&Secret>) -> Secret {
     }
 }
 
-/// The iterations that most users' verifiers have: a user who does not exist must not stand out by
-/// them.
+/// The iteration count that most users' verifiers have. A user who does not exist must not stand
+/// out by a different one.
 fn usual_iterations<'a>(users: impl Iterator<Item = &'a Arc<UserSettings>>) -> NonZeroU32 {
     let mut counts: HashMap<NonZeroU32, usize> = HashMap::new();
     for user in users {

@@ -1,5 +1,5 @@
-//! What is there to be seen of a running proxy? Plain data, taken at one moment; it holds nothing
-//! that anything else depends on.
+//! What can be seen of a running proxy? Plain data, taken at one moment, on which nothing else
+//! depends.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub struct SessionStatus {
     pub id: String,
     /// Where the client is.
     pub client: ClientAddr,
-    /// The name that the client logs in with; `None` before it has said one.
+    /// The name that the client logs in with; `None` before the client has given one.
     pub user: Option<String>,
     /// The database that it has opened.
     pub database: Option<String>,
@@ -31,11 +31,11 @@ pub struct SessionStatus {
     pub db_user: Option<String>,
     /// The server's address.
     pub upstream: Option<UpstreamAddr>,
-    /// The process id that the server has told (`pg_stat_activity.pid`).
+    /// The process id that the server has reported (`pg_stat_activity.pid`).
     pub server_pid: Option<u32>,
-    /// How far it has come.
+    /// How far the session has come.
     pub state: SessionState,
-    /// Time since it was accepted.
+    /// How long ago it was accepted.
     pub age: Duration,
     /// Bytes from the client to the server so far, without the login.
     pub bytes_sent: u64,
@@ -52,12 +52,12 @@ pub enum SessionState {
     Authenticating,
     /// The proxy logs in to the server.
     LoggingIn,
-    /// Bytes move.
+    /// The login is done, and bytes are passed on.
     Open,
 }
 
 impl SessionState {
-    /// For people.
+    /// The state in words.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Negotiating => "negotiating",
@@ -71,17 +71,17 @@ impl SessionState {
 /// A target at one moment.
 #[derive(Debug)]
 pub struct TargetStatus {
-    /// Name in the configuration.
+    /// The name in the configuration.
     pub name: String,
-    /// Its pool, where it has one.
+    /// The target's pool, if it has one.
     pub pool: Option<PoolStatus>,
 }
 
 /// A pool at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolStatus {
-    /// Sessions that wait for a client.
+    /// How many sessions wait for a client.
     pub ready: usize,
-    /// Sessions that are being logged in or reset.
+    /// How many sessions are being logged in or reset.
     pub starting: usize,
 }

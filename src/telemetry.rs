@@ -1,4 +1,4 @@
-//! Where log lines go: standard error, as text or JSON.
+//! Where do log lines go? To standard error, as text or as JSON.
 
 use std::io::IsTerminal;
 
@@ -9,7 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, LogLevel};
 
-/// Starts logging. A panic becomes a log line too: it ends one session and no other.
+/// Starts logging. A panic becomes a log line too, since it ends one session and no other.
 pub fn start(format: LogFormat, level: LogLevel) {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -18,8 +18,8 @@ pub fn start(format: LogFormat, level: LogLevel) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // Other crates never get below WARN: the AWS SDK writes requests and answers, passwords
-    // included, at its lower levels.
+    // Other crates never log below WARN: at its lower levels, the AWS SDK writes requests and
+    // answers, passwords included.
     let filter = Targets::new()
         .with_target("pg_iam_proxy", level)
         .with_default(level.min(LevelFilter::WARN));

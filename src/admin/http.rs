@@ -1,4 +1,4 @@
-//! What each path answers.
+//! What does each path answer?
 
 use std::convert::Infallible;
 
@@ -12,16 +12,17 @@ use tokio::net::TcpStream;
 use crate::metrics::Metrics;
 use crate::runtime::Runtime;
 
-/// Longest request line and headers, in bytes; hyper takes no less.
+/// Maximum size of the request line and headers, in bytes; hyper accepts no smaller limit.
 const LONGEST_HEAD: usize = 8192;
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Answers one request: with more of them a client could keep its place.
+/// Answers one request per connection. With more of them, a client could occupy its connection for
+/// longer.
 pub(super) async fn serve(stream: TcpStream, runtime: &Runtime) {
     let service = service_fn(async |request: Request<_>| {
         Ok::<_, Infallible>(answer(request.method(), request.uri().path(), runtime))
     });
-    // A client that breaks off has nobody to be told.
+    // If the client breaks off, there is no one to report it to.
     let _ = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(LONGEST_HEAD)
@@ -29,7 +30,7 @@ pub(super) async fn serve(stream: TcpStream, runtime: &Runtime) {
         .await;
 }
 
-/// hyper leaves out the body where the method is HEAD.
+/// Answers a request. For the method HEAD, hyper omits the body.
 fn answer(method: &Method, path: &str, runtime: &Runtime) -> Response<String> {
     let (status, (name, value), body) = match path {
         "/metrics" | "/livez" | "/readyz" if method != Method::GET && method != Method::HEAD => (
@@ -40,7 +41,7 @@ fn answer(method: &Method, path: &str, runtime: &Runtime) -> Response<String> {
         "/metrics" => (
             StatusCode::OK,
             (CONTENT_TYPE, Metrics::CONTENT_TYPE),
-            runtime.metrics.text(&runtime.status()),
+            runtime.metrics.encode(&runtime.status()),
         ),
         "/readyz" if runtime.lifecycle.stop.is_cancelled() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")

@@ -1,8 +1,8 @@
-//! The operators' own address: metrics and health, over HTTP, to whoever reaches it. It shows
-//! nothing that must be kept.
+//! What do operators see, and how? Metrics and health are served over HTTP, on an address of their
+//! own, to anyone who can connect to it. It exposes nothing confidential.
 //!
-//! Its clients cannot take anything from sessions: few are served at a time, each for a short time,
-//! and the rest wait in the kernel's queue.
+//! Its clients cannot take resources from sessions: only a few are served at a time, each for a
+//! short time, and the rest wait in the kernel's queue.
 
 mod http;
 
@@ -17,14 +17,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::runtime::Runtime;
 
-/// Connections at a time.
+/// How many connections are served at a time.
 const CONNECTIONS: usize = 32;
-/// How long one may take, from its first byte to its last. Prometheus gives up after 10 s.
+/// How long a connection may take, from its first byte to its last. Prometheus gives up after 10 s.
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
-/// Pause after the process has run out of file descriptors.
+/// The pause after the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A bound address.
+/// The admin address, bound.
 pub struct Admin(TcpListener);
 
 impl Admin {
@@ -33,12 +33,12 @@ impl Admin {
         TcpListener::bind(address).await.map(Self)
     }
 
-    /// The address as bound.
+    /// The address that was bound.
     pub fn address(&self) -> Option<SocketAddr> {
         self.0.local_addr().ok()
     }
 
-    /// Serves for ever, also while the proxy stops.
+    /// Serves forever, even while the proxy stops.
     pub async fn serve(self, runtime: Arc<Runtime>) {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
@@ -47,7 +47,7 @@ impl Admin {
                 Ok((stream, _)) => {
                     let runtime = runtime.clone();
                     tokio::spawn(async move {
-                        // Whoever is cut off has had its time.
+                        // A client that does not finish in time is cut off.
                         let _ = timeout(CONNECTION_TIME, http::serve(stream, &runtime)).await;
                         drop(permit);
                     });

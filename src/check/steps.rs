@@ -16,10 +16,10 @@ use crate::config::{
 };
 use crate::credentials::{AwsErrorReason, Broker, Caller, CallerError, CredentialRequest, Lease};
 use crate::iam::Action;
-use crate::route::{LoginRequest, Route, to_target};
+use crate::route::{LoginRequest, Route, route_to_target};
 use crate::tls::ServerCertificate;
 use crate::upstream::Connection;
-use crate::upstream::connect::{Reached, reach, resolve, server_name};
+use crate::upstream::connect::{TcpConnection, connect_first, resolve, server_name};
 use crate::upstream::log_in::{LoggedIn, log_in};
 use crate::upstream::query::select_1;
 use crate::upstream::startup_parameters::forward;
@@ -90,8 +90,8 @@ impl Steps<'_> {
             database,
             server_name: None,
         };
-        let route =
-            to_target(target, database, &request).map_err(|refusal| explain::route(&refusal))?;
+        let route = route_to_target(target, database, &request)
+            .map_err(|refusal| explain::route(&refusal))?;
         let db_user_in_words = route.db_user.name().map_or_else(
             || "that of the AWS identity".to_string(),
             |name| format!("\"{name}\""),
@@ -215,7 +215,7 @@ impl Steps<'_> {
     pub async fn tls(
         &self,
         login: CheckedLogin<'_>,
-        reached: Reached,
+        reached: TcpConnection,
         endpoint: &Endpoint,
     ) -> StepResult<Connection> {
         let name =
@@ -287,8 +287,8 @@ pub async fn dns(login: CheckedLogin<'_>, endpoint: &Endpoint) -> StepResult<Vec
 }
 
 /// Connects to the first of the addresses that accepts.
-pub async fn tcp(login: CheckedLogin<'_>, addresses: &[UpstreamAddr]) -> StepResult<Reached> {
-    let reached = reach(addresses)
+pub async fn tcp(login: CheckedLogin<'_>, addresses: &[UpstreamAddr]) -> StepResult<TcpConnection> {
+    let reached = connect_first(addresses)
         .await
         .map_err(|error| explain::connect(&error, login))?;
     let address = reached.address.to_string();

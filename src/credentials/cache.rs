@@ -1,46 +1,52 @@
-//! One value a key, made once for all who wait for it, and made again before anybody has to.
+//! How do many logins share one call to AWS? Each key has one value, which is loaded once for
+//! everyone who waits for it, and loaded again before it expires.
 //!
-//! A login with a usable value takes two short locks and never waits. Without one, the first login
-//! makes it while the others of its key wait; when it fails, they share its failure, and so do
-//! those that come in the next moments. A value that has been used is replaced in the background
-//! some time before its end; while that fails, the old one goes on serving.
+//! A login that finds a usable value takes two short locks and never waits. If there is none, the
+//! first login loads it while the others of its key wait. If that fails, they share the failure,
+//! and so do the logins of the next moments. A value that has been used is replaced in the
+//! background some time before it expires; while that fails, the old value continues to serve.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
 use super::error::AwsError;
 use crate::metrics::GaugeGuard;
 use crate::random;
 
-/// Keys hold names that clients choose. Above this many, those without a usable value are dropped.
+/// Keys contain names that clients choose, so their number has to be bounded: above this many,
+/// those without a usable value are dropped.
 const SWEEP_ABOVE: usize = 1_000;
-/// For how long a denial is believed: nobody gives a permission within it and then wonders.
+/// How long a denial is believed: no one grants a permission and then wonders why it takes effect
+/// three seconds later.
 const DENIAL_LIFE: Duration = Duration::from_secs(3);
-/// For how long it is believed that AWS cannot be asked.
+/// How long the proxy believes that AWS cannot be asked.
 const OUTAGE_LIFE: Duration = Duration::from_secs(1);
-/// Pauses between attempts at replacing a value, while the old one serves.
+/// The first pause between attempts to replace a value while the old one serves, and the longest;
+/// the pauses double in between.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// A value that is good for a time.
+/// A value that is valid for a limited time.
 pub(super) trait Expires: Send + Sync + 'static {
-    /// Until when it may be handed out.
+    /// The moment until which the value may be handed out.
     fn use_until(&self) -> Deadline;
-    /// When to replace it; not the same moment for all that were made at the same time.
+    /// When to replace the value; the moment varies, so that values made together are not replaced
+    /// together.
     fn replace_at(&self) -> Deadline;
 }
 
-/// How a value is made. Called again for each replacement.
-pub(super) trait Make<V>: Send + Sync + 'static {
-    /// Makes one.
-    fn make(&self) -> impl Future<Output = Result<V, AwsError>> + Send;
+/// How a value is loaded. It is called again for each replacement.
+pub(super) trait Loader<V>: Send + Sync + 'static {
+    /// Loads a value.
+    fn load(&self) -> impl Future<Output = Result<V, AwsError>> + Send;
 
-    /// Held while a value serves on that cannot be replaced.
+    /// Counts a value that continues to serve because it cannot be replaced, for as long as the
+    /// guard is held.
     fn renewal_failing(&self) -> Option<GaugeGuard> {
         None
     }
@@ -53,18 +59,18 @@ pub(super) struct Cache<K, V>(Mutex<HashMap<K, Arc<Slot<V>>>>);
 
 struct Slot<V> {
     state: Mutex<State<V>>,
-    /// Held by whoever makes a value.
-    making: tokio::sync::Mutex<()>,
+    /// Held by the login or the task that is loading a value.
+    loading: tokio::sync::Mutex<()>,
 }
 
 struct State<V> {
     value: Option<Arc<V>>,
     /// Whether the value has been handed out since it was made.
     used: bool,
-    /// The last failure, and until when it is an answer.
+    /// The last failure, and until when it is the answer to everyone who asks.
     failure: Option<(Instant, AwsError)>,
-    /// Whether the log has said that the value cannot be replaced.
-    told: bool,
+    /// Whether the log already says that the value cannot be replaced.
+    failure_logged: bool,
 }
 
 impl<K, V> Default for Cache<K, V> {
@@ -80,49 +86,49 @@ impl<V> Default for Slot<V> {
                 value: None,
                 used: false,
                 failure: None,
-                told: false,
+                failure_logged: false,
             }),
-            making: tokio::sync::Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
         }
     }
 }
 
 impl<K: Eq + Hash, V: Expires> Cache<K, V> {
-    /// The value, where there is one that can be used.
+    /// Returns the value if there is one that can be used.
     pub(super) fn usable(&self, key: &K) -> Option<Arc<V>> {
         let slot = self.0.lock().get(key)?.clone();
         slot.usable()
     }
 
-    /// The value, and whether it was there already; made where it was not.
+    /// Returns the value, and whether it was already cached; loads it if it was not.
     ///
-    /// When the future that makes it is dropped, the next login in line makes it.
+    /// If the future that loads the value is dropped, the next login in line loads it.
     ///
     /// # Errors
-    /// What the maker said, now or a moment ago.
-    pub(super) async fn get_or_make(
+    /// Returns the error of the loader, from this call or from one a moment ago.
+    pub(super) async fn get_or_load(
         &self,
         key: K,
-        maker: impl Make<V>,
+        loader: impl Loader<V>,
     ) -> Result<(Arc<V>, bool), AwsError> {
-        let name = maker.label();
+        let name = loader.label();
         let slot = self.slot(key);
-        let _making = slot.making.lock().await;
+        let _loading = slot.loading.lock().await;
         if let Some(value) = slot.usable() {
             return Ok((value, true));
         }
         if let Some(error) = slot.failure() {
             return Err(error);
         }
-        match maker.make().await {
+        match loader.load().await {
             Ok(value) => {
-                let value = slot.keep(&name, value);
+                let value = slot.store(&name, value);
                 slot.state.lock().used = true;
                 tokio::spawn(keep_fresh(
                     name,
                     Arc::downgrade(&slot),
                     value.clone(),
-                    maker,
+                    loader,
                 ));
                 Ok((value, false))
             }
@@ -138,7 +144,7 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
         }
     }
 
-    /// Forgets this value, unless another has taken its place.
+    /// Forgets this value, unless another has replaced it.
     pub(super) fn forget(&self, key: &K, value: &Arc<V>) {
         if let Some(slot) = self.0.lock().get(key) {
             slot.state
@@ -148,7 +154,7 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
         }
     }
 
-    /// Forgets whatever is there.
+    /// Forgets the key's value, whichever it is.
     pub(super) fn forget_any(&self, key: &K) {
         if let Some(slot) = self.0.lock().get(key) {
             slot.state.lock().value = None;
@@ -158,7 +164,7 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
     fn slot(&self, key: K) -> Arc<Slot<V>> {
         let mut slots = self.0.lock();
         if slots.len() >= SWEEP_ABOVE && !slots.contains_key(&key) {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.is_worth_keeping());
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.has_usable_value());
         }
         slots.entry(key).or_default().clone()
     }
@@ -170,7 +176,7 @@ impl<V: Expires> Slot<V> {
         let value = state
             .value
             .clone()
-            .filter(|value| !value.use_until().has_come())?;
+            .filter(|value| !value.use_until().has_passed())?;
         state.used = true;
         Some(value)
     }
@@ -184,23 +190,23 @@ impl<V: Expires> Slot<V> {
             .map(|(_, error)| error.clone())
     }
 
-    fn keep(&self, name: &str, value: V) -> Arc<V> {
+    fn store(&self, name: &str, value: V) -> Arc<V> {
         let value = Arc::new(value);
         let state = State {
             value: Some(value.clone()),
             used: false,
             failure: None,
-            told: false,
+            failure_logged: false,
         };
-        if std::mem::replace(&mut *self.state.lock(), state).told {
+        if std::mem::replace(&mut *self.state.lock(), state).failure_logged {
             tracing::info!(credential = name, "AWS answers again");
         }
         value
     }
 
-    /// Says it once, until it can be replaced again.
-    fn tell(&self, name: &str, error: &AwsError) {
-        if !std::mem::replace(&mut self.state.lock().told, true) {
+    /// Logs the failure once, until the value can be replaced again.
+    fn log_failure_once(&self, name: &str, error: &AwsError) {
+        if !std::mem::replace(&mut self.state.lock().failure_logged, true) {
             let cause = error.cause();
             tracing::warn!(
                 credential = name,
@@ -211,16 +217,17 @@ impl<V: Expires> Slot<V> {
         }
     }
 
-    /// Makes a value in the place of this one; `None` when it was not used, or is not in its place
-    /// any more.
+    /// Loads a replacement for this value. Returns `None` if the value was not used, or if it is no
+    /// longer the current one.
     async fn replace(
         &self,
         name: &str,
         value: &Arc<V>,
-        maker: &impl Make<V>,
+        loader: &impl Loader<V>,
     ) -> Option<Result<Arc<V>, AwsError>> {
-        // Nobody makes two at a time; and somebody may have made one while this waited.
-        let _making = self.making.lock().await;
+        // Only one value is loaded at a time, and someone else may have replaced this one
+        // meanwhile.
+        let _loading = self.loading.lock().await;
         {
             let state = self.state.lock();
             if !state.used
@@ -232,47 +239,47 @@ impl<V: Expires> Slot<V> {
                 return None;
             }
         }
-        Some(maker.make().await.map(|made| self.keep(name, made)))
+        Some(loader.load().await.map(|made| self.store(name, made)))
     }
 
-    fn is_worth_keeping(&self) -> bool {
+    fn has_usable_value(&self) -> bool {
         self.state
             .lock()
             .value
             .as_ref()
-            .is_some_and(|value| !value.use_until().has_come())
+            .is_some_and(|value| !value.use_until().has_passed())
     }
 }
 
-/// Replaces a value before its end, and the one after, for as long as each is used; ends with the
-/// first that is not.
+/// Replaces a value before it expires, then its replacement, and so on for as long as each is used.
+/// It ends with the first that is not.
 async fn keep_fresh<V: Expires>(
     name: String,
     slot: Weak<Slot<V>>,
     mut value: Arc<V>,
-    maker: impl Make<V>,
+    loader: impl Loader<V>,
 ) {
     let mut pause = FIRST_PAUSE;
-    let mut wait = value.replace_at().left();
+    let mut wait = value.replace_at().remaining();
     let mut failing = None;
     loop {
         tokio::time::sleep(wait).await;
         let Some(slot) = slot.upgrade() else { return };
-        match slot.replace(&name, &value, &maker).await {
+        match slot.replace(&name, &value, &loader).await {
             None => return,
             Some(Ok(made)) => {
                 pause = FIRST_PAUSE;
                 failing = None;
-                wait = made.replace_at().left();
+                wait = made.replace_at().remaining();
                 value = made;
             }
             Some(Err(error)) => {
-                slot.tell(&name, &error);
-                let left = value.use_until().left();
+                slot.log_failure_once(&name, &error);
+                let left = value.use_until().remaining();
                 if left.is_zero() {
                     return;
                 }
-                failing = failing.or_else(|| maker.renewal_failing());
+                failing = failing.or_else(|| loader.renewal_failing());
                 wait = pause.mul_f64(jitter()).min(left);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -280,7 +287,7 @@ async fn keep_fresh<V: Expires>(
     }
 }
 
-/// Somewhere from 0.75 to 1, so that what was made together is not renewed together.
+/// Returns a random factor from 0.75 to 1, so that what was made together is not renewed together.
 pub(super) fn jitter() -> f64 {
     let [byte] = random::bytes();
     1.0 - f64::from(byte) / 1024.0
@@ -292,7 +299,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-    /// A number that is good for a time.
+    /// A number that is valid for a limited time.
     struct Value {
         number: usize,
         use_until: Deadline,
@@ -309,18 +316,18 @@ mod tests {
         }
     }
 
-    /// Counts what it makes; fails while it is told to.
+    /// Counts the values that it loads, and fails while the test tells it to.
     #[derive(Clone)]
     struct Counter {
         calls: Arc<AtomicUsize>,
-        /// How, and from which call on.
+        /// How it fails, and from which call on.
         failure: Arc<Mutex<Option<(AwsErrorReason, usize)>>>,
         life: Duration,
         replaced_after: Duration,
     }
 
     impl Counter {
-        fn living(life: Duration) -> Self {
+        fn with_life(life: Duration) -> Self {
             Self {
                 calls: Arc::default(),
                 failure: Arc::default(),
@@ -342,14 +349,14 @@ mod tests {
         }
     }
 
-    impl Make<Value> for Counter {
+    impl Loader<Value> for Counter {
         fn label(&self) -> String {
             "number".to_string()
         }
 
-        async fn make(&self) -> Result<Value, AwsError> {
+        async fn load(&self) -> Result<Value, AwsError> {
             let number = self.calls.fetch_add(1, SeqCst) + 1;
-            // Others of the key come while this one is under way.
+            // Other logins of the key arrive while this call is under way.
             tokio::task::yield_now().await;
             match self.failure.lock().clone() {
                 Some((kind, from)) if number >= from => Err(AwsError::new(kind, "no")),
@@ -367,7 +374,7 @@ mod tests {
         counter: &Counter,
     ) -> Result<usize, AwsErrorReason> {
         cache
-            .get_or_make("key".to_string(), counter.clone())
+            .get_or_load("key".to_string(), counter.clone())
             .await
             .map(|(value, _)| value.number)
             .map_err(|error| error.reason)
@@ -381,7 +388,7 @@ mod tests {
         }
     }
 
-    fn a_thousand_at_once(
+    fn spawn_a_thousand_logins(
         cache: &Arc<Cache<String, Value>>,
         counter: &Counter,
     ) -> Vec<tokio::task::JoinHandle<Result<usize, AwsErrorReason>>> {
@@ -393,25 +400,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thousand_first_logins_make_one_call() {
+    async fn a_thousand_first_logins_share_one_call() {
         let (cache, counter) = (
             Arc::new(Cache::default()),
-            Counter::living(Duration::from_mins(15)),
+            Counter::with_life(Duration::from_mins(15)),
         );
-        for login in a_thousand_at_once(&cache, &counter) {
+        for login in spawn_a_thousand_logins(&cache, &counter) {
             assert_eq!(login.await.unwrap(), Ok(1));
         }
         assert_eq!(counter.calls(), 1);
     }
 
     #[tokio::test]
-    async fn a_thousand_logins_that_fail_together_make_one_call_and_those_just_after_none() {
+    async fn a_thousand_failing_logins_share_one_call_and_later_ones_reuse_its_failure() {
         let (cache, counter) = (
             Arc::new(Cache::default()),
-            Counter::living(Duration::from_mins(15)),
+            Counter::with_life(Duration::from_mins(15)),
         );
         counter.fail(Rejected);
-        for login in a_thousand_at_once(&cache, &counter) {
+        for login in spawn_a_thousand_logins(&cache, &counter) {
             assert_eq!(login.await.unwrap(), Err(Rejected));
         }
         assert_eq!(number(&cache, &counter).await, Err(Rejected));
@@ -419,22 +426,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_that_is_used_is_replaced_before_its_end_and_one_that_is_not_is_left_to_die() {
+    async fn a_value_in_use_is_replaced_before_it_expires_and_an_unused_one_is_not() {
         let life = Duration::from_millis(400);
-        let (cache, counter) = (Cache::default(), Counter::living(life));
+        let (cache, counter) = (Cache::default(), Counter::with_life(life));
         assert_eq!(number(&cache, &counter).await, Ok(1));
-        // Logins go on: each finds a value, and none makes one.
+        // Logins continue: each finds a value, and none has to load one.
         let deadline = Instant::now() + life * 5;
         while Instant::now() < deadline {
             assert!(cache.usable(&"key".to_string()).is_some());
             tokio::task::yield_now().await;
         }
         assert!(counter.calls() >= 4, "{} values", counter.calls());
-        // Logins stop: the value at hand is replaced once more at most. Asking `is_worth_keeping`
-        // is no use of it.
+        // Logins stop, so the current value is replaced once more at most. Asking
+        // `has_usable_value` does not count as using it.
         let at_the_stop = counter.calls();
         let slot = cache.slot("key".to_string());
-        wait_until(|| !slot.is_worth_keeping()).await;
+        wait_until(|| !slot.has_usable_value()).await;
         assert!(
             counter.calls() <= at_the_stop + 1,
             "{} after {at_the_stop}",
@@ -443,19 +450,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failing_aws_changes_nothing_while_a_value_lives_and_is_asked_ever_more_seldom() {
+    async fn a_value_serves_while_aws_fails_and_attempts_to_replace_it_back_off() {
         let (cache, counter) = (
             Cache::default(),
             Counter {
                 replaced_after: Duration::ZERO,
-                ..Counter::living(Duration::from_secs(20))
+                ..Counter::with_life(Duration::from_secs(20))
             },
         );
         counter.fail_after_first(Unavailable);
         let started = Instant::now();
         assert_eq!(number(&cache, &counter).await, Ok(1));
-        // Attempts at once, a second later, and two after that; the pauses may be a quarter
-        // shorter.
+        // Attempts come at once, one second later, and two seconds after that. Each pause may be a
+        // quarter shorter.
         wait_until(|| {
             assert_eq!(
                 cache.usable(&"key".to_string()).map(|value| value.number),
@@ -480,10 +487,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_that_was_refused_is_forgotten_and_a_newer_one_is_not() {
-        let (cache, counter) = (Cache::default(), Counter::living(Duration::from_mins(15)));
+    async fn forgetting_a_refused_value_keeps_a_newer_one() {
+        let (cache, counter) = (
+            Cache::default(),
+            Counter::with_life(Duration::from_mins(15)),
+        );
         let (first, _) = cache
-            .get_or_make("key".to_string(), counter.clone())
+            .get_or_load("key".to_string(), counter.clone())
             .await
             .unwrap();
         cache.forget(&"key".to_string(), &first);

@@ -1,4 +1,4 @@
-//! Who does AWS say that an identity is, and what time is it there?
+//! Who is an identity according to AWS, and what time is it there?
 
 use std::sync::Arc;
 
@@ -26,11 +26,11 @@ impl Caller {
     /// How far this machine's clock is off, in words for a person; `None` while it is right to
     /// within [`clock::TOLERANCE`].
     pub fn clock_skew(&self) -> Option<String> {
-        clock::in_words(self.clock_ahead?)
+        clock::describe_skew(self.clock_ahead?)
     }
 }
 
-/// Why it is not known who the caller is.
+/// Why the caller is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum CallerError {
     /// There are no AWS credentials to ask with, so nothing else will work either.
@@ -70,7 +70,7 @@ pub async fn get_caller_identity(
     identity: &AwsIdentity,
 ) -> Result<Caller, AwsError> {
     const ACTION: &str = Action::StsGetCallerIdentity.name();
-    let _turn = aws.turn().await;
+    let _permit = aws.call_permit().await;
     let config = with_endpoint(aws.config.clone(), identity.sts_endpoint_url.as_ref());
     let clock = aws.clock();
     let call = aws_sdk_sts::Client::new(&config)

@@ -1,11 +1,9 @@
 //! What time is it at AWS?
 //!
-//! The SDK signs its calls by AWS's clock where ours is off. Tokens are signed without a call, by
-//! our clock, and expiries are told by AWS's.
+//! When our clock is wrong, the SDK signs its calls by AWS's clock. Tokens, however, are signed
+//! without a call, by our clock, and expiry times are given by AWS's clock.
 
 use std::sync::{Arc, OnceLock};
-
-use parking_lot::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -15,17 +13,20 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::Format;
+use parking_lot::Mutex;
 
-/// Seconds by which clocks may differ without a word: `Date` has whole ones, and answers take their
-/// time.
+/// Seconds by which the clocks may differ without anything being reported: the `Date` header has
+/// whole seconds, and an answer takes some time to arrive.
 pub const TOLERANCE: u64 = 10;
-/// From how many on it is worth a warning: far below the 5 minutes that AWS forgives.
+/// The difference, in seconds, from which on the log has a warning: far below the 5 minutes that
+/// AWS tolerates.
 const WARN_FROM: u64 = 60;
-/// How often AWS is asked for the time because a server refuses a token.
-const ASK_EVERY: Duration = Duration::from_mins(1);
+/// How often AWS may be asked for the time because a server refused a token.
+const ASK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// In words, how far our clock is off.
-pub fn in_words(ahead: i64) -> Option<String> {
+/// Describes how far our clock is off, or returns `None` within [`TOLERANCE`]. A positive number of
+/// seconds means that it is ahead of AWS's.
+pub fn describe_skew(ahead: i64) -> Option<String> {
     let words = if ahead > 0 { "ahead of" } else { "behind" };
     (ahead.unsigned_abs() >= TOLERANCE).then(|| {
         format!(
@@ -35,34 +36,36 @@ pub fn in_words(ahead: i64) -> Option<String> {
     })
 }
 
-/// What is known of our clock; said in the log when it goes wrong and when it is right again.
+/// What is known about our clock. The log says when it goes wrong and when it is right again.
 #[derive(Debug, Default)]
-pub struct ClockMonitor(Mutex<Known>);
+pub struct ClockMonitor(Mutex<ClockState>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct ClockState {
     is_off: bool,
     asked: Option<Instant>,
 }
 
 impl ClockMonitor {
-    /// Whether AWS may be asked for the time now, only to know it.
+    /// Whether AWS may be asked for the time now, merely to learn it.
     pub fn may_ask(&self) -> bool {
-        let mut known = self.0.lock();
-        let may = known.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY);
-        known.asked = if may {
+        let mut state = self.0.lock();
+        let may = state
+            .asked
+            .is_none_or(|asked| asked.elapsed() >= ASK_INTERVAL);
+        state.asked = if may {
             Some(Instant::now())
         } else {
-            known.asked
+            state.asked
         };
         may
     }
 
-    fn note(&self, ahead: i64) {
-        let words = in_words(ahead).filter(|_| ahead.unsigned_abs() >= WARN_FROM);
+    fn observe(&self, ahead: i64) {
+        let words = describe_skew(ahead).filter(|_| ahead.unsigned_abs() >= WARN_FROM);
         let was_off = {
-            let mut known = self.0.lock();
-            std::mem::replace(&mut known.is_off, words.is_some())
+            let mut state = self.0.lock();
+            std::mem::replace(&mut state.is_off, words.is_some())
         };
         match words {
             Some(words) if !was_off => {
@@ -87,7 +90,7 @@ pub struct ClockProbe {
 }
 
 impl ClockProbe {
-    /// For one call.
+    /// Creates a probe for one call.
     pub fn new(monitor: &Arc<ClockMonitor>) -> Self {
         Self {
             monitor: monitor.clone(),
@@ -95,13 +98,13 @@ impl ClockProbe {
         }
     }
 
-    /// Seconds by which our clock is ahead of AWS's, once there was an answer.
+    /// Seconds by which our clock is ahead of AWS's, once there has been an answer.
     pub fn ahead(&self) -> Option<i64> {
         self.ahead.get().copied()
     }
 
-    /// How long it is until a time that AWS has told; zero when that has been.
-    pub fn left_until(&self, told: SystemTime) -> Duration {
+    /// How long it is until a time on AWS's clock; zero if that has passed.
+    pub fn time_until(&self, told: SystemTime) -> Duration {
         let now = SystemTime::now();
         let by = self
             .ahead()
@@ -137,7 +140,7 @@ impl Intercept for ClockProbe {
         if let Some(date) = date {
             let ahead = DateTime::from(SystemTime::now()).secs() - date.secs();
             if self.ahead.set(ahead).is_ok() {
-                self.monitor.note(ahead);
+                self.monitor.observe(ahead);
             }
         }
         Ok(())
@@ -155,11 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn expiries_are_by_the_clock_that_tells_them() {
+    fn expiry_times_are_read_by_the_clock_of_aws() {
         let life = Duration::from_mins(15);
         let hour = Duration::from_hours(1);
         let now = SystemTime::now();
-        // A few seconds are not told from none.
+        // A difference of a few seconds counts as none.
         for (ahead, at_aws) in [
             (-3600, now + hour),
             (-9, now),
@@ -167,31 +170,31 @@ mod tests {
             (9, now),
             (3600, now - hour),
         ] {
-            let left = clock(ahead).left_until(at_aws + life);
+            let left = clock(ahead).time_until(at_aws + life);
             assert!(
                 left + Duration::from_secs(5) > life && left <= life,
                 "{ahead}: {left:?}"
             );
         }
-        assert_eq!(clock(0).left_until(SystemTime::UNIX_EPOCH), Duration::ZERO);
+        assert_eq!(clock(0).time_until(SystemTime::UNIX_EPOCH), Duration::ZERO);
     }
 
     #[test]
-    fn a_clock_is_off_from_ten_seconds_on() {
-        assert_eq!(in_words(9), None);
-        assert_eq!(in_words(-9), None);
+    fn a_clock_skew_is_described_from_ten_seconds_on() {
+        assert_eq!(describe_skew(9), None);
+        assert_eq!(describe_skew(-9), None);
         assert_eq!(
-            in_words(10).unwrap(),
+            describe_skew(10).unwrap(),
             "this machine's clock is 10 s ahead of AWS's"
         );
         assert_eq!(
-            in_words(-3600).unwrap(),
+            describe_skew(-3600).unwrap(),
             "this machine's clock is 3600 s behind AWS's"
         );
     }
 
     #[test]
-    fn aws_is_not_asked_for_the_time_again_and_again() {
+    fn aws_is_asked_for_the_time_once_a_minute_at_most() {
         let monitor = ClockMonitor::default();
         assert_eq!([monitor.may_ask(), monitor.may_ask()], [true, false]);
     }

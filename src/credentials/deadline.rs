@@ -1,15 +1,15 @@
-//! Until when is something good, whatever happens to the clocks meanwhile?
+//! Until when is something valid, whatever happens to the clocks in the meantime?
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// What would be good for longer is asked for again: an expiry may be any time that a peer can
-/// write.
-const LONGEST: Duration = Duration::from_hours(7 * 24);
+/// The longest life that is believed, since an expiry may be any time that a peer can write. After
+/// this long, AWS is asked again.
+const MAX_LIFE: Duration = Duration::from_hours(7 * 24);
 
-/// A moment by two clocks; it has come as soon as either says so.
+/// A moment on two clocks, which has passed as soon as either clock says so.
 ///
-/// The wall clock goes on while a machine sleeps, and the monotonic one stays when the other is set
-/// back.
+/// The wall clock continues while a machine sleeps, and the monotonic clock continues when the wall
+/// clock is set back.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     wall: SystemTime,
@@ -17,17 +17,17 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The moment in so much time from now; a week at most.
+    /// Returns the moment that is `life` from now, but a week from now at most.
     pub fn after(life: Duration) -> Self {
-        let life = life.min(LONGEST);
+        let life = life.min(MAX_LIFE);
         Self {
             wall: SystemTime::now() + life,
             monotonic: Instant::now() + life,
         }
     }
 
-    /// How long it is until then; zero when it has come.
-    pub fn left(self) -> Duration {
+    /// How long it is until the deadline; zero if it has passed.
+    pub fn remaining(self) -> Duration {
         let by_wall = self
             .wall
             .duration_since(SystemTime::now())
@@ -35,9 +35,9 @@ impl Deadline {
         by_wall.min(self.monotonic.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether it has come.
-    pub fn has_come(self) -> bool {
-        self.left().is_zero()
+    /// Whether the deadline has passed.
+    pub fn has_passed(self) -> bool {
+        self.remaining().is_zero()
     }
 }
 
@@ -48,43 +48,43 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
 
     #[test]
-    fn whichever_clock_is_first_counts() {
+    fn a_deadline_passes_as_soon_as_either_clock_reaches_it() {
         let life = Duration::from_mins(15);
         let deadline = Deadline::after(life);
         assert!(
-            !deadline.has_come()
-                && deadline.left() <= life
-                && deadline.left() + Duration::from_mins(1) > life
+            !deadline.has_passed()
+                && deadline.remaining() <= life
+                && deadline.remaining() + Duration::from_mins(1) > life
         );
-        // An hour asleep: to the monotonic clock nothing has happened.
+        // The machine slept for an hour, which the monotonic clock did not notice.
         assert!(
             Deadline {
                 wall: deadline.wall - HOUR,
                 ..deadline
             }
-            .has_come()
+            .has_passed()
         );
-        // An hour set back, before which an hour was lived.
+        // The wall clock was set back by an hour, and the hour has passed on the monotonic clock.
         assert!(
             Deadline {
                 wall: deadline.wall + HOUR,
                 monotonic: Instant::now()
             }
-            .has_come()
+            .has_passed()
         );
         assert!(
             Deadline {
                 wall: deadline.wall + HOUR,
                 ..deadline
             }
-            .left()
+            .remaining()
                 <= life
         );
     }
 
     #[test]
-    fn no_expiry_is_too_far_away() {
-        assert!(Deadline::after(Duration::MAX).left() <= LONGEST);
-        assert!(Deadline::after(Duration::ZERO).has_come());
+    fn a_deadline_is_a_week_away_at_most() {
+        assert!(Deadline::after(Duration::MAX).remaining() <= MAX_LIFE);
+        assert!(Deadline::after(Duration::ZERO).has_passed());
     }
 }

@@ -1,21 +1,21 @@
-//! Endpoints, asked of AWS where the configuration names none.
+//! Where is the server of a target whose configuration names no endpoint? AWS is asked.
 
 use super::error::AwsError;
 use super::identity::AwsContext;
 use crate::config::{ClusterRole, Discovery, Endpoint};
 use crate::iam::Action;
 
-/// Finds the endpoint; `port` wins over the answer's.
+/// Finds the endpoint; `port` takes precedence over the port in the answer.
 ///
 /// # Errors
-/// The call failed, nothing was found, or what was found has no endpoint yet (it is still being
-/// created).
+/// The call failed, nothing was found, or what was found has no endpoint yet because it is still
+/// being created.
 pub async fn discover(
     aws: &AwsContext,
     what: &Discovery,
     port: Option<u16>,
 ) -> Result<Endpoint, AwsError> {
-    let _turn = aws.turn().await;
+    let _permit = aws.call_permit().await;
     let (action, host, found_port) = match what {
         Discovery::RedshiftCluster(identifier) => {
             const ACTION: &str = Action::RedshiftDescribeClusters.name();

@@ -1,8 +1,9 @@
-//! Aurora DSQL authentication tokens: signed here, no call to AWS.
+//! How is a login to Aurora DSQL authenticated? By a token that the proxy signs itself, without a
+//! call to AWS.
 //!
-//! With `aws-sigv4`, which every service client brings along, and not with `aws-sdk-dsql`: its
-//! generator is these few lines too, and behind it is a whole service client to build (4 s of CPU
-//! without optimisation, 48 s with) for nothing else.
+//! The token is signed with `aws-sigv4`, which every service client brings along, rather than with
+//! `aws-sdk-dsql`, whose generator is also just these few lines. It would bring in a whole service
+//! client to build (4 s of CPU without optimisation, 48 s with it) for nothing else.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,19 +23,19 @@ use super::rds::ESCAPED;
 use crate::iam::dsql_connect_action;
 use crate::secret::Secret;
 
-/// AWS would take up to a week. A token that is stolen is good for this long, and a new one costs
-/// no call.
+/// AWS would accept up to a week. But a stolen token is valid for this long, and a new one costs no
+/// call.
 const TOKEN_LIFE: Duration = Duration::from_mins(15);
 
-/// Signs a token for the cluster that calls itself `name`. It has no user in it: the cluster knows
-/// which IAM roles may be which.
+/// Signs a token for the cluster whose host name is `name`. The token does not contain the user:
+/// the cluster knows which IAM roles may log in as which database roles.
 ///
-/// It lives for 15 minutes, or as long as the credentials that sign it where that is shorter.
+/// It lives for 15 minutes, or for as long as the credentials that sign it if that is shorter.
 ///
 /// # Errors
 /// The AWS credentials have expired.
 pub fn mint(aws: &AwsContext, name: &str, db_user: &str) -> Result<Credential, AwsError> {
-    let (credentials, life) = aws.signer(TOKEN_LIFE)?;
+    let (credentials, life) = aws.signing_credentials(TOKEN_LIFE)?;
     let region = aws.config.region().map(AsRef::as_ref).unwrap_or_default();
     let token = token(
         credentials,
@@ -55,7 +56,7 @@ fn action(db_user: &str) -> &'static str {
     dsql_connect_action(db_user).without_service()
 }
 
-/// A presigned GET without its scheme.
+/// The token: a presigned GET request without its scheme.
 fn token(
     credentials: Credentials,
     region: &str,
@@ -92,7 +93,8 @@ fn token(
 mod tests {
     use super::*;
 
-    /// What botocore 1.44.5 makes of the same key, time and name; the parameters' order is free.
+    /// The signatures that botocore 1.44.5 makes for the same key, time and name. The order of the
+    /// parameters does not matter.
     const BOTOCORE: [(&str, &str); 2] = [
         (
             "an_app_user",
@@ -105,7 +107,7 @@ mod tests {
     ];
 
     #[test]
-    fn tokens_are_those_of_botocore() {
+    fn tokens_equal_those_of_botocore() {
         let credentials = Credentials::new(
             "AKIDEXAMPLE",
             "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn only_admin_is_admin() {
+    fn only_the_user_admin_gets_the_admin_action() {
         for other in ["Admin", "admin ", "administrator", ""] {
             assert_eq!(action(other), "DbConnect", "{other}");
         }

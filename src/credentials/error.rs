@@ -1,4 +1,4 @@
-//! Why has AWS given nothing, and what does that mean for a login?
+//! Why did AWS give no answer, and what does that mean for a login?
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -27,50 +27,53 @@ use crate::iam::Action;
 
 const CANNOT_LOAD: &str = "AWS credentials cannot be loaded now";
 
-/// An AWS call, or the search for AWS credentials, that gave nothing.
+/// An AWS call, or a search for AWS credentials, that failed.
 ///
-/// Its `Display` is for whoever logs in: it names the IAM action first, since clients truncate, and
-/// quotes nothing of AWS. Its source has AWS's own words.
+/// Its `Display` is for the client that logs in: it names the IAM action first, since clients
+/// truncate messages, and quotes nothing that AWS said. Its source has AWS's own words.
 #[derive(Clone)]
 pub struct AwsError {
-    /// What is the matter.
+    /// What went wrong.
     pub reason: AwsErrorReason,
     message: Cow<'static, str>,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-/// What is the matter with an AWS call.
+/// What went wrong with an AWS call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AwsErrorReason {
-    /// No source of the chain has AWS credentials.
+    /// No source of the credential chain has AWS credentials.
     NoCredentials,
-    /// There are credentials, and AWS does not accept them, or not any more.
+    /// There are credentials, but AWS does not accept them, or no longer accepts them.
     CredentialsNotValid,
-    /// The identity may not do this: `redshift:JoinGroup`.
+    /// The identity lacks a permission, such as `redshift:JoinGroup`.
     AccessDenied {
-        /// IAM action, which may be another one than the call's own.
+        /// The missing IAM action, which may differ from the one that was called.
         action: String,
     },
     /// AWS knows no such cluster, workgroup or instance, or it has no endpoint yet.
     NotFound,
-    /// AWS throttles, fails, cannot be reached or does not finish its answer.
+    /// AWS throttles the call, fails, cannot be reached, or does not finish its answer.
     Unavailable,
     /// AWS refuses the call for another reason.
     Rejected,
-    /// A token could not be signed, which takes neither network nor permission.
+    /// A token could not be signed, although that takes neither network nor permission.
     NotSigned,
 }
 
-/// What AWS said, with the request id that its support asks for.
+/// What AWS said, with the request id that AWS support asks for.
 #[derive(Debug, thiserror::Error)]
-#[error("{code}: {message}{}", .request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default())]
+#[error(
+    "{code}: {message}{}",
+    .request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default()
+)]
 struct ServiceMessage {
     code: String,
     message: String,
     request_id: Option<String>,
 }
 
-/// Service errors that the SDK has a type for, where the type says more than its code would.
+/// Service errors for which the SDK has a type that says more than the error's code would.
 pub(super) trait TypedServiceError:
     ProvideErrorMetadata + Error + Send + Sync + 'static
 {
@@ -80,7 +83,7 @@ pub(super) trait TypedServiceError:
     }
 }
 
-/// Implements [`TypedServiceError`] by the variants that mean that something does not exist.
+/// Implements [`TypedServiceError`] from the variants that mean that something does not exist.
 macro_rules! not_found_if {
     ($($error:ty: $($is:ident)|*;)*) => {$(
         impl TypedServiceError for $error {
@@ -114,12 +117,12 @@ impl AwsError {
         }
     }
 
-    fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into().into());
         self
     }
 
-    /// A call of this IAM action that failed.
+    /// A call of this IAM action failed.
     pub(super) fn call_failed<E: TypedServiceError>(
         action: &'static str,
         error: SdkError<E, HttpResponse>,
@@ -130,32 +133,35 @@ impl AwsError {
                 let failed = if service.err().is_not_found() {
                     Self::not_found(action)
                 } else {
-                    by_code(
+                    from_code(
                         action,
                         service.err().code().unwrap_or_default(),
                         service.err().message().unwrap_or_default(),
                         service.raw().status().as_u16(),
                     )
                 };
-                failed.because(service_cause(&error))
+                failed.with_source(service_cause(&error))
             }
-            SdkError::TimeoutError(_) => unavailable("AWS did not answer in time").because(error),
-            SdkError::DispatchFailure(_) => unavailable("AWS cannot be reached").because(error),
-            // These hold the answer, or the request: what is kept of them is their text.
+            SdkError::TimeoutError(_) => {
+                unavailable("AWS did not answer in time").with_source(error)
+            }
+            SdkError::DispatchFailure(_) => unavailable("AWS cannot be reached").with_source(error),
+            // These errors hold the whole answer or the request. Only their text is kept.
             SdkError::ResponseError(_) => unavailable("AWS gave an answer that cannot be read")
-                .because(crate::error::chain(&error)),
+                .with_source(crate::error::chain(&error)),
             _ => Self::new(
                 AwsErrorReason::Rejected,
                 format!("{action}: the call could not be made"),
             )
-            .because(crate::error::chain(&error)),
+            .with_source(crate::error::chain(&error)),
         }
     }
 
-    /// There are no AWS credentials: nothing in the chain has any, or a source of the chain fails.
-    pub(super) fn no_identity(error: CredentialsError) -> Self {
+    /// There are no AWS credentials: no source of the chain has any, or a source fails.
+    pub(super) fn cannot_load_credentials(error: CredentialsError) -> Self {
         let assume_role = assume_role_error(&error);
-        // A role whose source has no credentials fails as if STS could not be reached.
+        // If the source of a role has no credentials, the call fails as if STS could not be
+        // reached.
         let source = assume_role
             .and_then(|failure| {
                 causes(failure)
@@ -164,17 +170,17 @@ impl AwsError {
             })
             .unwrap_or(&error);
         let failed = match (assume_role, source) {
-            (Some(SdkError::ServiceError(service)), _) => by_code(
+            (Some(SdkError::ServiceError(service)), _) => from_code(
                 Action::StsAssumeRole.name(),
                 service.err().code().unwrap_or_default(),
                 service.err().message().unwrap_or_default(),
                 service.raw().status().as_u16(),
             ),
             (_, CredentialsError::CredentialsNotLoaded(_)) => {
-                Self::new(AwsErrorReason::NoCredentials, NOTHING_FOUND)
+                Self::new(AwsErrorReason::NoCredentials, NO_CREDENTIALS_FOUND)
             }
             (_, CredentialsError::InvalidConfiguration(_)) => {
-                Self::new(AwsErrorReason::Rejected, NOTHING_FOUND)
+                Self::new(AwsErrorReason::Rejected, NO_CREDENTIALS_FOUND)
             }
             (Some(_), _) => {
                 Self::unavailable(Action::StsAssumeRole.name(), "AWS cannot be reached")
@@ -189,14 +195,14 @@ impl AwsError {
             None => None,
         };
         match words {
-            Some(words) => failed.because(words),
-            None => failed.because(error),
+            Some(words) => failed.with_source(words),
+            None => failed.with_source(error),
         }
     }
 
-    /// There are no AWS credentials where there were some before: their source does not answer, or
-    /// somebody is replacing them there.
-    pub(super) fn identity_gone(self) -> Self {
+    /// There are no AWS credentials, although there were some before: their source does not answer,
+    /// or someone is replacing them there.
+    pub(super) fn after_earlier_success(self) -> Self {
         match self.reason {
             AwsErrorReason::NoCredentials => Self {
                 reason: AwsErrorReason::Unavailable,
@@ -207,27 +213,27 @@ impl AwsError {
         }
     }
 
-    /// The chain took too long.
-    pub(super) fn identity_timed_out() -> Self {
+    /// The credential chain took too long.
+    pub(super) fn loading_timed_out() -> Self {
         Self::new(AwsErrorReason::Unavailable, CANNOT_LOAD)
-            .because("their source did not answer in time")
+            .with_source("their source did not answer in time")
     }
 
-    /// What a source has given has expired, and nothing can be signed with it.
-    pub(super) fn identity_expired() -> Self {
+    /// The credentials that a source has given have expired, so nothing can be signed with them.
+    pub(super) fn credentials_expired() -> Self {
         Self::new(
             AwsErrorReason::CredentialsNotValid,
             "the proxy's AWS credentials have expired",
         )
-        .because("their source gives none that are still valid by this machine's clock")
+        .with_source("their source gives none that are still valid by this machine's clock")
     }
 
-    /// An answer without a member that the API promises.
+    /// AWS's answer lacks a member that the API promises.
     pub(super) fn incomplete_answer(action: &'static str) -> Self {
         Self::unavailable(action, "AWS gave an incomplete answer")
     }
 
-    /// AWS knows it, and it has no endpoint that could be connected.
+    /// AWS knows the server, but it has no endpoint to connect to.
     pub(super) fn no_endpoint(action: &'static str) -> Self {
         Self::new(
             AwsErrorReason::NotFound,
@@ -238,18 +244,18 @@ impl AwsError {
         )
     }
 
-    /// The server is not where this identity can see it.
+    /// The server is not one that this identity can see.
     pub(super) fn no_such_server(why: String) -> Self {
         Self::new(AwsErrorReason::NotFound, why)
     }
 
-    /// Signing failed, which takes neither network nor permission.
+    /// Signing failed, although that takes neither network nor permission.
     pub(super) fn cannot_sign(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(
             AwsErrorReason::NotSigned,
             "the authentication token could not be signed",
         )
-        .because(error)
+        .with_source(error)
     }
 
     fn unavailable(action: &'static str, why: &str) -> Self {
@@ -266,7 +272,7 @@ impl AwsError {
         )
     }
 
-    /// Which case of the error table a login meets.
+    /// The case of the error table that a login meets.
     pub fn kind(&self) -> ErrorKind {
         match self.reason {
             AwsErrorReason::Unavailable => ErrorKind::CredentialsUnavailable,
@@ -279,12 +285,12 @@ impl AwsError {
         }
     }
 
-    /// Whether the same question may be answered a moment later.
+    /// Whether the same call may succeed a moment later.
     pub fn is_transient(&self) -> bool {
         self.kind().sqlstate().is_transient()
     }
 
-    /// AWS's own words, or what stood between it and us; for the log.
+    /// AWS's own words, or what prevented them from reaching us. They are for the log.
     pub fn cause(&self) -> Option<String> {
         self.source
             .as_deref()
@@ -298,7 +304,7 @@ impl fmt::Display for AwsError {
     }
 }
 
-/// Not derived: the `Debug` form of an SDK error has the whole answer.
+/// `Debug` is not derived, because that of an SDK error contains the whole answer.
 impl fmt::Debug for AwsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AwsError")
@@ -317,7 +323,7 @@ impl Error for AwsError {
     }
 }
 
-/// The client reads what the error says; the log has its source.
+/// The client reads what the error says; only the log has its source.
 impl From<AwsError> for Refusal {
     fn from(error: AwsError) -> Self {
         let refusal = Self::new(error.kind(), error.message);
@@ -328,10 +334,11 @@ impl From<AwsError> for Refusal {
     }
 }
 
-const NOTHING_FOUND: &str = "no AWS credentials: none in the environment, the profile, a web \
-     identity, a container or the instance metadata";
+const NO_CREDENTIALS_FOUND: &str = "no AWS credentials: none in the environment, the profile, \
+     a web identity, a container or the instance metadata";
 
-/// What is kept of an answer that refuses a call: not the answer itself, which may hold more.
+/// The part of an error response that is kept; the response itself may hold more than a log should
+/// have.
 fn service_cause<E: TypedServiceError>(
     error: &SdkError<E, HttpResponse>,
 ) -> Box<dyn Error + Send + Sync> {
@@ -353,13 +360,13 @@ fn service_message<E: ProvideErrorMetadata>(
     })
 }
 
-/// An error, what caused it, and so on.
+/// An error, its cause, the cause of that, and so on.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Errors that every service has and that no operation has a type for.
-fn by_code(action: &'static str, code: &str, message: &str, status: u16) -> AwsError {
+/// Classifies the errors that every service has and for which no operation has a type.
+fn from_code(action: &'static str, code: &str, message: &str, status: u16) -> AwsError {
     let not_valid = |text| AwsError::new(AwsErrorReason::CredentialsNotValid, text);
     match code {
         "Throttling"
@@ -397,8 +404,8 @@ fn by_code(action: &'static str, code: &str, message: &str, status: u16) -> AwsE
     }
 }
 
-/// The action that is missing may be another than the call's: `redshift:JoinGroup`,
-/// `redshift:CreateClusterUser`.
+/// The missing action may differ from the one that was called, as `redshift:JoinGroup` and
+/// `redshift:CreateClusterUser` do.
 fn denied_action(message: &str) -> Option<&str> {
     let action = message
         .split("is not authorized to perform: ")
@@ -411,7 +418,7 @@ fn denied_action(message: &str) -> Option<&str> {
         .then_some(action)
 }
 
-/// The SDK wraps the answer of STS into an error of the provider.
+/// The error of STS, which the SDK wraps into an error of the credential provider.
 fn assume_role_error<'a>(
     error: &'a (dyn Error + 'static),
 ) -> Option<&'a SdkError<AssumeRoleError, HttpResponse>> {
@@ -426,7 +433,7 @@ mod tests {
     fn the_missing_action_is_named_first() {
         let message = "User: arn:aws:iam::1:user/x is not authorized to perform: \
                        redshift:JoinGroup on resource: arn:aws:redshift:r:1:dbgroup:c/bi";
-        let error = by_code(
+        let error = from_code(
             "redshift:GetClusterCredentials",
             "AccessDenied",
             message,
@@ -443,9 +450,9 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_told_from_what_will_not() {
+    fn transient_errors_are_distinguished_from_permanent_ones() {
         let kind =
-            |code, status| by_code("redshift:GetClusterCredentials", code, "", status).kind();
+            |code, status| from_code("redshift:GetClusterCredentials", code, "", status).kind();
         assert_eq!(kind("Throttling", 400), ErrorKind::CredentialsUnavailable);
         assert_eq!(
             kind("InternalFailure", 500),
@@ -478,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_told_by_its_type() {
+    fn a_missing_cluster_is_recognized_by_the_type_of_the_error() {
         use aws_sdk_redshift::types::error::ClusterNotFoundFault;
         let fault = ClusterNotFoundFault::builder().build();
         assert!(GetClusterCredentialsError::ClusterNotFoundFault(fault).is_not_found());

@@ -1,9 +1,9 @@
-//! AWS identities: the default chain, profiles and assumed roles, whose credentials are cached as
-//! database credentials are.
+//! As whom is AWS asked? With the credentials of the default chain, of a profile or of an assumed
+//! role, which are cached as database credentials are.
 //!
-//! The SDK caches credentials inside service clients only, by the wall clock, and waits for a slow
-//! source while those at hand are still valid: its cache is off, and each identity's credentials
-//! are made once, here.
+//! The SDK caches credentials only inside service clients and by the wall clock, and it waits for a
+//! slow source even while the credentials at hand are still valid. So its cache is turned off, and
+//! each identity's credentials are loaded once, here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use aws_types::origin::Origin;
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-use super::cache::{self, Cache, Expires, Make};
+use super::cache::{self, Cache, Expires, Loader};
 use super::clock::{ClockMonitor, ClockProbe};
 use super::deadline::Deadline;
 use super::error::{AwsError, AwsErrorReason};
@@ -31,83 +31,84 @@ use super::without_margin;
 use crate::config::{AwsIdentity, Role};
 use crate::iam::Action;
 
-/// One attempt at a call, and all attempts together: a login waits for them.
+/// How long one attempt at a call may take, and all attempts together. A login waits for them.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// For finding AWS credentials: SSO, `credential_process` and the metadata service may each take
-/// seconds.
+/// How long finding AWS credentials may take: SSO, `credential_process` and the metadata service
+/// may each take seconds.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Credentials are renewed this long before they expire, or half of their life where that is less.
+/// How long before they expire credentials are renewed; half of their life if that is shorter.
 const RENEW_AHEAD: Duration = Duration::from_mins(5);
-/// How long credentials without an expiry are believed, so that rotated keys are noticed. As in the
-/// SDK.
-const UNDATED_LIFE: Duration = Duration::from_mins(15);
-/// `RoleSessionName` in CloudTrail.
+/// How long credentials without an expiry are used, so that rotated keys are noticed. The SDK does
+/// the same.
+const LIFE_WITHOUT_EXPIRY: Duration = Duration::from_mins(15);
+/// The default `RoleSessionName`, which CloudTrail shows.
 const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
-/// IdentityKey of the session tag that names the person.
+/// Key of the session tag that names the person.
 pub const PERSON_TAG: &str = "pg-iam-proxy:user";
-/// Calls to one endpoint under way at a time; AWS throttles accounts, not connections.
-const CALLS_AT_A_TIME: usize = 8;
+/// How many calls to one endpoint may be in flight at a time; AWS throttles accounts, not
+/// connections.
+const MAX_CONCURRENT_CALLS: usize = 8;
 
-/// Who we are for one target, ready to be used.
+/// The identity that the proxy has for one target, ready to be used in calls.
 #[derive(Debug)]
 pub struct AwsContext {
     key: IdentityKey,
-    /// Configuration for service clients: region, endpoint, timeouts, and credentials that are
+    /// The configuration for service clients: region, endpoint, timeouts, and credentials that are
     /// valid now.
     pub config: SdkConfig,
     credentials: Arc<AwsCredentials>,
-    calls: Arc<Semaphore>,
+    call_permits: Arc<Semaphore>,
     clock: Arc<ClockMonitor>,
 }
 
 impl AwsContext {
-    /// Waits for its turn to call this endpoint; the turn ends when what is returned is dropped.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed, so never `None`.
-        self.calls.acquire().await.ok()
+    /// Waits until this endpoint may be called. The call ends when the permit is dropped.
+    pub async fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed, so this is never `None`.
+        self.call_permits.acquire().await.ok()
     }
 
-    /// To compare our clock with AWS's in one call.
+    /// Returns a probe that compares our clock with AWS's during one call.
     pub fn clock(&self) -> ClockProbe {
         ClockProbe::new(&self.clock)
     }
 
-    /// Credentials to sign a token with that shall live for so long, and how long it will: not
-    /// longer than they do.
+    /// Returns credentials to sign a token with that shall live for `life`, and how long it will
+    /// live: not longer than the credentials do.
     ///
     /// # Errors
-    /// They have expired, and their source has no newer ones.
-    pub fn signer(&self, life: Duration) -> Result<(Credentials, Duration), AwsError> {
+    /// The credentials have expired, and their source has no newer ones.
+    pub fn signing_credentials(&self, life: Duration) -> Result<(Credentials, Duration), AwsError> {
         let life = self
             .credentials
-            .end
-            .map_or(life, |end| end.left().min(life));
+            .expires_at
+            .map_or(life, |expiry| expiry.remaining().min(life));
         if life.is_zero() {
-            return Err(AwsError::identity_expired());
+            return Err(AwsError::credentials_expired());
         }
         Ok((self.credentials.credentials.clone(), life))
     }
 }
 
-/// AWS credentials, and until when they are good.
+/// AWS credentials, and until when they are valid.
 #[derive(Debug)]
 struct AwsCredentials {
     credentials: Credentials,
-    /// `None`: their source does not say.
-    end: Option<Deadline>,
+    /// `None` if their source does not say.
+    expires_at: Option<Deadline>,
     use_until: Deadline,
     replace_at: Deadline,
 }
 
 impl AwsCredentials {
     fn new(credentials: Credentials, left: Option<Duration>) -> Self {
-        let life = left.unwrap_or(UNDATED_LIFE);
+        let life = left.unwrap_or(LIFE_WITHOUT_EXPIRY);
         let ahead = RENEW_AHEAD.min(life / 2).mul_f64(cache::jitter());
         Self {
             credentials,
-            end: left.map(Deadline::after),
-            use_until: Deadline::after(left.map_or(UNDATED_LIFE, without_margin)),
+            expires_at: left.map(Deadline::after),
+            use_until: Deadline::after(left.map_or(LIFE_WITHOUT_EXPIRY, without_margin)),
             replace_at: Deadline::after(life.saturating_sub(ahead)),
         }
     }
@@ -130,32 +131,32 @@ impl Expires for AwsCredentials {
     }
 }
 
-/// An identity in a region: its STS, and in China its partition, are that region's.
+/// An identity in a region. The region decides which STS is asked and, in China, the partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct IdentityKey {
     identity: AwsIdentity,
     region: String,
 }
 
-type Turns = HashMap<(Option<String>, String), Arc<Semaphore>>;
+type CallPermits = HashMap<(Option<String>, String), Arc<Semaphore>>;
 
-/// Identities by what defines them; targets that share one share its credentials.
+/// All AWS identities, by what defines them. Targets with the same identity share its credentials.
 #[derive(Default)]
 pub struct Identities {
-    /// As many as targets and users are configured differently. None has a role.
-    chains: Mutex<HashMap<IdentityKey, Arc<OnceCell<Arc<Chain>>>>>,
-    /// May be as many as people, whose roles carry their names.
+    /// There are as many as there are different settings of targets and users. None has a role.
+    chains: Mutex<HashMap<IdentityKey, Arc<OnceCell<Arc<CredentialChain>>>>>,
+    /// There may be as many as there are people, whose roles carry their names.
     credentials: Cache<IdentityKey, AwsCredentials>,
-    /// Turns to call, by endpoint and region.
-    calls: Mutex<Turns>,
+    /// Permits for calls, by endpoint and region.
+    call_permits: Mutex<CallPermits>,
     clock: Arc<ClockMonitor>,
 }
 
 impl Identities {
-    /// An identity in a region, with credentials that are valid now.
+    /// Returns the identity in this region, with credentials that are valid now.
     ///
     /// # Errors
-    /// There are none, or their source fails.
+    /// There are no credentials, or their source fails.
     pub async fn context(
         self: &Arc<Self>,
         identity: &AwsIdentity,
@@ -175,7 +176,7 @@ impl Identities {
         let chain = self.chain(&source).await;
         let credentials = match (&identity.role, self.credentials.usable(&key)) {
             (_, Some(credentials)) => credentials,
-            (None, None) => self.source(source, &chain).await?,
+            (None, None) => self.source_credentials(source, &chain).await?,
             (Some(role), None) => {
                 let assumer = RoleAssumer {
                     identities: self.clone(),
@@ -183,7 +184,7 @@ impl Identities {
                     source,
                     role: role.clone(),
                 };
-                Box::pin(self.credentials.get_or_make(key.clone(), assumer))
+                Box::pin(self.credentials.get_or_load(key.clone(), assumer))
                     .await?
                     .0
             }
@@ -195,17 +196,18 @@ impl Identities {
             key,
             config,
             credentials,
-            calls: self.calls(identity, region),
+            call_permits: self.call_permits(identity, region),
             clock: self.clock.clone(),
         })
     }
 
-    /// What to ask with once more when a call as `refused` was refused: other credentials, where
-    /// the reason is those, and their source has others by now.
+    /// Returns the context to repeat a call with after AWS refused it as `refused`: one with other
+    /// credentials, if AWS refused the call because of the credentials and their source has others
+    /// by now.
     ///
     /// # Errors
-    /// The error, where there is no reason to ask again.
-    pub async fn instead_of(
+    /// Returns `error` if there is no reason to ask again.
+    pub async fn context_after_refusal(
         self: &Arc<Self>,
         refused: &AwsContext,
         error: AwsError,
@@ -224,89 +226,90 @@ impl Identities {
         }
     }
 
-    /// What is known of our clock.
+    /// What is known about our clock.
     pub fn clock(&self) -> &ClockMonitor {
         &self.clock
     }
 
-    async fn chain(&self, source: &IdentityKey) -> Arc<Chain> {
+    async fn chain(&self, source: &IdentityKey) -> Arc<CredentialChain> {
         let cell = self
             .chains
             .lock()
             .entry(source.clone())
             .or_default()
             .clone();
-        cell.get_or_init(|| async { Arc::new(Chain::new(source.clone()).await) })
+        cell.get_or_init(|| async { Arc::new(CredentialChain::new(source.clone()).await) })
             .await
             .clone()
     }
 
-    async fn source(
+    async fn source_credentials(
         &self,
         source: IdentityKey,
-        chain: &Arc<Chain>,
+        chain: &Arc<CredentialChain>,
     ) -> Result<Arc<AwsCredentials>, AwsError> {
         match self.credentials.usable(&source) {
             Some(credentials) => Ok(credentials),
             None => Ok(
-                Box::pin(self.credentials.get_or_make(source, chain.clone()))
+                Box::pin(self.credentials.get_or_load(source, chain.clone()))
                     .await?
                     .0,
             ),
         }
     }
 
-    fn calls(&self, identity: &AwsIdentity, region: &str) -> Arc<Semaphore> {
+    fn call_permits(&self, identity: &AwsIdentity, region: &str) -> Arc<Semaphore> {
         let endpoint = (identity.endpoint_url.clone(), region.to_string());
-        self.calls
+        self.call_permits
             .lock()
             .entry(endpoint)
-            .or_insert_with(|| Arc::new(Semaphore::new(CALLS_AT_A_TIME)))
+            .or_insert_with(|| Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)))
             .clone()
     }
 }
 
-/// The places where AWS credentials are looked for, and what else the environment says of AWS.
-struct Chain {
+/// The places where AWS credentials are looked for, and the other settings for AWS that the
+/// environment has.
+struct CredentialChain {
     identity: AwsIdentity,
-    /// Shared by all calls, and so are its connections.
+    /// The configuration, whose connections all calls share.
     config: SdkConfig,
-    /// The SDK reads files and environment once in a provider's life: each but the first look has a
-    /// new one.
-    first: Mutex<Option<SharedCredentialsProvider>>,
-    has_given: AtomicBool,
+    /// A provider of the SDK reads files and environment variables once in its life. So this one
+    /// serves the first lookup, and each later lookup creates a new one.
+    first_provider: Mutex<Option<SharedCredentialsProvider>>,
+    has_provided: AtomicBool,
 }
 
-impl Chain {
+impl CredentialChain {
     async fn new(IdentityKey { identity, region }: IdentityKey) -> Self {
         let config = load(&identity, Region::new(region)).await;
-        let first = Mutex::new(config.credentials_provider());
+        let first_provider = Mutex::new(config.credentials_provider());
         Self {
             identity,
             config,
-            first,
-            has_given: AtomicBool::new(false),
+            first_provider,
+            has_provided: AtomicBool::new(false),
         }
     }
 
-    async fn look(&self) -> Result<Credentials, AwsError> {
-        let first = self.first.lock().take();
-        let provider = match (first, self.config.region()) {
+    async fn load_credentials(&self) -> Result<Credentials, AwsError> {
+        let first_provider = self.first_provider.lock().take();
+        let provider = match (first_provider, self.config.region()) {
             (None, Some(region)) => load(&self.identity, region.clone())
                 .await
                 .credentials_provider(),
-            (first, _) => first,
+            (provider, _) => provider,
         };
         let provider =
             provider.expect("the chain is a provider, whether it finds credentials or not");
         provider
             .provide_credentials()
             .await
-            .map_err(AwsError::no_identity)
+            .map_err(AwsError::cannot_load_credentials)
     }
 }
 
-impl Make<AwsCredentials> for Arc<Chain> {
+impl Loader<AwsCredentials> for Arc<CredentialChain> {
     fn label(&self) -> String {
         match &self.identity.profile {
             Some(profile) => format!("AWS profile {profile:?}"),
@@ -314,17 +317,19 @@ impl Make<AwsCredentials> for Arc<Chain> {
         }
     }
 
-    async fn make(&self) -> Result<AwsCredentials, AwsError> {
-        let credentials = match tokio::time::timeout(IDENTITY_TIMEOUT, self.look()).await {
-            Ok(Ok(credentials)) => credentials,
-            // A place that had some does not answer, or they are being replaced there.
-            Ok(Err(error)) if self.has_given.load(Relaxed) => {
-                return Err(error.identity_gone());
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(AwsError::identity_timed_out()),
-        };
-        self.has_given.store(true, Relaxed);
+    async fn load(&self) -> Result<AwsCredentials, AwsError> {
+        let credentials =
+            match tokio::time::timeout(IDENTITY_TIMEOUT, self.load_credentials()).await {
+                Ok(Ok(credentials)) => credentials,
+                // A source that had credentials before does not answer, or they are being replaced
+                // there.
+                Ok(Err(error)) if self.has_provided.load(Relaxed) => {
+                    return Err(error.after_earlier_success());
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(AwsError::loading_timed_out()),
+            };
+        self.has_provided.store(true, Relaxed);
         let left = credentials
             .expiry()
             .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or_default());
@@ -343,8 +348,8 @@ async fn load(identity: &AwsIdentity, region: Region) -> SdkConfig {
         .retry_config(RetryConfig::standard())
         .timeout_config(timeouts);
     if let Some(name) = &identity.profile {
-        // Not the default chain with a profile name: there, keys in the environment would win over
-        // the target's own setting.
+        // This is not the default chain with a profile name, where keys in the environment would
+        // take precedence over the target's own setting.
         let context = ProviderConfig::without_region().with_region(Some(region));
         loader = loader.profile_name(name);
         loader = loader.credentials_provider(
@@ -357,8 +362,8 @@ async fn load(identity: &AwsIdentity, region: Region) -> SdkConfig {
     loader.load().await
 }
 
-/// The endpoint, marked as set in code: else one in the environment (`AWS_ENDPOINT_URL`) would win
-/// over it.
+/// Sets the endpoint and marks it as set in code; otherwise one in the environment
+/// (`AWS_ENDPOINT_URL`) would take precedence over it.
 pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
     match url {
         Some(url) => {
@@ -370,16 +375,16 @@ pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
     }
 }
 
-/// Assumes a role with the credentials of a chain. Not the SDK's own provider: that one cannot say
-/// who the source identity is.
+/// Assumes a role with the credentials of a chain. The SDK's own provider is not used, because it
+/// cannot set the source identity.
 struct RoleAssumer {
     identities: Arc<Identities>,
-    chain: Arc<Chain>,
+    chain: Arc<CredentialChain>,
     source: IdentityKey,
     role: Role,
 }
 
-impl Make<AwsCredentials> for RoleAssumer {
+impl Loader<AwsCredentials> for RoleAssumer {
     fn label(&self) -> String {
         let Role { arn, person, .. } = &self.role;
         match person {
@@ -388,17 +393,17 @@ impl Make<AwsCredentials> for RoleAssumer {
         }
     }
 
-    async fn make(&self) -> Result<AwsCredentials, AwsError> {
+    async fn load(&self) -> Result<AwsCredentials, AwsError> {
         let source = self
             .identities
-            .source(self.source.clone(), &self.chain)
+            .source_credentials(self.source.clone(), &self.chain)
             .await?;
         match self.assume(&source).await {
             Err(error) if error.reason == AwsErrorReason::CredentialsNotValid => {
                 self.identities.credentials.forget(&self.source, &source);
                 let renewed = self
                     .identities
-                    .source(self.source.clone(), &self.chain)
+                    .source_credentials(self.source.clone(), &self.chain)
                     .await?;
                 if renewed.are_the_same_as(&source) {
                     Err(error)
@@ -439,16 +444,17 @@ impl RoleAssumer {
             .role_session_name(
                 session_name
                     .as_deref()
-                    .map_or(ROLE_SESSION_NAME.to_string(), acceptable),
+                    .map_or(ROLE_SESSION_NAME.to_string(), sts_name),
             );
         if let Some(person) = person {
-            // For CloudTrail: who it is stays with the session, whatever roles are assumed from it.
+            // CloudTrail shows the person's name: the source identity stays with the session,
+            // whatever roles are assumed from it.
             let tag = Tag::builder()
                 .key(PERSON_TAG)
-                .value(acceptable(person))
+                .value(sts_name(person))
                 .build()
                 .map_err(AwsError::cannot_sign)?;
-            call = call.source_identity(acceptable(person)).tags(tag);
+            call = call.source_identity(sts_name(person)).tags(tag);
         }
         let clock = ClockProbe::new(&self.identities.clock);
         let answer = call
@@ -467,7 +473,7 @@ impl RoleAssumer {
             credentials.secret_access_key,
             credentials.session_token,
         );
-        let left = clock.left_until(expires);
+        let left = clock.time_until(expires);
         Ok(AwsCredentials::new(
             Credentials::new(id, secret, Some(token), None, "pg-iam-proxy AssumeRole"),
             Some(left),
@@ -475,8 +481,9 @@ impl RoleAssumer {
     }
 }
 
-/// STS takes letters, digits and `_=,.@+-` in the names of sessions and people, 2 to 64 of them.
-fn acceptable(name: &str) -> String {
+/// Turns a name into one that STS accepts for sessions and people: 2 to 64 letters, digits and
+/// characters of `_=,.@+-`.
+fn sts_name(name: &str) -> String {
     let kept = |c: char| {
         if c.is_ascii_alphanumeric() || "_=,.@+-".contains(c) {
             c

@@ -1,5 +1,5 @@
-//! The broker: temporary database credentials and discovered endpoints of one target, cached for as
-//! long as they live.
+//! Where does a target's temporary password come from? The broker asks AWS for database credentials
+//! and for discovered endpoints, and caches both for as long as they live.
 //!
 //! Architecture invariant: only this folder names `aws_*`. Everything is made at the first login
 //! that needs it, so a target whose AWS identity is broken fails its own logins and nothing else.
@@ -29,7 +29,7 @@ pub use identity::{Identities, PERSON_TAG};
 pub use request::{CredentialCall, CredentialRequest};
 pub use resource_id::resource_id;
 
-use cache::{Cache, Expires, Make};
+use cache::{Cache, Expires, Loader};
 use deadline::Deadline;
 use identity::AwsContext;
 
@@ -37,16 +37,16 @@ use crate::config::{AwsIdentity, Discovery, Endpoint, EndpointSource, Target as 
 use crate::metrics::{AwsFailure, GaugeGuard, Metrics};
 use crate::secret::Secret;
 
-/// A credential is not handed out in its last minute, or last quarter where that is less, so that it
-/// does not expire on its way to the server. This is the same for every engine: all of them look at
-/// it at the login only.
+/// A credential is not handed out in its last minute (or in its last quarter, where that is
+/// shorter), so that it does not expire on its way to the server. The margin is the same for every
+/// engine, because all of them look at the credential at the login only.
 const MARGIN: Duration = Duration::from_mins(1);
-/// The part of its life after which a credential that is in use is replaced.
+/// The fraction of its life after which a credential that is in use is replaced.
 const RENEW_AFTER: f64 = 0.7;
 /// How often a discovered endpoint that is in use is looked up again. It hardly ever changes, and a
-/// failed connection forgets it.
-const ENDPOINT_CHECK: Duration = Duration::from_mins(5);
-/// How long an endpoint is believed while it cannot be looked up.
+/// failed connection makes the broker forget it.
+const ENDPOINT_REFRESH: Duration = Duration::from_mins(5);
+/// How long a discovered endpoint is used while AWS cannot be asked for it.
 const ENDPOINT_LIFE: Duration = Duration::from_hours(24);
 
 /// A database user and its temporary password.
@@ -71,7 +71,7 @@ impl Credential {
     }
 }
 
-/// How long something that lives for `life` is handed out.
+/// How long something that lives for `life` is handed out, after [`MARGIN`].
 fn without_margin(life: Duration) -> Duration {
     life.saturating_sub((life / 4).min(MARGIN))
 }
@@ -86,11 +86,12 @@ impl Expires for Credential {
     }
 }
 
-/// A credential, and whether another login may have used it before.
+/// A credential, and whether an earlier login may have used it.
 pub struct Lease {
     /// The credential.
     pub credential: Arc<Credential>,
-    /// It came from the cache: when the server refuses it, a fresh one may still be taken.
+    /// Whether the credential came from the cache. If it did, and the server refuses it, a fresh
+    /// one may be tried.
     pub cached: bool,
 }
 
@@ -100,15 +101,15 @@ struct Minter {
     request: CredentialRequest,
 }
 
-impl Make<Credential> for Minter {
-    async fn make(&self) -> Result<Credential, AwsError> {
+impl Loader<Credential> for Minter {
+    async fn load(&self) -> Result<Credential, AwsError> {
         let AwsAccess {
             target, metrics, ..
         } = &*self.access;
         self.mint()
             .await
-            .inspect(|credential| metrics.credential_made(target, credential.use_until.left()))
-            .inspect_err(|error| metrics.credential_failed(target, failure(error)))
+            .inspect(|credential| metrics.credential_made(target, credential.use_until.remaining()))
+            .inspect_err(|error| metrics.credential_failed(target, failure_kind(error)))
     }
 
     fn renewal_failing(&self) -> Option<GaugeGuard> {
@@ -126,9 +127,16 @@ impl Minter {
         let AwsAccess {
             identities, target, ..
         } = &*self.access;
-        let asker = identities.context(aws, region).await?;
-        let credential = match mint(&asker, call, target).await {
-            Err(error) => mint(&identities.instead_of(&asker, error).await?, call, target).await?,
+        let context = identities.context(aws, region).await?;
+        let credential = match mint(&context, call, target).await {
+            Err(error) => {
+                mint(
+                    &identities.context_after_refusal(&context, error).await?,
+                    call,
+                    target,
+                )
+                .await?
+            }
             Ok(credential) => credential,
         };
         tracing::info!(target, db_user = credential.db_user, "got a credential");
@@ -165,11 +173,11 @@ impl Expires for DiscoveredEndpoint {
     }
 }
 
-/// A question for an endpoint: everything that changes the answer.
+/// A request for an endpoint: everything that can change the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct EndpointRequest {
     what: Discovery,
-    /// Port that is used whatever the answer.
+    /// The configured port, which takes precedence over the port in the answer.
     port: Option<u16>,
     aws: AwsIdentity,
     region: String,
@@ -181,14 +189,14 @@ struct EndpointFinder {
     request: EndpointRequest,
 }
 
-impl Make<DiscoveredEndpoint> for EndpointFinder {
-    async fn make(&self) -> Result<DiscoveredEndpoint, AwsError> {
+impl Loader<DiscoveredEndpoint> for EndpointFinder {
+    async fn load(&self) -> Result<DiscoveredEndpoint, AwsError> {
         let AwsAccess {
             target, metrics, ..
         } = &*self.access;
         self.find()
             .await
-            .inspect_err(|error| metrics.discovery_failed(target, failure(error)))
+            .inspect_err(|error| metrics.discovery_failed(target, failure_kind(error)))
     }
 
     fn label(&self) -> String {
@@ -207,10 +215,10 @@ impl EndpointFinder {
         let AwsAccess {
             identities, target, ..
         } = &*self.access;
-        let asker = identities.context(aws, region).await?;
-        let endpoint = match discovery::discover(&asker, what, *port).await {
+        let context = identities.context(aws, region).await?;
+        let endpoint = match discovery::discover(&context, what, *port).await {
             Err(error) => {
-                let other = identities.instead_of(&asker, error).await?;
+                let other = identities.context_after_refusal(&context, error).await?;
                 discovery::discover(&other, what, *port).await?
             }
             Ok(endpoint) => endpoint,
@@ -219,12 +227,12 @@ impl EndpointFinder {
         Ok(DiscoveredEndpoint {
             endpoint,
             use_until: Deadline::after(ENDPOINT_LIFE),
-            replace_at: Deadline::after(ENDPOINT_CHECK.mul_f64(cache::jitter())),
+            replace_at: Deadline::after(ENDPOINT_REFRESH.mul_f64(cache::jitter())),
         })
     }
 }
 
-fn failure(error: &AwsError) -> AwsFailure {
+fn failure_kind(error: &AwsError) -> AwsFailure {
     if error.is_transient() {
         AwsFailure::Unavailable
     } else {
@@ -232,15 +240,15 @@ fn failure(error: &AwsError) -> AwsFailure {
     }
 }
 
-/// Who asks AWS for a target, and where that is counted.
+/// The identities that ask AWS on a target's behalf, and the metrics that count the answers.
 struct AwsAccess {
     identities: Arc<Identities>,
     metrics: Arc<Metrics>,
-    /// The target's name, for log and metrics.
+    /// The target's name, for the log and the metrics.
     target: String,
 }
 
-/// Asks AWS for one target, and remembers the answers.
+/// Asks AWS on behalf of one target, and caches the answers.
 pub struct Broker {
     access: Arc<AwsAccess>,
     credentials: Cache<CredentialRequest, Credential>,
@@ -248,9 +256,9 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A broker that has asked nothing yet, for the target with this name.
+    /// Creates the broker of the target with this name. It has asked AWS nothing yet.
     ///
-    /// Targets whose AWS identity is the same share its credentials through `identities`.
+    /// Targets that have the same AWS identity share its credentials through `identities`.
     pub fn new(target: &str, identities: &Arc<Identities>, metrics: &Arc<Metrics>) -> Self {
         let access = AwsAccess {
             identities: identities.clone(),
@@ -264,11 +272,11 @@ impl Broker {
         }
     }
 
-    /// A credential for this login: from the cache while it can be used, otherwise by one call for
-    /// all who wait.
+    /// Returns a credential for this login: from the cache while it can be used, otherwise from one
+    /// call on behalf of everyone who waits for it.
     ///
     /// # Errors
-    /// [`AwsError`], whose source has what AWS said.
+    /// Returns an [`AwsError`], whose source has what AWS said.
     pub async fn credential(&self, request: &CredentialRequest) -> Result<Lease, AwsError> {
         let AwsAccess {
             metrics, target, ..
@@ -284,20 +292,20 @@ impl Broker {
             access: self.access.clone(),
             request: request.clone(),
         };
-        // The SDK's futures are large, and most logins never run them: so this one is boxed, and
-        // those below.
+        // The SDK's futures are large and most logins never run them, which is why this one and
+        // those below are boxed.
         let (credential, cached) =
-            Box::pin(self.credentials.get_or_make(request.clone(), minter)).await?;
+            Box::pin(self.credentials.get_or_load(request.clone(), minter)).await?;
         if cached {
             metrics.credential_cached(target);
         }
         Ok(Lease { credential, cached })
     }
 
-    /// Who AWS says that an identity is.
+    /// Asks AWS who an identity is.
     ///
     /// # Errors
-    /// As [`Identities::caller`].
+    /// The same as those of [`Identities::caller`].
     pub async fn caller(
         &self,
         identity: &AwsIdentity,
@@ -308,33 +316,37 @@ impl Broker {
 
     /// Tells the broker that a server has refused a fresh credential.
     ///
-    /// A token is signed here: where our clock is the reason, or AWS credentials that are not good
-    /// any more, nobody else says so.
-    pub fn refused_fresh(&self, request: &CredentialRequest) {
+    /// Tokens are signed by the proxy itself, so AWS does not tell it when the cause is its own
+    /// clock or AWS credentials that are no longer valid. The broker therefore asks AWS who it is.
+    pub fn note_fresh_credential_refused(&self, request: &CredentialRequest) {
         if !request.call.is_signed_here() || !self.access.identities.clock().may_ask() {
             return;
         }
         let identities = self.access.identities.clone();
         let CredentialRequest { aws, region, .. } = request.clone();
-        // Nobody waits for it: the clock monitor says what it sees.
+        // No one waits for this call: it is made so that the clock monitor sees AWS's time.
         tokio::spawn(async move {
-            let asker = identities.context(&aws, &region).await?;
-            match caller::get_caller_identity(&asker, &aws).await {
-                Err(error) => identities.instead_of(&asker, error).await.map(drop),
+            let context = identities.context(&aws, &region).await?;
+            match caller::get_caller_identity(&context, &aws).await {
+                Err(error) => identities
+                    .context_after_refusal(&context, error)
+                    .await
+                    .map(drop),
                 Ok(_) => Ok(()),
             }
         });
     }
 
-    /// Forgets a credential that the server refused, unless a newer one is there already.
+    /// Forgets a credential that the server has refused, unless a newer one has already replaced
+    /// it.
     pub fn forget_credential(&self, request: &CredentialRequest, refused: &Arc<Credential>) {
         self.credentials.forget(request, refused);
     }
 
-    /// Where the target's server is.
+    /// Returns the address of the target's server.
     ///
     /// # Errors
-    /// [`AwsError`], when AWS had to be asked.
+    /// Returns an [`AwsError`] if AWS had to be asked and the call failed.
     pub async fn endpoint(&self, settings: &TargetSettings) -> Result<Endpoint, AwsError> {
         let request = match endpoint_request(settings) {
             Ok(request) => request,
@@ -347,11 +359,11 @@ impl Broker {
             access: self.access.clone(),
             request: request.clone(),
         };
-        let (discovered, _) = Box::pin(self.endpoints.get_or_make(request, finder)).await?;
+        let (discovered, _) = Box::pin(self.endpoints.get_or_load(request, finder)).await?;
         Ok(discovered.endpoint.clone())
     }
 
-    /// Forgets a discovered endpoint that could not be connected.
+    /// Forgets a discovered endpoint that the proxy could not connect to.
     pub fn forget_endpoint(&self, settings: &TargetSettings) {
         if let Ok(request) = endpoint_request(settings) {
             self.endpoints.forget_any(&request);
@@ -359,10 +371,10 @@ impl Broker {
     }
 }
 
-/// What to ask AWS for the target's endpoint.
+/// What AWS has to be asked to find the target's endpoint.
 ///
 /// # Errors
-/// Nothing: the configuration says where it is.
+/// Returns the configured endpoint if the configuration has one, so that AWS need not be asked.
 fn endpoint_request(settings: &TargetSettings) -> Result<EndpointRequest, &Endpoint> {
     match &settings.endpoint {
         EndpointSource::Fixed(endpoint) => Err(endpoint),

@@ -1,4 +1,5 @@
-//! RDS and Aurora authentication tokens: signed here, no call to AWS.
+//! How is a login to RDS or Aurora authenticated? By a token that the proxy signs itself, without a
+//! call to AWS.
 
 use std::time::Duration;
 
@@ -13,19 +14,19 @@ use super::identity::AwsContext;
 use crate::config::Endpoint;
 use crate::secret::Secret;
 
-/// A server takes no token older than this.
+/// Servers accept no token that is older than this.
 const TOKEN_LIFE: Duration = Duration::from_mins(15);
-/// RFC 3986 unreserved characters stay.
+/// Everything but the unreserved characters of RFC 3986 is percent-encoded.
 pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// Signs a token for a database user of the server that calls itself `endpoint`: for a login
-/// through RDS Proxy, the proxy.
+/// Signs a token for a database user of the server whose name is `endpoint`. For a login through
+/// RDS Proxy, that is the RDS Proxy.
 ///
-/// It lives for 15 minutes, or as long as the credentials that sign it where that is shorter.
+/// It lives for 15 minutes, or for as long as the credentials that sign it if that is shorter.
 ///
 /// # Errors
 /// The AWS credentials have expired.
@@ -34,7 +35,7 @@ pub async fn mint(
     endpoint: &Endpoint,
     db_user: &str,
 ) -> Result<Credential, AwsError> {
-    let (credentials, life) = aws.signer(TOKEN_LIFE)?;
+    let (credentials, life) = aws.signing_credentials(TOKEN_LIFE)?;
     let token = token(&aws.config, credentials, endpoint, db_user).await?;
     Ok(Credential::new(
         db_user.to_string(),
@@ -52,10 +53,10 @@ async fn token(
     let signer = Config::builder()
         .hostname(&endpoint.host)
         .port(u64::from(endpoint.port))
-        // The generator pastes it into a URL as it is: a space would make it panic, `a+b` would be
-        // signed as `a b`, and `x&Action=…` would add a parameter.
+        // The generator pastes the user name into a URL as it is: a space would make it panic,
+        // `a+b` would be signed as `a b`, and `x&Action=…` would add a parameter.
         .username(utf8_percent_encode(db_user, ESCAPED).to_string())
-        // Without a region it would sign for us-east-1.
+        // Without a region, the generator would sign for us-east-1.
         .region(
             config
                 .region()

@@ -1,4 +1,4 @@
-//! How does Redshift make a credential? By `GetClusterCredentials`, or by
+//! How does Redshift make a credential? With `GetClusterCredentials`, or with
 //! `GetClusterCredentialsWithIAM`.
 
 use std::time::SystemTime;
@@ -16,11 +16,11 @@ use crate::config::ClusterName;
 use crate::iam::Action;
 use crate::secret::Secret;
 
-/// Makes one credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is kept
-/// as it is.
+/// Makes one credential. The returned `DbUser` (`IAM:name`, `IAMA:name:groups`, `IAMR:role`) is
+/// kept as it is.
 ///
-/// Where AWS refuses a custom domain name, the cluster's own identifier is tried, as Amazon's
-/// drivers do: the name may not be associated with the cluster yet, or any more.
+/// If AWS refuses a custom domain name, the cluster's own identifier is tried, as Amazon's drivers
+/// do: the name may not be associated with the cluster yet, or no longer.
 ///
 /// # Errors
 /// The call failed, or its answer lacks a member.
@@ -29,7 +29,7 @@ pub async fn mint(
     request: &ClusterCredentials,
     target: &str,
 ) -> Result<Credential, AwsError> {
-    let _turn = aws.turn().await;
+    let _permit = aws.call_permit().await;
     let (domain, known) = match &request.cluster {
         ClusterName::Identifier(identifier) => {
             return call(aws, request, Some(identifier.clone()), None).await;
@@ -38,7 +38,7 @@ pub async fn mint(
     };
     let error = match call(aws, request, None, Some(domain.clone())).await {
         Err(error) if !error.is_transient() => error,
-        // When AWS cannot be asked by one name, it cannot be asked by another.
+        // If AWS cannot be asked about one name, it cannot be asked about another.
         result => return result,
     };
     let identifier = match known {
@@ -66,6 +66,7 @@ async fn call(
     identifier: Option<String>,
     domain: Option<String>,
 ) -> Result<Credential, AwsError> {
+    const WITH_IAM: &str = Action::RedshiftGetClusterCredentialsWithIam.name();
     let (client, clock) = (Client::new(&aws.config), aws.clock());
     if let Some(user) = &request.user {
         const ACTION: &str = Action::RedshiftGetClusterCredentials.name();
@@ -91,7 +92,6 @@ async fn call(
             answer.expiration,
         );
     }
-    const ACTION: &str = Action::RedshiftGetClusterCredentialsWithIam.name();
     let answer = client
         .get_cluster_credentials_with_iam()
         .db_name(&request.database)
@@ -102,9 +102,9 @@ async fn call(
         .interceptor(clock.clone())
         .send()
         .await
-        .map_err(|error| AwsError::call_failed(ACTION, error))?;
+        .map_err(|error| AwsError::call_failed(WITH_IAM, error))?;
     credential(
-        ACTION,
+        WITH_IAM,
         &clock,
         answer.db_user,
         answer.db_password,
@@ -127,7 +127,7 @@ fn credential(
         (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(
             db_user,
             Secret::new(password),
-            clock.left_until(expires),
+            clock.time_until(expires),
         )),
         _ => Err(AwsError::incomplete_answer(action)),
     }

@@ -1,4 +1,4 @@
-//! How does Redshift Serverless make a credential? By `GetCredentials`.
+//! How does Redshift Serverless make a credential? With `GetCredentials`.
 
 use std::time::SystemTime;
 
@@ -12,8 +12,8 @@ use crate::config::WorkgroupName;
 use crate::iam::Action;
 use crate::secret::Secret;
 
-/// One call, one credential. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS identity,
-/// and is kept as it is.
+/// Makes one credential with one call. The returned `dbUser` (`IAM:name`, `IAMR:role`) is the AWS
+/// identity, and is kept as it is.
 ///
 /// # Errors
 /// The call failed, or its answer lacks a member.
@@ -22,7 +22,7 @@ pub async fn mint(
     request: &WorkgroupCredentials,
 ) -> Result<Credential, AwsError> {
     const ACTION: &str = Action::RedshiftServerlessGetCredentials.name();
-    let _turn = aws.turn().await;
+    let _permit = aws.call_permit().await;
     let (name, domain) = match &request.workgroup {
         WorkgroupName::Name(name) => (Some(name.clone()), None),
         WorkgroupName::CustomDomain(domain) => (None, Some(domain.clone())),
@@ -46,7 +46,7 @@ pub async fn mint(
         (Some(db_user), Some(password), Some(expires)) => Ok(Credential::new(
             db_user,
             Secret::new(password),
-            clock.left_until(expires),
+            clock.time_until(expires),
         )),
         _ => Err(AwsError::incomplete_answer(ACTION)),
     }

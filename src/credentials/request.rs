@@ -1,7 +1,8 @@
-//! What is a credential asked for? Everything that can change the answer of AWS, and nothing else.
+//! What does a request for a credential consist of? Everything that can change AWS's answer, and
+//! nothing else.
 //!
-//! A request is its own cache key, and the call is made from it alone: so nobody is ever given what
-//! was made for another question, whatever happens to the configuration meanwhile.
+//! A request is its own cache key, and the call is made from it alone. So no one is ever given what
+//! was made for a different request, whatever happens to the configuration in the meantime.
 
 use std::fmt;
 
@@ -11,19 +12,19 @@ use crate::config::{
 };
 use crate::route::{DbUser, Route};
 
-/// One credential of one identity. Where a person's name travels to AWS, it is in the identity, so
-/// that nobody logs in with what was made in another's name.
+/// A request for one credential as one identity. If a person's name is sent to AWS, it is part of
+/// the identity, so that no one logs in with what was made in another person's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CredentialRequest {
-    /// What makes the credential.
+    /// The call that makes the credential.
     pub call: CredentialCall,
-    /// Who asks: the target's identity, or what the client's user has in its place.
+    /// The identity that asks: the target's, or the one that the client's user has instead.
     pub aws: AwsIdentity,
     /// The region that is asked, or that a token is signed for.
     pub region: String,
 }
 
-/// The AWS call that makes a credential, or the token that is signed in its place.
+/// The AWS call that makes a credential, or the token that is signed instead.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CredentialCall {
     /// Redshift: `GetClusterCredentials` or `GetClusterCredentialsWithIAM`.
@@ -32,16 +33,16 @@ pub enum CredentialCall {
     GetCredentials(WorkgroupCredentials),
     /// An RDS authentication token.
     RdsToken {
-        /// Host and port that the token is signed for.
+        /// The host and port that the token is signed for.
         endpoint: Endpoint,
         /// `DBUser`
         db_user: String,
     },
     /// An Aurora DSQL authentication token.
     DsqlToken {
-        /// Host name of the cluster, which the token is signed for.
+        /// The host name of the cluster, which the token is signed for.
         cluster: String,
-        /// Database role; the token itself says only whether it is `admin`.
+        /// The database role. The token itself says only whether it is `admin`.
         db_user: String,
     },
 }
@@ -55,8 +56,8 @@ pub struct ClusterCredentials {
     pub database: String,
     /// `DurationSeconds`
     pub duration_seconds: i32,
-    /// What `GetClusterCredentials` takes besides; `None`: `GetClusterCredentialsWithIAM`, whose
-    /// database user is the AWS identity.
+    /// The database user that `GetClusterCredentials` is called with. `None` means
+    /// `GetClusterCredentialsWithIAM`, whose database user is the AWS identity.
     pub user: Option<ClusterUser>,
 }
 
@@ -83,7 +84,7 @@ pub struct WorkgroupCredentials {
 }
 
 impl CredentialRequest {
-    /// What a login by `route` to the target at `endpoint` needs.
+    /// Builds the request that a login by `route` to the target at `endpoint` needs.
     pub fn new(settings: &TargetSettings, route: &Route, endpoint: &Endpoint) -> Self {
         Self {
             call: CredentialCall::new(&settings.engine, route, endpoint),
@@ -109,17 +110,17 @@ impl CredentialCall {
             }),
             Engine::Rds(rds) => Self::RdsToken {
                 endpoint: rds.signing_endpoint.as_ref().unwrap_or(endpoint).clone(),
-                db_user: named(route),
+                db_user: db_user_name(route),
             },
             Engine::Dsql(dsql) => Self::DsqlToken {
                 cluster: dsql.name.clone(),
-                db_user: named(route),
+                db_user: db_user_name(route),
             },
         }
     }
 
-    /// Whether nobody but the server sees it before it is used: a token is signed without a call to
-    /// AWS.
+    /// Whether the credential is a token that is signed without a call to AWS, so that only the
+    /// server ever judges it.
     pub fn is_signed_here(&self) -> bool {
         match self {
             Self::RdsToken { .. } | Self::DsqlToken { .. } => true,
@@ -137,7 +138,7 @@ fn cluster_credentials(redshift: &Redshift, route: &Route) -> ClusterCredentials
                 auto_create: *auto_create,
             })
         }
-        (RedshiftApi::GetClusterCredentialsWithIam, _) | (_, DbUser::OfAwsIdentity) => None,
+        (RedshiftApi::GetClusterCredentialsWithIam, _) | (_, DbUser::FromAwsIdentity) => None,
     };
     ClusterCredentials {
         cluster: redshift.cluster.clone(),
@@ -148,7 +149,7 @@ fn cluster_credentials(redshift: &Redshift, route: &Route) -> ClusterCredentials
 }
 
 /// The database user of an engine whose tokens name one.
-fn named(route: &Route) -> String {
+fn db_user_name(route: &Route) -> String {
     let name = route.db_user.name();
     name.expect("a route to RDS or Aurora DSQL names its database user")
         .to_string()
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_changes_the_answer_changes_the_request() {
+    fn every_parameter_that_changes_the_answer_changes_the_request() {
         let ana = route(DbUser::Named("ana".to_string()), &["bi"]);
         let base = cluster_credentials(&with_auto_create(true), &ana);
         let others = [
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_signed_for_the_signing_endpoint_where_there_is_one() {
+    fn a_token_is_signed_for_the_signing_endpoint_if_there_is_one() {
         let endpoint = |host: &str| Endpoint {
             host: host.to_string(),
             port: 5432,

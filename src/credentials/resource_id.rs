@@ -152,8 +152,8 @@ async fn id_of_host(aws: &AwsContext, host: &str) -> Result<String, AwsError> {
 
 /// The id of an instance, which is the cluster's id when the instance belongs to one.
 ///
-/// Where the host is known, the instance that AWS finds must be the one at that host: the account
-/// that is asked may have another instance of the same name.
+/// If the host is known, the instance that AWS finds must be the one at that host: the account that
+/// is asked may have another instance of the same name.
 async fn instance(
     aws: &AwsContext,
     identifier: &str,
@@ -237,7 +237,8 @@ async fn custom_endpoint(aws: &AwsContext, host: &str) -> Result<String, AwsErro
     Err(not_found(DESCRIBE_CLUSTERS))
 }
 
-/// RDS returns the id of a proxy as a part of its ARN only: `arn:aws:rds:us-west-2:123456789012:db-proxy:prx-…`.
+/// RDS returns the id of a proxy only as a part of its ARN,
+/// `arn:aws:rds:us-west-2:123456789012:db-proxy:prx-…`.
 async fn proxy(aws: &AwsContext, name: &str, host: &str) -> Result<String, AwsError> {
     let call = aws_sdk_rds::Client::new(&aws.config)
         .describe_db_proxies()

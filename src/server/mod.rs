@@ -20,45 +20,48 @@ use crate::tls::listener::ListenerTls;
 use socket::Socket;
 use workers::{WorkerSlot, Workers};
 
-/// How long sessions may go on once the proxy is asked to stop.
-const DRAIN: Duration = Duration::from_secs(10);
-/// How long the sessions that are left then may take to be ended.
-const END: Duration = Duration::from_secs(1);
-/// Pause after the process has run out of something: a session's end frees it, a busy loop does not.
+/// How long sessions may continue after the proxy has been asked to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the remaining sessions may take to end after that.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// The pause after the process has run out of a resource, which the end of a session frees and a
+/// busy loop does not.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(100);
-/// How often certificate files are looked at. Watching them would miss the swapped links of
-/// Kubernetes secrets.
-const CERTIFICATE_CHECK: Duration = Duration::from_secs(1);
+/// How often the proxy checks whether certificate files have changed. Watching the files would miss
+/// the symbolic links that Kubernetes swaps for its secrets.
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A proxy whose addresses are bound.
 pub struct Server {
-    /// The sockets of the snapshot's listeners, in their order.
+    /// The sockets of the snapshot's listeners, in the same order.
     sockets: Vec<Socket>,
     admin: Option<Admin>,
     runtime: Arc<Runtime>,
     snapshot: Arc<Snapshot>,
 }
 
-/// An address that cannot be bound.
+/// The error for an address that cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}{what}: {error}")]
+#[error("cannot listen on {address}{purpose}")]
 pub struct BindError {
     address: Address,
-    what: &'static str,
+    /// What the address is for, where it is not a listener's.
+    purpose: &'static str,
+    #[source]
     error: io::Error,
 }
 
 impl Server {
-    /// Binds every listener and the operators' address, or none.
+    /// Binds every listener and the admin address, or none of them.
     ///
     /// # Errors
-    /// The first address that cannot be bound.
+    /// Returns the first address that cannot be bound.
     pub async fn bind(config: Config, lifecycle: Lifecycle) -> Result<Self, BindError> {
         let mut sockets = Vec::new();
         for listener in &config.listeners {
             let failed = |error| BindError {
                 address: listener.address.clone(),
-                what: "",
+                purpose: "",
                 error,
             };
             sockets.push(Socket::bind(listener).await.map_err(failed)?);
@@ -67,7 +70,7 @@ impl Server {
             Some(address) => {
                 let failed = |error| BindError {
                     address: Address::Tcp(address),
-                    what: " for metrics and health",
+                    purpose: " for metrics and health",
                     error,
                 };
                 Some(Admin::bind(address).await.map_err(failed)?)
@@ -83,7 +86,8 @@ impl Server {
         })
     }
 
-    /// The addresses as bound, port 0 replaced by the one that was given, with what is behind them.
+    /// Returns the addresses that were bound, with port 0 replaced by the port that the system
+    /// assigned, and what each listener serves.
     pub fn addresses(&self) -> impl Iterator<Item = (Address, &ListenerSettings)> {
         let bound = |(socket, listener): (&Socket, &'_ Arc<Listener>)| {
             socket
@@ -96,13 +100,13 @@ impl Server {
             .map(move |(socket, listener)| (bound((socket, listener)), &listener.settings))
     }
 
-    /// The operators' address, likewise.
+    /// Returns the admin address, likewise.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().and_then(Admin::address)
     }
 
-    /// Serves until it is told to stop: then accepts no more, refuses logins under way, and waits for
-    /// sessions to end, for 10 s at most or until it is told to end now.
+    /// Serves until it is told to stop. Then it accepts no more connections, refuses logins in
+    /// progress, and waits for sessions to end, for 10 s at most or until it is told to end now.
     pub async fn run(self, workers: Workers) {
         let Self {
             sockets,
@@ -122,7 +126,7 @@ impl Server {
         if !certificates.is_empty() {
             let stop = stop.clone();
             accepting.spawn(async move {
-                stop.run_until_cancelled(keep_current(&certificates, &reload))
+                stop.run_until_cancelled(reload_changed_certificates(&certificates, &reload))
                     .await;
             });
         }
@@ -136,19 +140,19 @@ impl Server {
             };
             let stop = stop.clone();
             accepting.spawn(async move {
-                // Dropping the socket closes it: whoever comes now is refused by the kernel.
+                // Dropping the socket closes it, so that the kernel refuses new connections.
                 stop.run_until_cancelled(acceptor.accept()).await;
             });
         }
         if let Some(admin) = admin {
-            // It ends with the runtime, after the last session.
+            // This task ends with the runtime, after the last session.
             tokio::spawn(admin.serve(runtime.clone()));
         }
         accepting.close();
         accepting.wait().await;
         let drained = drain(&runtime, &snapshot, &sessions);
         let drained = now
-            .run_until_cancelled(tokio::time::timeout(DRAIN, drained))
+            .run_until_cancelled(tokio::time::timeout(DRAIN_TIMEOUT, drained))
             .await;
         if !matches!(drained, Some(Ok(()))) {
             end(&runtime, &sessions).await;
@@ -165,14 +169,14 @@ async fn drain(runtime: &Runtime, snapshot: &Snapshot, sessions: &TaskTracker) {
             "stopping: waiting for sessions to end (a second signal ends them now)"
         );
     }
-    // Logins under way are refused, so that nobody will want a session of a pool.
+    // Logins in progress are refused, so no client will want a pooled session.
     tokio::join!(snapshot.drain(), sessions.wait());
-    // What the last clients have left there.
+    // The last clients may have left sessions in the pools meanwhile.
     snapshot.drain().await;
     debug_assert!(runtime.lifecycle.stop.is_cancelled());
 }
 
-/// Ends the sessions that are still there, and says which.
+/// Ends the sessions that are still open, and logs which they are.
 async fn end(runtime: &Runtime, sessions: &TaskTracker) {
     tracing::info!(sessions = sessions.len(), "stopped with sessions open");
     for session in runtime.status().sessions {
@@ -193,14 +197,14 @@ async fn end(runtime: &Runtime, sessions: &TaskTracker) {
         );
     }
     runtime.sessions.end_all();
-    // What does not end in time ends with the process.
-    let _ = tokio::time::timeout(END, sessions.wait()).await;
+    // Whatever does not end in time ends with the process.
+    let _ = tokio::time::timeout(END_TIMEOUT, sessions.wait()).await;
 }
 
 /// Accepts the connections of one listener.
 struct Acceptor {
     socket: Socket,
-    /// Of the listener in the snapshot.
+    /// The listener's position in the snapshot.
     index: usize,
     runtime: Arc<Runtime>,
     workers: Arc<Workers>,
@@ -216,8 +220,8 @@ impl Acceptor {
                     is_exhausted = false;
                     self.start(accepted);
                 }
-                // The client gave up before it was accepted: accept(2) hands that over as an error.
-                Err(error) if is_the_clients(&error) => {}
+                // The client gave up before it was accepted, which accept(2) reports as an error.
+                Err(error) if is_caused_by_client(&error) => {}
                 Err(error) => {
                     if !is_exhausted {
                         let address = self.socket.address().map(|address| address.to_string());
@@ -234,7 +238,7 @@ impl Acceptor {
         }
     }
 
-    /// Serves a connection on the worker where it gets a slot.
+    /// Serves a connection on the worker that has a slot for it.
     fn start(&self, accepted: Accepted) {
         let slot = self.workers.slot();
         let worker = slot.runtime.clone();
@@ -276,7 +280,7 @@ async fn serve(
     }
 }
 
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_caused_by_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(
         error.kind(),
@@ -284,12 +288,12 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-/// Takes new certificates into use when their files change. What cannot be used is reported once,
-/// and the old stays.
-async fn keep_current(certificates: &[Arc<ListenerTls>], reload: &Notify) {
+/// Loads certificates again when their files change. A file that cannot be used is reported once,
+/// and the old certificate stays in use.
+async fn reload_changed_certificates(certificates: &[Arc<ListenerTls>], reload: &Notify) {
     let mut reported = vec![None; certificates.len()];
     loop {
-        let asked = tokio::time::timeout(CERTIFICATE_CHECK, reload.notified())
+        let asked = tokio::time::timeout(CERTIFICATE_CHECK_INTERVAL, reload.notified())
             .await
             .is_ok();
         for (tls, reported) in certificates.iter().zip(&mut reported) {
@@ -303,7 +307,11 @@ async fn keep_current(certificates: &[Arc<ListenerTls>], reload: &Notify) {
                 Err(error) => {
                     let text = chain(&error);
                     if asked || reported.as_ref() != Some(&text) {
-                        tracing::error!(certificate = %file, error = text, "certificate cannot be read again; the old one stays in use");
+                        tracing::error!(
+                            certificate = %file,
+                            error = text,
+                            "certificate cannot be read again; the old one stays in use"
+                        );
                     }
                     *reported = Some(text);
                 }

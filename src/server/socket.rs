@@ -1,4 +1,4 @@
-//! A listening socket, on the network or in the file system.
+//! How does the proxy listen, on the network or in the file system?
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -13,13 +13,13 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::config::{Address, Auth, Listener};
 use crate::session::Accepted;
 
-/// Silence after which the kernel probes whether a client is still there.
+/// How long a client may be silent before the kernel probes whether it is still there.
 const KEEPALIVE: Duration = Duration::from_mins(2);
 
 /// A bound socket.
 pub(super) enum Socket {
     Tcp(TcpListener),
-    /// With the file that goes with it when it is dropped.
+    /// The socket and its file, which is removed when it is dropped.
     Unix(UnixListener, SocketFile),
 }
 
@@ -27,7 +27,7 @@ pub(super) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Whoever removed it before us has done our work.
+        // If the file is gone already, there is nothing left to do.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -37,8 +37,8 @@ impl Socket {
         match &listener.address {
             Address::Tcp(address) => {
                 let socket = TcpListener::bind(address).await?;
-                // What is accepted inherits both. Neither is worth a login when the kernel refuses
-                // it.
+                // Accepted connections inherit both options. Neither is worth refusing service for
+                // when the kernel does not support it.
                 let options = SockRef::from(&socket);
                 let _ = options.set_tcp_nodelay(true);
                 let _ = options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
@@ -46,7 +46,8 @@ impl Socket {
             }
             Address::Unix(path) => {
                 remove_stale(path)?;
-                // Where nobody has to prove anything, only our own user may connect.
+                // If a rule trusts clients without authentication, only our own operating system
+                // user may connect.
                 let open = listener.rules.iter().all(|rule| rule.auth != Auth::Trust);
                 let socket = bind_with_mode(path, if open { 0o777 } else { 0o700 })?;
                 let file = SocketFile(path.clone());
@@ -55,7 +56,7 @@ impl Socket {
         }
     }
 
-    /// The address as bound.
+    /// The address that was bound.
     pub(super) fn address(&self) -> Option<Address> {
         match self {
             Self::Tcp(socket) => socket.local_addr().ok().map(Address::Tcp),
@@ -78,8 +79,8 @@ impl Socket {
     }
 }
 
-/// Binds in a folder that nobody else can enter and moves the socket to its place: so there is no
-/// moment in which the umask decides who may connect.
+/// Binds the socket in a directory that no one else can enter and then moves it into place, so that
+/// there is no moment at which the umask decides who may connect.
 fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let mut folder = path.as_os_str().to_owned();
     folder.push(".new");
@@ -95,7 +96,7 @@ fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
     socket
 }
 
-/// Removes a socket that a process left behind when it died, and nothing else.
+/// Removes a socket that a dead process left behind, and nothing else.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(data) if data.file_type().is_socket() => match UnixStream::connect(path) {

@@ -1,9 +1,9 @@
-//! Which thread serves a session? There is one for each processor.
+//! Which thread serves a session? There is one worker thread for each processor.
 //!
-//! A session stays on its thread from its first byte to its last, with both its sockets: its bytes
-//! never wait for another thread to wake up, and never leave the processor's cache for another's.
-//! The price is that two busy sessions may share a thread while another has idle ones only;
-//! counting them evens that out.
+//! A session stays on its thread from its first byte to its last, with both of its sockets: its
+//! bytes never wait for another thread to wake up, and never leave one processor's cache for
+//! another's. The price is that two busy sessions may share a thread while another thread has only
+//! idle ones; counting the sessions evens that out.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::thread::{self, ThreadId};
 
 use tokio::runtime::{Builder, Handle};
 
-/// The threads, each with a runtime of its own.
+/// The worker threads, each with a runtime of its own.
 pub struct Workers(Vec<Worker>);
 
 struct Worker {
@@ -21,21 +21,21 @@ struct Worker {
     sessions: Arc<AtomicUsize>,
 }
 
-/// A session's slot on a worker, which is free again when this is dropped.
+/// A session's slot on a worker. Dropping it frees the slot.
 pub struct WorkerSlot {
-    /// Where to spawn it.
+    /// The runtime to spawn the session on.
     pub runtime: Handle,
-    /// Whether that is another thread than the one that asked.
+    /// Whether the worker is another thread than the one that asked for the slot.
     pub is_elsewhere: bool,
     sessions: Arc<AtomicUsize>,
 }
 
 impl Workers {
-    /// The calling thread, which must be about to run its runtime for good, and a new one for each
-    /// processor more.
+    /// Starts the workers: the calling thread, which must be about to run its runtime for good, and
+    /// a new thread for each additional processor.
     ///
     /// # Errors
-    /// The system gives no more threads or files.
+    /// The system provides no more threads or file descriptors.
     pub fn start() -> io::Result<Self> {
         let mut workers = vec![Worker::new(thread::current().id(), Handle::current())];
         for index in 1..thread::available_parallelism().map_or(1, std::num::NonZero::get) {
@@ -50,8 +50,9 @@ impl Workers {
         Ok(Self(workers))
     }
 
-    /// A slot on the worker with the fewest sessions. The first worker, which accepts them, gets the
-    /// first one: a lonely client's login changes threads nowhere.
+    /// Returns a slot on the worker with the fewest sessions. If several have as few, the first of
+    /// them gets the session; the first worker also accepts them, so the login of a lone client
+    /// never changes threads.
     pub fn slot(&self) -> WorkerSlot {
         let Worker {
             thread,
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_lonely_session_stays_on_the_thread_that_accepts_it() {
+    async fn a_lone_session_stays_on_the_thread_that_accepts_it() {
         let workers = Workers::start().unwrap();
         for _ in 0..3 {
             let slot = workers.slot();
@@ -109,11 +110,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sessions_are_spread_evenly_also_after_some_have_ended() {
+    async fn sessions_are_spread_evenly_even_after_some_have_ended() {
         let workers = Workers::start().unwrap();
         let count = thread::available_parallelism().unwrap().get();
         let mut slots: Vec<_> = (0..6 * count).map(|_| workers.slot()).collect();
-        // One after another, they are those of each worker in turn: all that the first one has go.
+        // The slots belong to each worker in turn, so this drops all those of the first worker.
         let mut index = 0;
         slots.retain(|_| {
             index += 1;

@@ -1,5 +1,5 @@
-//! Phases 5 to 7: how does the client get a session at the server? With one of the target's pool, or
-//! by a login of its own.
+//! Phases 5 to 7: how does the client get a session at the server? It gets a pooled session of the
+//! target, or the proxy logs in for it.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ pub(super) struct Acquired {
     pub permits: Permits,
 }
 
-/// Gets the session; gives up as soon as the client leaves or the proxy stops.
+/// Gets the session, and gives up as soon as the client leaves or the proxy stops.
 ///
 /// # Errors
-/// SQLSTATE 53300 at the target's limit, 57P03 while the proxy stops, or whatever the login at the
-/// server came to.
+/// SQLSTATE 53300 at the target's limit, 57P03 while the proxy stops, or the error of the login at
+/// the server.
 pub(super) async fn acquire(
     context: &Context<'_>,
     stream: &ClientStream,

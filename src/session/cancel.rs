@@ -1,5 +1,5 @@
-//! What becomes of a CancelRequest: it goes to the session's own server, or to those that may know
-//! it, and is never answered.
+//! What happens to a CancelRequest? It is sent to the session's own server, or to those that may
+//! know the session, and it is never answered.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,11 @@ use crate::wire::startup::CancelRequest;
 /// How long a client may take to accept the end of its cancel request.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Takes the request to the server or servers that it may be for, and closes the client's
+/// Sends the request to the server or servers that it may be for, and closes the client's
 /// connection when they have acted.
 ///
-/// That close is the only answer. Without TLS's `close_notify`, libpq takes it for a failure.
+/// That close is the only answer. If TLS's `close_notify` were missing, libpq would report a
+/// failure.
 pub(super) async fn serve(
     context: &Context<'_>,
     client: ClientAddr,
@@ -31,7 +32,7 @@ pub(super) async fn serve(
 
 async fn forward(context: &Context<'_>, client: ClientAddr, request: &CancelRequest) {
     let pid = request.process_id;
-    match context.runtime.cancels.find(request) {
+    match context.runtime.cancel_keys.find(request) {
         Match::Session(forward) => {
             let Destination {
                 target,
@@ -53,14 +54,13 @@ async fn forward(context: &Context<'_>, client: ClientAddr, request: &CancelRequ
                 server_name,
                 key,
             } = destination;
-            match context.snapshot.target(&name) {
-                Some(target) => {
-                    target.cancel(client, address, server_name, &key).await;
-                }
-                None => tracing::info!(
+            if let Some(target) = context.snapshot.target(&name) {
+                target.cancel(client, address, server_name, &key).await;
+            } else {
+                tracing::info!(
                     %client, pid, target = name,
                     "cancel request for a target that is not configured here"
-                ),
+                );
             }
         }
         Match::OtherReplica(key) => {
@@ -81,7 +81,8 @@ async fn forward(context: &Context<'_>, client: ClientAddr, request: &CancelRequ
     }
 }
 
-/// Counts a request whose session is not known here against its address.
+/// Counts a request whose session is not known here against the client's address, and returns
+/// whether there have been too many.
 fn is_slowed_down(context: &Context<'_>, client: ClientAddr) -> bool {
     client.ip().is_some_and(|address| {
         let penalty = context

@@ -1,5 +1,5 @@
-//! Phase 9: a session whose login is done, and what becomes of the server's side once the client has
-//! left.
+//! Phase 9: how does a session run once its login is done, and what happens to the server's side
+//! after the client has left?
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::target::{Reuse, Target, UpstreamSession};
 use crate::tls::stream::TlsStream;
 use crate::wire::settings::Settings;
 
-/// A session whose login is done: all that is left is to move bytes.
+/// A session whose login is done. All that is left is to pass on bytes.
 pub struct Established {
     client: ClientStream,
     upstream: Upstream,
@@ -27,11 +27,12 @@ pub struct Established {
     target_permit: Permit,
 }
 
-/// The server's side, by what becomes of it when the client leaves.
+/// The server's side, by what happens to it when the client leaves.
 enum Upstream {
     /// It ends with its client.
     Single(TlsStream<TcpStream>),
-    /// It goes back to the pool. Boxed: few sessions do, and it would be most of the others' size.
+    /// It goes back to the pool. It is boxed because few sessions do, and because it would account
+    /// for most of the size of the others.
     Reusable(Box<(UpstreamSession, Reuse)>),
 }
 
@@ -57,7 +58,7 @@ impl Established {
         }
     }
 
-    /// Moves bytes until both sides have ended or somebody ends the session.
+    /// Passes on bytes until both sides have ended, or until the session is told to end.
     pub async fn run(self) {
         let Self {
             client,
@@ -93,13 +94,13 @@ async fn run_reusable(
     let mut observer = IdleTracker::new(Settings::at_login(&session.server.settings));
     let outcome = splice_client(client, session.stream_mut(), &mut observer, &record).await;
     record.log_ended(&outcome);
-    // The client's cancel key dies before anybody else can get the session.
+    // The client's cancel key becomes invalid before any other client can get the session.
     let is_quiet = registration.is_none_or(Registration::retire);
     if !outcome.upstream_left_open {
         return;
     }
     match observer.into_settings() {
-        Ok(settings) if is_quiet => reuse.give_back(session.left_with(settings), permit),
+        Ok(settings) if is_quiet => reuse.give_back(session.with_client_settings(settings), permit),
         Ok(_) => reuse.end(session, "a cancel request was under way").await,
         Err(reason) => reuse.end(session, reason).await,
     }

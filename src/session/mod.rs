@@ -1,8 +1,9 @@
-//! One connection from top to bottom: the only folder that sees both legs.
+//! How does one connection go from its first byte to its last? This is the only folder that sees
+//! both legs.
 //!
-//! Each phase takes what the one before gave, and gives the next one its value:
-//! negotiate → prove → route → acquire → welcome → established. The splice runs as a task of its own,
-//! so that the login's state does not live as long as the session.
+//! Each phase takes the value that the phase before it returned, and returns the value for the
+//! next: negotiate → prove → route → acquire → welcome → established. The splice runs as a task of
+//! its own, so that the login's state does not live as long as the session.
 
 mod acquire;
 mod cancel;
@@ -32,19 +33,20 @@ use record::Record;
 
 pub use established::Established;
 
-/// A client that was just accepted.
+/// A client that has just been accepted.
 pub enum Accepted {
-    /// Over the network.
+    /// The client came over the network.
     Tcp(TcpStream, SocketAddr),
-    /// Through a unix socket, as this operating system user.
+    /// The client came through a Unix socket, as this operating system user.
     Unix(UnixStream, u32),
 }
 
 impl Accepted {
-    /// Has its events reported to the calling thread, where another one has accepted it.
+    /// Has the connection's events reported to the calling thread, if another thread has accepted
+    /// it.
     ///
     /// # Errors
-    /// The system does not watch it.
+    /// The system cannot watch it.
     pub fn adopt(self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(tcp, address) => Self::Tcp(TcpStream::from_std(tcp.into_std()?)?, address),
@@ -68,13 +70,13 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Until when the client must have sent its last login byte.
+    /// The moment by which the client must have sent its last login byte.
     fn deadline(&self, record: &Record) -> Instant {
         (record.opened() + self.snapshot.limits.startup_timeout).into()
     }
 }
 
-/// What counts this session among others, besides its permit at the target.
+/// Counts this session against every limit except the target's.
 struct Permits {
     _proxy: Permit,
     _listener: Permit,
@@ -82,7 +84,8 @@ struct Permits {
     user: Option<Permit>,
 }
 
-/// Serves a connection up to the end of its login. `None`: it was a cancel request, or it is over.
+/// Serves a connection up to the end of its login. Returns `None` if it was a cancel request or if
+/// it has ended.
 pub async fn open(
     runtime: &Runtime,
     snapshot: &Arc<Snapshot>,
@@ -101,7 +104,7 @@ pub async fn open(
         request,
     } = match negotiate::negotiate(&context, accepted, &mut record).await {
         Ok(negotiated) => negotiated,
-        // Nobody is left who could be answered.
+        // The client cannot be answered any more.
         Err(error) => {
             record.log_failed(&error);
             return None;
@@ -122,13 +125,13 @@ pub async fn open(
         Ok(welcomed) => Some(Established::new(stream, welcomed, record.open())),
         Err(error) => {
             record.log_failed(&error);
-            tell(&mut stream, error, &record).await;
+            send_error(&mut stream, error, &record).await;
             None
         }
     }
 }
 
-/// The phases of a login, one after the other.
+/// Runs the phases of a login, one after the other.
 async fn log_in(
     context: &Context<'_>,
     stream: &mut ClientStream,
@@ -141,7 +144,7 @@ async fn log_in(
     welcome::welcome(context, stream, acquired, record).await
 }
 
-async fn tell(stream: &mut ClientStream, error: LoginError, record: &Record) {
+async fn send_error(stream: &mut ClientStream, error: LoginError, record: &Record) {
     match error {
         LoginError::Refused(refusal) => {
             reject::send(

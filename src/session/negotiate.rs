@@ -9,10 +9,11 @@ use crate::client::negotiate::{self, NegotiatedConnection};
 use crate::error::LoginError;
 use crate::wire::proxy_header;
 
-/// Negotiates, behind a PROXY header where the listener believes those of this peer.
+/// Negotiates with the client, and first reads a PROXY header if the listener accepts one from this
+/// peer.
 ///
 /// # Errors
-/// The connection cannot even be answered any more.
+/// The connection failed in a way that leaves no means of answering it.
 pub(super) async fn negotiate(
     context: &Context<'_>,
     accepted: Accepted,

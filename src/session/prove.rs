@@ -1,4 +1,5 @@
-//! Phase 3: who is the client, by the first rule of its listener that fits it?
+//! Phase 3: who is the client? The first rule of its listener that matches decides how that is
+//! proved.
 
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::config::{Auth, User};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::wire::startup::StartupMessage;
 
-/// What a client asks for, and what its connection says of it.
+/// What a client asks for, and how its connection is protected.
 pub(super) struct Startup {
     pub message: StartupMessage,
     pub security: Security,
@@ -29,20 +30,23 @@ pub(super) struct Proven {
 }
 
 impl Startup {
-    /// The name of the startup message's database, where it has one.
+    /// The database name in the startup message, if it has one.
     ///
     /// # Errors
-    /// SQLSTATE 28000: it is not UTF-8. Names decide where a login goes, and AWS takes text only.
+    /// SQLSTATE 28000 if it is not UTF-8: names decide where a login goes, and AWS accepts text
+    /// only.
     pub fn database(&self) -> Result<Option<&str>, Refusal> {
-        self.text("database name", "database")
+        self.utf8_parameter("database name", "database")
     }
 
     fn user(&self) -> Result<&str, Refusal> {
-        // A startup message without a user has been refused when it was read.
-        Ok(self.text("user name", "user")?.unwrap_or_default())
+        // A startup message without a user was already refused when it was read.
+        Ok(self
+            .utf8_parameter("user name", "user")?
+            .unwrap_or_default())
     }
 
-    fn text(&self, what: &str, parameter: &str) -> Result<Option<&str>, Refusal> {
+    fn utf8_parameter(&self, what: &str, parameter: &str) -> Result<Option<&str>, Refusal> {
         let value = self.message.parameter(parameter);
         value
             .map(|value| std::str::from_utf8(value))
@@ -56,11 +60,12 @@ impl Startup {
     }
 }
 
-/// Has the client prove that it is the user whom it names, within the startup timeout.
+/// Has the client prove that it is the user that it names, within the startup timeout.
 ///
 /// # Errors
-/// SQLSTATE 53300 at a limit, 57014 when the time is over, 28P01 for a wrong password and 28000 for
-/// everything else; after repeated failures from one address only when its penalty is over.
+/// SQLSTATE 53300 at a limit, 57014 if the timeout passes, 28P01 for a wrong password, and 28000
+/// for everything else. After repeated failures from one address, the error is returned only when
+/// the address's penalty is over.
 pub(super) async fn prove(
     context: &Context<'_>,
     stream: &mut ClientStream,
@@ -79,15 +84,18 @@ pub(super) async fn prove(
         startup: &startup,
         user: startup.user()?,
     };
-    let identity = timeout_at(context.deadline(record), proof.penalized(stream))
-        .await
-        .unwrap_or_else(|_| {
-            Err(Refusal::new(
-                ErrorKind::StartupTimeout,
-                "canceling authentication due to timeout",
-            )
-            .into())
-        })?;
+    let identity = timeout_at(
+        context.deadline(record),
+        proof.identify_with_penalty(stream),
+    )
+    .await
+    .unwrap_or_else(|_| {
+        Err(Refusal::new(
+            ErrorKind::StartupTimeout,
+            "canceling authentication due to timeout",
+        )
+        .into())
+    })?;
     record.proven(&identity);
     Ok(Proven {
         startup,
@@ -96,7 +104,7 @@ pub(super) async fn prove(
     })
 }
 
-/// One client on its way to an identity.
+/// A client whose identity is being established.
 struct Proof<'a> {
     context: &'a Context<'a>,
     client: ClientAddr,
@@ -105,8 +113,11 @@ struct Proof<'a> {
 }
 
 impl Proof<'_> {
-    async fn penalized(&self, stream: &mut ClientStream) -> Result<ClientIdentity, LoginError> {
-        let result = self.identity(stream).await;
+    async fn identify_with_penalty(
+        &self,
+        stream: &mut ClientStream,
+    ) -> Result<ClientIdentity, LoginError> {
+        let result = self.identify(stream).await;
         if let (Err(LoginError::Refused(_)), Some(address)) = (&result, self.client.ip()) {
             let penalties = &self.context.runtime.penalties;
             sleep(penalties.failed(address, Instant::now())).await;
@@ -114,7 +125,7 @@ impl Proof<'_> {
         result
     }
 
-    async fn identity(&self, stream: &mut ClientStream) -> Result<ClientIdentity, LoginError> {
+    async fn identify(&self, stream: &mut ClientStream) -> Result<ClientIdentity, LoginError> {
         let Self { user, startup, .. } = self;
         let settings = &self.context.listener.settings;
         let address = self.client.ip();

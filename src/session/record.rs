@@ -1,8 +1,8 @@
-//! What do log and metrics say of a session? One line at its login, and one at its end: no SQL, no
-//! values of startup parameters, no secrets.
+//! What do the log and the metrics say about a session? The log has one line for its login and one
+//! for its end, without any SQL, values of startup parameters, or secrets.
 //!
-//! Text that a peer had a hand in is recorded as a string, never with `%`: strings are quoted, so
-//! that no peer can forge a line.
+//! Text that a peer could influence is recorded as a string, never with `%`: strings are quoted, so
+//! no peer can forge a log line.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use crate::splice::{Outcome, Traffic};
 use crate::status::SessionState;
 use crate::target::{LoginProgress, Target, UpstreamSession};
 
-/// What is known of a session whose login is not done. Its entry in the registry has what operators
-/// see of it meanwhile.
+/// What is known about a session whose login is not done. Its entry in the registry has what
+/// operators see of it meanwhile.
 pub(super) struct Record {
     entry: Registered,
     metrics: Arc<Metrics>,
-    /// VPC endpoint that the client came through, where a PROXY header says so.
+    /// The VPC endpoint that the client came through, if a PROXY header names one.
     vpc_endpoint: Option<String>,
     /// How long phases 2 and 3 took.
     startup: Duration,
     progress: LoginProgress,
 }
 
-/// What is known of a session that is open.
+/// What is known about a session that is open.
 pub(super) struct OpenRecord {
     entry: Registered,
     metrics: Arc<Metrics>,
@@ -49,7 +49,7 @@ impl Record {
         }
     }
 
-    /// What the client's DETAIL and the log have in common.
+    /// The id that both the client's DETAIL and the log contain.
     pub(super) fn id(&self) -> SessionId {
         self.entry.id
     }
@@ -62,7 +62,7 @@ impl Record {
         self.entry.details().client
     }
 
-    /// Who it is and where, for the server's own views.
+    /// The user and its address, for the server's own views.
     pub(super) fn person(&self) -> String {
         let details = self.entry.details();
         let user = details.user.as_deref().unwrap_or_default();
@@ -102,7 +102,7 @@ impl Record {
         details.state = SessionState::LoggingIn;
     }
 
-    /// Where a login notes how far it has come.
+    /// Where the login records how far it has got.
     pub(super) fn progress(&mut self) -> &mut LoginProgress {
         self.progress.session = Some(self.entry.id.to_string());
         &mut self.progress
@@ -115,7 +115,7 @@ impl Record {
         details.server_pid = session.server.key.as_ref().map(|key| key.process_id);
     }
 
-    /// The login is done.
+    /// Records that the login is done.
     pub(super) fn open(self) -> OpenRecord {
         let Self {
             entry,
@@ -138,13 +138,14 @@ impl Record {
             ("connect", connect),
             ("login", log_in),
         ];
-        // What was done before the client came is nothing that it waited for.
+        // The client did not wait for what was done before it came.
         let phases = if is_pooled { &phases[..1] } else { &phases[..] };
         let open = {
             let details = entry.details();
             let target = details.target.as_deref().unwrap_or_default();
             tracing::info!(
-                session = %entry.id, client = %details.client, vpc_endpoint, user = details.user, target,
+                session = %entry.id, client = %details.client, vpc_endpoint,
+                user = details.user, target,
                 db_user = details.db_user,
                 upstream = details.upstream.map(tracing::field::display),
                 warm = is_pooled.then_some(true),
@@ -190,19 +191,22 @@ impl Record {
             }
             LoginError::StartupTimeout => {
                 let duration_ms = millis(self.entry.opened.elapsed());
-                tracing::info!(%session, %client, duration_ms, "client did not finish its startup in time");
+                tracing::info!(
+                    %session, %client, duration_ms,
+                    "client did not finish its startup in time"
+                );
             }
         }
     }
 }
 
 impl OpenRecord {
-    /// Where the splice counts.
+    /// The counters that the splice adds to.
     pub(super) fn traffic(&self) -> &Traffic {
         &self.entry.traffic
     }
 
-    /// Runs a future until it is done or somebody ends the session: then `None`.
+    /// Runs a future until it is done, or until the session is told to end: then it returns `None`.
     pub(super) async fn run_until_ended<T>(
         &self,
         future: Pin<&mut impl Future<Output = T>>,
@@ -236,7 +240,7 @@ fn log_refused(
     target: Option<&str>,
     refusal: &Refusal,
 ) {
-    // The level of an event is fixed where it stands.
+    // The level of a tracing event is a constant of its call site, hence the macro.
     macro_rules! log {
         ($level:expr) => {
             tracing::event!(
@@ -256,7 +260,7 @@ fn log_refused(
     }
 }
 
-/// Milliseconds with three decimals.
+/// The duration in milliseconds, with three decimals.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -10,7 +10,7 @@ use crate::route::{LoginRequest, route as choose};
 use crate::target::{Target, UpstreamLogin};
 use crate::wire::startup::StartupMessage;
 
-/// A login that knows where it goes.
+/// A login whose target and database user are known.
 pub(super) struct Routed {
     pub startup: StartupMessage,
     pub target: Arc<Target>,
@@ -18,10 +18,10 @@ pub(super) struct Routed {
     pub permits: Permits,
 }
 
-/// Chooses the target, and counts the session of its user.
+/// Chooses the target, and counts the session against its user's limit.
 ///
 /// # Errors
-/// SQLSTATE 3D000, 28000, or 53300 at the user's limit.
+/// SQLSTATE 3D000 or 28000, or 53300 at the user's limit.
 pub(super) fn route(
     context: &Context<'_>,
     proven: Proven,

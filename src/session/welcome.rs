@@ -1,4 +1,4 @@
-//! Phase 8: the client is told that it is in, and how it can cancel its queries.
+//! Phase 8: how does the client learn that it is logged in, and how it can cancel its queries?
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::limits::Permit;
 use crate::target::{self, Reuse, Target, UpstreamSession};
 use crate::wire::startup::ProtocolVersion;
 
-/// A session whose client has been told everything: all that is left is to move bytes.
+/// A session whose client has been told everything. All that is left is to pass on bytes.
 pub(super) struct Welcomed {
     pub upstream: UpstreamSession,
     pub reuse: Option<Reuse>,
@@ -68,7 +68,7 @@ pub(super) async fn welcome(
     })
 }
 
-/// Makes the session cancellable, where the server has given a key for it.
+/// Makes the session cancellable, if the server has sent a key for it.
 fn register(
     context: &Context<'_>,
     target: Arc<Target>,
@@ -83,9 +83,9 @@ fn register(
         server_name: connection.server_name.clone(),
         key: session.server.key.clone()?,
     };
-    let cancels = &context.runtime.cancels;
+    let cancel_keys = &context.runtime.cancel_keys;
     Some(match reuse {
-        Some(_) => cancels.register_for_one(destination, version),
-        None => cancels.register(destination, version),
+        Some(_) => cancel_keys.register_with_own_key(destination, version),
+        None => cancel_keys.register(destination, version),
     })
 }

@@ -1,4 +1,4 @@
-//! How does a CancelRequest reach a target's server?
+//! How does a CancelRequest get to a target's server?
 
 use rustls::pki_types::ServerName;
 
@@ -8,14 +8,15 @@ use crate::upstream::cancel::send;
 use crate::upstream::connect::{resolve, server_name};
 use crate::wire::backend::BackendKey;
 
-/// Cancel requests of one target that are under way at a time; more wait. Each is a connection to
-/// its server.
-pub(super) const MAX_UNDER_WAY: usize = 64;
+/// How many cancel requests of one target may be in flight at a time; more have to wait. Each is a
+/// connection to its server.
+pub(super) const MAX_IN_FLIGHT: usize = 64;
 /// How many addresses of a server are tried for a key that is not known here.
 const MAX_ADDRESSES: usize = 8;
 
 impl Target {
-    /// Takes a cancel request to one server. Returns whether the server will not act on it any more.
+    /// Sends a cancel request to one server. Returns whether the server will not act on it any
+    /// more.
     pub async fn cancel(
         &self,
         client: ClientAddr,
@@ -23,7 +24,7 @@ impl Target {
         server_name: ServerName<'static>,
         key: &BackendKey,
     ) -> bool {
-        let _permit = self.cancels.acquire().await;
+        let _permit = self.cancel_permits.acquire().await;
         let (target, pid) = (&self.settings.name, key.process_id);
         match send(upstream, server_name, &self.settings.tls, key).await {
             Ok(acted) => {
@@ -32,13 +33,16 @@ impl Target {
             }
             Err(error) => {
                 let error = crate::error::chain(&error);
-                tracing::warn!(%client, target, %upstream, pid, error, "cancel request not forwarded");
+                tracing::warn!(
+                    %client, target, %upstream, pid, error,
+                    "cancel request not forwarded"
+                );
                 true
             }
         }
     }
 
-    /// Takes a cancel request to every server of this target that could have given the key, which
+    /// Sends a cancel request to every server of this target that could have issued the key, which
     /// belongs to a session of another replica or to none.
     pub async fn cancel_everywhere(&self, client: ClientAddr, key: &BackendKey) {
         let Ok(endpoint) = self.dialer.broker.endpoint(&self.settings).await else {

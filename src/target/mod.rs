@@ -1,7 +1,7 @@
-//! One target: everything that belongs to one server, from its settings to its pool.
+//! What belongs to one target? Everything from its settings to its pool.
 //!
-//! Architecture invariant: nothing of a target lies anywhere else, so that its troubles are its own
-//! and a new configuration replaces it as a whole.
+//! Architecture invariant: nothing that belongs to a target is anywhere else, so its troubles are
+//! its own, and a new configuration replaces it as a whole.
 
 mod cancel;
 mod pacing;
@@ -29,22 +29,22 @@ pub use upstream_login::{LoginProgress, UpstreamLogin, UpstreamSession};
 
 /// A database server, the way to its credentials, and its sessions.
 pub struct Target {
-    /// What the configuration says of it.
+    /// What the configuration says about it.
     pub settings: Arc<TargetSettings>,
     limit: Arc<Limit>,
     dialer: Arc<Dialer>,
     pool: Option<Arc<Pool<UpstreamLogin>>>,
-    /// Cancel requests that may be under way.
-    cancels: Semaphore,
+    /// Permits for cancel requests to its server that are in flight.
+    cancel_permits: Semaphore,
 }
 
-/// A session that a client has got, with what belongs to it.
+/// A session that a client has been given, and what belongs to it.
 pub struct Acquired {
     /// The session.
     pub session: UpstreamSession,
-    /// Its place among the target's sessions.
+    /// Counts the session against the target's limit.
     pub permit: Permit,
-    /// Where it goes when its client leaves it idle; `None`: it ends with its client.
+    /// Where the session goes when its client leaves it idle; if `None`, it ends with its client.
     pub reuse: Option<Reuse>,
 }
 
@@ -55,7 +55,8 @@ pub struct Reuse {
 }
 
 impl Target {
-    /// A target without sessions, and the tasks that fill its pool. It must be called on a runtime.
+    /// Creates a target without sessions, and starts the tasks that fill its pool. It must be
+    /// called on a tokio runtime.
     pub fn new(
         settings: Arc<TargetSettings>,
         identities: &Arc<Identities>,
@@ -74,13 +75,13 @@ impl Target {
                 settings: settings.clone(),
             }),
             limit,
-            cancels: Semaphore::new(cancel::MAX_UNDER_WAY),
+            cancel_permits: Semaphore::new(cancel::MAX_IN_FLIGHT),
             settings,
         }
     }
 
-    /// The login that a client with these startup parameters wants. `person` is named in the
-    /// server's `application_name`.
+    /// Prepares the login that a client with these startup parameters wants. `person`, if there is
+    /// one, is named in the server's `application_name`.
     pub fn login(
         &self,
         route: Route,
@@ -90,12 +91,14 @@ impl Target {
         UpstreamLogin::new(&self.dialer, route, startup, person)
     }
 
-    /// A session for a client: one of the pool that waits for exactly such a login, or a new one.
+    /// Returns a session for a client: a pooled session that waits for exactly such a login, or a
+    /// new one.
     ///
-    /// Dropping the future gives the login up.
+    /// Dropping the future abandons the login.
     ///
     /// # Errors
-    /// SQLSTATE 53300 at the target's limit, or whatever the login came to; `progress` says how far.
+    /// SQLSTATE 53300 at the target's limit, or the error of the login; `progress` says how far it
+    /// got.
     pub async fn acquire(
         &self,
         login: UpstreamLogin,
@@ -124,7 +127,7 @@ impl Target {
             progress.is_pooled = true;
             (session, permit)
         } else {
-            // Pooled sessions count at the target too, and make room for clients.
+            // Pooled sessions count against the target's limit too, so they make room for clients.
             let permit = loop {
                 match self.limit.acquire() {
                     Ok(permit) => break permit,
@@ -139,7 +142,8 @@ impl Target {
             })?;
             (session, permit)
         };
-        // Whoever is not idle after the login cannot be told from one in a transaction.
+        // If the session is not idle after its login, it could not be told from one whose client
+        // has left a transaction open, so it is not reused.
         let reusable = pool.reuses() && !key.is_replication() && session.server.is_idle();
         let key = pool.note_login(key, login);
         let reuse = reusable.then(|| Reuse {
@@ -153,7 +157,7 @@ impl Target {
         })
     }
 
-    /// What operators see of it.
+    /// What operators see of the target.
     pub fn status(&self) -> TargetStatus {
         TargetStatus {
             name: self.settings.name.clone(),
@@ -161,8 +165,8 @@ impl Target {
         }
     }
 
-    /// Ends the pool's sessions, and waits until their servers have been told. Those that clients
-    /// still have end with them.
+    /// Ends the pooled sessions, and waits until their servers have been told. Sessions that
+    /// clients still use end with their clients.
     pub async fn drain(&self) {
         if let Some(pool) = &self.pool {
             pool.close().await;
@@ -170,7 +174,7 @@ impl Target {
     }
 }
 
-/// Its name.
+/// A target is displayed as its name.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.settings.name)
@@ -184,12 +188,12 @@ impl AsRef<TargetSettings> for Target {
 }
 
 impl Reuse {
-    /// Gives back a session that its client has left idle; its permit at the target goes with it.
+    /// Gives back a session that its client has left idle, together with its permit at the target.
     pub fn give_back(self, session: UpstreamSession, permit: Permit) {
         self.pool.give_back(&self.key, session, permit);
     }
 
-    /// Ends a session that must not be given to another client, and says why in the log.
+    /// Ends a session that must not be given to another client, and logs why.
     pub async fn end(self, session: UpstreamSession, reason: &str) {
         self.pool.end(session, reason).await;
     }

@@ -15,51 +15,52 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::config::Target as TargetSettings;
 use crate::error::{ErrorKind, Refusal};
 
-/// How long a login stands in line.
+/// How long a login may wait in line.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// The logins of one target: how many may be under way, and how fast they begin.
+/// Limits how many logins to one target may be in flight, and how fast they may begin.
 pub struct Pacing {
     rate: Rate,
-    under_way: Semaphore,
-    /// The keys and values of the configuration, for whoever is refused.
+    in_flight: Semaphore,
+    /// The configured keys and values, for the client that is refused.
     limits: String,
 }
 
-/// Turns at equal distances. What has not been used lately may be taken at once, up to a tenth of a
-/// second's worth: a pool that opens its connections together does not wait, a storm does.
+/// Starts of logins at equal intervals. What has not been used lately may be used at once, up to a
+/// tenth of a second's worth: a pool that opens its connections together does not wait, whereas a
+/// storm does.
 struct Rate {
-    distance: Duration,
+    interval: Duration,
     next: Mutex<Instant>,
 }
 
 impl Rate {
-    const SAVED: Duration = Duration::from_millis(100);
+    const BURST: Duration = Duration::from_millis(100);
 
-    fn per_second(turns: NonZeroU32) -> Self {
+    fn per_second(logins: NonZeroU32) -> Self {
         Self {
-            distance: Duration::from_secs(1) / turns.get(),
+            interval: Duration::from_secs(1) / logins.get(),
             next: Mutex::new(Instant::now()),
         }
     }
 
-    /// The moment of the next turn, which nobody else gets.
-    fn take(&self, now: Instant) -> Instant {
+    /// Reserves the next moment at which a login may begin.
+    fn next_start(&self, now: Instant) -> Instant {
         let mut next = self.next.lock();
-        let turn = (*next).max(now.checked_sub(Self::SAVED).unwrap_or(now));
-        *next = turn + self.distance;
-        turn
+        let start = (*next).max(now.checked_sub(Self::BURST).unwrap_or(now));
+        *next = start + self.interval;
+        start
     }
 }
 
-/// A login that may be under way, until it is dropped.
+/// Counts as a login in flight until it is dropped.
 #[derive(Debug)]
-pub struct Turn<'a>(
+pub struct LoginPermit<'a>(
     #[expect(dead_code, reason = "it is held for what its drop does")] Option<SemaphorePermit<'a>>,
 );
 
 impl Pacing {
-    /// The pace that the configuration sets for this target.
+    /// Creates the pacing that the configuration sets for this target.
     pub fn new(settings: &TargetSettings) -> Self {
         let TargetSettings {
             name,
@@ -69,7 +70,7 @@ impl Pacing {
         } = settings;
         Self {
             rate: Rate::per_second(*max_logins_per_second),
-            under_way: Semaphore::new(*max_concurrent_logins),
+            in_flight: Semaphore::new(*max_concurrent_logins),
             limits: format!(
                 "target.{name}.max_logins_per_second = {max_logins_per_second}, \
                  target.{name}.max_concurrent_logins = {max_concurrent_logins}"
@@ -80,15 +81,15 @@ impl Pacing {
     /// Waits until a login to this target may begin.
     ///
     /// # Errors
-    /// SQLSTATE 57P03 when that takes more than 10 s.
-    pub async fn turn(&self) -> Result<Turn<'_>, Refusal> {
-        let turn = async {
+    /// SQLSTATE 57P03 if that takes more than 10 s.
+    pub async fn acquire(&self) -> Result<LoginPermit<'_>, Refusal> {
+        let permit = async {
             // The semaphore is never closed, so this is never `None`.
-            let permit = self.under_way.acquire().await.ok();
-            sleep_until(self.rate.take(Instant::now())).await;
-            Turn(permit)
+            let permit = self.in_flight.acquire().await.ok();
+            sleep_until(self.rate.next_start(Instant::now())).await;
+            LoginPermit(permit)
         };
-        timeout(MAX_WAIT, turn).await.map_err(|_| {
+        timeout(MAX_WAIT, permit).await.map_err(|_| {
             Refusal::new(
                 ErrorKind::TooManyLogins,
                 "too many logins to the database server at the moment",
@@ -103,17 +104,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_apart_and_what_was_not_used_is_saved_for_a_tenth_of_a_second() {
+    fn logins_start_at_intervals_after_a_burst_of_a_tenth_of_a_second() {
         let rate = Rate::per_second(NonZeroU32::new(20).unwrap());
         let begin = Instant::now() + Duration::from_mins(1);
-        let turns: Vec<_> = (0..5).map(|_| rate.take(begin)).collect();
-        let waits: Vec<_> = turns
+        let starts: Vec<_> = (0..5).map(|_| rate.next_start(begin)).collect();
+        let waits: Vec<_> = starts
             .iter()
-            .map(|turn| turn.saturating_duration_since(begin).as_millis())
+            .map(|start| start.saturating_duration_since(begin).as_millis())
             .collect();
         assert_eq!(waits, [0, 0, 0, 50, 100]);
         assert!(
-            rate.take(begin + Duration::from_mins(1)) <= begin + Duration::from_mins(1),
+            rate.next_start(begin + Duration::from_mins(1)) <= begin + Duration::from_mins(1),
             "a pause is a fresh beginning"
         );
     }

@@ -1,4 +1,4 @@
-//! How is a target's server logged in to, for a client that waits or for the pool?
+//! How does the proxy log in to a target's server, for a client that waits or for the pool?
 
 use std::io;
 use std::sync::Arc;
@@ -28,42 +28,42 @@ pub(super) struct Dialer {
     pub pacing: Pacing,
 }
 
-/// A login to a target's server, as often as it is wanted.
+/// A login to a target's server, which can be done as often as it is needed.
 #[derive(Clone)]
 pub struct UpstreamLogin {
     dialer: Arc<Dialer>,
     route: Route,
     /// The client's startup parameters.
     startup: Vec<(Bytes, Bytes)>,
-    /// Whom the server's `application_name` names besides.
+    /// The person that the server's `application_name` names besides the client's own text.
     person: Option<String>,
 }
 
 /// A session at the server.
 pub struct UpstreamSession {
-    /// The connection and what the server said at the login.
+    /// The connection, and what the server said at the login.
     pub server: LoggedIn,
-    since: tokio::time::Instant,
-    /// Its settings as a client has left them.
-    left: Option<Settings>,
+    logged_in_at: tokio::time::Instant,
+    /// The settings as the client has left them; `None` until a client has left the session.
+    client_settings: Option<Settings>,
 }
 
-/// How far a login has come, and how long its phases took.
+/// How far a login has got, and how long its phases took.
 #[derive(Debug, Default)]
 pub struct LoginProgress {
     /// The session's id in the log; `None` for a login of the pool.
     pub session: Option<String>,
-    /// Database user of the credential.
+    /// The database user of the credential.
     pub db_user: Option<String>,
     /// Where the server is.
     pub upstream: Option<UpstreamAddr>,
-    /// Whether the session was there before its client: then no phase took time.
+    /// Whether the session came from the pool. Then no phase took the client any time.
     pub is_pooled: bool,
-    /// Endpoint and credential.
+    /// Duration of getting the endpoint and the credential.
     pub credentials: Duration,
-    /// Name resolution, TCP and TLS.
+    /// Duration of name resolution, TCP and TLS.
     pub connect: Duration,
-    /// Startup and authentication.
+    /// Duration of startup and authentication.
     pub log_in: Duration,
 }
 
@@ -82,8 +82,8 @@ impl UpstreamLogin {
         }
     }
 
-    /// What the server and AWS can tell it from other logins by. The credential's own name for the
-    /// user is not known yet; it follows from the rest.
+    /// The key by which the server and AWS can distinguish this login from others. The user name in
+    /// the credential is not known yet, but it follows from the rest.
     pub(super) fn pool_key(&self) -> PoolKey {
         let Route {
             aws,
@@ -107,10 +107,11 @@ impl UpstreamLogin {
         }
     }
 
-    /// Logs in. A credential from the cache that the server refuses is replaced once by a fresh one.
+    /// Logs in. If the server refuses a credential from the cache, it is replaced once by a fresh
+    /// one.
     ///
     /// # Errors
-    /// Whatever a client may be told; `progress` says how far it came.
+    /// Whatever a client may be told; `progress` says how far the login got.
     pub(super) async fn log_in(
         &self,
         progress: &mut LoginProgress,
@@ -124,7 +125,7 @@ impl UpstreamLogin {
         let lease = broker.credential(&request).await.map_err(Refusal::from)?;
         progress.credentials = started.elapsed();
         let result = match self.log_in_with(&lease, &endpoint, progress).await {
-            Err(AttemptError::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
+            Err(ServerLoginError::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
                 tracing::debug!(
                     session = progress.session,
                     "the server refuses a cached credential; trying a fresh one"
@@ -133,15 +134,15 @@ impl UpstreamLogin {
                 let fresh = broker.credential(&request).await.map_err(Refusal::from)?;
                 let result = self.log_in_with(&fresh, &endpoint, progress).await;
                 result
-                    .inspect_err(|error| self.note_refused(error, &request))
+                    .inspect_err(|error| self.note_refused_password(error, &request))
                     .map_err(refused_twice)?
             }
-            result => result.inspect_err(|error| self.note_refused(error, &request))?,
+            result => result.inspect_err(|error| self.note_refused_password(error, &request))?,
         };
         Ok(UpstreamSession {
             server: result,
-            since: tokio::time::Instant::now(),
-            left: None,
+            logged_in_at: tokio::time::Instant::now(),
+            client_settings: None,
         })
     }
 
@@ -150,7 +151,7 @@ impl UpstreamLogin {
         lease: &Lease,
         endpoint: &Endpoint,
         progress: &mut LoginProgress,
-    ) -> Result<LoggedIn, AttemptError> {
+    ) -> Result<LoggedIn, ServerLoginError> {
         let Dialer {
             settings,
             broker,
@@ -158,7 +159,7 @@ impl UpstreamLogin {
         } = &*self.dialer;
         let credential = &lease.credential;
         progress.db_user = Some(credential.db_user.clone());
-        let _turn = pacing.turn().await?;
+        let _permit = pacing.acquire().await?;
         let started = Instant::now();
         let connection = connect(
             endpoint,
@@ -168,7 +169,7 @@ impl UpstreamLogin {
         .await
         .map_err(|error| {
             broker.forget_endpoint(settings);
-            AttemptError::Connect(error.into())
+            ServerLoginError::Connect(error.into())
         })?;
         progress.upstream = Some(connection.address);
         progress.connect = started.elapsed();
@@ -192,9 +193,9 @@ impl UpstreamLogin {
         Ok(logged_in)
     }
 
-    fn note_refused(&self, error: &AttemptError, request: &CredentialRequest) {
-        if let AttemptError::LogIn(LogInError::PasswordRefused(_)) = error {
-            self.dialer.broker.refused_fresh(request);
+    fn note_refused_password(&self, error: &ServerLoginError, request: &CredentialRequest) {
+        if let ServerLoginError::LogIn(LogInError::PasswordRefused(_)) = error {
+            self.dialer.broker.note_fresh_credential_refused(request);
         }
     }
 }
@@ -219,16 +220,16 @@ impl UpstreamSession {
         &mut self.server.connection.stream
     }
 
-    /// The stream alone, where the session ends with its client.
+    /// The stream alone, for a session that ends with its client.
     pub fn into_stream(self) -> TlsStream<TcpStream> {
         self.server.connection.stream
     }
 
-    /// The session, once a client has left it idle with these settings.
+    /// Notes that a client has left the session idle, with these settings.
     #[must_use]
-    pub fn left_with(self, settings: Settings) -> Self {
+    pub fn with_client_settings(self, settings: Settings) -> Self {
         Self {
-            left: Some(settings),
+            client_settings: Some(settings),
             ..self
         }
     }
@@ -269,8 +270,8 @@ impl pool::Session for UpstreamSession {
         self.server.connection.address
     }
 
-    fn since(&self) -> tokio::time::Instant {
-        self.since
+    fn logged_in_at(&self) -> tokio::time::Instant {
+        self.logged_in_at
     }
 
     fn adopt(mut self) -> io::Result<Self> {
@@ -279,7 +280,7 @@ impl pool::Session for UpstreamSession {
     }
 
     async fn reset(&mut self) -> Result<(), String> {
-        match self.left.take() {
+        match self.client_settings.take() {
             Some(mut settings) => reset(self.stream_mut(), &mut settings)
                 .await
                 .map_err(|error| chain(&error)),
@@ -288,51 +289,51 @@ impl pool::Session for UpstreamSession {
     }
 }
 
-/// Aurora's reader and custom endpoints: each answer of the DNS is one of several servers, and the
-/// others are as good.
+/// Whether this is one of Aurora's reader and custom endpoints. Each answer of the DNS is one of
+/// several servers, and the others are just as good.
 fn names_several_servers(endpoint: &Endpoint) -> bool {
     [".cluster-ro-", ".cluster-custom-"]
         .iter()
         .any(|label| endpoint.host.contains(label))
 }
 
-/// Whether such logins are refused, as opposed to not being possible just now.
+/// Whether such logins are refused, rather than impossible at the moment.
 pub(super) fn is_permanent(error: &LoginError) -> bool {
     error
         .sqlstate()
         .is_some_and(|sqlstate| !sqlstate.is_transient())
 }
 
-/// One attempt at the server failed.
-enum AttemptError {
+/// Why a login with one credential failed.
+enum ServerLoginError {
     Connect(Refusal),
     LogIn(LogInError),
 }
 
-impl From<Refusal> for AttemptError {
+impl From<Refusal> for ServerLoginError {
     fn from(refusal: Refusal) -> Self {
         Self::Connect(refusal)
     }
 }
 
-impl From<LogInError> for AttemptError {
+impl From<LogInError> for ServerLoginError {
     fn from(error: LogInError) -> Self {
         Self::LogIn(error)
     }
 }
 
-impl From<AttemptError> for LoginError {
-    fn from(error: AttemptError) -> Self {
+impl From<ServerLoginError> for LoginError {
+    fn from(error: ServerLoginError) -> Self {
         match error {
-            AttemptError::Connect(refusal) => refusal.into(),
-            AttemptError::LogIn(error) => error.into(),
+            ServerLoginError::Connect(refusal) => refusal.into(),
+            ServerLoginError::LogIn(error) => error.into(),
         }
     }
 }
 
-fn refused_twice(error: AttemptError) -> LoginError {
+fn refused_twice(error: ServerLoginError) -> LoginError {
     match error {
-        AttemptError::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
+        ServerLoginError::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
             ErrorKind::TemporaryPasswordRefused,
             format!(
                 "the database server refused the temporary password twice: {}",

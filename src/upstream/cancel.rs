@@ -1,4 +1,4 @@
-//! Sends a `CancelRequest` to the server of a session.
+//! How is a `CancelRequest` sent to the server of a session?
 
 use std::io;
 use std::time::Duration;
@@ -13,14 +13,15 @@ use crate::tls::upstream::UpstreamTls;
 use crate::wire::backend::BackendKey;
 use crate::wire::frontend::cancel_request;
 
-/// A cancel that takes longer is of no use to the person who waits for it.
+/// A cancel request that takes longer than this is of no use to the person who waits for it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sends the request over verified TLS and waits until the server has closed, which says that it
-/// has acted; `false` when it has not, in time and in due form.
+/// Sends the request over verified TLS and waits until the server has closed the connection, which
+/// means that it has acted. Returns `false` if the server has not done so in time and in due form.
 ///
 /// # Errors
-/// The connection could not be made. What happens behind it stays unknown: servers never answer.
+/// The connection could not be established. What happens after that stays unknown, since servers
+/// never answer a cancel request.
 pub async fn send(
     address: UpstreamAddr,
     server_name: ServerName<'static>,
@@ -36,7 +37,7 @@ pub async fn send(
         connection.stream.flush().await?;
         connection.stream.read(&mut [0]).await
     };
-    // PostgreSQL closes without a word, often without close_notify.
+    // PostgreSQL closes the connection without an answer, and often without `close_notify`.
     Ok(match timeout(TIMEOUT, exchange).await {
         Ok(Ok(_)) => true,
         Ok(Err(error)) => error.kind() == io::ErrorKind::UnexpectedEof,

@@ -1,4 +1,5 @@
-//! From a host name to a verified TLS connection: resolve, TCP, `SSLRequest`, handshake.
+//! How does a host name become a verified TLS connection? By name resolution, TCP, `SSLRequest` and
+//! the TLS handshake.
 
 use std::io;
 use std::time::Duration;
@@ -17,14 +18,15 @@ use crate::tls::TlsFailure;
 use crate::tls::upstream::UpstreamTls;
 use crate::wire::frontend::SSL_REQUEST;
 
-/// For name resolution, for each TCP address, and for the TLS handshake: far above what a reachable
-/// server needs, below what drivers wait by default (10 to 30 s).
+/// Timeout for name resolution, for each TCP address and for the TLS handshake. It is far above
+/// what a reachable server needs, and below what drivers wait by default (10 to 30 s).
 const STEP_TIMEOUT: Duration = Duration::from_secs(8);
-/// Silence after which the kernel probes whether the server is still there. Below the 350 s after
-/// which AWS network load balancers and NAT gateways forget an idle connection.
+/// How long the server may be silent before the kernel probes whether it is still there. It is
+/// below the 350 s after which AWS network load balancers and NAT gateways forget an idle
+/// connection.
 const KEEPALIVE: Duration = Duration::from_mins(1);
 
-/// Why there is no connection. `Display` is for the log.
+/// Why there is no connection. Its `Display` is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Name resolution failed.
@@ -34,7 +36,7 @@ pub enum ConnectError {
         #[source]
         error: io::Error,
     },
-    /// No address could be connected; this is the last one's failure.
+    /// No address accepted a TCP connection; this is the failure of the last one.
     #[error("cannot connect to {address}")]
     Tcp {
         address: UpstreamAddr,
@@ -44,14 +46,14 @@ pub enum ConnectError {
     /// The server answered `N`.
     #[error("{0} does not offer TLS, and there is no login without")]
     TlsNotOffered(UpstreamAddr),
-    /// The server answered with an `ErrorResponse`, whose text nobody has authenticated
+    /// The server answered with an `ErrorResponse`, whose text is not authenticated
     /// (CVE-2024-10977).
     #[error("{0} sent an error response during SSL exchange")]
     ErrorInSslExchange(UpstreamAddr),
-    /// The server answered something else.
+    /// The server gave another answer.
     #[error("{address} answered the SSLRequest with byte 0x{byte:02x}")]
     UnexpectedAnswer { address: UpstreamAddr, byte: u8 },
-    /// Bytes came between the answer and TLS (CVE-2021-23222).
+    /// Bytes arrived between the answer and TLS (CVE-2021-23222).
     #[error("received unencrypted data after SSL response from {0}")]
     UnencryptedData(UpstreamAddr),
     /// The connection broke before TLS.
@@ -96,36 +98,42 @@ impl From<ConnectError> for Refusal {
 
 /// Connects to the first address of `endpoint` that accepts, then insists on TLS.
 ///
-/// Names are resolved anew each time: a writer endpoint moves at failover, a reader endpoint
-/// rotates.
+/// The name is resolved each time, because a writer endpoint moves at a failover and a reader
+/// endpoint rotates.
 ///
 /// # Errors
-/// [`ConnectError`]; there is no unencrypted fallback.
+/// Returns a [`ConnectError`]; there is no unencrypted fallback.
 pub async fn connect(
     endpoint: &Endpoint,
     server_name: ServerName<'static>,
     tls: &UpstreamTls,
 ) -> Result<Connection, ConnectError> {
     let addresses = resolve(endpoint).await?;
-    reach(&addresses).await?.secure(server_name, tls).await
+    connect_first(&addresses)
+        .await?
+        .secure(server_name, tls)
+        .await
 }
 
-/// Connects to one address, for a cancel that must reach the session's own server.
+/// Connects to one address, for a cancel request that must arrive at the session's own server.
 ///
 /// # Errors
-/// As [`connect`].
+/// The same as those of [`connect`].
 pub async fn connect_to(
     address: UpstreamAddr,
     server_name: ServerName<'static>,
     tls: &UpstreamTls,
 ) -> Result<Connection, ConnectError> {
-    Reached::at(address).await?.secure(server_name, tls).await
+    TcpConnection::connect(address)
+        .await?
+        .secure(server_name, tls)
+        .await
 }
 
 /// The name that a target's certificate must have.
 ///
 /// # Errors
-/// 08001: what is dialled is no host name.
+/// SQLSTATE 08001 if the name to connect to is not a host name.
 pub fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, Refusal> {
     match &target.tls_server_name {
         Some(name) => Ok(name.clone()),
@@ -139,12 +147,12 @@ pub fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, R
     }
 }
 
-/// All addresses of a server, at least one.
+/// Resolves a server's name to its addresses, of which there is at least one.
 ///
 /// # Errors
 /// The name cannot be resolved.
 pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<UpstreamAddr>, ConnectError> {
-    match timed(lookup_host((endpoint.host.as_str(), endpoint.port))).await {
+    match with_step_timeout(lookup_host((endpoint.host.as_str(), endpoint.port))).await {
         Ok(addresses) => Some(addresses.map(UpstreamAddr).collect::<Vec<_>>())
             .filter(|addresses| !addresses.is_empty())
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
@@ -156,32 +164,33 @@ pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<UpstreamAddr>, ConnectEr
     })
 }
 
-/// The first of these addresses, of which there is at least one, that accepts.
+/// Connects to the first of these addresses that accepts. There must be at least one address.
 ///
 /// # Errors
-/// None does; this is the last one's failure.
-pub async fn reach(addresses: &[UpstreamAddr]) -> Result<Reached, ConnectError> {
+/// No address accepts; this is the failure of the last one.
+pub async fn connect_first(addresses: &[UpstreamAddr]) -> Result<TcpConnection, ConnectError> {
     let (last, others) = addresses
         .split_last()
         .expect("a name that resolves has an address");
     for &address in others {
-        if let Ok(reached) = Reached::at(address).await {
-            return Ok(reached);
+        if let Ok(connection) = TcpConnection::connect(address).await {
+            return Ok(connection);
         }
     }
-    Reached::at(*last).await
+    TcpConnection::connect(*last).await
 }
 
-/// A server that accepted. Nothing can be read or written here; the one way on is TLS.
-pub struct Reached {
+/// A TCP connection that a server has accepted. Nothing can be read from it or written to it; all
+/// that it can become is a TLS connection.
+pub struct TcpConnection {
     tcp: TcpStream,
-    /// Its address.
+    /// The server's address.
     pub address: UpstreamAddr,
 }
 
-impl Reached {
-    async fn at(address: UpstreamAddr) -> Result<Self, ConnectError> {
-        let tcp = timed(TcpStream::connect(address.0))
+impl TcpConnection {
+    async fn connect(address: UpstreamAddr) -> Result<Self, ConnectError> {
+        let tcp = with_step_timeout(TcpStream::connect(address.0))
             .await
             .map_err(|error| ConnectError::Tcp { address, error })?;
         Ok(Self { tcp, address })
@@ -190,7 +199,7 @@ impl Reached {
     /// Insists on TLS, with a certificate for `server_name`.
     ///
     /// # Errors
-    /// [`ConnectError`]; there is no unencrypted fallback.
+    /// Returns a [`ConnectError`]; there is no unencrypted fallback.
     pub async fn secure(
         self,
         server_name: ServerName<'static>,
@@ -198,18 +207,20 @@ impl Reached {
     ) -> Result<Connection, ConnectError> {
         let Self { mut tcp, address } = self;
         let socket = SockRef::from(&tcp);
-        // Neither option is worth a login when the kernel refuses it.
+        // Neither option is worth failing a login for when the kernel refuses it.
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
-        let answer = timed(ask_for_tls(&mut tcp))
+        let answer = with_step_timeout(request_tls(&mut tcp))
             .await
             .map_err(|error| ConnectError::SslExchange { address, error })?;
         match answer {
-            Answer::Yes => {}
-            Answer::YesAndMore => return Err(ConnectError::UnencryptedData(address)),
-            Answer::Byte(b'N') => return Err(ConnectError::TlsNotOffered(address)),
-            Answer::Byte(b'E') => return Err(ConnectError::ErrorInSslExchange(address)),
-            Answer::Byte(byte) => return Err(ConnectError::UnexpectedAnswer { address, byte }),
+            SslResponse::Yes => {}
+            SslResponse::YesAndMore => return Err(ConnectError::UnencryptedData(address)),
+            SslResponse::Byte(b'N') => return Err(ConnectError::TlsNotOffered(address)),
+            SslResponse::Byte(b'E') => return Err(ConnectError::ErrorInSslExchange(address)),
+            SslResponse::Byte(byte) => {
+                return Err(ConnectError::UnexpectedAnswer { address, byte });
+            }
         }
         match timeout(STEP_TIMEOUT, tls.handshake(server_name.clone(), tcp)).await {
             Ok(Ok((stream, certificate))) => Ok(Connection {
@@ -227,25 +238,26 @@ impl Reached {
     }
 }
 
-enum Answer {
+enum SslResponse {
     Yes,
     YesAndMore,
     Byte(u8),
 }
 
-/// Uses exactly one byte; what the server sends behind it before our `ClientHello` is not TLS.
-async fn ask_for_tls(tcp: &mut TcpStream) -> io::Result<Answer> {
+/// Uses exactly one byte of the answer. Whatever the server sends after that byte and before our
+/// `ClientHello` is not TLS.
+async fn request_tls(tcp: &mut TcpStream) -> io::Result<SslResponse> {
     tcp.write_all(&SSL_REQUEST).await?;
     let mut answer = [0; 2];
     match (tcp.read(&mut answer).await?, answer[0]) {
         (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-        (1, b'S') => Ok(Answer::Yes),
-        (_, b'S') => Ok(Answer::YesAndMore),
-        (_, byte) => Ok(Answer::Byte(byte)),
+        (1, b'S') => Ok(SslResponse::Yes),
+        (_, b'S') => Ok(SslResponse::YesAndMore),
+        (_, byte) => Ok(SslResponse::Byte(byte)),
     }
 }
 
-async fn timed<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+async fn with_step_timeout<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(STEP_TIMEOUT, step)
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")))

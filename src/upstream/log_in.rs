@@ -1,5 +1,5 @@
-//! Logs in to a server: `StartupMessage`, authentication, settings, until the first
-//! `ReadyForQuery`.
+//! How does the proxy log in to a server? From the `StartupMessage` through authentication and
+//! settings to the first `ReadyForQuery`.
 
 use std::io;
 use std::time::Duration;
@@ -18,23 +18,23 @@ use crate::wire::backend::{
 use crate::wire::frontend::{sasl_initial_response, sasl_response, startup_message};
 use crate::wire::{ReadError, Violation, scram};
 
-/// For the whole login. A paused Aurora Serverless cluster takes up to half a minute to wake, and a
-/// busy Redshift as long.
+/// Timeout for the whole login. A paused Aurora Serverless cluster takes up to half a minute to
+/// wake up, and a busy Redshift cluster takes as long to answer.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// What a server may say before `ReadyForQuery`; PostgreSQL says about 400 bytes.
+/// The number of bytes that a server may send before `ReadyForQuery`; PostgreSQL sends about 400.
 const MAX_SETTINGS: usize = 256 * 1024;
 
 /// A session that is ready for its first query.
 pub struct LoggedIn {
-    /// The user who has logged in.
+    /// The user that is logged in.
     pub user: String,
-    /// Connection, with nothing read ahead of `ReadyForQuery`.
+    /// The connection, from which nothing beyond `ReadyForQuery` has been read.
     pub connection: Connection,
-    /// `ParameterStatus` and `NoticeResponse` in the server's order.
+    /// The `ParameterStatus` and `NoticeResponse` messages, in the server's order.
     pub settings: Vec<RawMessage>,
-    /// The server's cancel key; some poolers give none.
+    /// The server's cancel key; some connection poolers send none.
     pub key: Option<BackendKey>,
-    /// `ReadyForQuery` itself.
+    /// The `ReadyForQuery` message itself.
     pub ready: RawMessage,
 }
 
@@ -44,7 +44,7 @@ impl LoggedIn {
         self.ready.body == "I"
     }
 
-    /// A setting that the server has reported.
+    /// The value of a setting, if the server has reported it.
     pub fn setting(&self, name: &str) -> Option<String> {
         self.settings
             .iter()
@@ -53,22 +53,22 @@ impl LoggedIn {
     }
 }
 
-/// Why a login failed. `Display` is for the log.
+/// Why a login failed. Its `Display` is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogInError {
     /// The server refuses the password.
     #[error("the server refuses the temporary password: {}", .0.message())]
     PasswordRefused(ErrorResponse),
-    /// The server refuses for another reason.
+    /// The server refuses the login for another reason.
     #[error("the server refuses the login: {}", .0.message())]
     Refused(ErrorResponse),
-    /// The server wants an authentication that we do not do.
+    /// The server asks for an authentication method that the proxy does not support.
     #[error("the server asks for {0}")]
     Unsupported(String),
     /// The server does not follow the protocol.
-    #[error("{0}")]
-    Violation(String),
-    /// The server went away.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// The connection broke.
     #[error("the server closed the connection during login")]
     Closed(#[source] ReadError),
     /// The server took too long.
@@ -112,22 +112,16 @@ impl From<ReadError> for LogInError {
     }
 }
 
-impl From<Violation> for LogInError {
-    fn from(violation: Violation) -> Self {
-        Self::Violation(violation.to_string())
-    }
-}
-
 impl From<io::Error> for LogInError {
     fn from(error: io::Error) -> Self {
         Self::Closed(ReadError::Io(error))
     }
 }
 
-/// Logs in with these startup parameters, which must have `user` as their user.
+/// Logs in with these startup parameters, whose user must be `user`.
 ///
 /// # Errors
-/// [`LogInError`]; the connection is closed with it.
+/// Returns a [`LogInError`] and closes the connection.
 pub async fn log_in(
     mut connection: Connection,
     parameters: &[(Bytes, Bytes)],
@@ -288,7 +282,7 @@ async fn read_settings(mut connection: Connection, user: &str) -> Result<LoggedI
             BackendMessage::ParameterStatus(raw) | BackendMessage::Notice(raw) => {
                 size += raw.length();
                 if size > MAX_SETTINGS {
-                    return Err(LogInError::Violation(format!(
+                    return Err(violation(format!(
                         "the server sent more than {MAX_SETTINGS} bytes before ReadyForQuery"
                     )));
                 }
@@ -324,9 +318,13 @@ async fn send(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> io::Result<()>
 }
 
 fn unexpected(expected: &str, got: &str) -> LogInError {
-    LogInError::Violation(format!("expected {expected}, got {got}"))
+    violation(format!("expected {expected}, got {got}"))
 }
 
 fn malformed_scram(error: &io::Error) -> LogInError {
-    LogInError::Violation(format!("SCRAM: {error}"))
+    violation(format!("SCRAM: {error}"))
+}
+
+fn violation(text: String) -> LogInError {
+    Violation(text.into()).into()
 }

@@ -1,4 +1,4 @@
-//! The upstream leg, where we speak as the client.
+//! How does the proxy speak to a database server? On the upstream leg it is the client.
 //!
 //! Architecture invariant: the only stream type here is a TLS stream whose server has been
 //! verified. The plain TCP stream exists inside [`connect`] and cannot leave it.
@@ -22,10 +22,10 @@ use crate::tls::upstream::VerifiedCertificate;
 pub struct Connection {
     /// The encrypted stream.
     pub stream: TlsStream<TcpStream>,
-    /// Resolved address of the server.
+    /// The resolved address of the server.
     pub address: UpstreamAddr,
-    /// Its certificate.
+    /// The server's certificate.
     pub certificate: VerifiedCertificate,
-    /// Name that its certificate has been verified for.
+    /// The name that the certificate has been verified for.
     pub server_name: ServerName<'static>,
 }

@@ -1,4 +1,4 @@
-//! One query over a session that no client has: the proof that a server works.
+//! Does a server answer queries? One query over a session without a client proves that it does.
 
 use std::io;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::wire::backend::{BackendMessage, parse, read_message};
 use crate::wire::frontend::{TERMINATE, query};
 use crate::wire::{ReadError, Violation};
 
-/// A cluster that queues queries may take its time with this one too.
+/// How long the answer may take: a cluster that queues queries may make this one wait, too.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the query did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
-    /// The server's own words.
+    /// The server refused the query, in these words.
     #[error("{0}")]
     Refused(String),
     /// The server does not follow the protocol.
@@ -48,7 +48,7 @@ impl From<io::Error> for QueryError {
 /// Sends `SELECT 1`, reads up to the next `ReadyForQuery`, and ends the session.
 ///
 /// # Errors
-/// [`QueryError`].
+/// Returns a [`QueryError`].
 pub async fn select_1(session: LoggedIn) -> Result<(), QueryError> {
     let mut stream = session.connection.stream;
     let exchange = async {
@@ -62,7 +62,7 @@ pub async fn select_1(session: LoggedIn) -> Result<(), QueryError> {
                 _ => {}
             }
         }
-        // A server that does not hear the goodbye notices the close.
+        // A server that does not receive the `Terminate` message notices the close.
         let _ = stream.write_all(&TERMINATE).await;
         let _ = stream.shutdown().await;
         refusal.map_or(Ok(()), |message| Err(QueryError::Refused(message)))

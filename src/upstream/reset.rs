@@ -1,18 +1,18 @@
-//! Makes a session that a client has left what it was after its login.
+//! How does a session that a client has left become what it was after its login?
 //!
 //! `DISCARD ALL` ends cursors, prepared statements, temporary tables, notifications, advisory
-//! locks, sequence values and settings; those given in startup parameters are the session's
-//! defaults and come back. It leaves a few things:
+//! locks, sequence values and settings. Settings that were given as startup parameters are the
+//! session's defaults, so they come back. `DISCARD ALL` leaves a few things:
 //!
-//! - A role that is the session's default (`ALTER ROLE … SET role`): `RESET ROLE` takes it again
-//!   where the server's release does not do so by itself.
-//! - The generator behind `random()`, which `setseed` may have made predictable: it is given a seed
-//!   that nobody knows.
+//! - A role that is the session's default (`ALTER ROLE … SET role`): `RESET ROLE` restores it on
+//!   server releases where `DISCARD ALL` does not.
+//! - The generator behind `random()`, which `setseed` may have made predictable: it gets a seed
+//!   that no one knows.
 //! - What procedural languages and `dblink` keep for a session (variables, open connections), and
-//!   temporary replication slots: where there are such, the session is not used again.
+//!   temporary replication slots: if there are any, the session is not used again.
 //!
-//! It leaves the names of settings that extensions would define (`my.name`), with an empty value,
-//! and libraries that were loaded: nothing takes these from a session.
+//! It also leaves the names of settings that extensions would define (`my.name`), with an empty
+//! value, and libraries that were loaded. Nothing can remove these from a session.
 //!
 //! <https://www.postgresql.org/docs/current/sql-discard.html>
 
@@ -29,38 +29,42 @@ use crate::wire::frontend::query;
 use crate::wire::settings::Settings;
 use crate::wire::{ReadError, Violation};
 
-/// Nobody waits for it, and a place at the target is taken by it.
+/// How long a reset may take. No one waits for it, but the session counts against the target's
+/// limit meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Whether nothing is there that `DISCARD ALL` leaves. Names and operators in full: the session's
-/// `search_path` may lead to others of the same name.
-const CLEAN: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_language \
-     WHERE lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])) \
-     AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'dblink'::pg_catalog.name) \
+/// Checks that there is nothing of what `DISCARD ALL` leaves. Names and operators are qualified,
+/// because the session's `search_path` may lead to others of the same name.
+const IS_CLEAN: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_language \
+     WHERE lanname OPERATOR(pg_catalog.<>) \
+     ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])) \
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension \
+     WHERE extname OPERATOR(pg_catalog.=) 'dblink'::pg_catalog.name) \
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
      WHERE temporary AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())";
-/// The body of a `DataRow` with one column that is true.
+/// The body of a `DataRow` with one column, which is true.
 const TRUE: &[u8] = b"\0\x01\0\0\0\x01t";
 
-/// Why a session is of no use to another client.
+/// Why a session cannot be given to another client.
 #[derive(Debug, thiserror::Error)]
-pub enum NotReset {
-    /// The server says no.
+pub enum ResetError {
+    /// The server refused a statement.
     #[error("the server refuses: {0}")]
     Refused(String),
-    /// The server says something that has nothing to do with it.
+    /// The server sent a message that does not belong to the reset.
     #[error("the server sent a message of type 0x{0:02x} meanwhile")]
-    Said(u8),
-    /// The reset leaves a transaction open.
+    UnexpectedMessage(u8),
+    /// The reset left a transaction open.
     #[error("the session is in a transaction")]
     InTransaction,
-    /// A setting does not have the value of the login.
+    /// Settings do not have the values that they had at the login.
     #[error("these settings are not as they were: {0}")]
-    Changed(String),
-    /// Something may have been kept all the same.
+    SettingsChanged(String),
+    /// The session may contain something that `DISCARD ALL` leaves.
     #[error(
-        "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves"
+        "there are procedural languages, dblink or a temporary replication slot, \
+         which keep what DISCARD ALL leaves"
     )]
-    Kept,
+    NotClean,
     /// The server does not follow the protocol.
     #[error(transparent)]
     Violation(#[from] Violation),
@@ -72,7 +76,7 @@ pub enum NotReset {
     TimedOut,
 }
 
-impl From<ReadError> for NotReset {
+impl From<ReadError> for ResetError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => violation.into(),
@@ -81,53 +85,53 @@ impl From<ReadError> for NotReset {
     }
 }
 
-impl From<io::Error> for NotReset {
+impl From<io::Error> for ResetError {
     fn from(error: io::Error) -> Self {
         Self::Broken(ReadError::Io(error))
     }
 }
 
-/// Resets a session that is idle, whose settings have been followed up to now.
+/// Resets an idle session, whose settings have been tracked up to now.
 ///
 /// # Errors
-/// [`NotReset`]: anything but plain success.
+/// Returns a [`ResetError`] for anything but plain success.
 pub async fn reset<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     settings: &mut Settings,
-) -> Result<(), NotReset> {
+) -> Result<(), ResetError> {
     let exchange = async {
-        // DISCARD ALL must be a query of its own.
+        // DISCARD ALL has to be a query of its own.
         let queries = [
             query("DISCARD ALL"),
             query(&format!(
-                "RESET ROLE; SELECT pg_catalog.setseed({}); {CLEAN}",
+                "RESET ROLE; SELECT pg_catalog.setseed({}); {IS_CLEAN}",
                 seed()
             )),
         ];
         stream.write_all(&queries.concat()).await?;
         stream.flush().await?;
-        until_ready(stream, settings).await?;
-        let last_row = until_ready(stream, settings).await?;
+        read_until_ready(stream, settings).await?;
+        let last_row = read_until_ready(stream, settings).await?;
         if last_row.as_deref() != Some(TRUE) {
-            return Err(NotReset::Kept);
+            return Err(ResetError::NotClean);
         }
         let changed: Vec<_> = settings.changed().map(String::from_utf8_lossy).collect();
         if changed.is_empty() {
             Ok(())
         } else {
-            Err(NotReset::Changed(changed.join(", ")))
+            Err(ResetError::SettingsChanged(changed.join(", ")))
         }
     };
     timeout(TIMEOUT, exchange)
         .await
-        .unwrap_or(Err(NotReset::TimedOut))
+        .unwrap_or(Err(ResetError::TimedOut))
 }
 
-/// Reads the answer to one query, and gives its last row.
-async fn until_ready<S: AsyncRead + Unpin>(
+/// Reads the answer to one query, and returns its last row.
+async fn read_until_ready<S: AsyncRead + Unpin>(
     stream: &mut S,
     settings: &mut Settings,
-) -> Result<Option<Bytes>, NotReset> {
+) -> Result<Option<Bytes>, ResetError> {
     let mut last_row = None;
     loop {
         let RawMessage { tag, body } = read_message(stream).await?;
@@ -136,14 +140,14 @@ async fn until_ready<S: AsyncRead + Unpin>(
             b'D' => last_row = Some(body),
             b'S' => settings.report(body)?,
             b'Z' if body == "I" => return Ok(last_row),
-            b'Z' => return Err(NotReset::InTransaction),
-            b'E' => return Err(NotReset::Refused(ErrorResponse::parse(body)?.message())),
-            other => return Err(NotReset::Said(other)),
+            b'Z' => return Err(ResetError::InTransaction),
+            b'E' => return Err(ResetError::Refused(ErrorResponse::parse(body)?.message())),
+            other => return Err(ResetError::UnexpectedMessage(other)),
         }
     }
 }
 
-/// From 0 to 1.
+/// A random decimal fraction from 0 to 1.
 fn seed() -> String {
     format!(
         "0.{:019}",
@@ -160,7 +164,7 @@ mod tests {
     const RESTORED: &[u8] = b"S\0\0\0\x11TimeZone\0UTC\0";
     const DONE: &[u8] = b"C\0\0\0\x10DISCARD ALL\0Z\0\0\0\x05I";
 
-    /// The outcome when the server answers with these messages.
+    /// The result of a reset when the server answers with these messages.
     async fn outcome(messages: &[&[u8]]) -> Result<(), String> {
         let mut settings = Settings::at_login(&[RawMessage {
             tag: b'S',
@@ -175,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_but_plain_success_is_a_reset() {
+    async fn a_reset_succeeds_only_if_every_answer_is_as_expected() {
         assert_eq!(outcome(&[RESTORED, DONE, CLEAN_ANSWER]).await, Ok(()));
         let not_clean = CLEAN_ANSWER
             .iter()
@@ -188,11 +192,13 @@ mod tests {
             ),
             (
                 &[RESTORED, DONE, &not_clean],
-                "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves",
+                "there are procedural languages, dblink or a temporary replication slot, \
+                 which keep what DISCARD ALL leaves",
             ),
             (
                 &[RESTORED, DONE, DONE],
-                "there are procedural languages, dblink or a temporary replication slot, which keep what DISCARD ALL leaves",
+                "there are procedural languages, dblink or a temporary replication slot, \
+                 which keep what DISCARD ALL leaves",
             ),
             (&[b"E\0\0\0\x0cCXX000\0\0", DONE], "the server refuses: "),
             (

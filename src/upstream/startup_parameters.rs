@@ -1,15 +1,16 @@
-//! Which of a client's startup parameters a server is given.
+//! Which of a client's startup parameters is a server given?
 //!
-//! Servers end the login at a parameter they do not know. Stock PostgreSQL does not know what
-//! Amazon's Redshift drivers send; Redshift, which is PostgreSQL 8.0 at heart, does not know what
-//! modern drivers send; Aurora DSQL takes hardly any.
+//! A server ends the login when it gets a parameter that it does not know. Stock PostgreSQL does
+//! not know what Amazon's Redshift drivers send; Redshift, which is PostgreSQL 8.0 at heart, does
+//! not know what modern drivers send; and Aurora DSQL accepts hardly any.
 
 use bytes::Bytes;
 
 use crate::config::{Engine, Target};
 use crate::wire::startup::is_protocol_option;
 
-/// Sent by Amazon's Redshift drivers; "unrecognized configuration parameter" to PostgreSQL.
+/// Parameters that Amazon's Redshift drivers send; PostgreSQL answers "unrecognized configuration
+/// parameter".
 const REDSHIFT_ONLY: [&str; 13] = [
     "client_protocol_version",
     "driver_discovery_version",
@@ -26,8 +27,9 @@ const REDSHIFT_ONLY: [&str; 13] = [
     "token_type",
 ];
 
-/// Sent by drivers for PostgreSQL; "unrecognized configuration parameter" (or no permission) to
-/// Redshift. Seen with LibPQ.jl, npgsql, SQLAlchemy, node-postgres and Go drivers.
+/// Parameters that PostgreSQL drivers send; Redshift answers "unrecognized configuration parameter"
+/// or that permission is missing. They were seen with LibPQ.jl, npgsql, SQLAlchemy, node-postgres
+/// and Go drivers.
 const NOT_ON_REDSHIFT: [&str; 9] = [
     "IntervalStyle",
     "bytea_output",
@@ -40,12 +42,13 @@ const NOT_ON_REDSHIFT: [&str; 9] = [
     "xmloption",
 ];
 
-/// All that Aurora DSQL is given: "setting configuration parameter … not supported" is its answer
-/// to most of PostgreSQL's parameters, and it publishes no list of the others. Reported as refused:
-/// `statement_timeout`, `client_min_messages`, `role`. These here are what pgjdbc and libpq send,
-/// which AWS documents for it; none of them has been tried one by one against a cluster. `options`
-/// is among them because `-c amzn-cluster-id=…` says which cluster is meant, and because what is in
-/// it was asked for by a person, who shall be told when it is refused.
+/// The only parameters that Aurora DSQL is given: it answers most of PostgreSQL's parameters with
+/// "setting configuration parameter … not supported", and AWS publishes no list of the others.
+/// `statement_timeout`, `client_min_messages` and `role` are reported as refused. The parameters
+/// here are those that pgjdbc and libpq send, which AWS documents for DSQL; none of them has been
+/// tried one by one against a cluster. `options` is among them because `-c amzn-cluster-id=…` says
+/// which cluster is meant, and because a person asked for what it contains and has to be told when
+/// it is refused.
 const KNOWN_TO_DSQL: [&str; 7] = [
     "DateStyle",
     "TimeZone",
@@ -56,26 +59,26 @@ const KNOWN_TO_DSQL: [&str; 7] = [
     "search_path",
 ];
 
-/// Redshift's highest `extra_float_digits`; PostgreSQL drivers ask for 3.
+/// The highest `extra_float_digits` that Redshift accepts; PostgreSQL drivers ask for 3.
 const REDSHIFT_EXTRA_FLOAT_DIGITS: &[u8] = b"2";
 
-/// `NAMEDATALEN` - 1.
+/// The longest name, in bytes: `NAMEDATALEN` - 1.
 const LONGEST_NAME: usize = 63;
 
-/// What the server is given, and the names of what it is not.
+/// The parameters that the server is given, and the names of those that it is not.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Forwarded {
-    /// Parameters in the client's order.
+    /// The parameters, in the client's order.
     pub parameters: Vec<(Bytes, Bytes)>,
-    /// Names left out.
+    /// The names that were left out.
     pub dropped: Vec<Bytes>,
 }
 
-/// Puts the login's own user and database in the client's place and leaves out what the engine
+/// Replaces the client's user and database with those of the login, and leaves out what the engine
 /// refuses.
 ///
-/// `person`, where it is given, is appended to `application_name`, so that the server's own views
-/// tell who it is.
+/// `person`, if there is one, is appended to `application_name`, so that the server's own views
+/// show who it is.
 pub fn forward(
     target: &Target,
     client: &[(Bytes, Bytes)],
@@ -115,7 +118,7 @@ pub fn forward(
     forwarded
 }
 
-/// Servers cut names at 63 bytes: what the client calls itself gives way.
+/// Servers truncate names to 63 bytes, so the client's own name is shortened to make room.
 fn append_person(parameters: &mut Vec<(Bytes, Bytes)>, person: &str) {
     const NAME: &[u8] = b"application_name";
     let position = parameters

@@ -1,4 +1,4 @@
-//! The pooled sessions of one target: which are wanted, and how are they made, watched and ended?
+//! Which pooled sessions does a target need, and how are they made, watched and ended?
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,21 +22,21 @@ use crate::status::PoolStatus;
 use crate::wire::frontend::TERMINATE;
 
 /// How long a login counts as a reason to keep sessions of its key. An Aurora cluster that pauses
-/// when nobody is connected does so after as long.
+/// when no one is connected does so after the same time.
 const RECENT: Duration = Duration::from_mins(5);
-/// The pause before a session is made: meanwhile this thread answers the first query of the client
+/// The pause before a session is made. Meanwhile, this thread answers the first query of the client
 /// that took the last one.
-pub(super) const CLIENTS_FIRST: Duration = Duration::from_millis(2);
-/// How often the pool checks whether its sessions are at an address that the server still has:
-/// Aurora's names may be cached for as long.
+pub(super) const FILL_DELAY: Duration = Duration::from_millis(2);
+/// How often the pool checks whether its sessions are at an address that the server still has.
+/// Aurora's DNS names may be cached for as long.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The first and the longest pause after a failure; they double in between.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// The difference between wall clock and monotonic clock from which on the machine must have slept,
-/// so that its connections may be dead without a word.
+/// The difference between the wall clock and the monotonic clock from which on the machine must
+/// have slept. Its connections may then be dead without any sign of it.
 const SLEEP_THRESHOLD: Duration = Duration::from_secs(5);
-/// How long saying goodbye to a server may take.
+/// How long it may take to tell a server that a session ends.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pooled sessions of one target.
@@ -55,33 +55,33 @@ struct State<L: LogIn> {
     /// Oldest first.
     sessions: Vec<PooledSession<L::Session>>,
     next_id: u64,
-    /// The last pause, and when it ends; `None` while all is well.
+    /// The last pause, and when it ends; `None` while logins succeed.
     pause: Option<(Duration, Instant)>,
 }
 
-/// A login that a client has done, and that the pool can do again.
+/// A login that a client has done, and that the pool can repeat.
 struct RecentLogin<L> {
     at: Instant,
     key: Arc<PoolKey>,
-    again: L,
-    /// Runtime of its thread: the next login of this key may well come there, too.
+    login: L,
+    /// The runtime of its thread, where the next login of this key may well arrive, too.
     runtime: Handle,
 }
 
-/// A session of the pool, or one that is being made. The session itself belongs to the task that
-/// watches it, which ends it when this is dropped.
+/// A pooled session, or one that is being made. The session itself belongs to the task that watches
+/// it, which ends it when this is dropped.
 struct PooledSession<S> {
     id: u64,
     key: Arc<PoolKey>,
     permit: Permit,
     hand_over: oneshot::Sender<oneshot::Sender<S>>,
-    /// `None` while it is being made or reset.
+    /// `None` while the session is being made or reset.
     ready: Option<Readiness>,
 }
 
-/// Where and since when a session waits for a client.
+/// Where a ready session is, and since when it has waited for a client.
 struct Readiness {
-    /// The thread that watches it.
+    /// The thread that watches the session.
     thread: ThreadId,
     address: UpstreamAddr,
     since: (Instant, SystemTime),
@@ -96,7 +96,8 @@ pub(super) fn machine_slept((instant, time): (Instant, SystemTime)) -> bool {
 }
 
 impl<L: LogIn> Pool<L> {
-    /// An empty pool, and the tasks that fill it. It must be called on a runtime.
+    /// Creates an empty pool, and starts the tasks that fill it. It must be called on a tokio
+    /// runtime.
     pub fn start(settings: Arc<TargetSettings>, limit: Arc<Limit>) -> Arc<Self> {
         let state = State {
             logins: VecDeque::new(),
@@ -112,19 +113,20 @@ impl<L: LogIn> Pool<L> {
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        let (filling, looking) = (pool.clone(), pool.clone());
+        let (filling, checking) = (pool.clone(), pool.clone());
         pool.tasks
             .spawn(async move { filling.closing.run_until_cancelled(filling.fill()).await });
         pool.tasks.spawn(async move {
-            looking
+            checking
                 .closing
-                .run_until_cancelled(looking.check_addresses())
+                .run_until_cancelled(checking.check_addresses())
                 .await
         });
         pool
     }
 
-    /// A session of this key, and its permit at the target. From now on it is the caller's alone.
+    /// Takes a session of this key, and its permit at the target. From now on both belong to the
+    /// caller alone.
     ///
     /// Dropping the future ends the session.
     pub async fn take(&self, key: &PoolKey) -> Option<(L::Session, Permit)> {
@@ -140,7 +142,7 @@ impl<L: LogIn> Pool<L> {
                 continue;
             }
             let (reply, session) = oneshot::channel();
-            // Without an answer, it has ended just now.
+            // If there is no answer, the session has just ended.
             if hand_over.send(reply).is_ok()
                 && let Ok(session) = session.await
                 && let Ok(session) = if ready.thread == here {
@@ -154,16 +156,16 @@ impl<L: LogIn> Pool<L> {
         }
     }
 
-    /// Notes that a client has logged in, with a session of the pool or without one: sessions of
-    /// this key shall be there for the next client.
-    pub fn note_login(&self, key: PoolKey, again: L) -> Arc<PoolKey> {
+    /// Notes that a client has logged in, with a pooled session or without one, so that sessions of
+    /// this key will be ready for the next client.
+    pub fn note_login(&self, key: PoolKey, login: L) -> Arc<PoolKey> {
         let mut state = self.state.lock();
         let key = state.known(&key).unwrap_or_else(|| key.into());
         state.logins.push_back(
             RecentLogin {
                 at: Instant::now(),
                 key: key.clone(),
-                again,
+                login,
                 runtime: Handle::current(),
             }
             .into(),
@@ -180,8 +182,9 @@ impl<L: LogIn> Pool<L> {
         self.settings.reuse_sessions
     }
 
-    /// Takes back a session that its client has left idle, with its permit at the target. It is reset
-    /// and waits for the next client where one of its key is wanted; otherwise it is ended.
+    /// Takes back a session that its client has left idle, with its permit at the target. If a
+    /// session of its key is wanted, it is reset and waits for the next client; otherwise it is
+    /// ended.
     pub fn give_back(
         self: &Arc<Self>,
         key: &Arc<PoolKey>,
@@ -190,13 +193,13 @@ impl<L: LogIn> Pool<L> {
     ) {
         let entry = {
             let mut state = self.state.lock();
-            if session.since().elapsed() >= self.settings.spare_max_age {
+            if session.logged_in_at().elapsed() >= self.settings.spare_max_age {
                 Err("too old")
             } else if self.closing.is_cancelled() {
                 Err("not needed")
             } else {
                 self.changed.notify_one();
-                // Since the session was taken, its key may have been forgotten and met again.
+                // Since the session was taken, its key may have been forgotten and added again.
                 let key = state.known(key).unwrap_or_else(|| key.clone());
                 Ok(state.push(key, permit))
             }
@@ -242,7 +245,8 @@ impl<L: LogIn> Pool<L> {
         self.changed.notify_one();
     }
 
-    /// Ends one session, if there is one, so that its permit at the target is free for a client.
+    /// Ends one pooled session, if there is one, so that its permit at the target is free for a
+    /// client. Returns whether there was one.
     pub fn make_room(&self) -> bool {
         let mut state = self.state.lock();
         let least = state
@@ -253,7 +257,7 @@ impl<L: LogIn> Pool<L> {
         least.map(|index| state.sessions.remove(index)).is_some()
     }
 
-    /// Ends all sessions and makes no more. Completes when their servers have been told.
+    /// Ends all pooled sessions and makes no more. It completes when their servers have been told.
     pub async fn close(&self) {
         self.closing.cancel();
         {
@@ -265,7 +269,7 @@ impl<L: LogIn> Pool<L> {
         self.tasks.wait().await;
     }
 
-    /// How many sessions there are.
+    /// Counts the pooled sessions.
     pub fn status(&self) -> PoolStatus {
         let state = self.state.lock();
         let ready = state
@@ -280,20 +284,20 @@ impl<L: LogIn> Pool<L> {
     }
 
     async fn fill(self: &Arc<Self>) {
-        let mut look = interval(CHECK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // The interval is for what nobody announces: a pause that is over, a login that is long
-            // ago, a permit at the target that is free again.
+            // The interval is for events that are not announced: the end of a pause, a login that
+            // is no longer recent, a permit at the target that is free again.
             tokio::select! {
                 () = self.changed.notified() => {}
-                _ = look.tick() => {}
+                _ = ticks.tick() => {}
             }
             self.rebalance();
         }
     }
 
-    /// Ends sessions that no recent login wants, and begins to make those that are missing.
+    /// Ends sessions that no recent login calls for, and starts to make those that are missing.
     fn rebalance(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if self.closing.is_cancelled() {
@@ -309,7 +313,7 @@ impl<L: LogIn> Pool<L> {
         let mut keys = state.keys();
         let claims: Vec<_> = keys.iter().map(|(_, claim)| *claim).collect();
         let mut left = allot(&claims, self.capacity());
-        // The newest stay.
+        // The newest sessions stay.
         for index in (0..state.sessions.len()).rev() {
             let key = keys
                 .iter()
@@ -320,27 +324,27 @@ impl<L: LogIn> Pool<L> {
                 None => drop(state.sessions.remove(index)),
             }
         }
-        let mut making = state
+        let mut starting = state
             .sessions
             .iter()
             .filter(|pooled| pooled.ready.is_none())
             .count();
-        let most = match state.pause {
+        let max_starting = match state.pause {
             Some((_, until)) if Instant::now() < until => 0,
             Some(_) => 1,
-            // Clients wait for their turns in the same line.
+            // Clients wait in the same line, so the pool leaves most of it to them.
             None => (self.settings.max_concurrent_logins / 4).max(1),
         };
         let shares = allot(&claims, self.settings.warm_sessions);
         for ((login, _), share) in keys.drain(..).zip(shares) {
             for _ in state.count(&login.key)..share {
-                if making >= most {
+                if starting >= max_starting {
                     return;
                 }
                 let Ok(permit) = self.limit.acquire() else {
                     return;
                 };
-                making += 1;
+                starting += 1;
                 self.start_login(&mut state, login.clone(), permit);
             }
         }
@@ -349,21 +353,22 @@ impl<L: LogIn> Pool<L> {
     fn start_login(
         self: &Arc<Self>,
         state: &mut State<L>,
-        login: Arc<RecentLogin<L>>,
+        recent: Arc<RecentLogin<L>>,
         permit: Permit,
     ) {
-        let (id, mut asked) = state.push(login.key.clone(), permit);
-        let runtime = login.runtime.clone();
+        let (id, mut asked) = state.push(recent.key.clone(), permit);
+        let runtime = recent.runtime.clone();
         let pool = self.clone();
         let task = async move {
-            let attempt = async {
-                sleep(CLIENTS_FIRST).await;
-                login.again.log_in().await
+            let login_after_delay = async {
+                sleep(FILL_DELAY).await;
+                recent.login.log_in().await
             };
             let made = tokio::select! {
-                // Nobody asks for a session that is not ready: it was dropped, and is not wanted.
+                // No client asks for a session that is not ready, so it was dropped and is no
+                // longer wanted.
                 _ = &mut asked => return,
-                made = attempt => made,
+                made = login_after_delay => made,
             };
             match made {
                 Ok(session) => {
@@ -371,7 +376,7 @@ impl<L: LogIn> Pool<L> {
                     pool.recovered();
                     pool.hold(id, session, asked).await;
                 }
-                Err(failure) => pool.failed(id, &login.key, &failure),
+                Err(failure) => pool.failed(id, &recent.key, &failure),
             }
         };
         self.tasks.spawn_on(task, &runtime);
@@ -384,7 +389,7 @@ impl<L: LogIn> Pool<L> {
         mut session: L::Session,
         asked: oneshot::Receiver<oneshot::Sender<L::Session>>,
     ) {
-        let old = session.since() + self.settings.spare_max_age;
+        let expires_at = session.logged_in_at() + self.settings.spare_max_age;
         let mut byte = [0];
         let reason = tokio::select! {
             biased;
@@ -402,7 +407,7 @@ impl<L: LogIn> Pool<L> {
                 },
                 Err(_) => "not needed",
             },
-            () = sleep_until(old) => {
+            () = sleep_until(expires_at) => {
                 self.state.lock().sessions.retain(|pooled| pooled.id != id);
                 self.changed.notify_one();
                 "too old"
@@ -416,15 +421,15 @@ impl<L: LogIn> Pool<L> {
         let upstream = session.address();
         tracing::debug!(target = self.settings.name, %upstream, reason, "spare session ended");
         let stream = session.stream();
-        let goodbye = async {
+        let terminate = async {
             stream.write_all(&TERMINATE).await?;
             stream.shutdown().await
         };
-        // A server that does not hear the goodbye notices the close.
-        let _ = timeout(TERMINATE_TIMEOUT, goodbye).await;
+        // A server that does not receive the `Terminate` message notices the close.
+        let _ = timeout(TERMINATE_TIMEOUT, terminate).await;
     }
 
-    /// From now on clients may take the session, unless it is not wanted any more.
+    /// Lets clients take the session from now on, unless it is no longer wanted.
     fn mark_ready(&self, id: u64, address: UpstreamAddr, how: &str) {
         if let Some(pooled) = self
             .state
@@ -439,7 +444,12 @@ impl<L: LogIn> Pool<L> {
                 since: (Instant::now(), SystemTime::now()),
             });
         }
-        tracing::debug!(target = self.settings.name, upstream = %address, how, "spare session ready");
+        tracing::debug!(
+            target = self.settings.name,
+            upstream = %address,
+            how,
+            "spare session ready"
+        );
     }
 
     fn recovered(&self) {
@@ -460,7 +470,7 @@ impl<L: LogIn> Pool<L> {
         }
         let now = Instant::now();
         let pause = match state.pause {
-            // Several logins fail together.
+            // Several logins may fail together, and count as one failure.
             Some((_, until)) if now < until => return,
             Some((pause, _)) => (pause * 2).min(LONGEST_PAUSE),
             None => {
@@ -476,16 +486,16 @@ impl<L: LogIn> Pool<L> {
         self.changed.notify_one();
     }
 
-    /// Ends sessions at addresses that their server does not have any more.
+    /// Ends sessions at addresses that the server no longer has.
     async fn check_addresses(&self) {
-        let mut look = interval(CHECK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            look.tick().await;
-            let Some(login) = self.state.lock().one_that_has_spares() else {
+            ticks.tick().await;
+            let Some(recent) = self.state.lock().latest_login_unless_empty() else {
                 continue;
             };
-            if let Some(addresses) = login.again.addresses().await {
+            if let Some(addresses) = recent.login.addresses().await {
                 self.discard(|pooled| {
                     pooled
                         .ready
@@ -496,8 +506,8 @@ impl<L: LogIn> Pool<L> {
         }
     }
 
-    /// Ends sessions that have turned out to be of no use, and leaves their keys no more logins than
-    /// sessions.
+    /// Ends sessions that have turned out to be of no use, and leaves their keys no more recent
+    /// logins than sessions, so that none is made in their place.
     fn discard(&self, lost: impl Fn(&PooledSession<L::Session>) -> bool) {
         let mut state = self.state.lock();
         let lost: Vec<_> = state
@@ -522,7 +532,7 @@ impl<L: LogIn> Pool<L> {
 }
 
 impl<L: LogIn> State<L> {
-    /// A session of this key; one that this thread watches, if there is one.
+    /// Takes a session of this key, preferably one that this thread watches.
     fn take(
         &mut self,
         key: &PoolKey,
@@ -540,7 +550,7 @@ impl<L: LogIn> State<L> {
         Some((pooled, ready))
     }
 
-    /// Kinds that are equal are one.
+    /// Equal keys share one allocation, so that they can be compared by their pointers.
     fn known(&self, key: &PoolKey) -> Option<Arc<PoolKey>> {
         let mut known = self
             .logins
@@ -570,12 +580,12 @@ impl<L: LogIn> State<L> {
         (id, asked)
     }
 
-    /// Kinds that have a claim, the one that logged in last first.
+    /// The keys that have a claim, starting with the one that logged in last.
     fn keys(&self) -> Vec<(Arc<RecentLogin<L>>, Claim)> {
         let mut keys: Vec<(Arc<RecentLogin<L>>, Claim)> = Vec::new();
-        let mut places = HashMap::new();
+        let mut positions = HashMap::new();
         for login in self.logins.iter().rev() {
-            let permit = *places.entry(Arc::as_ptr(&login.key)).or_insert_with(|| {
+            let position = *positions.entry(Arc::as_ptr(&login.key)).or_insert_with(|| {
                 keys.push((
                     login.clone(),
                     Claim {
@@ -585,7 +595,7 @@ impl<L: LogIn> State<L> {
                 ));
                 keys.len() - 1
             });
-            keys[permit].1.logins += 1;
+            keys[position].1.logins += 1;
         }
         keys
     }
@@ -597,7 +607,7 @@ impl<L: LogIn> State<L> {
             .count()
     }
 
-    fn one_that_has_spares(&self) -> Option<Arc<RecentLogin<L>>> {
+    fn latest_login_unless_empty(&self) -> Option<Arc<RecentLogin<L>>> {
         self.logins
             .back()
             .filter(|_| !self.sessions.is_empty())

@@ -1,26 +1,26 @@
-//! Which logins get how many of a target's pooled sessions? A pure function.
+//! Which logins get how many of a target's pooled sessions? The answer is a pure function.
 
 use std::collections::BinaryHeap;
 
-/// What a key of the pool has a claim to.
+/// What a key's claim to sessions is made of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Claim {
-    /// Recent logins: a key never gets more sessions than that.
+    /// Number of recent logins; a key never gets more sessions than that.
     pub logins: usize,
-    /// Sessions that the pool holds for it.
+    /// Number of sessions that the pool holds for the key.
     pub held: usize,
 }
 
-/// Divides this many sessions among keys, the one that logged in last first, in proportion to their
-/// logins (as D'Hondt divides the seats of a parliament). Where two keys deserve a session alike, it
-/// goes to the one that holds it, so that they do not take it from each other at every login;
-/// otherwise it goes to the one that logged in last.
+/// Divides this many sessions among keys, of which the first has logged in last, in proportion to
+/// their logins (as D'Hondt's method divides the seats of a parliament). If two keys deserve a
+/// session equally, it goes to the one that holds it, so that they do not take it from each other
+/// at every login; otherwise it goes to the one that logged in last.
 pub fn allot(claims: &[Claim], sessions: usize) -> Vec<usize> {
     let mut shares = vec![0; claims.len()];
     let bid = |key: usize, share: usize| {
         let Claim { logins, held } = claims[key];
-        // In millionths of a login for each session: what rounding loses decides nothing that
-        // matters.
+        // The bid is in millionths of a login for each session; what rounding loses makes no
+        // relevant difference.
         (share < logins).then(|| {
             (
                 logins * 1_000_000 / (share + 1),
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_in_turn_leave_each_other_what_they_have() {
+    fn keys_that_log_in_alternately_do_not_take_sessions_from_each_other() {
         assert_eq!(shares(&[(2, 0), (2, 1)], 1), [0, 1]);
         assert_eq!(
             shares(&[(2, 0), (2, 0)], 1),

@@ -1,3 +1,5 @@
+//! Does the pool hand out, watch, reset and end sessions as it should?
+
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +11,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep};
 
-use super::members::CLIENTS_FIRST;
+use super::members::FILL_DELAY;
 use super::{LogIn, LoginFailure, Pool, PoolKey, Session};
 use crate::address::UpstreamAddr;
 use crate::config::{AwsIdentity, Config, load};
@@ -19,7 +21,7 @@ use crate::wire::frontend::TERMINATE;
 
 /// A server whose ends of the sessions are held by the test.
 #[derive(Clone)]
-struct Server(Arc<Inner>);
+struct FakeServer(Arc<Inner>);
 
 struct Inner {
     logins: AtomicUsize,
@@ -29,13 +31,13 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Logged {
+struct FakeSession {
     stream: DuplexStream,
     number: usize,
-    since: Instant,
+    logged_in_at: Instant,
 }
 
-impl Session for Logged {
+impl Session for FakeSession {
     type Stream = DuplexStream;
 
     fn stream(&mut self) -> &mut DuplexStream {
@@ -46,15 +48,15 @@ impl Session for Logged {
         address(1)
     }
 
-    fn since(&self) -> Instant {
-        self.since
+    fn logged_in_at(&self) -> Instant {
+        self.logged_in_at
     }
 
     fn adopt(self) -> io::Result<Self> {
         Ok(self)
     }
 
-    /// The server says whether it can be.
+    /// The server's next byte says whether the session can be reset.
     async fn reset(&mut self) -> Result<(), String> {
         match self.stream.read_u8().await {
             Ok(b'Z') => Ok(()),
@@ -63,10 +65,10 @@ impl Session for Logged {
     }
 }
 
-impl LogIn for Server {
-    type Session = Logged;
+impl LogIn for FakeServer {
+    type Session = FakeSession;
 
-    async fn log_in(&self) -> Result<Logged, LoginFailure> {
+    async fn log_in(&self) -> Result<FakeSession, LoginFailure> {
         let number = self.0.logins.fetch_add(1, SeqCst);
         tokio::task::yield_now().await;
         if let Some(failure) = &*self.0.failure.lock().unwrap() {
@@ -74,10 +76,10 @@ impl LogIn for Server {
         }
         let (stream, end) = duplex(64);
         self.0.ends.lock().unwrap().push(end);
-        Ok(Logged {
+        Ok(FakeSession {
             stream,
             number,
-            since: Instant::now(),
+            logged_in_at: Instant::now(),
         })
     }
 
@@ -86,7 +88,7 @@ impl LogIn for Server {
     }
 }
 
-impl Server {
+impl FakeServer {
     fn new() -> Self {
         Self(Arc::new(Inner {
             logins: AtomicUsize::new(0),
@@ -107,7 +109,7 @@ impl Server {
         });
     }
 
-    /// The server's end of the youngest session.
+    /// The server's end of the newest session.
     fn last_end(&self) -> DuplexStream {
         self.0.ends.lock().unwrap().pop().unwrap()
     }
@@ -139,12 +141,12 @@ fn key(application_name: &'static str) -> PoolKey {
     }
 }
 
-fn pool(parameters: &str) -> (Arc<Pool<Server>>, Server, Arc<Limit>) {
+fn pool(parameters: &str) -> (Arc<Pool<FakeServer>>, FakeServer, Arc<Limit>) {
     let url = format!("rds://jane_doe@localhost:5432/postgres?region=us-west-2&{parameters}");
     let config: Config = load(None, &[url]).unwrap();
     let target = config.listeners[0].targets[0].clone();
     let limit = Arc::new(Limit::new("max_sessions", target.max_sessions));
-    (Pool::start(target, limit.clone()), Server::new(), limit)
+    (Pool::start(target, limit.clone()), FakeServer::new(), limit)
 }
 
 /// A permit of a target without a limit.
@@ -152,17 +154,17 @@ fn no_limit() -> Permit {
     Limit::new("", None).acquire().unwrap()
 }
 
-/// Lets everything happen that needs no more time than clients are given before spares are made.
+/// Lets everything happen that takes no longer than the delay before sessions are made.
 async fn settle() {
-    sleep(CLIENTS_FIRST).await;
+    sleep(FILL_DELAY).await;
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-impl Pool<Server> {
-    /// A client's login, and what it leads to.
-    async fn login(&self, name: &'static str, server: &Server) -> Option<usize> {
+impl Pool<FakeServer> {
+    /// A client's login, and what the pool does about it.
+    async fn login(&self, name: &'static str, server: &FakeServer) -> Option<usize> {
         let taken = self.take(&key(name)).await;
         self.note_login(key(name), server.clone());
         settle().await;
@@ -170,10 +172,11 @@ impl Pool<Server> {
     }
 }
 
-/// What a client leaves to a pool that reuses sessions: the server's end of it, and its number.
+/// Leaves a client's session to a pool that reuses sessions. Returns the server's end of it, and
+/// its number.
 async fn leave(
-    pool: &Arc<Pool<Server>>,
-    server: &Server,
+    pool: &Arc<Pool<FakeServer>>,
+    server: &FakeServer,
     name: &'static str,
     permit: Permit,
 ) -> (DuplexStream, usize) {
@@ -186,7 +189,7 @@ async fn leave(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_client_leaves_is_a_spare_after_its_reset() {
+async fn a_session_that_a_client_left_is_pooled_after_its_reset() {
     let (pool, server, _) = pool("reuse_sessions=true");
     let (mut end, number) = leave(&pool, &server, "a", no_limit()).await;
     assert!(pool.take(&key("a")).await.is_none(), "not before");
@@ -198,7 +201,7 @@ async fn what_a_client_leaves_is_a_spare_after_its_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_older_than_its_kinds_claim_is_a_spare_where_others_of_its_kind_came_since() {
+async fn a_session_that_outlived_its_login_is_pooled_when_the_key_has_newer_logins() {
     let (pool, server, _) = pool("reuse_sessions=true");
     let session = server.log_in().await.unwrap();
     let old = pool.note_login(key("a"), server.clone());
@@ -212,7 +215,7 @@ async fn a_session_older_than_its_kinds_claim_is_a_spare_where_others_of_its_kin
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_reset_or_is_too_old_is_ended() {
+async fn a_session_that_cannot_be_reset_or_is_too_old_is_ended() {
     let (pool, server, _) = pool("reuse_sessions=true&spare_max_age=1min");
     let (mut end, _) = leave(&pool, &server, "a", no_limit()).await;
     end.write_all(b"E").await.unwrap();
@@ -223,7 +226,7 @@ async fn what_cannot_be_reset_or_is_too_old_is_ended() {
     sleep(Duration::from_mins(1)).await;
     pool.give_back(&key_a, session, no_limit());
     assert!(is_terminated(server.last_end()).await);
-    // Its age counts from its login: one that was left at half of it has the other half.
+    // The age counts from the login, so a session that was left at half of it has the other half.
     let session = server.log_in().await.unwrap();
     sleep(Duration::from_secs(30)).await;
     pool.give_back(&key_a, session, no_limit());
@@ -235,7 +238,7 @@ async fn what_cannot_be_reset_or_is_too_old_is_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_leave_no_more_than_ten_and_no_more_than_have_logged_in() {
+async fn the_pool_keeps_at_most_ten_left_sessions_and_none_without_a_recent_login() {
     let (pool, server, _) = pool("reuse_sessions=true&warm_sessions=2");
     let mut ends = Vec::new();
     for name in ["a"; 12].into_iter().chain(["b"; 3]) {
@@ -259,7 +262,7 @@ async fn clients_leave_no_more_than_ten_and_no_more_than_have_logged_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_being_reset_makes_room_and_ends_with_the_pool() {
+async fn a_session_being_reset_makes_room_for_clients_and_ends_with_the_pool() {
     let (pool, server, limit) = pool("reuse_sessions=true&max_sessions=1");
     let permit = limit.acquire().unwrap();
     let (end, _) = leave(&pool, &server, "a", permit).await;
@@ -280,7 +283,7 @@ async fn is_terminated(mut end: DuplexStream) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_leaves_a_spare_for_the_next_one_of_its_kind() {
+async fn a_login_makes_the_pool_log_in_for_the_next_client_with_the_same_key() {
     let (pool, server, _) = pool("warm_sessions=1");
     assert_eq!(pool.login("a", &server).await, None);
     assert_eq!(pool.login("a", &server).await, Some(0));
@@ -289,7 +292,7 @@ async fn a_login_leaves_a_spare_for_the_next_one_of_its_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_differs_in_anything_gets_no_spare() {
+async fn a_login_with_a_different_key_gets_no_pooled_session() {
     let (pool, server, _) = pool("warm_sessions=1");
     pool.login("a", &server).await;
     let like = || key("a");
@@ -330,10 +333,10 @@ async fn a_login_that_differs_in_anything_gets_no_spare() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_that_is_being_made_is_left_to_be_made() {
+async fn a_session_being_made_is_not_handed_out_and_is_made_to_the_end() {
     let (pool, server, _) = pool("warm_sessions=1");
     pool.note_login(key("a"), server.clone());
-    sleep(CLIENTS_FIRST).await;
+    sleep(FILL_DELAY).await;
     while server.logins() == 0 {
         tokio::task::yield_now().await;
     }
@@ -348,26 +351,25 @@ async fn a_spare_that_is_being_made_is_left_to_be_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_on_which_the_server_says_anything_is_ended_and_not_replaced_before_the_next_login()
-{
+async fn a_pooled_session_ends_when_its_server_sends_anything_and_is_replaced_at_the_next_login() {
     let (pool, server, _) = pool("warm_sessions=2");
     for _ in 0..5 {
         pool.login("a", &server).await;
     }
     let made = server.logins();
     server.0.ends.lock().unwrap().drain(..made - 2);
-    let mut said = server.end();
-    said.write_all(b"N").await.unwrap();
+    let mut noisy = server.end();
+    noisy.write_all(b"N").await.unwrap();
     drop(server.end());
     sleep(Duration::from_secs(30)).await;
-    assert!(is_terminated(said).await);
+    assert!(is_terminated(noisy).await);
     assert_eq!(server.logins(), made);
     assert_eq!(pool.login("a", &server).await, None);
     assert_eq!(pool.login("a", &server).await, Some(made));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_that_is_too_old_is_replaced() {
+async fn a_pooled_session_that_is_too_old_is_replaced() {
     let (pool, server, _) = pool("warm_sessions=1&spare_max_age=2min");
     pool.login("a", &server).await;
     let begin = Instant::now();
@@ -378,7 +380,7 @@ async fn a_spare_that_is_too_old_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_target_holds_no_spares() {
+async fn an_idle_target_holds_no_pooled_sessions() {
     let (pool, server, _) = pool("warm_sessions=3");
     for _ in 0..3 {
         pool.login("a", &server).await;
@@ -403,7 +405,7 @@ async fn an_idle_target_holds_no_spares() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn spares_of_a_server_that_is_not_there_any_more_are_ended() {
+async fn pooled_sessions_end_when_their_address_is_no_longer_the_servers() {
     let (pool, server, _) = pool("warm_sessions=1");
     pool.login("a", &server).await;
     sleep(Duration::from_secs(20)).await;
@@ -415,22 +417,22 @@ async fn spares_of_a_server_that_is_not_there_any_more_are_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_make_the_pool_pause_longer_each_time_until_one_succeeds() {
+async fn failures_make_the_pool_pause_longer_each_time_until_a_login_succeeds() {
     let (pool, server, _) = pool("warm_sessions=3");
     server.fail(false);
-    let mut attempts = Vec::new();
+    let mut logins = Vec::new();
     let begin = Instant::now();
     for _ in 0..240 {
-        // A client comes every second, and gets in.
+        // A client logs in successfully every second.
         pool.note_login(key("a"), server.clone());
         settle().await;
-        attempts.push(server.logins());
+        logins.push(server.logins());
         sleep(Duration::from_secs(1)).await;
     }
-    let made = *attempts.last().unwrap();
+    let made = *logins.last().unwrap();
     assert!(
         (7..=12).contains(&made),
-        "{made} attempts in {:?}: {attempts:?}",
+        "{made} attempts in {:?}: {logins:?}",
         begin.elapsed()
     );
     *server.0.failure.lock().unwrap() = None;
@@ -443,7 +445,7 @@ async fn failures_make_the_pool_pause_longer_each_time_until_one_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_ends_the_spares_of_its_key_and_of_no_other() {
+async fn a_refusal_ends_the_pooled_sessions_of_its_key_only() {
     let (pool, server, _) = pool("warm_sessions=3");
     for name in ["a", "a", "b"] {
         pool.login(name, &server).await;
@@ -461,7 +463,7 @@ async fn a_refusal_ends_the_spares_of_its_key_and_of_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn spares_have_places_at_the_target_and_make_room_for_clients() {
+async fn pooled_sessions_count_against_the_targets_limit_and_make_room_for_clients() {
     let (pool, server, limit) = pool("warm_sessions=5&max_sessions=2");
     for _ in 0..6 {
         pool.note_login(key("a"), server.clone());
@@ -482,7 +484,7 @@ async fn spares_have_places_at_the_target_and_make_room_for_clients() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_gets_each_spare_once_and_there_are_never_too_many() {
+async fn concurrent_clients_never_share_a_session_and_the_pool_stays_within_its_size() {
     let (pool, server, _) = pool("warm_sessions=20");
     let mut numbers = HashSet::new();
     for _ in 0..20 {
@@ -502,9 +504,11 @@ async fn a_crowd_gets_each_spare_once_and_there_are_never_too_many() {
             );
         }
         settle().await;
-        // What the clients were given is dropped by now, so whoever is still there is a spare.
+        // The sessions that the clients were given are dropped by now, so all that are still open
+        // are pooled.
         let mut ends = std::mem::take(&mut *server.0.ends.lock().unwrap());
-        // Polled out of turn: without a budget, which would end before the streams do.
+        // These streams are polled by hand, so without Tokio's cooperative budget, which would run
+        // out before the streams do.
         let open = tokio::task::unconstrained(async {
             ends.iter_mut().map(is_open).filter(|open| *open).count()
         })
@@ -523,7 +527,7 @@ fn is_open(end: &mut DuplexStream) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_ends_all_spares_and_no_more_are_made() {
+async fn closing_ends_all_pooled_sessions_and_no_more_are_made() {
     let (pool, server, _) = pool("warm_sessions=2");
     pool.login("a", &server).await;
     let begin = Instant::now();
@@ -535,7 +539,7 @@ async fn closing_ends_all_spares_and_no_more_are_made() {
 }
 
 #[test]
-fn a_machine_that_slept_has_no_spares_left() {
+fn a_jump_of_the_wall_clock_means_that_the_machine_slept() {
     let now = (Instant::now(), std::time::SystemTime::now());
     assert!(!super::members::machine_slept(now));
     assert!(super::members::machine_slept((

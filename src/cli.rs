@@ -11,9 +11,10 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::address::ListenerAddr;
 use crate::check::{self, LoginNames};
 use crate::config::{
-    self, Address, Auth, Choice, Config, Engine, Listener, LogFormat, LogLevel, Target,
+    self, Auth, Choice, Config, Engine, ListenerSettings, LogFormat, LogLevel, TargetSettings,
 };
 use crate::hash_password;
 use crate::iam::is_account_id;
@@ -253,8 +254,12 @@ fn check(arguments: &Check) -> ExitCode {
 }
 
 /// Those named and those of URLs; all when there is neither.
-fn chosen(config: &Config, urls: &[String], names: &[&String]) -> Result<Vec<Arc<Target>>, String> {
-    let targets = |listeners: &[Listener]| -> BTreeMap<String, Arc<Target>> {
+fn chosen(
+    config: &Config,
+    urls: &[String],
+    names: &[&String],
+) -> Result<Vec<Arc<TargetSettings>>, String> {
+    let targets = |listeners: &[ListenerSettings]| -> BTreeMap<String, Arc<TargetSettings>> {
         listeners
             .iter()
             .flat_map(|listener| &listener.targets)
@@ -284,7 +289,12 @@ fn chosen(config: &Config, urls: &[String], names: &[&String]) -> Result<Vec<Arc
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn walk(targets: &[Arc<Target>], config: &Config, names: &LoginNames, json: bool) -> bool {
+async fn walk(
+    targets: &[Arc<TargetSettings>],
+    config: &Config,
+    names: &LoginNames,
+    json: bool,
+) -> bool {
     check::check(targets, &config.users, names, json).await
 }
 
@@ -366,7 +376,7 @@ fn print_lines(lines: &[String]) {
 }
 
 /// What a person pastes into psql and into a JDBC tool.
-fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
+fn connection_lines(address: &ListenerAddr, listener: &ListenerSettings) -> Vec<String> {
     let (psql_options, jdbc_redshift, jdbc_postgresql) = if listener.tls.is_required() {
         ("?sslmode=require", "ssl=true", "sslmode=require")
     } else {
@@ -412,14 +422,14 @@ fn connection_lines(address: &Address, listener: &Listener) -> Vec<String> {
             target.region
         ));
         match address {
-            Address::Tcp(_) => {
+            ListenerAddr::Tcp(_) => {
                 lines.push(format!(
                     "  psql  postgresql://{user}@{address}/{database}{psql_options}"
                 ));
                 lines.push(format!("  JDBC  {jdbc}"));
             }
             // The JDBC drivers cannot do unix sockets.
-            Address::Unix(path) => lines.push(unix_line(path, &user, &database)),
+            ListenerAddr::Unix(path) => lines.push(unix_line(path, &user, &database)),
         }
     }
     lines

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use crate::config::{
-    AwsIdentity, Choice, Engine, RedshiftApi, Role, Target, User, check_database, check_db_user,
+    AwsIdentity, Choice, Engine, RedshiftApi, Role, TargetSettings, UserSettings, check_database,
+    check_db_user,
 };
 use crate::error::{ErrorKind, Refusal};
 
@@ -14,7 +15,7 @@ pub struct LoginRequest<'a> {
     /// The client's name.
     pub user: &'a str,
     /// What the configuration says about this user, if it says anything.
-    pub settings: Option<&'a User>,
+    pub settings: Option<&'a UserSettings>,
     /// The database name in the startup message.
     pub database: Option<&'a str>,
     /// The host name in the TLS handshake (SNI).
@@ -61,7 +62,7 @@ impl DbUser {
 /// # Errors
 /// SQLSTATE 3D000 if no target matches; 28000 if the user may not use the target, or if a name is
 /// one that the engine cannot have.
-pub fn route<'a, T: AsRef<Target>>(
+pub fn route<'a, T: AsRef<TargetSettings>>(
     targets: &'a [Arc<T>],
     request: &LoginRequest<'_>,
 ) -> Result<(&'a Arc<T>, Route), Refusal> {
@@ -77,7 +78,7 @@ pub fn route<'a, T: AsRef<Target>>(
 /// # Errors
 /// SQLSTATE 28000 or 3D000, as for [`route`].
 pub fn route_to_target(
-    target: &Target,
+    target: &TargetSettings,
     database: Option<&str>,
     request: &LoginRequest<'_>,
 ) -> Result<Route, Refusal> {
@@ -120,7 +121,7 @@ pub fn route_to_target(
     })
 }
 
-fn check_access(target: &Target, request: &LoginRequest<'_>) -> Result<(), Refusal> {
+fn check_access(target: &TargetSettings, request: &LoginRequest<'_>) -> Result<(), Refusal> {
     let allowed = request.settings.and_then(|user| user.targets.as_ref());
     if allowed.is_none_or(|targets| targets.contains(&target.name)) {
         return Ok(());
@@ -134,7 +135,7 @@ fn check_access(target: &Target, request: &LoginRequest<'_>) -> Result<(), Refus
     ))
 }
 
-fn check_database_name(target: &Target, database: &str) -> Result<(), Refusal> {
+fn check_database_name(target: &TargetSettings, database: &str) -> Result<(), Refusal> {
     match &target.engine {
         Engine::Rds(_) => Ok(()),
         Engine::Dsql(_) => check_only_database(database, target),
@@ -144,7 +145,7 @@ fn check_database_name(target: &Target, database: &str) -> Result<(), Refusal> {
     }
 }
 
-fn choose<'a, 'b, T: AsRef<Target>>(
+fn choose<'a, 'b, T: AsRef<TargetSettings>>(
     targets: &'a [Arc<T>],
     request: &LoginRequest<'b>,
 ) -> Result<(&'a Arc<T>, Option<&'b str>), Refusal> {
@@ -180,7 +181,7 @@ fn choose<'a, 'b, T: AsRef<Target>>(
 
 /// The target's AWS identity, with the user's own role if there is one, and with the user's name if
 /// the configuration passes it on to AWS.
-pub fn identity(target: &Target, request: &LoginRequest<'_>) -> AwsIdentity {
+pub fn identity(target: &TargetSettings, request: &LoginRequest<'_>) -> AwsIdentity {
     let own_role = request.settings.and_then(|user| user.role_arn.clone());
     let role = match (&target.aws.role, own_role) {
         (Some(role), Some(arn)) => Some(Role {
@@ -212,7 +213,7 @@ pub fn identity(target: &Target, request: &LoginRequest<'_>) -> AwsIdentity {
 
 /// Refuses a database that the engine does not have. The server would refuse it too, in words that
 /// do not help.
-fn check_only_database(database: &str, target: &Target) -> Result<(), Refusal> {
+fn check_only_database(database: &str, target: &TargetSettings) -> Result<(), Refusal> {
     match target.engine.only_database() {
         Some(only) if only != database => Err(Refusal::new(
             ErrorKind::NoSuchTarget,

@@ -12,12 +12,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::address::ListenerAddr;
 use crate::cancel::CancelKeys;
 use crate::client::authenticate::PasswordChecker;
 use crate::client::penalty::Penalties;
-use crate::config::{
-    Address, Config, Limits as LimitSettings, Listener as ListenerSettings, User as UserSettings,
-};
+use crate::config::{Config, Limits as LimitSettings, ListenerSettings, UserSettings};
 use crate::credentials::Identities;
 use crate::limits::Limit;
 use crate::metrics::Metrics;
@@ -205,7 +204,7 @@ impl Listener {
     }
 
     /// The address that it listens on, as configured.
-    pub fn address(&self) -> &Address {
+    pub fn address(&self) -> &ListenerAddr {
         &self.settings.address
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use rustls::pki_types::ServerName;
 
 use super::report::Advice;
-use crate::config::{Endpoint, EndpointSource, Engine, Rds, Target, region_of_host};
+use crate::config::{Endpoint, EndpointSource, Engine, Rds, TargetSettings, region_of_host};
 use crate::credentials::Caller;
 use crate::iam::{Action, Name, ResourceNames, ResourceType, configured_server_id, resource_arns};
 use crate::route::Route;
@@ -16,7 +16,7 @@ pub const SET_THE_CLOCK: &str = "set the clock, and have chrony or systemd-times
 /// The login that is checked. It is known better with every step.
 #[derive(Clone, Copy)]
 pub struct CheckedLogin<'a> {
-    pub target: &'a Target,
+    pub target: &'a TargetSettings,
     pub route: &'a Route,
     /// The AWS identity; `None` when STS did not say who it is.
     pub caller: Option<&'a Caller>,

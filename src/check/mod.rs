@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use steps::LoginNames;
 
-use crate::config::{Target, User};
+use crate::config::{TargetSettings, UserSettings};
 use crate::credentials::Broker;
 use report::{Report, TargetReport};
 use reporter::Reporter;
@@ -27,8 +27,8 @@ use target_check::check_target;
 /// Checks one target after the other and prints what it finds, as lines or as one JSON object.
 /// Returns whether every target works.
 pub async fn check(
-    targets: &[Arc<Target>],
-    users: &HashMap<String, Arc<User>>,
+    targets: &[Arc<TargetSettings>],
+    users: &HashMap<String, Arc<UserSettings>>,
     names: &LoginNames,
     json: bool,
 ) -> bool {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::Target;
+use crate::config::TargetSettings;
 
 /// All targets of a check.
 #[derive(Serialize)]
@@ -32,7 +32,7 @@ pub struct TargetReport {
 }
 
 impl TargetReport {
-    pub fn new(target: &Target, steps: Vec<StepReport>) -> Self {
+    pub fn new(target: &TargetSettings, steps: Vec<StepReport>) -> Self {
         Self {
             target: target.name.clone(),
             engine: target.engine.name().as_str(),

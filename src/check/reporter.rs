@@ -4,7 +4,7 @@
 use std::io::{IsTerminal, Write, stdout};
 
 use super::report::{Report, Status, Step, StepReport};
-use crate::config::Target;
+use crate::config::TargetSettings;
 
 /// Prints to standard output.
 pub struct Reporter {
@@ -23,7 +23,7 @@ impl Reporter {
     }
 
     /// The check of a target begins.
-    pub fn begin_target(&self, target: &Target) {
+    pub fn begin_target(&self, target: &TargetSettings) {
         if !self.json {
             print(&format!(
                 "{} ({}, {})\n",

@@ -12,7 +12,8 @@ use super::login::CheckedLogin;
 use super::report::{Failure, Status};
 use crate::address::UpstreamAddr;
 use crate::config::{
-    AwsIdentity, Choice, Endpoint, EndpointSource, Engine, Redshift, RedshiftApi, Target, User,
+    AwsIdentity, Choice, Endpoint, EndpointSource, Engine, Redshift, RedshiftApi, TargetSettings,
+    UserSettings,
 };
 use crate::credentials::{AwsErrorReason, Broker, Caller, CallerError, CredentialRequest, Lease};
 use crate::iam::Action;
@@ -61,9 +62,9 @@ impl StepDetails {
 
 /// The steps of a login to one target.
 pub struct Steps<'a> {
-    pub target: &'a Arc<Target>,
+    pub target: &'a Arc<TargetSettings>,
     /// The users of the configuration, by name.
-    pub users: &'a HashMap<String, Arc<User>>,
+    pub users: &'a HashMap<String, Arc<UserSettings>>,
     pub names: &'a LoginNames,
     pub broker: &'a Broker,
 }
@@ -319,7 +320,7 @@ fn operating_system_user() -> String {
 }
 
 /// Which call or which signature has made the credential.
-fn how_minted(target: &Target, signing_endpoint: &Endpoint) -> String {
+fn how_minted(target: &TargetSettings, signing_endpoint: &Endpoint) -> String {
     match &target.engine {
         Engine::Redshift(Redshift { api, .. }) => {
             let action = match api {

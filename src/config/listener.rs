@@ -1,22 +1,21 @@
 //! What is a listener, once its configuration has been checked and its files have been read?
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::Target;
+use super::TargetSettings;
+use crate::address::ListenerAddr;
 use crate::tls::listener::ListenerTls;
 
 /// An address that clients connect to, and what happens to them there.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ListenerSettings {
     /// Where it listens.
-    pub address: Address,
+    pub address: ListenerAddr,
     /// The targets that clients may choose from: at least one.
-    pub targets: Vec<Arc<Target>>,
+    pub targets: Vec<Arc<TargetSettings>>,
     /// Encryption of the client leg.
     pub tls: ClientTls,
     /// What clients must prove. The first rule that fits a client decides; a client that no rule
@@ -29,34 +28,6 @@ pub struct Listener {
     pub proxy_protocol_from: Vec<IpNet>,
     /// How many sessions this listener may have at a time; `None` is no limit.
     pub max_sessions: Option<usize>,
-}
-
-/// The address of a listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// An IP address and a TCP port; port 0 lets the kernel choose one.
-    Tcp(SocketAddr),
-    /// The path of a unix socket.
-    Unix(PathBuf),
-}
-
-impl Address {
-    /// Whether only processes on this machine can reach it.
-    pub fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp(address) => address.ip().is_loopback(),
-            Self::Unix(_) => true,
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
-        }
-    }
 }
 
 /// Encryption of a listener's client leg.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use super::check::{Checked, NamedFile, Place, TlsFiles};
 use super::problem::Problems;
 use super::source::{Source, position};
-use super::{ClientTls, Config, ConfigError, Problem, Target, User, read, users_file};
+use super::{
+    ClientTls, Config, ConfigError, Problem, TargetSettings, UserSettings, read, users_file,
+};
 use crate::error::chain;
 use crate::secret::Secret;
 use crate::tls::listener::{self, ListenerFiles, ListenerTls, ListenerTlsError};
@@ -32,7 +34,7 @@ pub(super) fn load(checked: Checked) -> Result<Config, ConfigError> {
         problems: checked.problems,
         trust: BTreeMap::new(),
     };
-    let mut targets: HashMap<String, Arc<Target>> = HashMap::new();
+    let mut targets: HashMap<String, Arc<TargetSettings>> = HashMap::new();
     for target in checked.targets {
         let tls = loader.trust(target.ca_file.as_ref());
         if let (Some(build), Some(tls)) = (target.build, tls) {
@@ -116,7 +118,7 @@ impl Loader {
 
     /// Adds the users of a file. The table of a user takes precedence; the file only supplies a
     /// password that the table does not have. Returns whether every line could be read.
-    fn users(&mut self, file: &NamedFile, users: &mut HashMap<String, User>) -> bool {
+    fn users(&mut self, file: &NamedFile, users: &mut HashMap<String, UserSettings>) -> bool {
         let text = read::bounded(&file.path, users_file::LONGEST)
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_string()));
         let text = match text {

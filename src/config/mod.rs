@@ -35,7 +35,7 @@ use serde::Deserialize;
 
 pub use check::host::region_of_host;
 pub use listener::{
-    Address, Auth, CertificateMapping, ClientTls, Listener, Location, NamePattern, Rule,
+    Auth, CertificateMapping, ClientTls, ListenerSettings, Location, NamePattern, Rule,
 };
 pub use problem::{ConfigError, Problem};
 pub use redshift_rules::{check_database, check_db_user};
@@ -43,7 +43,7 @@ pub use reference::reference;
 pub use schema::schema;
 pub use target::{
     AwsIdentity, Choice, ClusterName, ClusterRole, Discovery, Dsql, Endpoint, EndpointSource,
-    Engine, EngineName, Rds, Redshift, RedshiftApi, RedshiftServerless, Role, Target,
+    Engine, EngineName, Rds, Redshift, RedshiftApi, RedshiftServerless, Role, TargetSettings,
     WorkgroupName,
 };
 
@@ -54,9 +54,9 @@ use crate::verifier::Verifier;
 #[derive(Debug)]
 pub struct Config {
     /// The addresses that clients connect to: at least one.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerSettings>,
     /// The users that have a password, an override or a restriction, by name.
-    pub users: HashMap<String, Arc<User>>,
+    pub users: HashMap<String, Arc<UserSettings>>,
     /// The key that all replicas share. With it a replica can serve a cancel request for a session
     /// of another one.
     pub cancel_key: Option<Secret>,
@@ -72,7 +72,7 @@ pub struct Config {
 
 /// A person or tool that logs in to the proxy.
 #[derive(Debug, Default, Clone)]
-pub struct User {
+pub struct UserSettings {
     /// The verifier of its password, if it has one.
     pub verifier: Option<Verifier>,
     /// The names of the targets that it may use; `None` means all of them.

@@ -10,7 +10,7 @@ use crate::tls::upstream::UpstreamTls;
 
 /// One database server and the way to its credentials.
 #[derive(Debug)]
-pub struct Target {
+pub struct TargetSettings {
     /// The name that the configuration gives it.
     pub name: String,
     /// What kind of server, and what is particular to it.

@@ -33,7 +33,7 @@ use cache::{Cache, Expires, Loader};
 use deadline::Deadline;
 use identity::AwsContext;
 
-use crate::config::{AwsIdentity, Discovery, Endpoint, EndpointSource, Target as TargetSettings};
+use crate::config::{AwsIdentity, Discovery, Endpoint, EndpointSource, TargetSettings};
 use crate::metrics::{AwsFailure, GaugeGuard, Metrics};
 use crate::secret::Secret;
 

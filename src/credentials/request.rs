@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::config::{
     AwsIdentity, ClusterName, Endpoint, Engine, Redshift, RedshiftApi, RedshiftServerless,
-    Target as TargetSettings, WorkgroupName,
+    TargetSettings, WorkgroupName,
 };
 use crate::route::{DbUser, Route};
 

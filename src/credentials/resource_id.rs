@@ -9,7 +9,7 @@ use aws_sdk_rds::types::DbCluster;
 use super::error::AwsError;
 use super::identity::{AwsContext, Identities};
 use crate::config::{
-    AwsIdentity, ClusterName, Discovery, EndpointSource, Engine, Rds, Target, WorkgroupName,
+    AwsIdentity, ClusterName, Discovery, EndpointSource, Engine, Rds, TargetSettings, WorkgroupName,
 };
 use crate::iam::{Action, configured_server_id};
 
@@ -26,7 +26,7 @@ const GET_WORKGROUP: &str = Action::RedshiftServerlessGetWorkgroup.name();
 /// A call failed, or there is no such server in the account that `identity` belongs to.
 pub async fn resource_id(
     identities: &Arc<Identities>,
-    target: &Target,
+    target: &TargetSettings,
     identity: &AwsIdentity,
 ) -> Result<String, AwsError> {
     if let Some(id) = configured_server_id(target) {

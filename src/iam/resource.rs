@@ -2,7 +2,7 @@
 
 use super::action::Action;
 use super::arn::{Name, partition_of_region};
-use crate::config::{ClusterName, Discovery, EndpointSource, Engine, Target};
+use crate::config::{ClusterName, Discovery, EndpointSource, Engine, TargetSettings};
 
 /// A resource type of AWS's Service Authorization Reference, which gives it a format of ARNs:
 /// <https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html>.
@@ -32,7 +32,7 @@ pub enum ResourceType {
 #[derive(Debug, Clone, Copy)]
 pub struct ResourceNames<'a> {
     /// The target, which has the region and the identifier that its endpoint is asked for with.
-    pub target: &'a Target,
+    pub target: &'a TargetSettings,
     /// The account that the server belongs to.
     pub account: Name<'a>,
     /// What ARNs call the server: `ClusterIdentifier`, `DbiResourceId`, `DbClusterResourceId`,
@@ -177,7 +177,7 @@ impl ResourceType {
 
 /// What ARNs call the server, where the configuration has it: the `ClusterIdentifier` of Redshift
 /// and the identifier of a DSQL cluster. Only AWS knows the ids of the other engines.
-pub fn configured_server_id(target: &Target) -> Option<&str> {
+pub fn configured_server_id(target: &TargetSettings) -> Option<&str> {
     match &target.engine {
         Engine::Redshift(redshift) => match &redshift.cluster {
             ClusterName::Identifier(identifier)

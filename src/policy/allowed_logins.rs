@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{
-    Auth, Choice, Config, Engine, Listener, Location, RedshiftApi, Role, Target, User,
+    Auth, Choice, Config, Engine, ListenerSettings, Location, RedshiftApi, Role, TargetSettings,
+    UserSettings,
 };
 use crate::iam::Name;
 use crate::route::{LoginRequest, identity};
@@ -16,7 +17,7 @@ const ANY_CLIENT: &str = "*";
 #[derive(Debug)]
 pub struct AllowedLogin<'a> {
     /// The target of the login.
-    pub target: &'a Target,
+    pub target: &'a TargetSettings,
     /// The role with which AWS is asked for the credential; `None` when the proxy asks with its own
     /// identity.
     pub role: Option<Role>,
@@ -31,7 +32,7 @@ pub fn allowed_logins(config: &Config) -> Vec<AllowedLogin<'_>> {
     let mut logins = Vec::new();
     for listener in &config.listeners {
         for (name, settings) in clients(listener, config) {
-            let may_use = |target: &Target| {
+            let may_use = |target: &TargetSettings| {
                 settings
                     .and_then(|user| user.targets.as_ref())
                     .is_none_or(|targets| targets.contains(&target.name))
@@ -49,8 +50,8 @@ pub fn allowed_logins(config: &Config) -> Vec<AllowedLogin<'_>> {
 }
 
 /// Every target that a listener has, once and sorted by name.
-pub fn targets(config: &Config) -> impl Iterator<Item = &Target> {
-    let by_name: BTreeMap<&str, &Target> = config
+pub fn targets(config: &Config) -> impl Iterator<Item = &TargetSettings> {
+    let by_name: BTreeMap<&str, &TargetSettings> = config
         .listeners
         .iter()
         .flat_map(|listener| &listener.targets)
@@ -60,9 +61,9 @@ pub fn targets(config: &Config) -> impl Iterator<Item = &Target> {
 }
 
 fn login<'a>(
-    target: &'a Target,
+    target: &'a TargetSettings,
     name: Option<&'a str>,
-    settings: Option<&'a User>,
+    settings: Option<&'a UserSettings>,
 ) -> AllowedLogin<'a> {
     let request = LoginRequest {
         user: name.unwrap_or(ANY_CLIENT),
@@ -87,7 +88,7 @@ fn login<'a>(
     }
 }
 
-fn db_groups(target: &Target) -> &[String] {
+fn db_groups(target: &TargetSettings) -> &[String] {
     match &target.engine {
         Engine::Redshift(redshift) => match &redshift.api {
             RedshiftApi::GetClusterCredentials { db_groups, .. } => db_groups,
@@ -100,9 +101,9 @@ fn db_groups(target: &Target) -> &[String] {
 /// The clients that the listener may let in, with their settings. The name is `None` for everybody
 /// whom neither a rule nor the configuration of users names.
 fn clients<'a>(
-    listener: &'a Listener,
+    listener: &'a ListenerSettings,
     config: &'a Config,
-) -> BTreeMap<Option<&'a str>, Option<&'a User>> {
+) -> BTreeMap<Option<&'a str>, Option<&'a UserSettings>> {
     let settings = |name: &str| config.users.get(name).map(AsRef::as_ref);
     let mut clients = BTreeMap::new();
     // The first rule that matches a client decides, so later rules do not apply to these names.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::allowed_logins::targets;
 use super::notes::Notes;
-use crate::config::{AwsIdentity, Config, Target};
+use crate::config::{AwsIdentity, Config, TargetSettings};
 use crate::credentials::{Identities, resource_id};
 use crate::iam::{account_of, configured_server_id};
 
@@ -76,14 +76,14 @@ impl AwsIds {
     }
 
     /// What ARNs call the server.
-    pub fn server_id<'a>(&'a self, target: &'a Target) -> Option<&'a str> {
+    pub fn server_id<'a>(&'a self, target: &'a TargetSettings) -> Option<&'a str> {
         configured_server_id(target)
             .or_else(|| self.server_ids.get(&target.name).map(String::as_str))
     }
 
     /// Whether the target's role belongs to the account of the proxy's own identity. Then the role
     /// is not needed to look something up, and it may not exist before its policy does.
-    fn role_is_in_own_account(&self, target: &Target) -> bool {
+    fn role_is_in_own_account(&self, target: &TargetSettings) -> bool {
         let role = target.aws.role.as_ref();
         let account = role.and_then(|role| account_of(&role.arn));
         account.is_some() && account == self.account_of_profile(target.aws.profile.as_ref())

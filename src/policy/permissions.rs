@@ -7,7 +7,7 @@ use super::aws_ids::AwsIds;
 use super::notes::Notes;
 use crate::config::{
     Choice, ClusterName, Config, Discovery, EndpointSource, Engine, Redshift, RedshiftApi, Role,
-    Target,
+    TargetSettings,
 };
 use crate::iam::{Action, DSQL_ADMIN, Name, ResourceNames, account_of, resource_arns};
 
@@ -159,7 +159,7 @@ impl Collector<'_> {
     }
 
     /// Endpoints are looked up with the target's own identity, whoever logs in.
-    fn add_endpoint_lookup(&mut self, target: &Target) {
+    fn add_endpoint_lookup(&mut self, target: &TargetSettings) {
         let permissions = lookup_permissions(target);
         if permissions.is_empty() {
             return;
@@ -178,7 +178,7 @@ impl Collector<'_> {
 
     /// The identity that asks AWS. A role has to be assumed first, which is a permission of the
     /// proxy's own identity.
-    fn principal(&mut self, target: &Target, role: Option<&Role>) -> Principal {
+    fn principal(&mut self, target: &TargetSettings, role: Option<&Role>) -> Principal {
         let own = Principal::Proxy(target.aws.profile.clone());
         let Some(role) = role else { return own };
         let assumed = self.required.roles.entry(role.arn.clone()).or_default();
@@ -236,7 +236,12 @@ impl Collector<'_> {
 
     /// The account of the server, which is that of the identity: a role and the servers that it may
     /// use belong to the same account. `None`, with a note, when it is not known.
-    fn account(&mut self, ids: &AwsIds, principal: &Principal, target: &Target) -> Option<String> {
+    fn account(
+        &mut self,
+        ids: &AwsIds,
+        principal: &Principal,
+        target: &TargetSettings,
+    ) -> Option<String> {
         let known = match principal {
             Principal::Role(arn) => account_of(arn),
             Principal::Proxy(profile) => ids.account_of_profile(profile.as_ref()),
@@ -258,7 +263,7 @@ impl Collector<'_> {
         }
     }
 
-    fn note_unknown_server(&mut self, target: &Target, every_server: &str) {
+    fn note_unknown_server(&mut self, target: &TargetSettings, every_server: &str) {
         let id = match target.engine {
             Engine::Rds(_) => "DbiResourceId, DbClusterResourceId or prx-…",
             Engine::Redshift(_) => "ClusterIdentifier",
@@ -301,7 +306,7 @@ fn login_permissions(login: &AllowedLogin<'_>) -> Vec<Permission> {
     }
 }
 
-fn lookup_permissions(target: &Target) -> Vec<Permission> {
+fn lookup_permissions(target: &TargetSettings) -> Vec<Permission> {
     let mut permissions = Vec::new();
     if let Engine::Redshift(Redshift {
         cluster: ClusterName::CustomDomain {

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use crate::address::ListenerAddr;
 use crate::admin::Admin;
-use crate::config::{Address, Config, Listener as ListenerSettings};
+use crate::config::{Config, ListenerSettings};
 use crate::error::chain;
 use crate::runtime::{Lifecycle, Listener, Runtime, Snapshot};
 use crate::session::{self, Accepted};
@@ -44,7 +45,7 @@ pub struct Server {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}{purpose}")]
 pub struct BindError {
-    address: Address,
+    address: ListenerAddr,
     /// What the address is for, where it is not a listener's.
     purpose: &'static str,
     #[source]
@@ -69,7 +70,7 @@ impl Server {
         let admin = match config.admin {
             Some(address) => {
                 let failed = |error| BindError {
-                    address: Address::Tcp(address),
+                    address: ListenerAddr::Tcp(address),
                     purpose: " for metrics and health",
                     error,
                 };
@@ -88,7 +89,7 @@ impl Server {
 
     /// Returns the addresses that were bound, with port 0 replaced by the port that the system
     /// assigned, and what each listener serves.
-    pub fn addresses(&self) -> impl Iterator<Item = (Address, &ListenerSettings)> {
+    pub fn addresses(&self) -> impl Iterator<Item = (ListenerAddr, &ListenerSettings)> {
         let bound = |(socket, listener): (&Socket, &'_ Arc<Listener>)| {
             socket
                 .address()

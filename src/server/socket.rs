@@ -10,7 +10,8 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::config::{Address, Auth, Listener};
+use crate::address::ListenerAddr;
+use crate::config::{Auth, ListenerSettings};
 use crate::session::Accepted;
 
 /// How long a client may be silent before the kernel probes whether it is still there.
@@ -33,9 +34,9 @@ impl Drop for SocketFile {
 }
 
 impl Socket {
-    pub(super) async fn bind(listener: &Listener) -> io::Result<Self> {
+    pub(super) async fn bind(listener: &ListenerSettings) -> io::Result<Self> {
         match &listener.address {
-            Address::Tcp(address) => {
+            ListenerAddr::Tcp(address) => {
                 let socket = TcpListener::bind(address).await?;
                 // Accepted connections inherit both options. Neither is worth refusing service for
                 // when the kernel does not support it.
@@ -44,7 +45,7 @@ impl Socket {
                 let _ = options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
                 Ok(Self::Tcp(socket))
             }
-            Address::Unix(path) => {
+            ListenerAddr::Unix(path) => {
                 remove_stale(path)?;
                 // If a rule trusts clients without authentication, only our own operating system
                 // user may connect.
@@ -57,10 +58,10 @@ impl Socket {
     }
 
     /// The address that was bound.
-    pub(super) fn address(&self) -> Option<Address> {
+    pub(super) fn address(&self) -> Option<ListenerAddr> {
         match self {
-            Self::Tcp(socket) => socket.local_addr().ok().map(Address::Tcp),
-            Self::Unix(_, file) => Some(Address::Unix(file.0.clone())),
+            Self::Tcp(socket) => socket.local_addr().ok().map(ListenerAddr::Tcp),
+            Self::Unix(_, file) => Some(ListenerAddr::Unix(file.0.clone())),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::client::authenticate::{Challenge, ExchangeMethod, authenticate};
 use crate::client::certificate_user;
 use crate::client::identity::{AuthenticationMethod, ClientIdentity};
 use crate::client::stream::{ClientStream, Security};
-use crate::config::{Auth, User};
+use crate::config::{Auth, UserSettings};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::wire::startup::StartupMessage;
 
@@ -180,7 +180,7 @@ impl Proof<'_> {
         method: ExchangeMethod,
     ) -> Result<AuthenticationMethod, LoginError> {
         let snapshot = self.context.snapshot;
-        let settings: Option<&User> = snapshot.user(self.user).map(|user| &*user.settings);
+        let settings: Option<&UserSettings> = snapshot.user(self.user).map(|user| &*user.settings);
         let challenge = Challenge {
             user: self.user,
             verifier: settings.and_then(|user| user.verifier.as_ref()),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::config::Target as TargetSettings;
+use crate::config::TargetSettings;
 use crate::credentials::{Broker, Identities};
 use crate::error::LoginError;
 use crate::limits::{Limit, Permit};

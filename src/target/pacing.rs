@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::config::Target as TargetSettings;
+use crate::config::TargetSettings;
 use crate::error::{ErrorKind, Refusal};
 
 /// How long a login may wait in line.

@@ -10,13 +10,13 @@ use tokio::net::TcpStream;
 use super::pacing::Pacing;
 use super::pool::{self, LoginFailure, PoolKey};
 use crate::address::UpstreamAddr;
-use crate::config::{Endpoint, Target as TargetSettings};
+use crate::config::{Endpoint, TargetSettings};
 use crate::credentials::{Broker, CredentialRequest, Lease};
 use crate::error::{ErrorKind, LoginError, Refusal, chain};
 use crate::route::Route;
 use crate::tls::stream::TlsStream;
 use crate::upstream::connect::{connect, resolve, server_name};
-use crate::upstream::log_in::{LogInError, LoggedIn, log_in};
+use crate::upstream::log_in::{LoggedIn, UpstreamLoginError, log_in};
 use crate::upstream::reset::reset;
 use crate::upstream::startup_parameters::forward;
 use crate::wire::settings::Settings;
@@ -125,7 +125,9 @@ impl UpstreamLogin {
         let lease = broker.credential(&request).await.map_err(Refusal::from)?;
         progress.credentials = started.elapsed();
         let result = match self.log_in_with(&lease, &endpoint, progress).await {
-            Err(ServerLoginError::LogIn(LogInError::PasswordRefused(_))) if lease.cached => {
+            Err(ServerLoginError::LogIn(UpstreamLoginError::PasswordRefused(_)))
+                if lease.cached =>
+            {
                 tracing::debug!(
                     session = progress.session,
                     "the server refuses a cached credential; trying a fresh one"
@@ -194,7 +196,7 @@ impl UpstreamLogin {
     }
 
     fn note_refused_password(&self, error: &ServerLoginError, request: &CredentialRequest) {
-        if let ServerLoginError::LogIn(LogInError::PasswordRefused(_)) = error {
+        if let ServerLoginError::LogIn(UpstreamLoginError::PasswordRefused(_)) = error {
             self.dialer.broker.note_fresh_credential_refused(request);
         }
     }
@@ -307,7 +309,7 @@ pub(super) fn is_permanent(error: &LoginError) -> bool {
 /// Why a login with one credential failed.
 enum ServerLoginError {
     Connect(Refusal),
-    LogIn(LogInError),
+    LogIn(UpstreamLoginError),
 }
 
 impl From<Refusal> for ServerLoginError {
@@ -316,8 +318,8 @@ impl From<Refusal> for ServerLoginError {
     }
 }
 
-impl From<LogInError> for ServerLoginError {
-    fn from(error: LogInError) -> Self {
+impl From<UpstreamLoginError> for ServerLoginError {
+    fn from(error: UpstreamLoginError) -> Self {
         Self::LogIn(error)
     }
 }
@@ -333,7 +335,7 @@ impl From<ServerLoginError> for LoginError {
 
 fn refused_twice(error: ServerLoginError) -> LoginError {
     match error {
-        ServerLoginError::LogIn(LogInError::PasswordRefused(response)) => Refusal::new(
+        ServerLoginError::LogIn(UpstreamLoginError::PasswordRefused(response)) => Refusal::new(
             ErrorKind::TemporaryPasswordRefused,
             format!(
                 "the database server refused the temporary password twice: {}",

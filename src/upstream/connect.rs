@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Connection;
 use crate::address::UpstreamAddr;
-use crate::config::{Endpoint, Target};
+use crate::config::{Endpoint, TargetSettings};
 use crate::error::{ErrorKind, Refusal};
 use crate::tls::TlsFailure;
 use crate::tls::upstream::UpstreamTls;
@@ -134,7 +134,7 @@ pub async fn connect_to(
 ///
 /// # Errors
 /// SQLSTATE 08001 if the name to connect to is not a host name.
-pub fn server_name(target: &Target, host: &str) -> Result<ServerName<'static>, Refusal> {
+pub fn server_name(target: &TargetSettings, host: &str) -> Result<ServerName<'static>, Refusal> {
     match &target.tls_server_name {
         Some(name) => Ok(name.clone()),
         None => ServerName::try_from(host.to_string()).map_err(|error| {

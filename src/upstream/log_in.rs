@@ -55,7 +55,7 @@ impl LoggedIn {
 
 /// Why a login failed. Its `Display` is for the log.
 #[derive(Debug, thiserror::Error)]
-pub enum LogInError {
+pub enum UpstreamLoginError {
     /// The server refuses the password.
     #[error("the server refuses the temporary password: {}", .0.message())]
     PasswordRefused(ErrorResponse),
@@ -76,25 +76,26 @@ pub enum LogInError {
     TimedOut,
 }
 
-impl From<LogInError> for crate::error::LoginError {
-    fn from(error: LogInError) -> Self {
+impl From<UpstreamLoginError> for crate::error::LoginError {
+    fn from(error: UpstreamLoginError) -> Self {
         let refusal = match error {
-            LogInError::PasswordRefused(response) | LogInError::Refused(response) => {
+            UpstreamLoginError::PasswordRefused(response)
+            | UpstreamLoginError::Refused(response) => {
                 return Self::ServerError(response);
             }
-            LogInError::Unsupported(_) => Refusal::new(
+            UpstreamLoginError::Unsupported(_) => Refusal::new(
                 ErrorKind::UnsupportedAuthentication,
                 "the database server asks for an authentication method that is not supported",
             ),
-            LogInError::Violation(_) => Refusal::new(
+            UpstreamLoginError::Violation(_) => Refusal::new(
                 ErrorKind::UpstreamViolation,
                 "the database server does not follow the protocol",
             ),
-            LogInError::Closed(_) => Refusal::new(
+            UpstreamLoginError::Closed(_) => Refusal::new(
                 ErrorKind::UpstreamClosed,
                 "the database server closed the connection during login",
             ),
-            LogInError::TimedOut => Refusal::new(
+            UpstreamLoginError::TimedOut => Refusal::new(
                 ErrorKind::UpstreamClosed,
                 "the database server did not finish the login in time",
             ),
@@ -103,7 +104,7 @@ impl From<LogInError> for crate::error::LoginError {
     }
 }
 
-impl From<ReadError> for LogInError {
+impl From<ReadError> for UpstreamLoginError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => violation.into(),
@@ -112,7 +113,7 @@ impl From<ReadError> for LogInError {
     }
 }
 
-impl From<io::Error> for LogInError {
+impl From<io::Error> for UpstreamLoginError {
     fn from(error: io::Error) -> Self {
         Self::Closed(ReadError::Io(error))
     }
@@ -121,13 +122,13 @@ impl From<io::Error> for LogInError {
 /// Logs in with these startup parameters, whose user must be `user`.
 ///
 /// # Errors
-/// Returns a [`LogInError`] and closes the connection.
+/// Returns a [`UpstreamLoginError`] and closes the connection.
 pub async fn log_in(
     mut connection: Connection,
     parameters: &[(Bytes, Bytes)],
     user: &str,
     password: &Secret,
-) -> Result<LoggedIn, LogInError> {
+) -> Result<LoggedIn, UpstreamLoginError> {
     let login = async {
         send(&mut connection.stream, &startup_message(parameters)).await?;
         authenticate(&mut connection, user, password).await?;
@@ -135,16 +136,16 @@ pub async fn log_in(
     };
     tokio::time::timeout(TIMEOUT, login)
         .await
-        .unwrap_or(Err(LogInError::TimedOut))
+        .unwrap_or(Err(UpstreamLoginError::TimedOut))
 }
 
 async fn authenticate(
     connection: &mut Connection,
     user: &str,
     password: &Secret,
-) -> Result<(), LogInError> {
+) -> Result<(), UpstreamLoginError> {
     if password.expose().len() > password::MAX_SERVER_PASSWORD_BYTES {
-        return Err(LogInError::Unsupported(format!(
+        return Err(UpstreamLoginError::Unsupported(format!(
             "a password, and ours has more than {} bytes",
             password::MAX_SERVER_PASSWORD_BYTES
         )));
@@ -163,9 +164,9 @@ async fn authenticate(
             BackendMessage::Error(error)
                 if answered && error.sqlstate().is_invalid_authorization() =>
             {
-                return Err(LogInError::PasswordRefused(error));
+                return Err(UpstreamLoginError::PasswordRefused(error));
             }
-            BackendMessage::Error(error) => return Err(LogInError::Refused(error)),
+            BackendMessage::Error(error) => return Err(UpstreamLoginError::Refused(error)),
             BackendMessage::Notice(_) => continue,
             BackendMessage::ParameterStatus(_)
             | BackendMessage::BackendKeyData(_)
@@ -192,17 +193,17 @@ async fn authenticate(
                 server_nonce,
             } => password::redshift_digest(password, &salt, &server_nonce),
             Authentication::RedshiftDigest { algorithm, .. } => {
-                return Err(LogInError::Unsupported(format!(
+                return Err(UpstreamLoginError::Unsupported(format!(
                     "Redshift digest algorithm {algorithm} (authentication code 13)"
                 )));
             }
             Authentication::RedshiftIdp => {
-                return Err(LogInError::Unsupported(
+                return Err(UpstreamLoginError::Unsupported(
                     "an identity provider token (authentication code 14)".to_string(),
                 ));
             }
             Authentication::Unsupported(code) => {
-                return Err(LogInError::Unsupported(format!(
+                return Err(UpstreamLoginError::Unsupported(format!(
                     "authentication code {code}"
                 )));
             }
@@ -234,10 +235,10 @@ async fn exchange_scram(
     mechanisms: &[String],
     binding: Option<Vec<u8>>,
     password: &Secret,
-) -> Result<(), LogInError> {
+) -> Result<(), UpstreamLoginError> {
     let mut exchange = scram::ScramClient::begin(mechanisms, password.expose(), binding)
         .ok_or_else(|| {
-            LogInError::Unsupported(format!(
+            UpstreamLoginError::Unsupported(format!(
                 "SASL with {} only (authentication code 10)",
                 mechanisms.join(", ")
             ))
@@ -262,18 +263,23 @@ async fn exchange_scram(
     }
 }
 
-async fn next_sasl(stream: &mut TlsStream<TcpStream>) -> Result<Authentication, LogInError> {
+async fn next_sasl(
+    stream: &mut TlsStream<TcpStream>,
+) -> Result<Authentication, UpstreamLoginError> {
     match parse(read_message(stream).await?)? {
         BackendMessage::Authentication(request) => Ok(request),
         BackendMessage::Error(error) if error.sqlstate().is_invalid_authorization() => {
-            Err(LogInError::PasswordRefused(error))
+            Err(UpstreamLoginError::PasswordRefused(error))
         }
-        BackendMessage::Error(error) => Err(LogInError::Refused(error)),
+        BackendMessage::Error(error) => Err(UpstreamLoginError::Refused(error)),
         _ => Err(unexpected("a SASL message", "another message")),
     }
 }
 
-async fn read_settings(mut connection: Connection, user: &str) -> Result<LoggedIn, LogInError> {
+async fn read_settings(
+    mut connection: Connection,
+    user: &str,
+) -> Result<LoggedIn, UpstreamLoginError> {
     let mut settings: Vec<RawMessage> = Vec::new();
     let mut size = 0;
     let mut key = None;
@@ -298,7 +304,7 @@ async fn read_settings(mut connection: Connection, user: &str) -> Result<LoggedI
                     ready,
                 });
             }
-            BackendMessage::Error(error) => return Err(LogInError::Refused(error)),
+            BackendMessage::Error(error) => return Err(UpstreamLoginError::Refused(error)),
             BackendMessage::Authentication(_) => {
                 return Err(unexpected("ReadyForQuery", "an authentication request"));
             }
@@ -317,14 +323,14 @@ async fn send(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> io::Result<()>
     stream.flush().await
 }
 
-fn unexpected(expected: &str, got: &str) -> LogInError {
+fn unexpected(expected: &str, got: &str) -> UpstreamLoginError {
     violation(format!("expected {expected}, got {got}"))
 }
 
-fn malformed_scram(error: &io::Error) -> LogInError {
+fn malformed_scram(error: &io::Error) -> UpstreamLoginError {
     violation(format!("SCRAM: {error}"))
 }
 
-fn violation(text: String) -> LogInError {
+fn violation(text: String) -> UpstreamLoginError {
     Violation(text.into()).into()
 }

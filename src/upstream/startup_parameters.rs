@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use crate::config::{Engine, Target};
+use crate::config::{Engine, TargetSettings};
 use crate::wire::startup::is_protocol_option;
 
 /// Parameters that Amazon's Redshift drivers send; PostgreSQL answers "unrecognized configuration
@@ -80,7 +80,7 @@ pub struct Forwarded {
 /// `person`, if there is one, is appended to `application_name`, so that the server's own views
 /// show who it is.
 pub fn forward(
-    target: &Target,
+    target: &TargetSettings,
     client: &[(Bytes, Bytes)],
     user: &str,
     database: &str,
@@ -134,7 +134,7 @@ fn append_person(parameters: &mut Vec<(Bytes, Bytes)>, person: &str) {
     parameters[position].1 = Bytes::copy_from_slice(suffixed.trim_ascii_start());
 }
 
-fn is_refused(target: &Target, name: &[u8]) -> bool {
+fn is_refused(target: &TargetSettings, name: &[u8]) -> bool {
     let listed = |list: &[&str]| {
         list.iter()
             .any(|refused| name.eq_ignore_ascii_case(refused.as_bytes()))

@@ -16,6 +16,7 @@ const MAY_USE: [(&str, &[&str]); 32] = [
     (
         "cli",
         &[
+            "address",
             "check",
             "config",
             "hash_password",
@@ -30,7 +31,9 @@ const MAY_USE: [(&str, &[&str]); 32] = [
     ("telemetry", &["config"]),
     (
         "server",
-        &["admin", "config", "error", "runtime", "session", "tls"],
+        &[
+            "address", "admin", "config", "error", "runtime", "session", "tls",
+        ],
     ),
     (
         "session",
@@ -59,6 +62,7 @@ const MAY_USE: [(&str, &[&str]); 32] = [
     (
         "runtime",
         &[
+            "address",
             "cancel",
             "client",
             "config",
@@ -112,7 +116,10 @@ const MAY_USE: [(&str, &[&str]); 32] = [
             "config", "error", "random", "secret", "tls", "verifier", "wire",
         ],
     ),
-    ("config", &["error", "nearest", "secret", "tls", "verifier"]),
+    (
+        "config",
+        &["address", "error", "nearest", "secret", "tls", "verifier"],
+    ),
     ("verifier", &["secret"]),
     ("cancel", &["address", "random", "secret", "wire"]),
     ("metrics", &["status"]),

@@ -4,7 +4,7 @@ use super::password_refused::{password_refused, quoted};
 use crate::check::login::CheckedLogin;
 use crate::check::report::{Advice, Failure};
 use crate::error::chain;
-use crate::upstream::log_in::LogInError;
+use crate::upstream::log_in::UpstreamLoginError;
 use crate::upstream::query::QueryError;
 use crate::wire::sqlstate::SqlState;
 
@@ -12,14 +12,16 @@ use crate::wire::sqlstate::SqlState;
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// The login failed.
-pub fn log_in(error: &LogInError, login: CheckedLogin<'_>) -> Failure {
+pub fn log_in(error: &UpstreamLoginError, login: CheckedLogin<'_>) -> Failure {
     let (error, advice) = match error {
-        LogInError::PasswordRefused(response) => (
+        UpstreamLoginError::PasswordRefused(response) => (
             response.message(),
             password_refused(login, response.sqlstate()),
         ),
-        LogInError::Refused(response) => (response.message(), refused(login, response.sqlstate())),
-        LogInError::Unsupported(_) => (
+        UpstreamLoginError::Refused(response) => {
+            (response.message(), refused(login, response.sqlstate()))
+        }
+        UpstreamLoginError::Unsupported(_) => (
             chain(error),
             Advice::new(
                 "IAM users are asked for a cleartext password, MD5 or Redshift's digest",
@@ -27,7 +29,9 @@ pub fn log_in(error: &LogInError, login: CheckedLogin<'_>) -> Failure {
                  with IAM",
             ),
         ),
-        LogInError::Violation(_) | LogInError::Closed(_) | LogInError::TimedOut => (
+        UpstreamLoginError::Violation(_)
+        | UpstreamLoginError::Closed(_)
+        | UpstreamLoginError::TimedOut => (
             chain(error),
             Advice::new(
                 "the server began a login and did not end it",

@@ -8,16 +8,18 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{Checker, Head, NamedFile, Place};
+use crate::address::ListenerAddr;
 use crate::config::keys::{self, TlsMode};
 use crate::config::tables::Keys;
 use crate::config::{
-    Address, Auth, CertificateMapping, ClientTls, Listener, Location, NamePattern, Rule, Target,
+    Auth, CertificateMapping, ClientTls, ListenerSettings, Location, NamePattern, Rule,
+    TargetSettings,
 };
 
 /// A listener that has been checked, before its certificates have been read.
 pub(in crate::config) struct UnloadedListener {
     /// Its address; `None` when the key is missing or wrong.
-    pub address: Option<Address>,
+    pub address: Option<ListenerAddr>,
     /// The names of its targets, whether or not such targets exist.
     pub targets: Vec<String>,
     /// Whether every name is the name of a target, so that no other target can be meant.
@@ -30,7 +32,7 @@ pub(in crate::config) struct UnloadedListener {
     pub build: Option<BuildListener>,
 }
 
-type BuildListener = Box<dyn FnOnce(Vec<Arc<Target>>, ClientTls) -> Listener>;
+type BuildListener = Box<dyn FnOnce(Vec<Arc<TargetSettings>>, ClientTls) -> ListenerSettings>;
 
 /// The files that a listener needs for TLS.
 pub(in crate::config) struct TlsFiles {
@@ -45,7 +47,7 @@ pub(in crate::config) struct TlsFiles {
 /// What decides whether a way to authenticate is possible on a listener.
 struct Circumstances<'a> {
     raw: &'a keys::Listener,
-    address: Option<&'a Address>,
+    address: Option<&'a ListenerAddr>,
     /// `None` when the key is wrong.
     tls: Option<TlsMode>,
 }
@@ -80,7 +82,7 @@ impl Checker<'_> {
         }
         let build = address.clone().map(|address| {
             let rules = rules.into_iter().map(|(rule, _)| rule).collect();
-            let build = move |targets, tls| Listener {
+            let build = move |targets, tls| ListenerSettings {
                 address,
                 targets,
                 tls,
@@ -123,12 +125,12 @@ impl Checker<'_> {
         (raw.targets.texts().unwrap_or_default(), known)
     }
 
-    fn address(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Option<Address> {
+    fn address(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Option<ListenerAddr> {
         let remedy = "say where to listen, as in address = \"127.0.0.1:5439\"";
         let address = self.required(head, ("listener.", "address"), &raw.address, remedy)?;
         let text = address.as_ref();
         if text.contains('/') {
-            return Some(Address::Unix(self.sources[self.source].path(text)));
+            return Some(ListenerAddr::Unix(self.sources[self.source].path(text)));
         }
         let parsed = text.parse::<SocketAddr>().ok();
         if parsed.is_none() {
@@ -139,7 +141,7 @@ impl Checker<'_> {
                  unix socket",
             );
         }
-        parsed.map(Address::Tcp)
+        parsed.map(ListenerAddr::Tcp)
     }
 
     fn tls_files(
@@ -258,7 +260,7 @@ impl Checker<'_> {
     ) {
         let Circumstances { raw, address, tls } = *circumstances;
         let is_remote = address.is_some_and(|address| !address.is_local());
-        let is_tcp = matches!(address, Some(Address::Tcp(_)));
+        let is_tcp = matches!(address, Some(ListenerAddr::Tcp(_)));
         let text = match rule.auth {
             Auth::Trust if is_remote => {
                 return self.trust_is_local(raw);

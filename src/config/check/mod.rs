@@ -25,7 +25,8 @@ use super::problem::Problems;
 use super::source::{Label, Parsed, Source};
 use super::tables::{Keys, Wrong};
 use super::values::Key;
-use super::{Address, ConfigError, Limits, Log, User, target_url};
+use super::{ConfigError, Limits, Log, UserSettings, target_url};
+use crate::address::ListenerAddr;
 use crate::nearest::nearest;
 
 pub(super) use listener::{TlsFiles, UnloadedListener};
@@ -42,7 +43,7 @@ pub(super) struct Checked {
     pub warnings: Vec<String>,
     pub targets: Vec<UnloadedTarget>,
     pub listeners: Vec<UnloadedListener>,
-    pub users: HashMap<String, User>,
+    pub users: HashMap<String, UserSettings>,
     pub users_file: Option<NamedFile>,
     pub cancel_key_file: Option<NamedFile>,
     /// False when a password or the users themselves could not be read, so that nobody can say
@@ -209,7 +210,8 @@ impl<'a> Checker<'a> {
                 if let (Some(address), Some(key)) =
                     (&listener.address, raw.as_ref().address.as_ref())
                 {
-                    let any_port = matches!(address, Address::Tcp(address) if address.port() == 0);
+                    let any_port =
+                        matches!(address, ListenerAddr::Tcp(address) if address.port() == 0);
                     let taken = listeners
                         .iter()
                         .any(|other| other.address.as_ref() == Some(address));
@@ -269,7 +271,7 @@ impl<'a> Checker<'a> {
                     if address.port() != 0
                         && listeners
                             .iter()
-                            .any(|other| other.address == Some(Address::Tcp(address))) =>
+                            .any(|other| other.address == Some(ListenerAddr::Tcp(address))) =>
                 {
                     checker.value("admin.http", value, "a listener has it");
                 }
@@ -420,7 +422,7 @@ fn limits_and_log(sources: &[Source]) -> (Limits, Log) {
 }
 
 /// Whether every password and every user could be read.
-fn passwords_are_known(sources: &[Source], users: &HashMap<String, User>) -> bool {
+fn passwords_are_known(sources: &[Source], users: &HashMap<String, UserSettings>) -> bool {
     let understood = |source: &Source| {
         let wrong = ["user", "users_file"]
             .iter()

@@ -11,7 +11,9 @@ use super::host::{AwsHostName, is_host, is_region};
 use super::{Checker, Head, NamedFile};
 use crate::config::keys;
 use crate::config::tables::Keys;
-use crate::config::{AwsIdentity, Choice, EndpointSource, Engine, EngineName, Role, Target};
+use crate::config::{
+    AwsIdentity, Choice, EndpointSource, Engine, EngineName, Role, TargetSettings,
+};
 use crate::tls::upstream::UpstreamTls;
 
 /// A little below the 200 a second from which on AWS throttles IAM logins.
@@ -36,7 +38,7 @@ pub(in crate::config) struct UnloadedTarget {
     pub build: Option<BuildTarget>,
 }
 
-type BuildTarget = Box<dyn FnOnce(UpstreamTls) -> Target>;
+type BuildTarget = Box<dyn FnOnce(UpstreamTls) -> TargetSettings>;
 
 /// What the keys of a target say about where to connect.
 pub(super) struct Dial {
@@ -315,7 +317,7 @@ fn build(kind: EngineName, raw: &keys::Target, parts: Parts) -> BuildTarget {
     let reuse_sessions = raw.reuse_sessions.or(false);
     let spare_max_age = raw.spare_max_age.or(DEFAULT_SPARE_MAX_AGE);
     let max_sessions = raw.max_sessions.limit();
-    Box::new(move |tls| Target {
+    Box::new(move |tls| TargetSettings {
         name,
         engine,
         region,

@@ -7,12 +7,12 @@ use toml::Spanned;
 use super::Checker;
 use crate::config::keys;
 use crate::config::values::Key;
-use crate::config::{User, redshift_rules};
+use crate::config::{UserSettings, redshift_rules};
 use crate::verifier::Verifier;
 
 impl Checker<'_> {
     /// The users of all sources, without those of the users file.
-    pub(super) fn users(&mut self) -> HashMap<String, User> {
+    pub(super) fn users(&mut self) -> HashMap<String, UserSettings> {
         let mut users = HashMap::new();
         self.each_source(|checker, source| {
             for (name, user) in source.file.user.named() {
@@ -22,7 +22,7 @@ impl Checker<'_> {
         users
     }
 
-    fn user(&mut self, raw: &keys::User) -> User {
+    fn user(&mut self, raw: &keys::User) -> UserSettings {
         let verifier = raw.password.as_ref().and_then(|password| {
             Verifier::parse(password.as_ref())
                 // The value must not appear in the message: it may be the password itself.
@@ -34,7 +34,7 @@ impl Checker<'_> {
         }
         self.groups("user.db_groups", &raw.db_groups);
         self.role_arn("user.role_arn", raw.role_arn.as_ref());
-        User {
+        UserSettings {
             verifier,
             targets: raw.targets.texts(),
             db_user: raw.db_user.text(),

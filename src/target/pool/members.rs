@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::shares::{Claim, allot};
 use super::{LogIn, LoginFailure, MAX_REUSED, PoolKey, Session};
 use crate::address::UpstreamAddr;
-use crate::config::Target as TargetSettings;
+use crate::config::TargetSettings;
 use crate::limits::{Limit, Permit};
 use crate::status::PoolStatus;
 use crate::wire::frontend::TERMINATE;

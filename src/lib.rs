@@ -67,7 +67,7 @@
 //! | `splice` | How do bytes move? |
 //! | `wire` | What do the messages of the startup phase look like, and what does a SQLSTATE mean? |
 //! | `tls` | Whom do we trust, and what exactly was wrong with a certificate? Below it, the record layer of open connections |
-//! | `verifier`, `hash_password` | What is stored instead of a password, and how is it made? |
+//! | `verifier` | What is stored instead of a password? |
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
 //! | `metrics`, `telemetry` | What is counted, and where do log lines go? |
 //! | `nearest` | Which known name did a person probably mean? |
@@ -141,7 +141,6 @@ mod client;
 mod config;
 mod credentials;
 mod error;
-mod hash_password;
 mod iam;
 mod limits;
 mod metrics;

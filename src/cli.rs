@@ -17,6 +17,7 @@ use crate::config::{
 };
 use crate::hash_password;
 use crate::iam::is_account_id;
+use crate::nearest::nearest;
 use crate::policy;
 use crate::runtime::Lifecycle;
 use crate::server::Server;
@@ -48,6 +49,8 @@ enum Command {
     /// Read a password, from a prompt or standard input, and print the SCRAM-SHA-256 verifier to
     /// put in its place
     HashPassword,
+    /// Print a JSON Schema of the configuration file, for editors
+    Schema(Schema),
 }
 
 #[derive(Args)]
@@ -119,6 +122,23 @@ struct Policy {
     discover: bool,
 }
 
+#[derive(Args)]
+struct Schema {
+    /// `markdown` makes docs/configuration.md
+    #[arg(long, value_enum, default_value_t, hide = true)]
+    format: SchemaFormat,
+}
+
+/// For whom the keys of the configuration are described.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum SchemaFormat {
+    /// For programs: a JSON Schema.
+    #[default]
+    Json,
+    /// For people: the reference page.
+    Markdown,
+}
+
 /// Runs the program. 0: clean stop; 1: failed; 64: usage; 78: bad configuration.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -152,6 +172,14 @@ pub fn main() -> ExitCode {
             }
             Err(error) => failed(&error),
         },
+        Command::Schema(arguments) => {
+            let text = match arguments.format {
+                SchemaFormat::Json => config::schema(),
+                SchemaFormat::Markdown => config::reference(),
+            };
+            print_lines(&[text.trim_end().to_string()]);
+            ExitCode::SUCCESS
+        }
     }
 }
 
@@ -161,7 +189,8 @@ fn failed(error: &dyn std::fmt::Display) -> ExitCode {
 }
 
 fn bad_configuration(error: &config::ConfigError) -> ExitCode {
-    eprintln!("{error}");
+    // Colours are taken out where standard error is no terminal, or where NO_COLOR asks for that.
+    anstream::eprintln!("{}", error.styled());
     ExitCode::from(EX_CONFIG)
 }
 
@@ -237,13 +266,11 @@ fn chosen(config: &Config, urls: &[String], names: &[&String]) -> Result<Vec<Arc
     let mut chosen = targets(&config.listeners[config.listeners.len() - urls.len()..]);
     for &name in names {
         let Some(target) = all.get(name) else {
-            let nearest = all.keys().max_by(|a, b| {
-                strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b))
+            let error = format!("there is no target \"{name}\"");
+            return Err(match nearest(name, all.keys().map(String::as_str)) {
+                Some(nearest) => format!("{error}; did you mean \"{nearest}\"?"),
+                None => error,
             });
-            let nearest = nearest
-                .map(|nearest| format!("; did you mean \"{nearest}\"?"))
-                .unwrap_or_default();
-            return Err(format!("there is no target \"{name}\"{nearest}"));
         };
         chosen.insert(name.clone(), target.clone());
     }

@@ -11,30 +11,37 @@
 //! server and verifies it, answers the server's authentication request, and hands the server's
 //! greeting to the client. From then on it moves bytes and understands none of them.
 //!
-//! The side where the proxy speaks as the server is the *client* leg, the side where it speaks as
-//! the client is the *upstream* leg. They do not know each other; `session` is the only file that
-//! sees both.
+//! The side where the proxy speaks as the server is the *client* leg, and the side where it speaks
+//! as the client is the *upstream* leg. They do not know each other; `session` is the only folder
+//! that sees both.
+//!
+//! Three things live for different times. The `runtime` lives as long as the process: metrics,
+//! cancel keys, penalties and the registry of sessions. A `Snapshot` in it is one configuration as
+//! it is used, with its listeners, users and targets; a connection takes it once, at its accept. A
+//! `target` is one server and everything that is its own: settings, limit, pacing, pool, and the
+//! caches of its endpoint and credentials.
 //!
 //! ## One connection
 //!
 //! | # | phase | takes → gives | module | on failure the client reads |
 //! |---|---|---|---|---|
-//! | 1 | accept | listener → stream, peer address | `server` | 53300 over a limit of `places` |
-//! | 2 | negotiate | PROXY header, SSLRequest or TLS, StartupMessage or CancelRequest → protected stream, session or cancel | `client::negotiate` | 08P01, 0A000, 28000 |
-//! | 3 | authenticate | user name, the listener's rules → the client is who it says | `session::identify`, `client::authenticate` | 28P01, 28000, 57014 |
-//! | 4 | route | user, database name, TLS server name → target, AWS identity, database user, database | `route` | 3D000, 28000 |
-//! | 5 | credentials | target, identity, user, database → user, temporary password | `credentials` | 57P03 when it may pass, 28000 or 58000 when not |
-//! | 6 | connect | host → TCP → verified TLS | `upstream::connect` | 08001 |
-//! | 7 | log in | startup parameters, password → settings, cancel key, ReadyForQuery | `upstream::log_in` | the server's own error, 08004, 08006, 0A000 |
-//! | 8 | welcome | AuthenticationOk … ReadyForQuery, in one write | `client::welcome` | |
-//! | 9 | splice | both streams → bytes, who ended it | `splice` | nothing: no byte is ever injected |
+//! | 1 | accept | listener → `Accepted` and a worker's slot | `server` | |
+//! | 2 | negotiate | PROXY header, SSLRequest or TLS, StartupMessage or CancelRequest → protected stream, `Startup` or a cancel request | `session::negotiate`, `client::negotiate` | 08P01, 0A000, 28000 |
+//! | 3 | prove | `Startup`, the listener's rules → `Proven`, who the client is | `session::prove`, `client::authenticate` | 53300, 28P01, 28000, 57014 |
+//! | 4 | route | `Proven` → `Routed`: target, AWS identity, database user, database | `session::route`, `route` | 3D000, 28000, 53300 |
+//! | 5 | credentials | AWS identity, user, database → user and temporary password | `target`, `credentials` | 57P03 when it may pass, 28000 or 58000 when it does not |
+//! | 6 | connect | host → TCP → verified TLS | `target`, `upstream::connect` | 08001 |
+//! | 7 | log in | startup parameters, password → settings, cancel key, ReadyForQuery | `target`, `upstream::log_in` | the server's own error, 08004, 08006, 0A000 |
+//! | 8 | welcome | `Acquired` → `Welcomed`: AuthenticationOk … ReadyForQuery, in one write | `session::welcome`, `client::welcome` | |
+//! | 9 | splice | `Established` → who ended it | `session::established`, `splice` | nothing: no byte is ever injected |
 //!
-//! A credential from the cache that the server refuses in phase 7 is replaced once by a fresh one,
-//! and phases 5 to 7 run again, unseen by the client. Where a target has `warm_sessions`, phases 5
-//! to 7 may have been done before the client came: `upstream::warm` hands its session out, once, to
-//! a login of exactly the same kind. Where it has `reuse_sessions`, a session that its client
-//! leaves idle goes there after phase 9, reset by `upstream::reset`. A CancelRequest leaves the
-//! path after phase 2: `cancel` knows which server it means, `upstream::cancel` takes it there.
+//! `session::acquire` is phases 5 to 7 in one: it asks the target for a session. A credential from
+//! the cache that the server refuses in phase 7 is replaced once by a fresh one, and phases 5 to 7
+//! run again, unseen by the client. Where a target has `warm_sessions`, they may have been done
+//! before the client came: `target::pool` hands such a session out, once, to a login of exactly the
+//! same kind. Where it has `reuse_sessions`, a session that its client leaves idle goes back there
+//! after phase 9, reset by `upstream::reset`. A CancelRequest leaves the path after phase 2:
+//! `cancel` knows which session it means, and the session's target takes it to the server.
 //!
 //! ## Code map
 //!
@@ -42,33 +49,35 @@
 //! |---|---|
 //! | `cli` | What did the person ask for, and with which exit code does it end? |
 //! | `check` | Does every step of a login to each target work, and what is to be done where one does not? |
-//! | `config` | What may be configured? `raw` is the file as written, `check` holds the rules, `target_url` turns a URL into a file |
-//! | `server` | Who is accepted, and how does everything stop? |
-//! | `admin` | What do operators see of a running proxy, and how little can that cost? |
-//! | `workers` | Which thread serves a session? |
-//! | `session` | What happens to one connection, from top to bottom? |
+//! | `policy` | What must AWS allow, and whom? |
+//! | `config` | What may be configured? `keys` is the one table of keys; a file is read (`read`), checked (`check`) and what it names is loaded (`load`) |
+//! | `server` | Who is accepted, on which thread is a session served (`workers`), and how does everything stop? |
+//! | `admin` | What do operators see of a running proxy over HTTP, and how little can that cost? |
+//! | `session` | What happens to one connection, from top to bottom? One file a phase |
+//! | `runtime` | What lives as long as the process, and what as long as a configuration? |
+//! | `registry`, `status` | Which sessions are there, and what can be seen of them? |
+//! | `target` | What belongs to one server? `pacing` bounds its logins, `pool` keeps sessions ready |
+//! | `limits` | How many sessions may there be? |
 //! | `client` | What do clients say first, how do they prove who they are, and what are they told? |
-//! | `governor` | How fast may logins reach a server? |
-//! | `places` | How many sessions may there be, of whom and to what? |
-//! | `route` | Where does a login go? A pure function |
-//! | `credentials` | How is AWS asked, as whom, and how long are its answers good for? One file for each kind of credential |
+//! | `route` | Where does a login go, and as whom? A pure function |
+//! | `credentials` | How is AWS asked, as whom, and how long are its answers good for? One file an engine |
+//! | `iam` | What do ARNs, actions and resources look like? |
 //! | `upstream` | How is a server connected, verified and logged in to? |
 //! | `cancel` | Which session does a CancelRequest mean? |
 //! | `splice` | How do bytes move? |
-//! | `wire` | What do the messages of the startup phase look like? |
-//! | `tls` | Whom do we trust, and what exactly was wrong with a certificate? Below it, the record layer of open connections. |
-//! | `verifier` | What is stored instead of a password? |
+//! | `wire` | What do the messages of the startup phase look like, and what does a SQLSTATE mean? |
+//! | `tls` | Whom do we trust, and what exactly was wrong with a certificate? Below it, the record layer of open connections |
+//! | `verifier`, `hash_password` | What is stored instead of a password, and how is it made? |
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
-//! | `hash_password` | How does a password become a verifier? |
-//! | `policy` | What must AWS allow, and whom? |
-//! | `metrics` | What is counted? |
-//! | `secret`, `telemetry` | What must never be printed, and where do log lines go? |
+//! | `metrics`, `telemetry` | What is counted, and where do log lines go? |
+//! | `nearest` | Which known name did a person probably mean? |
+//! | `address`, `random`, `secret` | Whose address is it, where do random bytes come from, and what must never be printed? |
 //!
-//! Dependencies point one way: `cli → server → session → {client, route, credentials, upstream,
-//! cancel, governor, places, workers, splice} → {config, error, wire, tls, verifier, metrics,
-//! secret}`; and `cli → policy → {route, credentials, config}`, `cli → check → {route, credentials,
-//! upstream}`, `server → admin → metrics`. The test `architecture` in `tests/it` reads the imports
-//! and fails on another edge.
+//! Dependencies point one way: `cli → server → session → {runtime, target, route, client} →
+//! {credentials, upstream, cancel, splice} → {config, error, wire, tls, secret}`. The test
+//! `architecture` in `tests/it` has every edge that is allowed, and fails on another one, on a
+//! permission that nobody uses, and on files that use each other in a circle. `docs/decisions` says
+//! why the larger choices were made.
 //!
 //! ## Invariants
 //!
@@ -86,9 +95,13 @@
 //!   provider is aws-lc-rs, named wherever it is needed; there is no other in the tree.
 //! - **Secrets are `secret::Secret`**, which prints as `…`. Other crates never log below WARN: the
 //!   SDK's own lines hold passwords.
-//! - **A target's troubles are its own.** AWS identities, endpoints and credentials are made at the
-//!   first login that needs them. A panic ends one session.
-//! - **A spare session has never had a client, or has been reset since.** It is handed out once;
+//! - **A target's troubles are its own.** Everything of a target lies in `target::Target`. AWS
+//!   identities, endpoints and credentials are made at the first login that needs them. A panic ends
+//!   one session.
+//! - **A request is its own cache key.** What a credential is asked for holds everything that can
+//!   change the answer, and the call is made from it alone, so nobody is given what was made for
+//!   another question.
+//! - **A pooled session has never had a client, or has been reset since.** It is handed out once;
 //!   whatever its server says meanwhile ends it, and so does any doubt whether it is what it was
 //!   after its login.
 //! - **Deliberately absent:** pooling of statements, rewriting of queries, any knowledge of the
@@ -97,25 +110,27 @@
 //!
 //! ## Where things could surprise
 //!
-//! - A client is told the server's real process id, since tools show it. Its cancel key is sealed
-//!   in protocol 3.2 and the server's own in 3.0; `cancel` says why, and what is different where
+//! - A client is told the server's real process id, since tools show it. Its cancel key is sealed in
+//!   protocol 3.2, and it is the server's own in 3.0; `cancel` says why, and what is different where
 //!   sessions are used again.
-//! - Each thread has a runtime of its own, and a session stays where it was seated at its accept
-//!   (`workers`). A spare that another thread watches changes over when it is handed out.
-//! - rustls shakes hands, verifies and derives keys; records are opened and sealed by
-//!   `tls::record`, from one buffer of the thread into another. What that makes ours (key updates,
-//!   alerts, `close_notify`) stands in its head and is tested against rustls and OpenSSL.
-//! - The upstream leg always speaks protocol 3.0, whatever the client leg speaks: 3.2 differs in
-//!   the length of cancel keys only.
-//! - What AWS gives ends by the wall clock or by the monotonic one, whichever is first: the one
-//!   goes on while a machine sleeps, the other stays when the clock is set. Expiries are counted by
-//!   the `Date` of the answer that tells them. Tokens are dated by our clock alone, and when a
-//!   server refuses a fresh one AWS is asked for the time.
+//! - Each thread has a runtime of its own, and a session stays on the thread that it got at its
+//!   accept (`server::workers`). A pooled session that another thread watches changes over when it
+//!   is handed out.
+//! - rustls shakes hands, verifies and derives keys, whereas records are opened and sealed by
+//!   `tls::record`, from one buffer of the thread into another. What we are answerable for because
+//!   of that (key updates, alerts, `close_notify`) is listed in its head and tested against rustls
+//!   and OpenSSL.
+//! - The upstream leg always speaks protocol 3.0, whatever the client leg speaks: 3.2 differs only
+//!   in the length of cancel keys.
+//! - What AWS gives ends by the wall clock or by the monotonic one, whichever comes first: one of
+//!   them goes on while a machine sleeps, and the other is not moved when the clock is set. Expiries
+//!   are counted from the `Date` of the answer that contains them. Tokens are dated by our clock
+//!   alone, and when a server refuses a fresh one, AWS is asked for the time.
 //! - Startup parameters are forwarded in the client's order. Each engine refuses some that others
 //!   need; `upstream::startup_parameters` has the lists.
 //! - When the server closes, the client's side is half-closed and read until its end, for five
-//!   seconds: closing at once with bytes unread would make the kernel throw away the server's last
-//!   message.
+//!   seconds. If it were closed at once with bytes unread, the kernel would throw away the server's
+//!   last message.
 
 mod address;
 mod admin;
@@ -130,6 +145,7 @@ mod hash_password;
 mod iam;
 mod limits;
 mod metrics;
+mod nearest;
 mod policy;
 mod random;
 mod registry;

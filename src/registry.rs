@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Waker};
@@ -121,7 +121,7 @@ impl Entry {
 
     /// Runs a future of this session until it is done, or until the session is told to end: then it
     /// returns `None`.
-    pub async fn run_until_ended<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    pub async fn run_until_ended<T>(&self, future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         self.end.run_until_ended(future).await
     }
 
@@ -177,8 +177,9 @@ impl EndToken {
         }
     }
 
-    async fn run_until_ended<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        let mut future = pin!(future);
+    /// Takes the future by reference, because a future that is moved in would occupy memory twice
+    /// within the session's own future.
+    async fn run_until_ended<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         let mut is_first = true;
         std::future::poll_fn(|cx| {
             // All wakers of a task are equivalent, so the first one will do.
@@ -196,6 +197,8 @@ impl EndToken {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     fn client() -> ClientAddr {
@@ -230,8 +233,11 @@ mod tests {
     async fn a_session_that_is_told_to_end_is_woken_up() {
         let registry = Arc::new(Registry::default());
         let entry = registry.add(client());
-        let session =
-            tokio::spawn(async move { entry.run_until_ended(std::future::pending::<()>()).await });
+        let session = tokio::spawn(async move {
+            entry
+                .run_until_ended(pin!(std::future::pending::<()>()))
+                .await
+        });
         tokio::task::yield_now().await;
         registry.end_all();
         assert_eq!(session.await.unwrap(), None);
@@ -243,6 +249,6 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let entry = registry.add(client());
         registry.end_all();
-        assert_eq!(entry.run_until_ended(async { 1 }).await, None);
+        assert_eq!(entry.run_until_ended(pin!(async { 1 })).await, None);
     }
 }

@@ -1,10 +1,10 @@
-//! Which users the holder of a client certificate may be.
+//! As which users may the holder of a client certificate log in?
 
 use crate::config::{CertificateMapping, NamePattern};
 use crate::tls::CertificateNames;
 
-/// Whether a certificate with these names may log in as `user`: without a map, when one of its
-/// names is the user's; with a map, when a line of it takes one of its names to the user's.
+/// Whether the holder of a certificate with these names may log in as `user`. Without a map, one of
+/// the names must be the user's. With a map, a line of it must map one of the names to the user's.
 pub fn may_be(names: &CertificateNames, user: &str, map: &[CertificateMapping]) -> bool {
     if map.is_empty() {
         return names.iter().any(|name| name == user);

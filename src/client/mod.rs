@@ -1,7 +1,7 @@
-//! The client's leg, where we speak as the server.
+//! How are clients spoken to, in the role of the server?
 //!
-//! Architecture invariant: nothing here knows the upstream leg, and only [`reject`] writes an
-//! `ErrorResponse` of ours.
+//! Architecture invariant: nothing here knows the upstream leg, and only [`reject`] writes error
+//! responses that are the proxy's own.
 
 pub mod authenticate;
 pub mod certificate_user;

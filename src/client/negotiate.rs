@@ -1,14 +1,15 @@
-//! From an accepted connection to what the client wants: a session, or a cancel; in clear or over
-//! TLS.
+//! What does a newly accepted client want, a session or a cancel, and does it want TLS?
 //!
-//! The plain socket is consumed by the answer to an encryption request. Every read up to there is
-//! exact, so no byte that came in clear is left over for the encrypted connection (CVE-2021-23214),
-//! and a `ClientHello` that a client has sent behind its SSLRequest without waiting is still in the
-//! kernel.
+//! The answer to an encryption request consumes the plain connection. Every read up to there is
+//! exact, so no byte that came unencrypted is left over for the encrypted connection
+//! (CVE-2021-23214), and a `ClientHello` that a client has sent right behind its `SSLRequest` is
+//! still in the kernel.
 
+use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::stream::{ClientStream, Security};
@@ -17,87 +18,57 @@ use crate::config::ClientTls;
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::tls::listener::{AcceptedTls, ListenerTls};
 use crate::wire::Violation;
+use crate::wire::protocol::{ENCRYPTION_DECLINED, SSL_ACCEPTED, TLS_HANDSHAKE};
 use crate::wire::startup::{CancelRequest, Packet, StartupMessage, read_packet};
 
-/// First byte of a TLS record that opens a handshake; no length of a startup packet begins with it.
-const TLS_HANDSHAKE: u8 = 0x16;
-
-/// What the client wants.
+/// What a client wants.
 pub enum ClientRequest {
-    /// A session: a speakable version, and a user name.
+    /// A session. The message has a protocol version that the proxy speaks, and a user name.
     Session(StartupMessage),
-    /// Another session's query cancelled.
+    /// To cancel the query of another session.
     Cancel(CancelRequest),
 }
 
-/// A connection that has said what it wants, or has not.
+/// A connection on which the client has said what it wants, or has failed to.
 pub struct NegotiatedConnection {
-    /// The connection as it is protected now.
+    /// The connection, with TLS or without.
     pub stream: ClientStream,
-    /// What is known of the client by it.
+    /// What the connection itself says about the client.
     pub security: Security,
-    /// What it wants, or how it ends.
+    /// What the client wants, or why it can have nothing.
     pub request: Result<ClientRequest, LoginError>,
 }
 
-/// Negotiates encryption with a TCP client, and reads the packet that decides.
+/// Negotiates encryption with a TCP client, and reads the packet that says what it wants.
 ///
 /// # Errors
-/// The connection cannot even be answered any more.
+/// When the connection is in no state in which the client could be answered.
 pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<NegotiatedConnection, LoginError> {
     let mut first = [0];
-    let direct = tcp
+    let begins_with_tls = tcp
         .peek(&mut first)
         .await
         .map_err(|_| LoginError::ClientGone)?
         == 1
         && first[0] == TLS_HANDSHAKE;
-    if let (true, Some(acceptor)) = (direct, tls.acceptor()) {
+    if let (true, Some(acceptor)) = (begins_with_tls, tls.acceptor()) {
         return encrypted(tcp, acceptor, true).await;
     }
-    let (mut ssl_asked, mut gss_asked) = (false, false);
-    let request = loop {
-        match read_packet(&mut tcp).await {
-            // Either may be asked once, in either order.
-            Ok(Packet::SslRequest) if !ssl_asked => {
-                ssl_asked = true;
-                match tls.acceptor() {
-                    Some(acceptor) => {
-                        tcp.write_all(b"S")
-                            .await
-                            .map_err(|_| LoginError::ClientGone)?;
-                        return encrypted(tcp, acceptor, false).await;
-                    }
-                    None => {
-                        if let Err(ending) =
-                            decline(&mut tcp, "received unencrypted data after SSL request").await
-                        {
-                            break Err(ending);
-                        }
-                    }
-                }
+    let request = match read_first_packet(&mut tcp, tls.acceptor().is_some()).await {
+        Ok(Packet::SslRequest) => {
+            if let Some(acceptor) = tls.acceptor() {
+                answer(&mut tcp, SSL_ACCEPTED).await?;
+                return encrypted(tcp, acceptor, false).await;
             }
-            Ok(Packet::GssEncRequest) if !gss_asked => {
-                gss_asked = true;
-                if let Err(ending) = decline(
-                    &mut tcp,
-                    "received unencrypted data after GSSAPI encryption request",
-                )
-                .await
-                {
-                    break Err(ending);
-                }
-            }
-            Ok(Packet::Startup(_)) if tls.is_required() => {
-                break Err(Refusal::new(
-                    ErrorKind::InvalidAuthorization,
-                    "this address takes encrypted connections only",
-                )
-                .hint("sslmode=require")
-                .into());
-            }
-            other => break request(other.map_err(LoginError::from)),
+            client_request(Packet::SslRequest)
         }
+        Ok(Packet::Startup(_)) if tls.is_required() => Err(Refusal::new(
+            ErrorKind::InvalidAuthorization,
+            "this address takes encrypted connections only",
+        )
+        .hint("sslmode=require")
+        .into()),
+        packet => packet.and_then(client_request),
     };
     Ok(NegotiatedConnection {
         stream: ClientStream::Plain(tcp),
@@ -106,46 +77,56 @@ pub async fn tcp(mut tcp: TcpStream, tls: &ClientTls) -> Result<NegotiatedConnec
     })
 }
 
-/// Reads the packet that decides from a client on a unix socket, where encryption would protect
-/// nothing.
-///
-/// # Errors
-/// As [`tcp`].
-pub async fn unix(mut unix: UnixStream) -> Result<NegotiatedConnection, LoginError> {
-    let (mut ssl_asked, mut gss_asked) = (false, false);
-    let request = loop {
-        match read_packet(&mut unix).await {
-            Ok(Packet::SslRequest) if !ssl_asked => {
-                ssl_asked = true;
-                unix.write_all(b"N")
-                    .await
-                    .map_err(|_| LoginError::ClientGone)?;
-            }
-            Ok(Packet::GssEncRequest) if !gss_asked => {
-                gss_asked = true;
-                unix.write_all(b"N")
-                    .await
-                    .map_err(|_| LoginError::ClientGone)?;
-            }
-            other => break request(other.map_err(LoginError::from)),
-        }
-    };
-    Ok(NegotiatedConnection {
+/// Reads the packet that says what a client on a unix socket wants. Encryption would protect
+/// nothing there, and is declined.
+pub async fn unix(mut unix: UnixStream) -> NegotiatedConnection {
+    let packet = read_first_packet(&mut unix, false).await;
+    NegotiatedConnection {
         stream: ClientStream::Unix(unix),
         security: Security::default(),
-        request,
-    })
+        request: packet.and_then(client_request),
+    }
 }
 
+/// Reads packets up to the one that decides what follows, and declines requests for encryption that
+/// cannot be granted. With `offers_tls`, an `SSLRequest` is such a packet.
+///
+/// A client may ask for each kind of encryption once, in either order.
+async fn read_first_packet<S: PlaintextSocket>(
+    stream: &mut S,
+    offers_tls: bool,
+) -> Result<Packet, LoginError> {
+    let (mut ssl_asked, mut gss_asked) = (false, false);
+    loop {
+        match read_packet(stream).await? {
+            Packet::SslRequest if !ssl_asked && !offers_tls => {
+                ssl_asked = true;
+                decline(stream, "received unencrypted data after SSL request").await?;
+            }
+            Packet::GssEncRequest if !gss_asked => {
+                gss_asked = true;
+                decline(
+                    stream,
+                    "received unencrypted data after GSSAPI encryption request",
+                )
+                .await?;
+            }
+            packet => return Ok(packet),
+        }
+    }
+}
+
+/// Does the TLS handshake, and reads the packet that says what the client wants. `direct` means
+/// that the client has begun with TLS, without an `SSLRequest`.
 async fn encrypted(
     tcp: TcpStream,
     acceptor: &ListenerTls,
     direct: bool,
 ) -> Result<NegotiatedConnection, LoginError> {
-    let secured = acceptor.accept(tcp).await.map_err(LoginError::TlsFailed)?;
-    if direct && !secured.has_postgresql_alpn {
-        // Without the name, a browser could be made to speak to this port: PostgreSQL 17 refuses it
-        // too.
+    let accepted = acceptor.accept(tcp).await.map_err(LoginError::TlsFailed)?;
+    if direct && !accepted.has_postgresql_alpn {
+        // Without ALPN a browser could be made to speak to this port. PostgreSQL 17 refuses such
+        // connections too.
         return Err(LoginError::TlsFailed(io::Error::other(
             "direct TLS without ALPN protocol postgresql",
         )));
@@ -156,14 +137,10 @@ async fn encrypted(
         channel_binding,
         certificate,
         ..
-    } = secured;
+    } = accepted;
     let mut packet = read_packet(&mut stream).await;
     if direct && matches!(packet, Ok(Packet::SslRequest)) {
-        stream
-            .write_all(b"N")
-            .await
-            .map_err(|_| LoginError::ClientGone)?;
-        stream.flush().await.map_err(|_| LoginError::ClientGone)?;
+        answer(&mut stream, ENCRYPTION_DECLINED).await?;
         packet = read_packet(&mut stream).await;
     }
     let security = Security {
@@ -175,14 +152,15 @@ async fn encrypted(
     Ok(NegotiatedConnection {
         stream: ClientStream::Tls(Box::new(stream)),
         security,
-        request: request(packet.map_err(LoginError::from)),
+        request: packet.map_err(LoginError::from).and_then(client_request),
     })
 }
 
-fn request(packet: Result<Packet, LoginError>) -> Result<ClientRequest, LoginError> {
-    match packet? {
-        Packet::SslRequest => Err(refuse("received a second SSLRequest")),
-        Packet::GssEncRequest => Err(refuse(
+/// What a client wants that has sent this packet and can be granted no more encryption.
+fn client_request(packet: Packet) -> Result<ClientRequest, LoginError> {
+    match packet {
+        Packet::SslRequest => Err(violation("received a second SSLRequest")),
+        Packet::GssEncRequest => Err(violation(
             "received a GSSENCRequest that cannot be granted any more",
         )),
         Packet::Cancel(request) => Ok(ClientRequest::Cancel(request)),
@@ -200,24 +178,54 @@ fn request(packet: Result<Packet, LoginError>) -> Result<ClientRequest, LoginErr
     }
 }
 
-/// Says "no" to an encryption request, unless the client went on without waiting for the answer:
-/// then its bytes would be read another way than it meant them.
-async fn decline(stream: &mut TcpStream, stuffed: &'static str) -> Result<(), LoginError> {
-    let waiting = std::future::poll_fn(|cx| {
-        let mut byte = [0];
-        let mut buffer = tokio::io::ReadBuf::new(&mut byte);
-        let poll = stream.poll_peek(cx, &mut buffer);
-        std::task::Poll::Ready(matches!(poll, std::task::Poll::Ready(Ok(1..))))
-    });
-    if waiting.await {
-        return Err(refuse(stuffed));
+/// Declines a request for encryption. A client that has gone on without waiting for the answer is
+/// refused with `unread_data`, since its bytes would be read in another way than it meant them.
+async fn decline<S: PlaintextSocket>(
+    stream: &mut S,
+    unread_data: &'static str,
+) -> Result<(), LoginError> {
+    if stream.has_unread_data().await {
+        return Err(violation(unread_data));
     }
-    stream
-        .write_all(b"N")
-        .await
-        .map_err(|_| LoginError::ClientGone)
+    answer(stream, ENCRYPTION_DECLINED).await
 }
 
-fn refuse(text: &'static str) -> LoginError {
+/// Answers a request for encryption.
+async fn answer<S: AsyncWrite + Unpin>(stream: &mut S, byte: u8) -> Result<(), LoginError> {
+    stream
+        .write_all(&[byte])
+        .await
+        .map_err(|_| LoginError::ClientGone)?;
+    stream.flush().await.map_err(|_| LoginError::ClientGone)
+}
+
+fn violation(text: &'static str) -> LoginError {
     Refusal::from(Violation::new(text)).into()
+}
+
+/// A connection without TLS.
+trait PlaintextSocket: AsyncRead + AsyncWrite + Unpin {
+    /// Whether bytes have come that nobody has read, so that the client has not waited.
+    async fn has_unread_data(&self) -> bool;
+}
+
+impl PlaintextSocket for TcpStream {
+    async fn has_unread_data(&self) -> bool {
+        poll_fn(|cx| {
+            let mut byte = [0];
+            let mut buffer = ReadBuf::new(&mut byte);
+            Poll::Ready(matches!(
+                self.poll_peek(cx, &mut buffer),
+                Poll::Ready(Ok(1..))
+            ))
+        })
+        .await
+    }
+}
+
+impl PlaintextSocket for UnixStream {
+    /// Nobody can add bytes between the client and a unix socket, so nothing is checked.
+    async fn has_unread_data(&self) -> bool {
+        false
+    }
 }

@@ -1,23 +1,26 @@
-//! Slows down who guesses passwords: how long the answer to a failed login waits.
+//! How long does the answer to a failed login wait, so that guessing passwords is slow?
 //!
-//! Success changes nothing: who has one account could else guess another's password in between.
+//! A successful login does not shorten the wait. Otherwise the owner of one account could guess the
+//! password of another in between.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Failures that nobody waits for: a mistyped password, a tool that tries what it has saved.
-const FREE: u32 = 3;
-/// Delay of the first failure that waits. It doubles with each one.
-const FIRST: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_secs(5);
-/// Without a failure for so long, an address is forgotten.
-const MEMORY: Duration = Duration::from_mins(1);
-/// Most networks that are remembered; about a megabyte.
+/// How many failures are answered at once. They may be mistyped passwords, or a tool that tries
+/// those it has saved.
+const FREE_FAILURES: u32 = 3;
+/// The delay of the first failure that waits. Each further one doubles it.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+/// The longest delay.
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// The time without a failure after which an address is forgotten.
+const FAILURE_MEMORY: Duration = Duration::from_mins(1);
+/// The most networks that are remembered, which take about a megabyte.
 const MAX_NETWORKS: usize = 10_000;
 
-/// Who has failed lately.
+/// The networks from which logins have failed lately.
 #[derive(Debug, Default)]
 pub struct Penalties(Mutex<HashMap<IpAddr, Failures>>);
 
@@ -28,17 +31,17 @@ struct Failures {
 }
 
 impl Penalties {
-    /// Notes a failed login, and returns how long its answer waits.
+    /// Records a failed login, and returns how long its answer has to wait.
     pub fn failed(&self, address: IpAddr, now: Instant) -> Duration {
         let network = network(address);
         let count = self.count(network, now);
-        if count == FREE + 1 {
+        if count == FREE_FAILURES + 1 {
             tracing::warn!(%address, failures = count, "repeated failures: this address is slowed down from now on");
         }
-        match count.checked_sub(FREE + 1) {
+        match count.checked_sub(FREE_FAILURES + 1) {
             None => Duration::ZERO,
-            // Beyond this the doubling would overflow, and has long reached the limit.
-            Some(doublings) => LONGEST.min(FIRST * 2u32.pow(doublings.min(16))),
+            // Further doublings would overflow, and the limit has long been reached.
+            Some(doublings) => MAX_DELAY.min(FIRST_DELAY * 2u32.pow(doublings.min(16))),
         }
     }
 
@@ -47,8 +50,8 @@ impl Penalties {
         if table.len() >= MAX_NETWORKS && !table.contains_key(&network) {
             table.retain(|_, failures| failures.is_remembered(now));
             if table.len() >= MAX_NETWORKS {
-                // An attack from everywhere. What counts least is who has failed least, and longest
-                // ago.
+                // This is an attack from everywhere. The network that has failed least, and among
+                // those the longest ago, matters least.
                 let least = table
                     .iter()
                     .min_by_key(|(_, failures)| (failures.count, failures.last))
@@ -73,11 +76,11 @@ impl Penalties {
 
 impl Failures {
     fn is_remembered(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last) < MEMORY
+        now.saturating_duration_since(self.last) < FAILURE_MEMORY
     }
 }
 
-/// What one attacker has: an IPv4 address, or an IPv6 network of 64 bits.
+/// The addresses that one attacker has: a single one of IPv4, or an IPv6 network of 64 bits.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -120,7 +123,7 @@ mod tests {
         let almost = start + Duration::from_secs(59);
         assert_eq!(delays(&penalties, "192.0.2.1", almost, 1), [5000]);
         assert_eq!(
-            delays(&penalties, "192.0.2.1", almost + MEMORY, 4),
+            delays(&penalties, "192.0.2.1", almost + FAILURE_MEMORY, 4),
             [0, 0, 0, 250]
         );
     }
@@ -144,7 +147,7 @@ mod tests {
         }
         assert_eq!(penalties.0.lock().len(), MAX_NETWORKS);
         assert_eq!(delays(&penalties, "192.0.2.1", start, 1), [5000]);
-        penalties.failed(address("198.51.100.1"), start + MEMORY);
+        penalties.failed(address("198.51.100.1"), start + FAILURE_MEMORY);
         assert_eq!(penalties.0.lock().len(), 1);
     }
 }

@@ -1,4 +1,5 @@
-//! How a client is told no: the only place that writes an `ErrorResponse` of ours.
+//! How is a client told that it is refused? No other file writes error responses of the proxy's
+//! own.
 
 use std::time::Duration;
 
@@ -7,12 +8,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::Refusal;
 use crate::wire::backend::ErrorResponse;
+use crate::wire::protocol::{
+    PG_DIAG_MESSAGE_DETAIL, PG_DIAG_MESSAGE_HINT, PG_DIAG_MESSAGE_PRIMARY, PG_DIAG_SEVERITY,
+    PG_DIAG_SEVERITY_NONLOCALIZED, PG_DIAG_SQLSTATE,
+};
 
-/// How long a refused client may take to read its message and close.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a refused client may take to read the message and close.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Our refusal as the protocol's message. DETAIL has the session id by which the log can be
-/// searched.
+/// A refusal as a message of the protocol. Its DETAIL has the id of the session, by which the log
+/// can be searched.
 pub fn error_response(refusal: &Refusal, session: &str) -> ErrorResponse {
     let own = refusal
         .detail
@@ -22,34 +27,37 @@ pub fn error_response(refusal: &Refusal, session: &str) -> ErrorResponse {
     let detail = format!("{own}pg-iam-proxy session {session}");
     let sqlstate = refusal.kind.sqlstate();
     let fixed = [
-        (b'S', "FATAL"),
-        (b'V', "FATAL"),
-        (b'C', sqlstate.code()),
-        (b'M', &refusal.message),
-        (b'D', &detail),
+        (PG_DIAG_SEVERITY, "FATAL"),
+        (PG_DIAG_SEVERITY_NONLOCALIZED, "FATAL"),
+        (PG_DIAG_SQLSTATE, sqlstate.code()),
+        (PG_DIAG_MESSAGE_PRIMARY, &refusal.message),
+        (PG_DIAG_MESSAGE_DETAIL, &detail),
     ];
     ErrorResponse::from_fields(
-        fixed
-            .into_iter()
-            .chain(refusal.hint.as_deref().map(|hint| (b'H', hint))),
+        fixed.into_iter().chain(
+            refusal
+                .hint
+                .as_deref()
+                .map(|hint| (PG_DIAG_MESSAGE_HINT, hint)),
+        ),
     )
 }
 
-/// Sends the message and closes so that it arrives.
+/// Sends the message, and closes the connection so that the message arrives.
 ///
-/// Closing while bytes of the client are unread makes the kernel send RST, and RST makes the
-/// client's kernel forget what it had received: so the rest is read and thrown away, for a short
-/// time.
+/// If the proxy closed while bytes of the client are unread, its kernel would send RST, at which
+/// the client's kernel forgets what it has received. So the rest is read and thrown away for a
+/// short time.
 pub async fn send<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &ErrorResponse) {
     let mut out = BytesMut::new();
     error.encode(&mut out);
-    let goodbye = async {
+    let send_and_close = async {
         stream.write_all(&out).await?;
         stream.shutdown().await?;
         let mut discarded = [0; 4096];
         while stream.read(&mut discarded).await? > 0 {}
         std::io::Result::Ok(())
     };
-    // Nobody is left to be told when this fails.
-    let _ = tokio::time::timeout(LINGER, goodbye).await;
+    // If this fails, nobody is left to be told.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, send_and_close).await;
 }

@@ -1,4 +1,4 @@
-//! A client's connection, once it is known how it is protected.
+//! How is a client connected, and from where?
 
 use std::io;
 use std::pin::Pin;
@@ -12,14 +12,14 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::tls::CertificateNames;
 use crate::tls::stream::TlsStream;
 
-/// How often a client that has sent something early is asked whether it is still there.
+/// How often the connection of a client that has sent something early is checked for its end.
 const GONE_CHECK: Duration = Duration::from_millis(250);
 
 /// A client's connection.
 pub enum ClientStream {
-    /// TCP in clear.
+    /// TCP without TLS.
     Plain(TcpStream),
-    /// TLS. Boxed: it is a hundred times the size of the others.
+    /// TLS over TCP. It is boxed because it has a hundred times the size of the others.
     Tls(Box<TlsStream<TcpStream>>),
     /// A unix socket.
     Unix(UnixStream),
@@ -28,13 +28,13 @@ pub enum ClientStream {
 /// What the connection itself says about the client.
 #[derive(Debug, Clone, Default)]
 pub struct Security {
-    /// Whether it is TLS.
+    /// Whether the connection has TLS.
     pub tls: bool,
-    /// Host name that the client asked for (SNI).
+    /// The host name that the client has asked for (SNI).
     pub server_name: Option<String>,
-    /// Channel binding data of the certificate that it was shown.
+    /// The channel binding data of the certificate that the client was shown.
     pub channel_binding: Option<Arc<[u8]>>,
-    /// Names in the certificate that it has proved to hold.
+    /// The names in the certificate whose key the client holds.
     pub certificate: Option<CertificateNames>,
 }
 
@@ -50,8 +50,8 @@ impl ClientStream {
             if ready.is_err() || ready.is_ok_and(tokio::io::Ready::is_read_closed) {
                 return;
             }
-            // Bytes are waiting, which keeps the socket ready: the close behind them can only be
-            // asked for.
+            // Unread bytes keep the socket ready, so the close behind them is only seen by looking
+            // again.
             tokio::time::sleep(GONE_CHECK).await;
         }
     }

@@ -1,25 +1,25 @@
-//! Protocol versions and `_pq_.` options: what is agreed with a client, and whether it is told.
+//! Which protocol version and `_pq_.` options are agreed on with a client, and is it told?
 
 use bytes::Bytes;
 
 use crate::error::{ErrorKind, Refusal};
 use crate::wire::startup::{ProtocolVersion, StartupMessage, is_protocol_option};
 
-/// What will be spoken.
+/// What has been agreed on with a client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// Not above 3.2.
+    /// The protocol version, which is not above 3.2.
     pub version: ProtocolVersion,
-    /// Protocol options that the client asked for and that are not spoken here: all.
+    /// The protocol options that the client has asked for. None of them is supported.
     pub unknown_options: Vec<Bytes>,
-    /// Whether a `NegotiateProtocolVersion` is sent.
+    /// Whether the client is sent a `NegotiateProtocolVersion`.
     pub announced: bool,
 }
 
 /// Refuses a major version other than 3.
 ///
 /// # Errors
-/// SQLSTATE 0A000 with PostgreSQL's text.
+/// SQLSTATE 0A000, with PostgreSQL's text.
 pub fn check(startup: &StartupMessage) -> Result<(), Refusal> {
     let ProtocolVersion { major, minor } = startup.version;
     match major {
@@ -31,7 +31,7 @@ pub fn check(startup: &StartupMessage) -> Result<(), Refusal> {
     }
 }
 
-/// Agrees as PostgreSQL 18 does: the lower of the client's version and 3.2.
+/// Agrees on the lower of the client's version and 3.2, as PostgreSQL 18 does.
 pub fn agree(startup: &StartupMessage) -> Agreement {
     let unknown_options: Vec<Bytes> = startup
         .parameters
@@ -40,16 +40,16 @@ pub fn agree(startup: &StartupMessage) -> Agreement {
         .filter(|name| is_protocol_option(name))
         .cloned()
         .collect();
-    let has_news = startup.version > ProtocolVersion::V3_2 || !unknown_options.is_empty();
+    let differs = startup.version > ProtocolVersion::V3_2 || !unknown_options.is_empty();
     Agreement {
         version: startup.version.min(ProtocolVersion::V3_2),
         unknown_options,
-        announced: has_news && !is_redshift_driver(startup),
+        announced: differs && !is_redshift_driver(startup),
     }
 }
 
-/// The Redshift JDBC driver takes a `NegotiateProtocolVersion` for a protocol error, and goes on
-/// uncompressed when its `_pq_.compression` is met with silence:
+/// Whether the client is the Redshift JDBC driver. It takes a `NegotiateProtocolVersion` for a
+/// protocol error, and goes on without compression when nothing answers its `_pq_.compression`:
 /// <https://github.com/aws/amazon-redshift-jdbc-driver>, `ConnectionFactoryImpl`.
 fn is_redshift_driver(startup: &StartupMessage) -> bool {
     startup

@@ -1,4 +1,5 @@
-//! The end of a client's login: everything from `AuthenticationOk` to `ReadyForQuery` in one write.
+//! How does a client's login end? With everything from `AuthenticationOk` to `ReadyForQuery`, sent
+//! at once.
 
 use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -8,10 +9,11 @@ use crate::wire::backend::{
     BackendKey, RawMessage, encode_authentication_ok, encode_negotiate_protocol_version,
 };
 
-/// Tells the client that it is in: what the server said, with the cancel key that is ours.
+/// Tells the client that it is logged in: with the messages of the server, and with the proxy's own
+/// cancel key.
 ///
 /// # Errors
-/// The client's socket failed.
+/// When the client's connection has failed.
 pub async fn welcome<S: AsyncWrite + Unpin>(
     stream: &mut S,
     agreement: &Agreement,

@@ -1,4 +1,4 @@
-//! What the Redshift credential APIs accept, checked before they are asked.
+//! What do the Redshift credential APIs accept? It is checked before they are asked.
 //!
 //! Source:
 //! <https://docs.aws.amazon.com/redshift/latest/APIReference/API_GetClusterCredentials.html>.
@@ -7,21 +7,27 @@ use std::ops::RangeInclusive;
 
 /// `DurationSeconds`.
 pub(super) const DURATION_SECONDS: RangeInclusive<i64> = 900..=3600;
-/// What AWS takes when `DurationSeconds` is not given.
-pub(super) const DEFAULT_DURATION_SECONDS: i64 = 900;
 
 /// Words that Redshift reserves:
 /// <https://docs.aws.amazon.com/redshift/latest/dg/r_pg_keywords.html>.
-const RESERVED_WORDS: &str = "aes128 aes256 all allowoverwrite analyse analyze and any array as asc authorization az64 backup between \
-    binary blanksasnull both bytedict bzip2 case cast check collate column constraint create credentials cross current_date current_time \
-    current_timestamp current_user current_user_id default deferrable deflate defrag delta delta32k desc disable distinct do else \
-    emptyasnull enable encode encrypt encryption end except explicit false for foreign freeze from full globaldict256 globaldict64k \
-    grant group gzip having identity ignore ilike in initially inner intersect interval into is isnull join language leading left like \
-    limit localtime localtimestamp lun luns lzo lzop minus mostly16 mostly32 mostly8 natural new not notnull null nulls off offline \
-    offset oid old on only open or order outer overlaps parallel partition percent permissions pivot placing primary raw readratio \
-    recover references reject rejectlog resort respect restore right select session_user similar snapshot some sysdate system table tag \
-    tdes text255 text32k then timestamp to top trailing true truncatecolumns union unique unnest unpivot user using verbose wallet when \
-    where with without";
+const RESERVED_WORDS: &str = "aes128 aes256 all allowoverwrite analyse analyze and any array as \
+                              asc authorization az64 backup between binary blanksasnull both \
+                              bytedict bzip2 case cast check collate column constraint create \
+                              credentials cross current_date current_time current_timestamp \
+                              current_user current_user_id default deferrable deflate defrag \
+                              delta delta32k desc disable distinct do else emptyasnull enable \
+                              encode encrypt encryption end except explicit false for foreign \
+                              freeze from full globaldict256 globaldict64k grant group gzip \
+                              having identity ignore ilike in initially inner intersect interval \
+                              into is isnull join language leading left like limit localtime \
+                              localtimestamp lun luns lzo lzop minus mostly16 mostly32 mostly8 \
+                              natural new not notnull null nulls off offline offset oid old on \
+                              only open or order outer overlaps parallel partition percent \
+                              permissions pivot placing primary raw readratio recover references \
+                              reject rejectlog resort respect restore right select session_user \
+                              similar snapshot some sysdate system table tag tdes text255 text32k \
+                              then timestamp to top trailing true truncatecolumns union unique \
+                              unnest unpivot user using verbose wallet when where with without";
 
 /// Checks a `DbUser`.
 ///

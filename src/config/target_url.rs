@@ -1,63 +1,146 @@
-//! Target URLs for the command line: each becomes the TOML that a file would hold.
+//! Which TOML does a target URL of the command line stand for?
 //!
-//! `redshift://user@cluster.region/database?key=value`,
+//! The forms are `redshift://user@cluster.region/database?key=value`,
 //! `redshift-serverless://workgroup.region/database`, `rds://user@host:port/database`,
 //! `dsql://user@host/postgres`, and the IAM URL of the Amazon Redshift JDBC driver, as people paste
-//! it from their tools. Keys are those of `[target]`, besides `listen` (the listener's address) and
-//! `name` (the target's). The JDBC form knows the driver's property names too.
+//! it from their tools. Parameters are the keys of a target, and `listen` (the address of the
+//! listener) and `name` (the name of the target).
+
+use std::collections::BTreeSet;
 
 use url::Url;
 
-use super::ConfigError;
-use super::raw::Source;
+use super::Problem;
+use super::jdbc_url;
+use super::keys::{Target, URL_PARAMETERS};
+use super::source::Source;
+use super::spec::{Kind, Table};
+use super::tables::Keys;
+use crate::nearest::nearest;
 
-const SERVERLESS: &str = "redshift-serverless";
+/// The value of `engine` for Redshift Serverless, which is also the scheme of its URLs.
+pub(super) const SERVERLESS: &str = "redshift-serverless";
+const TARGET: &Table = &Target::TABLE;
 
-/// One source for one URL, and a line for each thing in it that is ignored.
-pub(super) fn to_source(
-    text: &str,
-    earlier: &[Source],
-) -> Result<(Source, Vec<String>), ConfigError> {
+/// A target URL in the form of a file.
+pub(super) struct UrlDocument {
+    /// The URL without its parameters, for messages.
+    pub place: String,
+    /// A document with one listener and one target.
+    pub toml: String,
+    /// One line for each part of the URL that is ignored.
+    pub ignored: Vec<String>,
+}
+
+/// Turns a URL into the TOML that a file would hold.
+///
+/// # Errors
+/// The URL is malformed, or contains a secret.
+pub(super) fn to_toml(text: &str, earlier: &[Source]) -> Result<UrlDocument, Problem> {
     let place = format!("target URL {}", without_parameters(text));
     let mut ignored = Vec::new();
     let parsed = match text
         .get(..19)
         .filter(|prefix| prefix.eq_ignore_ascii_case("jdbc:redshift:iam:/"))
     {
-        Some(_) => from_jdbc(text, &mut ignored),
+        Some(_) => jdbc_url::read(text, &mut ignored),
         None => from_url(text),
     };
-    let parsed = parsed.map_err(|problem| ConfigError::one(&place, problem))?;
+    let parsed = parsed.map_err(|text| Problem {
+        place: place.clone(),
+        text,
+        excerpt: None,
+    })?;
     let ignored = ignored
         .into_iter()
         .map(|property| format!("{place}: {property}"))
         .collect();
-    Ok((Source::url(place, parsed.into_toml(earlier))?, ignored))
+    Ok(UrlDocument {
+        toml: parsed.into_toml(earlier),
+        place,
+        ignored,
+    })
 }
 
-/// What a URL says, before it is TOML.
-struct TargetUrl {
-    name: String,
-    listen: Option<String>,
+/// The contents of a URL, before they are written as TOML.
+pub(super) struct TargetUrl {
+    /// The name of the target, which is that of the server unless the URL says otherwise.
+    pub name: Option<String>,
+    /// The address of the listener, if the URL has one.
+    pub listen: Option<String>,
     default_port: u16,
-    target: toml::Table,
+    /// The keys of the target.
+    pub target: toml::Table,
 }
 
 impl TargetUrl {
+    /// A target of this engine, with the port for its listener if the URL has no other.
+    pub(super) fn new(engine: &str, default_port: u16) -> Self {
+        let mut url = Self {
+            name: None,
+            listen: None,
+            default_port,
+            target: toml::Table::new(),
+        };
+        url.set("engine", engine);
+        url
+    }
+
+    pub(super) fn set(&mut self, key: &str, value: impl Into<toml::Value>) {
+        self.target.insert(key.to_string(), value.into());
+    }
+
+    /// Takes a parameter: a key of the target, `listen` or `name`.
+    ///
+    /// # Errors
+    /// The parameter is unknown and is probably `listen` or `name`, misspelt.
+    pub(super) fn parameter(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "listen" => self.listen = Some(value.to_string()),
+            "name" => self.name = Some(value.to_string()),
+            key if TARGET.key(key).is_some() => self.set(key, typed(key, value)),
+            unknown => {
+                let own = URL_PARAMETERS.map(|(name, _)| name);
+                let known = TARGET.keys.iter().map(|key| key.name).chain(own);
+                if let Some(meant) = nearest(unknown, known).filter(|meant| own.contains(meant)) {
+                    return Err(format!("unknown key `{unknown}`: did you mean `{meant}`?"));
+                }
+                // An unknown key is reported together with the other mistakes of the target.
+                self.set(unknown, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the host of a URL. `cluster.region` means that AWS is asked for the endpoint; anything
+    /// else is the host to dial.
+    pub(super) fn host(&mut self, host: &str, identifier_key: &str) {
+        let first_label = host.split('.').next().unwrap_or(host);
+        self.name = Some(first_label.to_string()).filter(|label| !label.is_empty());
+        match host.split_once('.') {
+            Some((identifier, region)) if !region.contains('.') && region.contains('-') => {
+                self.set(identifier_key, identifier);
+                self.set("region", region);
+            }
+            _ => self.set("host", host.trim_matches(['[', ']'])),
+        }
+    }
+
     fn into_toml(self, earlier: &[Source]) -> String {
         let address = self
             .listen
             .unwrap_or_else(|| free_address(self.default_port, earlier));
-        let taken = |name: &String| {
-            earlier
-                .iter()
-                .any(|source| source.file.target.contains_key(name))
+        let taken = |name: &str| {
+            let mut known = earlier.iter().flat_map(|source| source.file.target.named());
+            known.any(|(known, _)| known == name)
         };
-        let numbered = (2..).map(|number: u32| format!("{}-{number}", self.name));
-        let name = std::iter::once(self.name.clone())
-            .chain(numbered)
-            .find(|name| !taken(name))
-            .unwrap_or_default();
+        let wanted = self.name.unwrap_or_else(|| "target".to_string());
+        let mut name = wanted.clone();
+        let mut number = 1;
+        while taken(&name) {
+            number += 1;
+            name = format!("{wanted}-{number}");
+        }
         let mut listener = toml::Table::new();
         listener.insert("address".into(), address.into());
         listener.insert("targets".into(), vec![name.clone()].into());
@@ -72,8 +155,12 @@ impl TargetUrl {
 }
 
 fn from_url(text: &str) -> Result<TargetUrl, String> {
-    let url = Url::parse(text)
-        .map_err(|error| format!("not a URL ({error}): write redshift://user@cluster.region/database or rds://user@host:port/database"))?;
+    let url = Url::parse(text).map_err(|error| {
+        format!(
+            "not a URL ({error}): write redshift://user@cluster.region/database or \
+             rds://user@host:port/database"
+        )
+    })?;
     let (engine, default_port, identifier_key) = match url.scheme() {
         "redshift" => ("redshift", 5439, "cluster_identifier"),
         SERVERLESS => (SERVERLESS, 5439, "workgroup_name"),
@@ -81,223 +168,46 @@ fn from_url(text: &str) -> Result<TargetUrl, String> {
         "dsql" => ("dsql", 5432, "cluster_identifier"),
         other => {
             return Err(format!(
-                "unknown scheme {other}: must be redshift, redshift-serverless, rds, dsql or jdbc:redshift:iam"
+                "unknown scheme {other}: must be redshift, redshift-serverless, rds, dsql or \
+                 jdbc:redshift:iam"
             ));
         }
     };
     if url.password().is_some() {
         return Err("delete the password: the proxy gets a temporary one from AWS".to_string());
     }
-    let mut parsed = TargetUrl {
-        name: String::new(),
-        listen: None,
-        default_port,
-        target: toml::Table::new(),
-    };
-    parsed.target.insert("engine".into(), engine.into());
+    let mut parsed = TargetUrl::new(engine, default_port);
     if !url.username().is_empty() {
-        parsed
-            .target
-            .insert("db_user".into(), decoded(url.username()).into());
+        parsed.set("db_user", decoded(url.username()));
     }
     if let Some(database) = url.path().strip_prefix('/').filter(|path| !path.is_empty()) {
-        parsed
-            .target
-            .insert("database".into(), decoded(database).into());
+        parsed.set("database", decoded(database));
     }
     if let Some(port) = url.port() {
-        parsed.target.insert("port".into(), i64::from(port).into());
+        parsed.set("port", i64::from(port));
     }
-    parsed.host(url.host_str().unwrap_or_default(), identifier_key);
+    if let Some(host) = url.host_str() {
+        parsed.host(host, identifier_key);
+    }
     for (key, value) in url.query_pairs() {
-        match &*key {
-            "listen" => parsed.listen = Some(value.into_owned()),
-            "name" => parsed.name = value.into_owned(),
-            key => {
-                parsed.target.insert(key.to_string(), typed(key, &value));
-            }
-        }
+        parsed.parameter(&key, &value)?;
     }
     Ok(parsed)
 }
 
-/// `jdbc:redshift:iam://cluster:region/database` or `jdbc:redshift:iam://host:port/database`,
-/// properties behind `?` or `;`.
-fn from_jdbc(text: &str, ignored: &mut Vec<String>) -> Result<TargetUrl, String> {
-    let form = "write jdbc:redshift:iam://cluster:region/database?DbUser=name";
-    let rest = text[18..].strip_prefix("//").ok_or(form)?;
-    let (address, properties) = rest.split_once(['?', ';']).unwrap_or((rest, ""));
-    let (authority, database) = address.split_once('/').unwrap_or((address, ""));
-    let mut parsed = TargetUrl {
-        name: String::new(),
-        listen: None,
-        default_port: 5439,
-        target: toml::Table::new(),
-    };
-    parsed.target.insert("engine".into(), "redshift".into());
-    match authority.split_once(':') {
-        Some((host, port)) if port.bytes().all(|c| c.is_ascii_digit()) && !port.is_empty() => {
-            parsed.target.insert("port".into(), typed("port", port));
-            parsed.host(host, "cluster_identifier");
-        }
-        Some((cluster, region)) => {
-            parsed
-                .target
-                .insert("cluster_identifier".into(), cluster.into());
-            parsed.target.insert("region".into(), region.into());
-            parsed.name = cluster.to_string();
-        }
-        None => parsed.host(authority, "cluster_identifier"),
-    }
-    if !database.is_empty() {
-        parsed
-            .target
-            .insert("database".into(), decoded(database).into());
-    }
-    let mut lower_case_groups = false;
-    for property in properties
-        .split(['&', ';'])
-        .filter(|property| !property.is_empty())
-    {
-        let (name, value) = property.split_once('=').unwrap_or((property, ""));
-        let value = decoded(value);
-        match name.to_ascii_lowercase().as_str() {
-            "forcelowercase" => lower_case_groups = is_true(&value),
-            name => parsed.jdbc_property(name, &value, ignored)?,
-        }
-    }
-    if let Some(toml::Value::Array(groups)) = parsed
-        .target
-        .get_mut("db_groups")
-        .filter(|_| lower_case_groups)
-    {
-        for group in groups {
-            *group = group.as_str().unwrap_or_default().to_lowercase().into();
-        }
-    }
-    let host = parsed
-        .target
-        .get("host")
-        .and_then(toml::Value::as_str)
-        .unwrap_or_default();
-    if host.contains(".redshift-serverless.")
-        || parsed.target["engine"].as_str() == Some(SERVERLESS)
-    {
-        parsed.become_serverless(ignored);
-    }
-    Ok(parsed)
-}
-
-impl TargetUrl {
-    /// `cluster.region` leaves the endpoint to discovery; anything else is the host to dial.
-    fn host(&mut self, host: &str, identifier_key: &str) {
-        let first_label = host.split('.').next().unwrap_or(host);
-        self.name = first_label.to_string();
-        match host.split_once('.') {
-            Some((identifier, region)) if !region.contains('.') && region.contains('-') => {
-                self.target.insert(identifier_key.into(), identifier.into());
-                self.target.insert("region".into(), region.into());
-            }
-            _ => {
-                self.target
-                    .insert("host".into(), host.trim_matches(['[', ']']).into());
-            }
-        }
-    }
-
-    /// The driver takes the settings of provisioned clusters too, and has no use for them.
-    fn become_serverless(&mut self, ignored: &mut Vec<String>) {
-        self.target.insert("engine".into(), SERVERLESS.into());
-        if let Some(name) = self.target.remove("cluster_identifier") {
-            self.target.entry("workgroup_name").or_insert(name);
-        }
-        for key in ["db_user", "api", "auto_create", "db_groups"] {
-            if self.target.remove(key).is_some() {
-                ignored.push(format!("{key} is ignored: Redshift Serverless maps the AWS identity to the database user"));
-            }
-        }
-    }
-
-    fn jdbc_property(
-        &mut self,
-        name: &str,
-        value: &str,
-        ignored: &mut Vec<String>,
-    ) -> Result<(), String> {
-        let key = match name {
-            "listen" => {
-                self.listen = Some(value.to_string());
-                return Ok(());
-            }
-            "name" => {
-                self.name = value.to_string();
-                return Ok(());
-            }
-            "groupfederation" => {
-                if is_true(value) {
-                    self.target
-                        .insert("api".into(), "get-cluster-credentials-with-iam".into());
-                }
-                return Ok(());
-            }
-            "isserverless" => {
-                if is_true(value) {
-                    self.target.insert("engine".into(), SERVERLESS.into());
-                }
-                return Ok(());
-            }
-            "user" | "uid" if self.target.contains_key("db_user") => return Ok(()),
-            "dbuser" | "user" | "uid" => "db_user",
-            "autocreate" => "auto_create",
-            "dbgroups" => "db_groups",
-            "clusterid" => "cluster_identifier",
-            "serverlessworkgroup" => "workgroup_name",
-            "region" => "region",
-            "profile" => "profile",
-            "iamduration" => "duration_seconds",
-            "endpointurl" => "endpoint_url",
-            "stsendpointurl" => "sts_endpoint_url",
-            "password" | "pwd" | "accesskeyid" | "secretaccesskey" | "sessiontoken" => {
-                return Err(format!(
-                    "delete {name}: AWS credentials come from the environment, a profile, SSO, a role or the instance, never from a URL"
-                ));
-            }
-            "plugin_name" => {
-                return Err("delete plugin_name: log in with `aws sso login` or a profile and name it with Profile=".to_string());
-            }
-            // The driver's own names have no underscore, ours that a tool could not know do:
-            // ca_file, tls_server_name.
-            own if own.contains('_') => own,
-            other => {
-                ignored.push(format!("{other} is the JDBC driver's own and is ignored"));
-                return Ok(());
-            }
-        };
-        self.target.insert(key.into(), typed(key, value));
-        Ok(())
-    }
-}
-
-/// The TOML value that a key's text means; a text that does not fit is left to be refused with the
-/// key's type.
-fn typed(key: &str, value: &str) -> toml::Value {
-    match key {
-        "auto_create" | "application_name_suffix" | "reuse_sessions" => {
-            match value.to_ascii_lowercase().as_str() {
-                "true" | "1" => true.into(),
-                "false" | "0" => false.into(),
-                _ => value.into(),
-            }
-        }
-        "port"
-        | "duration_seconds"
-        | "max_sessions"
-        | "max_logins_per_second"
-        | "max_concurrent_logins"
-        | "warm_sessions" => value
+/// The TOML value that a key's text stands for. A text that does not fit stays a text, which is
+/// then refused like that of a file.
+pub(super) fn typed(key: &str, value: &str) -> toml::Value {
+    match TARGET.key(key).map(|key| &key.kind) {
+        Some(Kind::Flag) => match value.to_ascii_lowercase().as_str() {
+            "true" | "1" => true.into(),
+            "false" | "0" => false.into(),
+            _ => value.into(),
+        },
+        Some(Kind::Number) => value
             .parse::<i64>()
             .map_or_else(|_| value.into(), Into::into),
-        "db_groups" | "ignore_startup_parameters" => value
+        Some(Kind::Texts) => value
             .split(',')
             .map(str::trim)
             .filter(|item| !item.is_empty())
@@ -308,37 +218,29 @@ fn typed(key: &str, value: &str) -> toml::Value {
     }
 }
 
-fn is_true(value: &str) -> bool {
-    value.eq_ignore_ascii_case("true") || value == "1"
-}
-
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> String {
     percent_encoding::percent_decode_str(text)
         .decode_utf8_lossy()
         .into_owned()
 }
 
-/// The engine's own port on loopback, or the first one above it that no earlier URL took.
+/// An address on loopback: the engine's own port, or the first port above it that no earlier
+/// source uses.
 fn free_address(default_port: u16, earlier: &[Source]) -> String {
-    let taken = |address: &String| {
-        earlier
-            .iter()
-            .flat_map(|source| &source.file.listener)
-            .any(|listener| {
-                listener
-                    .as_ref()
-                    .address
-                    .as_ref()
-                    .is_some_and(|taken| taken.as_ref() == address)
-            })
-    };
-    (default_port..=u16::MAX)
-        .map(|port| format!("127.0.0.1:{port}"))
-        .find(|address| !taken(address))
-        .unwrap_or_default()
+    let taken: BTreeSet<&str> = earlier
+        .iter()
+        .flat_map(|source| source.file.listener.items())
+        .filter_map(|listener| listener.as_ref().address.value())
+        .map(String::as_str)
+        .collect();
+    let mut addresses = (default_port..=u16::MAX).map(|port| format!("127.0.0.1:{port}"));
+    addresses
+        .find(|address| !taken.contains(address.as_str()))
+        .unwrap_or_else(|| format!("127.0.0.1:{default_port}"))
 }
 
-/// Parameters and user information may hold what does not belong into a message.
+/// The URL as messages show it. Its parameters and user name are left out, because they may
+/// contain secrets.
 fn without_parameters(text: &str) -> String {
     let end = text.find(['?', ';']).unwrap_or(text.len());
     match text[..end].split_once("//") {

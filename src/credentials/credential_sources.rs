@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use aws_config::profile;
 use aws_types::os_shim_internal::{Env, Fs};
 
+use crate::nearest::nearest;
+
 /// Why the chain has found no credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialSources {
@@ -50,7 +52,7 @@ pub async fn inspect_credential_sources(profile: Option<&str>) -> CredentialSour
         return CredentialSources::NoSuchProfile {
             name: name.to_string(),
             files: files.map(|file| file.display().to_string()).join(" and "),
-            nearest: nearest_profile(name, names).map(str::to_string),
+            nearest: nearest(name, names.iter().copied()).map(str::to_string),
         };
     }
     let in_files = format!(
@@ -63,13 +65,6 @@ pub async fn inspect_credential_sources(profile: Option<&str>) -> CredentialSour
     } else {
         default_chain(in_files)
     })
-}
-
-fn nearest_profile<'a>(name: &str, profiles: &[&'a str]) -> Option<&'a str> {
-    profiles
-        .iter()
-        .copied()
-        .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)))
 }
 
 /// Every place of the default chain, in the SDK's order.

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
 use crate::config::{Address, Config, Listener as ListenerSettings};
+use crate::error::chain;
 use crate::runtime::{Lifecycle, Listener, Runtime, Snapshot};
 use crate::session::{self, Accepted};
 use crate::tls::listener::ListenerTls;
@@ -304,7 +305,7 @@ async fn reload_changed_certificates(certificates: &[Arc<ListenerTls>], reload: 
                 }
                 Ok(false) => *reported = None,
                 Err(error) => {
-                    let text = error.to_string();
+                    let text = chain(&error);
                     if asked || reported.as_ref() != Some(&text) {
                         tracing::error!(
                             certificate = %file,

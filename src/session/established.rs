@@ -1,6 +1,7 @@
 //! Phase 9: how does a session run once its login is done, and what happens to the server's side
 //! after the client has left?
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -11,7 +12,7 @@ use super::welcome::Welcomed;
 use crate::cancel::Registration;
 use crate::client::stream::ClientStream;
 use crate::limits::Permit;
-use crate::splice::{IdleTracker, Leg, Observer, Outcome, PlainStream, Traffic, end, splice};
+use crate::splice::{IdleTracker, Leg, Observer, Outcome, PlainStream, end, splice};
 use crate::target::{Reuse, Target, UpstreamSession};
 use crate::tls::stream::TlsStream;
 use crate::wire::settings::Settings;
@@ -128,11 +129,12 @@ async fn run<C: Leg, U: Leg>(
     observer: &mut impl Observer,
     record: &OpenRecord,
 ) -> Outcome {
-    let traffic: &Traffic = record.traffic();
-    match record
-        .run_until_ended(splice(client, upstream, observer, traffic))
-        .await
-    {
+    let traffic = record.traffic();
+    let outcome = {
+        let splice = pin!(splice(client, upstream, observer, traffic));
+        record.run_until_ended(splice).await
+    };
+    match outcome {
         Some(outcome) => outcome,
         None => end(client, upstream, traffic).await,
     }

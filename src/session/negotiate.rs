@@ -23,7 +23,7 @@ pub(super) async fn negotiate(
     let deadline = context.deadline(record);
     let negotiation = async {
         match accepted {
-            Accepted::Unix(unix, _) => negotiate::unix(unix).await,
+            Accepted::Unix(unix, _) => Ok(negotiate::unix(unix).await),
             Accepted::Tcp(mut tcp, peer) => {
                 let ip = peer.ip().to_canonical();
                 if settings

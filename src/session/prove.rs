@@ -170,6 +170,7 @@ impl Proof<'_> {
             user: (*user).to_string(),
             method,
             rule,
+            certificate: startup.security.certificate.clone(),
         })
     }
 
@@ -187,7 +188,7 @@ impl Proof<'_> {
             password_checker: &snapshot.password_checker,
         };
         authenticate(stream, method, &challenge).await?;
-        Ok(AuthenticationMethod::Password(method))
+        Ok(method.into())
     }
 
     fn by_certificate(&self) -> Result<AuthenticationMethod, Refusal> {
@@ -195,7 +196,7 @@ impl Proof<'_> {
         let map = &self.context.listener.settings.certificate_map;
         match &self.startup.security.certificate {
             Some(names) if certificate_user::may_be(names, user, map) => {
-                Ok(AuthenticationMethod::Certificate(names.clone()))
+                Ok(AuthenticationMethod::Cert)
             }
             Some(names) => {
                 let has = names.iter().collect::<Vec<_>>().join(", ");

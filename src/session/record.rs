@@ -4,6 +4,7 @@
 //! Text that a peer could influence is recorded as a string, never with `%`: strings are quoted, so
 //! no peer can forge a log line.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,7 @@ impl Record {
             user = identity.user,
             method = identity.method.to_string(),
             rule = identity.rule,
+            certificate = identity.certificate.as_ref().and_then(|names| names.iter().next()),
             "client authenticated"
         );
     }
@@ -205,7 +207,10 @@ impl OpenRecord {
     }
 
     /// Runs a future until it is done, or until the session is told to end: then it returns `None`.
-    pub(super) async fn run_until_ended<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn run_until_ended<T>(
+        &self,
+        future: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
         self.entry.run_until_ended(future).await
     }
 

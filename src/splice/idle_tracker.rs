@@ -1,14 +1,9 @@
 //! Does a client that sends `Terminate` leave the server's session idle, so that another client may
-//! have it after a reset? To tell, it follows where messages begin and end.
+//! have it after a reset?
 //!
 //! It errs on one side only. Whatever it does not understand or cannot count makes it give up for
-//! the rest of the session, which then passes as if nobody observed it. It keeps the type and
-//! length of one message in each direction, and at most one `ParameterStatus`.
-//!
-//! `Query`, `Sync` and `FunctionCall` are answered by one `ReadyForQuery` each. A server may send
-//! fewer, since it ignores `Sync` during COPY and everything up to `Sync` after an error, but never
-//! more. So the count of the pending ones reaches zero only when nothing is under way.
-//! <https://www.postgresql.org/docs/current/protocol-flow.html>
+//! the rest of the session, which then passes as if nobody observed it. It keeps the type and length
+//! of one message in each direction, and at most one `ParameterStatus`.
 
 use bytes::Bytes;
 
@@ -24,7 +19,12 @@ use crate::wire::protocol::{
 };
 use crate::wire::settings::Settings;
 
-/// Follows one session from its first `ReadyForQuery` on.
+/// Follows the messages of one session from its first `ReadyForQuery` on.
+///
+/// `Query`, `Sync` and `FunctionCall` are answered by one `ReadyForQuery` each. A server may send
+/// fewer, since it ignores `Sync` during COPY and everything up to `Sync` after an error, but never
+/// more. So the count of the pending ones reaches zero only when nothing is under way.
+/// <https://www.postgresql.org/docs/current/protocol-flow.html>
 #[derive(Debug)]
 pub struct IdleTracker {
     client: MessageSplitter,

@@ -106,47 +106,10 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
     observer: &mut O,
     traffic: &Traffic,
 ) -> Outcome {
-    let (mut up, mut down) = (
-        Direction::new(&traffic.sent),
-        Direction::new(&traffic.received),
-    );
-    // The reader of the direction that ended first.
-    let mut first = None;
+    let mut directions = Directions::new(traffic);
     // Dropping the future in the middle loses at most the bytes that the kernel has not taken yet.
-    poll_fn(|cx| {
-        for _ in 0..STEPS_PER_POLL {
-            // The directions take turns, so that neither starves the other.
-            let moved_up = up
-                .poll_step(cx, client, upstream, |bytes| observer.client_sent(bytes))
-                .is_ready();
-            if up.has_ended() {
-                first.get_or_insert(Side::Client);
-            }
-            let observe = |bytes: &[u8]| {
-                observer.server_sent(bytes);
-                bytes.len()
-            };
-            let moved_down = down.poll_step(cx, upstream, client, observe).is_ready();
-            if down.has_ended() {
-                first.get_or_insert(Side::Upstream);
-            }
-            // The server has nothing more to say, or nobody is left to hear it.
-            if down.has_ended() || up.reader_has_failed() {
-                return Poll::Ready(());
-            }
-            if !moved_down && (!moved_up || up.has_ended()) {
-                let is_delivered = up.has_terminated() && client.poll_send_unsent(cx).is_ready();
-                return if is_delivered {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                };
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    poll_fn(|cx| directions.poll(cx, client, upstream, observer)).await;
+    let Directions { up, down, .. } = &directions;
     let upstream_left_open = up.has_terminated() && down.is_copying();
     if upstream_left_open {
         let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
@@ -157,6 +120,7 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
     if !up.writer_has_failed() && !upstream_left_open {
         let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
     }
+    let Directions { up, down, first } = directions;
     let (ended_by, error) = match first {
         Some(Side::Client) => up.into_cause(Side::Client, Side::Upstream),
         Some(Side::Upstream | Side::Proxy) | None => down.into_cause(Side::Upstream, Side::Client),
@@ -203,6 +167,68 @@ async fn discard<C: Leg, U: Leg, O: Observer>(client: &mut C, upstream: &mut U, 
         })
     };
     poll_fn(drop_all).await;
+}
+
+/// Both directions of a session.
+struct Directions<'a> {
+    /// From the client to the server.
+    up: Direction<'a>,
+    /// From the server to the client.
+    down: Direction<'a>,
+    /// The reader of the direction that has ended first.
+    first: Option<Side>,
+}
+
+impl<'a> Directions<'a> {
+    fn new(traffic: &'a Traffic) -> Self {
+        Self {
+            up: Direction::new(&traffic.sent),
+            down: Direction::new(&traffic.received),
+            first: None,
+        }
+    }
+
+    /// Moves bytes, and is ready when there are no more to be moved.
+    fn poll<C: Leg, U: Leg, O: Observer>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut C,
+        upstream: &mut U,
+        observer: &mut O,
+    ) -> Poll<()> {
+        let Self { up, down, first } = self;
+        for _ in 0..STEPS_PER_POLL {
+            // The directions take turns, so that neither starves the other.
+            let moved_up = up
+                .poll_step(cx, client, upstream, |bytes| observer.client_sent(bytes))
+                .is_ready();
+            if up.has_ended() {
+                first.get_or_insert(Side::Client);
+            }
+            let observe = |bytes: &[u8]| {
+                observer.server_sent(bytes);
+                bytes.len()
+            };
+            let moved_down = down.poll_step(cx, upstream, client, observe).is_ready();
+            if down.has_ended() {
+                first.get_or_insert(Side::Upstream);
+            }
+            // The server has nothing more to say, or nobody is left to hear it.
+            if down.has_ended() || up.reader_has_failed() {
+                return Poll::Ready(());
+            }
+            if !moved_down && (!moved_up || up.has_ended()) {
+                let is_delivered = up.has_terminated() && client.poll_send_unsent(cx).is_ready();
+                return if is_delivered {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                };
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
 }
 
 /// One direction of a session, in which the bytes of a reader go to a writer.

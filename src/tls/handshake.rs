@@ -15,7 +15,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Unbuffered
 use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::record::RecordLayer;
+use super::record::{ALERT, APPLICATION_DATA, RecordLayer};
 use super::stream::TlsStream;
 
 /// How many bytes are read at a time. A whole flight of a PostgreSQL server has 2 to 5 KiB.
@@ -23,10 +23,6 @@ const HANDSHAKE_READ: usize = 4 * 1024;
 /// The most bytes of the peer that may wait for more to come. rustls takes handshake messages of up
 /// to 64 KiB.
 const MAX_UNPROCESSED: usize = 96 * 1024;
-
-/// Record content types, of which the unbuffered interface shows only bytes: RFC 8446 §5.1.
-const ALERT: u8 = 0x15;
-const APPLICATION_DATA: u8 = 0x17;
 
 /// A connection whose handshake is done, and what was agreed in it.
 pub(super) struct CompletedHandshake<T> {

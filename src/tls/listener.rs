@@ -115,6 +115,18 @@ pub struct AcceptedTls {
     pub has_postgresql_alpn: bool,
 }
 
+impl ListenerTlsError {
+    /// The file that is to blame.
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Read { file, .. }
+            | Self::Empty { file, .. }
+            | Self::KeyMismatch { key: file }
+            | Self::Unusable { file, .. } => file,
+        }
+    }
+}
+
 impl ListenerTls {
     /// Reads the files.
     ///
@@ -246,12 +258,7 @@ fn client_verifier(
     let mut builder =
         WebPkiClientVerifier::builder_with_provider(roots.into(), provider).allow_unauthenticated();
     if let Some(crl) = crl {
-        let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(crl)
-            .and_then(Iterator::collect)
-            .map_err(|error| not_read(crl, error))?;
-        if lists.is_empty() {
-            return Err(empty(crl, "certificate revocation list"));
-        }
+        let lists = revocation_lists(crl)?;
         // The list of one authority says nothing about the certificates of another.
         builder = builder.with_crls(lists).allow_unknown_revocation_status();
     }
@@ -260,7 +267,11 @@ fn client_verifier(
         .map_err(|error| unusable(crl.unwrap_or(ca), error))
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTlsError> {
+/// Reads the certificates of a PEM file.
+///
+/// # Errors
+/// The file cannot be read, is not PEM, or has none.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTlsError> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
         .map_err(|error| not_read(file, error))?;
@@ -271,7 +282,28 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTls
     }
 }
 
-fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ListenerTlsError> {
+/// Reads the certificate revocation lists of a PEM file.
+///
+/// # Errors
+/// The file cannot be read, is not PEM, or has none.
+pub fn revocation_lists(
+    file: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, ListenerTlsError> {
+    let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| not_read(file, error))?;
+    if lists.is_empty() {
+        Err(empty(file, "certificate revocation list"))
+    } else {
+        Ok(lists)
+    }
+}
+
+/// Reads the private key of a PEM file.
+///
+/// # Errors
+/// The file cannot be read, is not PEM, or has no key that can be read without a passphrase.
+pub fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ListenerTlsError> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
         pem::Error::NoItemsFound => empty(file, "private key without a passphrase"),
         error => not_read(file, error),

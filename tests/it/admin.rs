@@ -12,6 +12,7 @@ use crate::support::client::{Client, connect};
 use crate::support::proxy::{
     Proxy, command, config_file, hash_password, output, rds_config, redshift_config,
 };
+use crate::support::reports::reports;
 use crate::support::wait_for;
 
 const RDS_USER: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
@@ -576,19 +577,15 @@ fn an_address_that_cannot_be_used_is_named() {
             "http = \"localhost:9439\"",
             "admin.http = \"localhost:9439\": must be an IP address and a port, as in \"127.0.0.1:9439\"",
         ),
-        (
-            "console = \"127.0.0.1:6439\"",
-            "unknown key `console`: did you mean `http`?",
-        ),
+        ("console = \"127.0.0.1:6439\"", "unknown key `console`"),
         (
             "http = \"127.0.0.1:5439\"",
             "admin.http = \"127.0.0.1:5439\": a listener has it",
         ),
     ] {
         let config = config.replace("127.0.0.1:0", "127.0.0.1:5439");
-        assert_eq!(
-            run(&[], &format!("{config}[admin]\n{admin}\n")),
-            (Some(78), format!("FILE:{}: {expected}\n", lines + 2))
-        );
+        let reports = reports(&config_file(&format!("{config}[admin]\n{admin}\n")));
+        let heads: Vec<_> = reports.iter().map(|report| &report.head).collect();
+        assert_eq!(heads, [&format!("{}:1: {expected}", lines + 2)]);
     }
 }

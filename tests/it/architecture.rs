@@ -1,12 +1,18 @@
-//! Dependencies between the modules point one way, and a few things exist in one place only.
+//! Do dependencies between the modules point one way, and do a few things exist in one place only?
+//!
+//! Every source file is parsed as a whole. Items under `#[cfg(test)]` are left out wherever they
+//! stand, since tests may use what they test with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What each module may use. A module that is not here may not exist.
-const MAY_USE: [(&str, &[&str]); 26] = [
-    ("main", &["cli"]),
-    ("lib", &[]),
+use syn::visit::{self, Visit};
+
+/// What each module may use, from the top down. A module that is not listed may not exist, and a
+/// permission that nobody uses may not be listed.
+const MAY_USE: [(&str, &[&str]); 32] = [
+    ("main", &[]),
+    ("lib", &["splice"]),
     (
         "cli",
         &[
@@ -14,15 +20,31 @@ const MAY_USE: [(&str, &[&str]); 26] = [
             "config",
             "hash_password",
             "iam",
+            "nearest",
             "policy",
+            "runtime",
             "server",
             "telemetry",
-            "workers",
         ],
     ),
+    ("telemetry", &["config"]),
+    (
+        "server",
+        &["admin", "config", "error", "runtime", "session", "tls"],
+    ),
+    (
+        "session",
+        &[
+            "address", "cancel", "client", "config", "error", "limits", "metrics", "registry",
+            "route", "runtime", "splice", "status", "target", "tls", "wire",
+        ],
+    ),
+    ("policy", &["config", "credentials", "iam", "route"]),
+    ("hash_password", &["random", "secret", "verifier", "wire"]),
     (
         "check",
         &[
+            "address",
             "config",
             "credentials",
             "error",
@@ -33,76 +55,118 @@ const MAY_USE: [(&str, &[&str]); 26] = [
             "wire",
         ],
     ),
-    ("hash_password", &["secret", "verifier", "wire"]),
-    ("policy", &["config", "credentials", "iam", "route"]),
-    ("telemetry", &["config"]),
+    ("admin", &["metrics", "runtime"]),
     (
-        "server",
+        "runtime",
         &[
-            "admin",
-            "session",
             "cancel",
             "client",
             "config",
             "credentials",
-            "error",
-            "governor",
+            "limits",
             "metrics",
-            "places",
+            "random",
+            "registry",
             "secret",
-            "tls",
+            "status",
+            "target",
             "verifier",
-            "workers",
         ],
     ),
-    ("workers", &[]),
-    ("admin", &["metrics"]),
     (
-        "session",
+        "target",
         &[
-            "cancel",
-            "client",
+            "address",
             "config",
             "credentials",
             "error",
-            "governor",
+            "limits",
             "metrics",
-            "places",
             "route",
-            "splice",
+            "status",
             "tls",
             "upstream",
             "wire",
-            "workers",
         ],
     ),
     (
-        "client",
-        &["config", "error", "secret", "tls", "verifier", "wire"],
+        "upstream",
+        &[
+            "address", "config", "error", "random", "secret", "tls", "wire",
+        ],
     ),
-    ("places", &["config", "error"]),
-    ("governor", &["config", "error"]),
-    ("route", &["config", "error"]),
+    ("registry", &["address", "random", "splice", "status"]),
+    ("splice", &["tls", "wire"]),
+    ("limits", &["error"]),
     (
         "credentials",
-        &["config", "error", "iam", "metrics", "secret"],
+        &[
+            "config", "error", "iam", "metrics", "nearest", "random", "route", "secret",
+        ],
     ),
-    (
-        "upstream",
-        &["config", "error", "places", "secret", "tls", "wire"],
-    ),
+    ("route", &["config", "error"]),
     ("iam", &["config"]),
-    ("cancel", &["secret", "wire"]),
-    ("splice", &["tls", "wire"]),
-    ("config", &["error", "secret", "tls", "verifier"]),
+    (
+        "client",
+        &[
+            "config", "error", "random", "secret", "tls", "verifier", "wire",
+        ],
+    ),
+    ("config", &["error", "nearest", "secret", "tls", "verifier"]),
     ("verifier", &["secret"]),
+    ("cancel", &["address", "random", "secret", "wire"]),
+    ("metrics", &["status"]),
     ("error", &["wire"]),
+    ("status", &["address"]),
+    ("address", &[]),
     ("wire", &["secret"]),
     ("tls", &[]),
-    ("metrics", &[]),
+    ("secret", &[]),
+    ("nearest", &[]),
+    ("random", &[]),
 ];
 
-fn sources() -> Vec<(PathBuf, String)> {
+/// A file below `src`.
+struct Source {
+    /// Relative to `src`.
+    path: PathBuf,
+    /// Module path of the file: `["client", "stream"]`, empty for `lib.rs`.
+    module: Vec<String>,
+    /// Code without tests.
+    file: syn::File,
+}
+
+impl Source {
+    /// The first folder, or the file's own name.
+    fn room(&self) -> String {
+        match &self.module[..] {
+            [] => "lib".to_string(),
+            [first, ..] => first.clone(),
+        }
+    }
+
+    /// Modules that the file declares, whose names begin paths too.
+    fn children(&self) -> BTreeSet<String> {
+        let declared = self.file.items.iter().filter_map(|item| match item {
+            syn::Item::Mod(item) => Some(item.ident.to_string()),
+            _ => None,
+        });
+        declared.collect()
+    }
+
+    /// Every path that the file names; those of this crate begin with `crate`.
+    fn paths(&self) -> BTreeSet<Vec<String>> {
+        let mut paths = Paths {
+            module: &self.module,
+            children: self.children(),
+            found: BTreeSet::new(),
+        };
+        paths.visit_file(&self.file);
+        paths.found
+    }
+}
+
+fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![root.clone()];
     let mut sources = Vec::new();
@@ -111,124 +175,311 @@ fn sources() -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else {
-                let text = std::fs::read_to_string(&path).unwrap();
-                sources.push((path.strip_prefix(&root).unwrap().to_path_buf(), text));
+                continue;
             }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut file = syn::parse_file(&text).unwrap();
+            file.items.retain(|item| !is_test(item));
+            let path = path.strip_prefix(&root).unwrap().to_path_buf();
+            let module = path
+                .with_extension("")
+                .iter()
+                .map(|part| part.to_str().unwrap().to_string())
+                .filter(|part| !["mod", "lib"].contains(&part.as_str()))
+                .collect();
+            sources.push(Source { path, module, file });
         }
     }
+    let test_modules: BTreeSet<_> = test_modules();
+    sources.retain(|source| !test_modules.contains(&source.module));
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(sources.len() > 100, "{} sources", sources.len());
     sources
 }
 
-/// The code of a file, without its unit tests.
-fn code(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap()
+/// Files that are modules for tests only, and those below them.
+fn test_modules() -> BTreeSet<Vec<String>> {
+    // Their parents declare them with `#[cfg(test)]`; the names say so too.
+    [
+        "splice/tests",
+        "target/pool/tests",
+        "tls/record/tests",
+        "tls/testing",
+    ]
+    .into_iter()
+    .chain(["splice/tests/upstream_left_open"])
+    .map(|path| path.split('/').map(str::to_string).collect())
+    .collect()
 }
 
-/// First folder, or the file's own name.
-fn module(path: &Path) -> String {
-    path.components()
-        .next()
-        .unwrap()
-        .as_os_str()
-        .to_str()
-        .unwrap()
-        .trim_end_matches(".rs")
-        .to_string()
+fn attributes(item: &syn::Item) -> &[syn::Attribute] {
+    match item {
+        syn::Item::Const(item) => &item.attrs,
+        syn::Item::Enum(item) => &item.attrs,
+        syn::Item::Fn(item) => &item.attrs,
+        syn::Item::Impl(item) => &item.attrs,
+        syn::Item::Mod(item) => &item.attrs,
+        syn::Item::Static(item) => &item.attrs,
+        syn::Item::Struct(item) => &item.attrs,
+        syn::Item::Type(item) => &item.attrs,
+        syn::Item::Use(item) => &item.attrs,
+        _ => &[],
+    }
 }
 
-fn used(text: &str) -> BTreeSet<String> {
-    let names = text.split("crate::").skip(1);
-    let name = |rest: &str| {
-        rest.chars()
-            .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
-            .collect()
-    };
-    let grouped = text
-        .split("use crate::{")
-        .skip(1)
-        .flat_map(|rest| rest.split('}').next().unwrap().split(','));
-    names
-        .map(name)
-        .chain(grouped.map(|part| name(part.trim())))
-        .filter(|name: &String| !name.is_empty())
+fn is_test(item: &syn::Item) -> bool {
+    attributes(item).iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute
+                .parse_args::<syn::Path>()
+                .is_ok_and(|condition| condition.is_ident("test"))
+    })
+}
+
+/// Collects paths, also those that macros are given.
+struct Paths<'a> {
+    module: &'a [String],
+    children: BTreeSet<String>,
+    found: BTreeSet<Vec<String>>,
+}
+
+impl Paths<'_> {
+    fn add(&mut self, path: &[String]) {
+        let absolute = match path.first().map(String::as_str) {
+            Some("crate") => path[1..].to_vec(),
+            Some("self") => [self.module, &path[1..]].concat(),
+            Some("super") => {
+                let up = path.iter().take_while(|part| *part == "super").count();
+                let kept = self.module.len().saturating_sub(up);
+                [&self.module[..kept], &path[up..]].concat()
+            }
+            Some(child) if self.children.contains(child) => [self.module, path].concat(),
+            _ => {
+                self.found.insert(path.to_vec());
+                return;
+            }
+        };
+        self.found
+            .insert([vec!["crate".to_string()], absolute].concat());
+    }
+
+    fn add_tree(&mut self, prefix: &[String], tree: &syn::UseTree) {
+        let with = |name: &syn::Ident| [prefix, &[name.to_string()]].concat();
+        match tree {
+            syn::UseTree::Path(path) => self.add_tree(&with(&path.ident), &path.tree),
+            syn::UseTree::Name(name) if name.ident == "self" => self.add(prefix),
+            syn::UseTree::Name(name) => self.add(&with(&name.ident)),
+            syn::UseTree::Rename(rename) => self.add(&with(&rename.ident)),
+            syn::UseTree::Glob(_) => self.add(prefix),
+            syn::UseTree::Group(group) => {
+                for tree in &group.items {
+                    self.add_tree(prefix, tree);
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Visit<'a> for Paths<'_> {
+    fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
+        self.add_tree(&[], &item.tree);
+    }
+
+    fn visit_path(&mut self, path: &'a syn::Path) {
+        let parts: Vec<_> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
+        self.add(&parts);
+        visit::visit_path(self, path);
+    }
+
+    /// What a macro is given is tokens; a path in them is names with colons between.
+    fn visit_macro(&mut self, invocation: &'a syn::Macro) {
+        let tokens = invocation.tokens.to_string().replace(" :: ", "::");
+        let is_in_path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        for path in tokens
+            .split(|c| !is_in_path(c))
+            .filter(|path| path.contains("::"))
+        {
+            let parts: Vec<_> = path.split("::").map(str::to_string).collect();
+            self.add(&parts);
+        }
+        visit::visit_macro(self, invocation);
+    }
+}
+
+/// The rooms that a file uses besides its own.
+fn used_rooms(source: &Source, rooms: &BTreeSet<String>) -> BTreeSet<String> {
+    let room = source.room();
+    source
+        .paths()
+        .into_iter()
+        .filter(|path| path[0] == "crate")
+        .filter_map(|path| path.get(1).cloned())
+        .filter(|used| *used != room && rooms.contains(used))
         .collect()
 }
 
 #[test]
 fn modules_use_only_what_is_below_them() {
-    for (path, text) in sources() {
-        let module = module(&path);
-        if module == "secret" {
-            assert_eq!(used(code(&text)), BTreeSet::new());
-            continue;
+    let sources = sources();
+    let rooms: BTreeSet<_> = sources.iter().map(Source::room).collect();
+    let listed: BTreeSet<_> = MAY_USE
+        .iter()
+        .map(|(room, _)| (*room).to_string())
+        .collect();
+    assert_eq!(rooms, listed, "every module has its place in MAY_USE");
+    for (room, allowed) in MAY_USE {
+        let mut unused: BTreeSet<_> = allowed.iter().map(ToString::to_string).collect();
+        for source in sources.iter().filter(|source| source.room() == *room) {
+            for used in used_rooms(source, &rooms) {
+                let path = source.path.display();
+                assert!(allowed.contains(&used.as_str()), "{path} uses {used}");
+                unused.remove(&used);
+            }
         }
-        let (_, allowed) = MAY_USE
-            .iter()
-            .find(|(name, _)| *name == module)
-            .unwrap_or_else(|| panic!("{module} has no place in the architecture"));
-        for name in used(code(&text)) {
-            assert!(
-                name == module || allowed.contains(&name.as_str()),
-                "{} uses {name}",
-                path.display()
-            );
+        assert!(
+            unused.is_empty(),
+            "{room} does not use {unused:?}, which it may"
+        );
+    }
+}
+
+#[test]
+fn modules_can_be_put_in_an_order() {
+    let edges = |room: &&str| {
+        let (_, used) = MAY_USE.iter().find(|(name, _)| name == room).unwrap();
+        used.to_vec()
+    };
+    let rooms: Vec<_> = MAY_USE.iter().map(|(room, _)| *room).collect();
+    assert_eq!(circle(&rooms, edges), None);
+}
+
+#[test]
+fn files_do_not_use_each_other_in_a_circle() {
+    let sources = sources();
+    let files: BTreeMap<&[String], &Source> = sources
+        .iter()
+        .map(|source| (&source.module[..], source))
+        .collect();
+    // The longest module path that is a file: what is behind it are items.
+    let file_of = |path: &[String]| -> Option<&[String]> {
+        let path = &path[1..];
+        (0..=path.len()).rev().find_map(|length| {
+            files
+                .get_key_value(&path[..length])
+                .map(|(module, _)| *module)
+        })
+    };
+    let edges: BTreeMap<&[String], Vec<&[String]>> = sources
+        .iter()
+        .map(|source| {
+            let used = source.paths();
+            let used: BTreeSet<_> = used
+                .iter()
+                .filter(|path| path[0] == "crate")
+                .filter_map(|path| file_of(path))
+                // A file is a part of the modules that it lies in, and may use what they share.
+                .filter(|used| !source.module.starts_with(used))
+                .collect();
+            (&source.module[..], used.into_iter().collect())
+        })
+        .collect();
+    let all: Vec<_> = edges.keys().copied().collect();
+    let found = circle(&all, |module| edges[module].clone());
+    assert_eq!(found, None, "files that use each other in a circle");
+}
+
+/// A circle that can be reached from these nodes.
+fn circle<T: Copy + Ord>(nodes: &[T], edges: impl Fn(&T) -> Vec<T>) -> Option<Vec<T>> {
+    let mut done = BTreeSet::new();
+    for &start in nodes {
+        let mut path = vec![start];
+        let mut waiting = vec![edges(&start)];
+        while let Some(next) = waiting.last_mut() {
+            match next.pop() {
+                Some(node) if done.contains(&node) => {}
+                Some(node) => {
+                    if let Some(begin) = path.iter().position(|on_path| *on_path == node) {
+                        return Some(path[begin..].to_vec());
+                    }
+                    path.push(node);
+                    waiting.push(edges(&node));
+                }
+                None => {
+                    waiting.pop();
+                    done.extend(path.pop());
+                }
+            }
         }
     }
+    None
+}
+
+/// Fails where a file outside of `allowed` names one of these as a part of a path.
+fn only(allowed: impl Fn(&Path) -> bool, is_named: impl Fn(&str) -> bool) {
+    let mut used = false;
+    for source in sources() {
+        for path in source.paths() {
+            if let Some(name) = path.iter().find(|part| is_named(part)) {
+                used |= allowed(&source.path);
+                assert!(
+                    allowed(&source.path),
+                    "{} names {name}",
+                    source.path.display()
+                );
+            }
+        }
+    }
+    assert!(used, "nobody names it, not even who may");
 }
 
 #[test]
 fn only_credentials_names_the_aws_sdk() {
-    for (path, text) in sources()
-        .into_iter()
-        .filter(|(path, _)| !path.starts_with("credentials"))
-    {
-        for name in [
-            "aws_config",
-            "aws_sdk",
-            "aws_types",
-            "aws_sigv4",
-            "aws_smithy",
-            "aws_credential",
-        ] {
-            assert!(
-                !code(&text).contains(name),
-                "{} names {name}",
-                path.display()
-            );
-        }
-    }
+    let names = [
+        "aws_config",
+        "aws_sdk",
+        "aws_types",
+        "aws_sigv4",
+        "aws_smithy",
+        "aws_credential",
+    ];
+    only(
+        |path| path.starts_with("credentials"),
+        |part| names.iter().any(|name| part.starts_with(name)),
+    );
 }
 
 #[test]
 fn only_tls_builds_rustls_configurations() {
-    for (path, text) in sources()
-        .into_iter()
-        .filter(|(path, _)| !path.starts_with("tls"))
-    {
-        for name in [
-            "ClientConfig",
-            "ServerConfig",
-            "RootCertStore",
-            "CryptoProvider",
-        ] {
-            assert!(
-                !code(&text).contains(name),
-                "{} names {name}",
-                path.display()
-            );
-        }
-    }
+    let names = [
+        "ClientConfig",
+        "ServerConfig",
+        "RootCertStore",
+        "CryptoProvider",
+    ];
+    only(|path| path.starts_with("tls"), |part| names.contains(&part));
 }
 
 #[test]
 fn only_reject_writes_an_error_response_of_ours() {
-    for (path, text) in sources() {
-        let writes = code(&text).contains("ErrorResponse::from_fields(");
+    only(
+        |path| path == Path::new("client/reject.rs"),
+        |part| part == "from_fields",
+    );
+}
+
+#[test]
+fn only_the_legs_and_the_session_know_their_leg() {
+    for source in sources() {
+        let rooms = BTreeSet::from(["client".to_string(), "upstream".to_string()]);
+        let both = used_rooms(&source, &rooms).len() == 2;
         assert!(
-            !writes || path == Path::new("client/reject.rs"),
-            "{} writes an ErrorResponse",
-            path.display()
+            !both || source.room() == "session",
+            "{}",
+            source.path.display()
         );
     }
 }

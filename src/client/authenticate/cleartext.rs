@@ -1,13 +1,19 @@
-//! The password itself, for clients that can do nothing better; only TLS keeps it from the network.
+//! Is the password right that the client sends as it is?
+//!
+//! This is for clients that can do nothing better. Only TLS hides the password from the network.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Challenge, Verdict, WRONG, read_password, send};
+use super::{Challenge, RefusedPassword, Verdict, read_password, send};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::verifier::Verifier;
 use crate::wire::backend::encode_cleartext_password;
 
-pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+/// Asks for the password, and checks it against either kind of verifier.
+///
+/// # Errors
+/// The same as those of [`super::authenticate`].
+pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     challenge: &Challenge<'_>,
 ) -> Result<Verdict, LoginError> {
@@ -17,9 +23,9 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         Some(Verifier::Md5(verifier)) => Some(verifier.matches(challenge.user, password.expose())),
         Some(Verifier::Scram(_)) | None => None,
     };
-    // Milliseconds of work, also for who has no SCRAM verifier: an answer that came sooner would
-    // tell. It is done where it holds up no other session; the permit goes along, since the work
-    // outlives a login that is given up.
+    // Hashing takes milliseconds. It is also done for users who have no SCRAM verifier, since an
+    // answer that came sooner would tell that. It is done on another thread, where it holds up no
+    // session, and takes its permit along, because it goes on when the login is given up.
     let permit = challenge
         .password_checker
         .hashing
@@ -38,7 +44,11 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     })?;
     Ok(match md5_matches {
         Some(true) => Ok(()),
-        Some(false) => Err(WRONG),
-        None => known.and(if scram_matches { Ok(()) } else { Err(WRONG) }),
+        Some(false) => Err(RefusedPassword::Wrong),
+        None => known.and(if scram_matches {
+            Ok(())
+        } else {
+            Err(RefusedPassword::Wrong)
+        }),
     })
 }

@@ -1,8 +1,9 @@
-//! Is the client who it says it is? One file for each method that has a password in it.
+//! Does the client know the user's password? There is one file for each method of asking for it.
 //!
-//! Who is refused reads one text, after the same messages and the same work, whether the user is
-//! unknown, has no password that serves the method, or has another one. Only the log tells these
-//! apart.
+//! A refused client reads the same text, after the same messages and the same work, whether the
+//! user is unknown, has no password that serves the method, or has another password. Only the log
+//! tells these cases apart. A further method is a variant of [`ExchangeMethod`] and a file with a
+//! function `authenticate`.
 
 mod cleartext;
 mod md5;
@@ -20,45 +21,51 @@ use tokio::sync::Semaphore;
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::secret::Secret;
 use crate::verifier::{SALT_LENGTH, ScramVerifier, Verifier};
-use crate::wire::password::{ExpectedResponse, parse_password, read};
+use crate::wire::password::{
+    ExpectedResponse, UnusablePassword, check_password, parse_password, read,
+};
 
-/// How a password is asked for.
+/// A method of authentication in which messages are exchanged with the client. For those that need
+/// none see [`super::identity::AuthenticationMethod`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeMethod {
-    /// SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where there is a channel to bind to.
+    /// SCRAM-SHA-256, and SCRAM-SHA-256-PLUS where the connection has channel binding data.
     ScramSha256,
-    /// MD5 with a salt: for drivers that know nothing better.
+    /// MD5 with a salt, for drivers that know nothing better.
     Md5,
-    /// The password itself.
+    /// The password itself, which everybody on the way can read where there is no TLS.
     Cleartext,
 }
 
-/// Everything a method needs to password_checker a client.
+/// What a method has to know to challenge a client.
 pub struct Challenge<'a> {
-    /// As in the startup message.
+    /// The user name of the startup message.
     pub user: &'a str,
-    /// `None`: there is no such user, or none with a password.
+    /// The user's verifier; `None` when there is no such user, or the user has no password.
     pub verifier: Option<&'a Verifier>,
-    /// `tls-server-end-point` data of our certificate; `None` without TLS, and for a certificate
-    /// that has none.
+    /// The channel binding data (`tls-server-end-point`) of the listener's certificate; `None`
+    /// without TLS, and for a certificate that has none.
     pub channel_binding: Option<&'a [u8]>,
-    /// What all clients share.
+    /// What the checks of all clients share.
     pub password_checker: &'a PasswordChecker,
 }
 
-/// What all clients share.
+/// What the password checks of all clients share.
 pub struct PasswordChecker {
+    /// The salts of unknown users are made from this.
     mock_secret: Secret,
     mock_iterations: NonZeroU32,
+    /// Bounds how many passwords are hashed at a time.
     hashing: Arc<Semaphore>,
 }
 
 impl PasswordChecker {
-    /// Makes up the salts of unknown users from this secret. Replicas need the same one: a user
-    /// whose salt changes from one login to the next does not exist. `mock_iterations` are what the
-    /// users that exist have.
+    /// `mock_secret` is what the salts of unknown users are made from. All replicas need the same
+    /// one, since a salt that changes from one login to the next would tell that there is no such
+    /// user. `mock_iterations` is the iteration count that most users have, for the same reason.
     pub fn new(mock_secret: Secret, mock_iterations: NonZeroU32) -> Self {
-        // More at once would be no faster, and would leave no processor to the sessions.
+        // Hashing more passwords at a time would be no faster, and would leave no processor to the
+        // sessions.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             mock_secret,
@@ -67,9 +74,9 @@ impl PasswordChecker {
         }
     }
 
-    /// For who has no SCRAM verifier: looks like one that PostgreSQL made, and is the same at each
-    /// login.
-    fn mock(&self, user: &str) -> ScramVerifier {
+    /// The verifier of a user who has no SCRAM verifier. It looks like one that PostgreSQL has
+    /// made, is the same in each login, and matches no password.
+    fn mock_verifier(&self, user: &str) -> ScramVerifier {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.mock_secret.expose());
         ScramVerifier::matching_no_password(
             self.mock_iterations,
@@ -78,27 +85,38 @@ impl PasswordChecker {
     }
 }
 
-/// `Err`: why not, for the log.
-type Verdict = Result<(), &'static str>;
+/// Whether the client has proved that it knows the user's password.
+type Verdict = Result<(), RefusedPassword>;
 
-const WRONG: &str = "wrong password";
-const NOBODY: &str = "no such user, or one without a password";
+/// Why a client is refused. Only the log may tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum RefusedPassword {
+    #[error("wrong password")]
+    Wrong,
+    #[error("no such user, or one without a password")]
+    UnknownUser,
+    #[error("the user has an MD5 verifier, which is no use here")]
+    Md5VerifierOnly,
+    #[error("the user has a SCRAM verifier, which is no use here")]
+    ScramVerifierOnly,
+}
 
-/// Asks for the password and judges the answer. What follows a right one, `AuthenticationOk`, is
-/// left to the welcome.
+/// Challenges the client to prove that it knows the password, and checks its answer. The
+/// `AuthenticationOk` that follows a right one is left to [`super::welcome`].
 ///
 /// # Errors
-/// 28P01 for every wrong answer; [`LoginError::ClientGone`] when the client leaves instead, as psql
-/// does to ask for a password.
+/// 28P01 for every wrong answer, 08P01 and the like for answers that are not the protocol, and
+/// [`LoginError::ClientGone`] when the client leaves instead, as psql does to ask its user for a
+/// password.
 pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     method: ExchangeMethod,
     challenge: &Challenge<'_>,
 ) -> Result<(), LoginError> {
     let verdict = match method {
-        ExchangeMethod::ScramSha256 => scram::ask(stream, challenge).await?,
-        ExchangeMethod::Md5 => md5::ask(stream, challenge).await?,
-        ExchangeMethod::Cleartext => cleartext::ask(stream, challenge).await?,
+        ExchangeMethod::ScramSha256 => scram::authenticate(stream, challenge).await?,
+        ExchangeMethod::Md5 => md5::authenticate(stream, challenge).await?,
+        ExchangeMethod::Cleartext => cleartext::authenticate(stream, challenge).await?,
     };
     verdict.map_err(|cause| {
         let message = format!(
@@ -112,17 +130,18 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl Challenge<'_> {
-    /// The user's SCRAM verifier. Without one there is a made-up one, and no answer to it is right.
+    /// The user's SCRAM verifier. A user who has none gets a made-up one, and is refused whatever
+    /// the answer.
     fn scram_verifier(&self) -> (Cow<'_, ScramVerifier>, Verdict) {
         match self.verifier {
             Some(Verifier::Scram(verifier)) => (Cow::Borrowed(verifier), Ok(())),
             Some(Verifier::Md5(_)) => (
-                Cow::Owned(self.password_checker.mock(self.user)),
-                Err("the user has an MD5 verifier, which is no use here"),
+                Cow::Owned(self.password_checker.mock_verifier(self.user)),
+                Err(RefusedPassword::Md5VerifierOnly),
             ),
             None => (
-                Cow::Owned(self.password_checker.mock(self.user)),
-                Err(NOBODY),
+                Cow::Owned(self.password_checker.mock_verifier(self.user)),
+                Err(RefusedPassword::UnknownUser),
             ),
         }
     }
@@ -144,14 +163,18 @@ async fn send<S: AsyncWrite + Unpin>(
 /// Reads the answer to a cleartext or MD5 request.
 async fn read_password<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Secret, LoginError> {
     let body = read(stream, ExpectedResponse::Password).await?;
-    match parse_password(body.expose()).map_err(Refusal::from)? {
-        // libpq takes an empty password for none; to let other clients use one would confuse.
-        [] => Err(Refusal::new(
+    let password = parse_password(body.expose()).map_err(Refusal::from)?;
+    match check_password(password) {
+        Ok(()) => Ok(Secret::new(password)),
+        Err(UnusablePassword::Empty) => Err(Refusal::new(
             ErrorKind::WrongPassword,
             "empty password returned by client",
         )
         .into()),
-        password => Ok(Secret::new(password)),
+        // A message that could be read and parsed has no such password.
+        Err(error @ (UnusablePassword::ContainsNul | UnusablePassword::TooLong)) => {
+            Err(Refusal::new(ErrorKind::ProtocolViolation, error.to_string()).into())
+        }
     }
 }
 
@@ -183,8 +206,8 @@ mod tests {
         PasswordChecker::new(Secret::new("mock"), DEFAULT_ITERATIONS)
     }
 
-    /// Judges the client that `client` plays; `None` is a login.
-    async fn judged<F: Future<Output = ()>>(
+    /// How the login of the client that `client` plays ends; `None` when it succeeds.
+    async fn ending_of<F: Future<Output = ()>>(
         method: ExchangeMethod,
         verifier: Option<&Verifier>,
         channel_binding: Option<&[u8]>,
@@ -285,7 +308,7 @@ mod tests {
                 .await
                 .is_ok();
         };
-        let ending = judged(ExchangeMethod::ScramSha256, verifier, ours, client).await;
+        let ending = ending_of(ExchangeMethod::ScramSha256, verifier, ours, client).await;
         (ending, proved, lengths)
     }
 
@@ -333,23 +356,23 @@ mod tests {
     #[test]
     fn a_made_up_salt_is_the_users_own_and_stays() {
         assert_eq!(
-            password_checker().mock("ana"),
-            password_checker().mock("ana")
+            password_checker().mock_verifier("ana"),
+            password_checker().mock_verifier("ana")
         );
         assert_ne!(
-            password_checker().mock("ana").salt,
-            password_checker().mock("bob").salt
+            password_checker().mock_verifier("ana").salt,
+            password_checker().mock_verifier("bob").salt
         );
         assert_ne!(
-            password_checker().mock("ana").salt,
+            password_checker().mock_verifier("ana").salt,
             PasswordChecker::new(Secret::new("another"), DEFAULT_ITERATIONS)
-                .mock("ana")
+                .mock_verifier("ana")
                 .salt
         );
         assert_eq!(
             (
-                password_checker().mock("ana").salt.len(),
-                password_checker().mock("ana").iterations.get()
+                password_checker().mock_verifier("ana").salt.len(),
+                password_checker().mock_verifier("ana").iterations.get()
             ),
             (16, 4096)
         );
@@ -386,7 +409,7 @@ mod tests {
             ));
         };
         assert!(
-            judged(ExchangeMethod::ScramSha256, Some(&scram()), None, client)
+            ending_of(ExchangeMethod::ScramSha256, Some(&scram()), None, client)
                 .await
                 .is_none()
         );
@@ -409,7 +432,7 @@ mod tests {
                     .unwrap();
             };
             let refusal =
-                refusal(judged(ExchangeMethod::ScramSha256, Some(&scram()), None, client).await);
+                refusal(ending_of(ExchangeMethod::ScramSha256, Some(&scram()), None, client).await);
             assert_eq!(
                 refusal.message, "client selected an invalid SASL authentication mechanism",
                 "{mechanism}"
@@ -427,7 +450,7 @@ mod tests {
                     .await
                     .unwrap();
             };
-            judged(ExchangeMethod::ScramSha256, Some(&scram()), binding, client).await
+            ending_of(ExchangeMethod::ScramSha256, Some(&scram()), binding, client).await
         };
         let refusal = refusal(say(Some(b"hash")).await);
         assert_eq!(
@@ -450,7 +473,7 @@ mod tests {
             let (request, _) = next(&mut stream).await.unwrap();
             stream.write_all(answer(request).expose()).await.unwrap();
         };
-        judged(method, verifier, None, client).await
+        ending_of(method, verifier, None, client).await
     }
 
     fn salted(password: &str) -> impl Fn(Authentication) -> Secret {
@@ -463,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn md5_judges_by_an_md5_verifier_only() {
+    async fn md5_checks_against_an_md5_verifier_only() {
         assert!(
             password_login(ExchangeMethod::Md5, Some(&md5()), salted("right"))
                 .await
@@ -485,7 +508,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn cleartext_judges_by_either_verifier() {
+    async fn cleartext_checks_against_either_verifier() {
         for verifier in [scram(), md5()] {
             let say = async |password: &str| {
                 password_login(ExchangeMethod::Cleartext, Some(&verifier), |_| {
@@ -530,7 +553,7 @@ mod tests {
                     next(&mut stream).await;
                     stream.write_all(torn).await.unwrap();
                 };
-                let ending = judged(method, Some(&scram()), None, client).await;
+                let ending = ending_of(method, Some(&scram()), None, client).await;
                 assert!(
                     matches!(ending, Some(LoginError::ClientGone)),
                     "{method:?} {torn:?}: {ending:?}"
@@ -550,7 +573,7 @@ mod tests {
                 next(&mut stream).await;
                 stream.write_all(b"Q\0\0\0\x0dSELECT 1\0").await.unwrap();
             };
-            let refusal = refusal(judged(method, Some(&scram()), None, client).await);
+            let refusal = refusal(ending_of(method, Some(&scram()), None, client).await);
             assert_eq!(
                 refusal.message,
                 format!("expected {name} response, got message type 81")

@@ -1,15 +1,15 @@
-//! SCRAM-SHA-256 as the server, with channel binding where our certificate allows it (RFC 5802, RFC
-//! 7677).
+//! Does the client prove with SCRAM-SHA-256 that it knows its password? (RFC 5802, RFC 7677)
 //!
-//! What is accepted, what is refused and the texts are PostgreSQL's `auth-scram.c`. The user name
-//! inside the exchange is ignored: the startup message has it.
+//! There is channel binding where the listener's certificate allows it. What is accepted and
+//! refused, and the texts of the refusals, are those of PostgreSQL's `auth-scram.c`. The user name
+//! inside the exchange is ignored, since the startup message has it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use postgres_protocol::authentication::sasl::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Challenge, Verdict, WRONG, send};
+use super::{Challenge, RefusedPassword, Verdict, send};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::random;
 use crate::verifier::ScramVerifier;
@@ -17,12 +17,16 @@ use crate::wire::Violation;
 use crate::wire::backend::{encode_sasl, encode_sasl_continue, encode_sasl_final};
 use crate::wire::password::{ExpectedResponse, parse_sasl_initial, read};
 
-/// Random bytes of our part of the nonce, PostgreSQL's `SCRAM_RAW_NONCE_LEN`.
+/// The random bytes of the proxy's part of a nonce: PostgreSQL's `SCRAM_RAW_NONCE_LEN`.
 const NONCE_LENGTH: usize = 18;
-/// Length of a proof.
+/// The length of a client's proof, in bytes.
 const PROOF_LENGTH: usize = aws_lc_rs::digest::SHA256_OUTPUT_LEN;
 
-pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+/// Goes through a SCRAM exchange with the client.
+///
+/// # Errors
+/// The same as those of [`super::authenticate`].
+pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     challenge: &Challenge<'_>,
 ) -> Result<Verdict, LoginError> {
@@ -52,7 +56,7 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     let server_final = exchange.finish(answer.expose())?;
     Ok(match (known, server_final) {
         (Err(cause), _) => Err(cause),
-        (Ok(()), None) => Err(WRONG),
+        (Ok(()), None) => Err(RefusedPassword::Wrong),
         (Ok(()), Some(message)) => {
             send(stream, |out| encode_sasl_final(out, message.as_bytes())).await?;
             Ok(())
@@ -64,14 +68,15 @@ fn server_nonce() -> String {
     STANDARD.encode(random::bytes::<NONCE_LENGTH>())
 }
 
-/// What the choice of the mechanism says about channel binding.
+/// What the client's choice of a mechanism says about channel binding.
 #[derive(Clone, Copy)]
 enum BindingChoice<'a> {
-    /// -PLUS was chosen: the client has to prove that it sees the certificate with this hash.
+    /// The client has chosen SCRAM-SHA-256-PLUS, so it has to prove that it sees the certificate
+    /// with this channel binding data.
     To(&'a [u8]),
-    /// -PLUS was offered, and not chosen.
+    /// The client was offered SCRAM-SHA-256-PLUS, and has not chosen it.
     Declined,
-    /// -PLUS was not offered.
+    /// The client was not offered SCRAM-SHA-256-PLUS.
     NotOffered,
 }
 
@@ -88,13 +93,13 @@ impl<'a> BindingChoice<'a> {
     }
 }
 
-/// An exchange whose first message was read.
+/// An exchange whose first message has been read.
 struct ScramExchange<'a> {
     verifier: &'a ScramVerifier,
     binding: BindingChoice<'a>,
-    /// What the client has to send back as `c=`.
+    /// What the client has to repeat as `c=`.
     binding_input: Vec<u8>,
-    /// The client's part and ours.
+    /// The client's part of the nonce, and then the proxy's.
     nonce: Vec<u8>,
     client_first_bare: &'a [u8],
     server_first: Vec<u8>,
@@ -144,7 +149,8 @@ impl<'a> ScramExchange<'a> {
         })
     }
 
-    /// Judges the client's proof. `Some`: our own, to be sent; `None`: it is wrong.
+    /// Checks the client's proof. Returns the message with the proxy's own proof, or `None` when
+    /// the client's is wrong.
     fn finish(&self, message: &[u8]) -> Result<Option<String>, Refusal> {
         check_length(message)?;
         let mut attributes = Attributes(message);
@@ -190,12 +196,37 @@ impl<'a> ScramExchange<'a> {
     }
 }
 
-/// Checks the part that says what the client knows of channel binding, and returns what is behind
-/// it.
+/// Checks the GS2 header, which says what the client knows of channel binding (RFC 5802 §7), and
+/// returns what is behind it.
 fn read_gs2_header<'a>(message: &'a [u8], binding: BindingChoice<'_>) -> Result<&'a [u8], Refusal> {
     check_length(message)?;
     let mut attributes = Attributes(message);
-    match (message[0], binding) {
+    read_binding_flag(&mut attributes, binding)?;
+    match attributes.next() {
+        b',' => attributes.skip(),
+        b'a' => {
+            return Err(Refusal::new(
+                ErrorKind::UnsupportedScram,
+                "client uses authorization identity, but it is not supported",
+            ));
+        }
+        other => {
+            return Err(malformed(format!(
+                "Unexpected attribute \"{}\" in client-first-message.",
+                printable(other)
+            )));
+        }
+    }
+    Ok(attributes.0)
+}
+
+/// Takes the channel binding flag and the comma behind it, and checks that the flag fits the
+/// mechanism that the client has chosen.
+fn read_binding_flag(
+    attributes: &mut Attributes<'_>,
+    binding: BindingChoice<'_>,
+) -> Result<(), Refusal> {
+    match (attributes.next(), binding) {
         (b'n', BindingChoice::Declined | BindingChoice::NotOffered)
         | (b'y', BindingChoice::NotOffered) => {
             attributes.skip();
@@ -207,7 +238,8 @@ fn read_gs2_header<'a>(message: &'a [u8], binding: BindingChoice<'_>) -> Result<
             }
             attributes.skip();
         }
-        // "I could, but you did not offer it": somebody between changed the offer.
+        // The client says that it supports channel binding and was not offered it, so somebody on
+        // the way has changed the offer.
         (b'y', BindingChoice::Declined) => {
             return Err(Refusal::new(ErrorKind::InvalidAuthorization, "SCRAM channel binding negotiation error").detail(
                 "The client supports SCRAM channel binding but thinks the server does not.  However, this server does support channel binding.",
@@ -243,29 +275,14 @@ fn read_gs2_header<'a>(message: &'a [u8], binding: BindingChoice<'_>) -> Result<
             )));
         }
     }
-    match attributes.next() {
-        b',' => attributes.skip(),
-        b'a' => {
-            return Err(Refusal::new(
-                ErrorKind::UnsupportedScram,
-                "client uses authorization identity, but it is not supported",
-            ));
-        }
-        other => {
-            return Err(malformed(format!(
-                "Unexpected attribute \"{}\" in client-first-message.",
-                printable(other)
-            )));
-        }
-    }
-    Ok(attributes.0)
+    Ok(())
 }
 
-/// `name=value` pairs, a comma between them, from the front.
+/// The rest of a message, which consists of `name=value` pairs with a comma between them.
 struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
-    /// The value of the next one, which must have this name.
+    /// Takes the next attribute, which must have this name, and returns its value.
     fn take(&mut self, name: u8) -> Result<&'a [u8], Refusal> {
         let found = self.next();
         if found != name {
@@ -278,7 +295,7 @@ impl<'a> Attributes<'a> {
         Ok(self.take_any()?.1)
     }
 
-    /// Name and value of the next one.
+    /// Takes the next attribute, and returns its name and value.
     fn take_any(&mut self) -> Result<(u8, &'a [u8]), Refusal> {
         let name = match self.0.first() {
             Some(name) if name.is_ascii_alphabetic() => *name,
@@ -305,7 +322,7 @@ impl<'a> Attributes<'a> {
         Ok((name, value))
     }
 
-    /// The next byte, which stays; at the end the NUL that cannot be inside.
+    /// The next byte, which is not taken. At the end it is NUL, which cannot be in a message.
     fn next(&self) -> u8 {
         self.0.first().copied().unwrap_or_default()
     }
@@ -315,7 +332,7 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// A message is a string: not empty, and without NUL.
+/// Checks that a message is a string, which is not empty and has no NUL in it.
 fn check_length(message: &[u8]) -> Result<(), Refusal> {
     if message.is_empty() {
         return Err(malformed("The message is empty."));

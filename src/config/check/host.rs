@@ -1,4 +1,4 @@
-//! Host names: which can be dialled, and what those of AWS tell.
+//! Which host names can be dialled, and what do those of AWS tell?
 
 use std::net::IpAddr;
 
@@ -17,7 +17,8 @@ pub(super) fn parse_endpoint(text: &str, default_port: u16) -> Option<Endpoint> 
     })
 }
 
-/// A name that can be dialled, certified and signed for: the RDS token generator panics on others.
+/// Whether a name can be dialled, certified and signed for. The RDS token generator panics on
+/// others.
 pub(super) fn is_host(text: &str) -> bool {
     ServerName::try_from(text).is_ok()
         && (text.parse::<IpAddr>().is_ok()
@@ -34,7 +35,7 @@ pub(super) fn is_region(text: &str) -> bool {
         && text.ends_with(|c: char| c.is_ascii_digit())
 }
 
-/// The region in a host name of AWS.
+/// The region in a host name of AWS, where it has one.
 pub fn region_of_host(host: &str) -> Option<String> {
     AwsHostName::parse(host).map(|name| name.region)
 }
@@ -53,7 +54,7 @@ impl AwsHostName {
         let labels = |rest: &str| rest.split('.').map(str::to_string).collect::<Vec<_>>();
         let found = if let Some(rest) = host.strip_suffix(".on.aws") {
             let [first_label, service, region] = labels(rest).try_into().ok()?;
-            // `dsql-fnh4`: the endpoint service that a PrivateLink endpoint is connected to.
+            // In `dsql-fnh4` the second part names the endpoint service of a PrivateLink endpoint.
             let service = service
                 .split('-')
                 .next()

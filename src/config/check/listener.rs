@@ -1,345 +1,337 @@
-//! The rules of one listener: its address, its targets, its TLS, and who proves what.
+//! Which rules does a listener have to follow: its address, targets, TLS and authentication?
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::{Checker, Targets, Users};
-use crate::config::raw;
+use super::{Checker, Head, NamedFile, Place};
+use crate::config::keys::{self, TlsMode};
+use crate::config::tables::Keys;
 use crate::config::{
     Address, Auth, CertificateMapping, ClientTls, Listener, Location, NamePattern, Rule, Target,
 };
-use crate::error::chain;
-use crate::tls::listener::{ListenerFiles, ListenerTls};
 
-impl<'a> Checker<'a> {
-    pub(super) fn listener(
-        &mut self,
-        raw: &'a Spanned<raw::Listener>,
-        targets: &Targets,
-        users: &Users,
-        used: &mut BTreeSet<&'a str>,
-    ) -> Option<Listener> {
-        let span = raw.span();
+/// A listener that has been checked, before its certificates have been read.
+pub(in crate::config) struct UnloadedListener {
+    /// Its address; `None` when the key is missing or wrong.
+    pub address: Option<Address>,
+    /// The names of its targets, whether or not such targets exist.
+    pub targets: Vec<String>,
+    /// Whether every name is the name of a target, so that no other target can be meant.
+    pub targets_are_known: bool,
+    /// The files for TLS; `None` when TLS is off.
+    pub tls_files: Option<TlsFiles>,
+    /// The keys that make it ask for a password, which is a mistake if no user has one.
+    pub asks_for_password: Vec<Place>,
+    /// Builds the listener from its targets and its TLS. `None` when the address is wrong.
+    pub build: Option<BuildListener>,
+}
+
+type BuildListener = Box<dyn FnOnce(Vec<Arc<Target>>, ClientTls) -> Listener>;
+
+/// The files that a listener needs for TLS.
+pub(in crate::config) struct TlsFiles {
+    /// Whether sessions without TLS are refused.
+    pub required: bool,
+    pub certificate: Option<NamedFile>,
+    pub key: Option<NamedFile>,
+    pub client_ca: Option<NamedFile>,
+    pub client_crl: Option<NamedFile>,
+}
+
+/// What decides whether a way to authenticate is possible on a listener.
+struct Circumstances<'a> {
+    raw: &'a keys::Listener,
+    address: Option<&'a Address>,
+    /// `None` when the key is wrong.
+    tls: Option<TlsMode>,
+}
+
+impl Checker<'_> {
+    pub(super) fn listener(&mut self, raw: &Spanned<keys::Listener>) -> UnloadedListener {
+        let head = Head::of(raw);
         let raw = raw.as_ref();
-        let chosen = self.listener_targets(&span, raw, targets, used);
-        let address = self.address(&span, raw);
-        let tls = self.client_tls(&span, raw);
-        let rules = self.rules(&span, raw);
-        let certificate_map = self.certificate_map(raw);
-        let proxy_protocol_from = self.proxy_protocol(raw);
-        let max_sessions = self.max_sessions("listener.max_sessions", raw.max_sessions.as_ref());
-        let listener = Listener {
-            address: address?,
-            targets: chosen,
-            tls: tls?,
-            rules,
-            certificate_map,
-            proxy_protocol_from,
-            max_sessions,
+        let (targets, targets_are_known) = self.listener_targets(&head, raw);
+        let address = self.address(&head, raw);
+        let tls = match raw.tls.as_ref() {
+            Some(mode) => Some(*mode.as_ref()),
+            None if head.has_wrong(&["tls"]) => None,
+            None => Some(TlsMode::Off),
         };
-        for rule in &listener.rules {
-            self.proof_is_possible(&span, raw, &listener, rule, users);
+        let tls_files = self.tls_files(&head, raw, tls);
+        let rules = self.rules(&head, raw);
+        let certificate_map = self.certificate_map(raw);
+        let proxy_protocol_from = self.proxy_protocol(&head, raw);
+        let max_sessions = raw.max_sessions.limit();
+        let circumstances = Circumstances {
+            raw,
+            address: address.as_ref(),
+            tls,
+        };
+        let mut asks_for_password = Vec::new();
+        for (rule, span) in &rules {
+            self.proof_is_possible(&circumstances, rule, span);
+            if matches!(rule.auth, Auth::ScramSha256 | Auth::Md5 | Auth::Password) {
+                asks_for_password.push(self.place(span));
+            }
         }
-        Some(listener)
+        let build = address.clone().map(|address| {
+            let rules = rules.into_iter().map(|(rule, _)| rule).collect();
+            let build = move |targets, tls| Listener {
+                address,
+                targets,
+                tls,
+                rules,
+                certificate_map,
+                proxy_protocol_from,
+                max_sessions,
+            };
+            Box::new(build) as BuildListener
+        });
+        UnloadedListener {
+            address,
+            targets,
+            targets_are_known,
+            tls_files,
+            asks_for_password,
+            build,
+        }
     }
 
-    fn listener_targets(
-        &mut self,
-        span: &Range<usize>,
-        raw: &'a raw::Listener,
-        targets: &Targets,
-        used: &mut BTreeSet<&'a str>,
-    ) -> Vec<Arc<Target>> {
-        let mut chosen = Vec::new();
-        match &raw.targets {
+    /// The names, and whether each of them is the name of a target.
+    fn listener_targets(&mut self, head: &Head<'_>, raw: &keys::Listener) -> (Vec<String>, bool) {
+        let before = self.problems.count();
+        match raw.targets.as_ref() {
             Some(names) if !names.as_ref().is_empty() => {
                 for name in names.as_ref() {
-                    used.insert(name.as_ref());
-                    match targets.get(name.as_ref()) {
-                        Some(target) => chosen.extend(target.clone()),
-                        None => self.problem(
-                            &name.span(),
-                            unknown_target("listener.targets", name.as_ref(), targets),
-                        ),
-                    }
+                    self.unknown_target("listener.targets", name);
                 }
             }
             other => {
-                let at = other.as_ref().map_or(span.clone(), Spanned::span);
-                self.problem(
-                    &at,
-                    "listener.targets: name at least one target, as in targets = [\"warehouse\"]"
-                        .to_string(),
-                );
+                let text =
+                    "listener.targets: name at least one target, as in targets = [\"warehouse\"]";
+                match other {
+                    Some(names) => self.problem(&names.span(), text),
+                    None => self.missing(head, &["targets"], text),
+                }
             }
         }
-        chosen
+        let known = self.problems.count() == before && !head.has_wrong(&["targets"]);
+        (raw.targets.texts().unwrap_or_default(), known)
     }
 
-    fn address(&mut self, span: &Range<usize>, raw: &raw::Listener) -> Option<Address> {
+    fn address(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Option<Address> {
         let remedy = "say where to listen, as in address = \"127.0.0.1:5439\"";
-        let address = self.required(span, "listener.address", raw.address.as_ref(), remedy)?;
+        let address = self.required(head, ("listener.", "address"), &raw.address, remedy)?;
         let text = address.as_ref();
         if text.contains('/') {
-            return Some(Address::Unix(self.path(text)));
+            return Some(Address::Unix(self.sources[self.source].path(text)));
         }
         let parsed = text.parse::<SocketAddr>().ok();
         if parsed.is_none() {
             self.value(
                 "listener.address",
                 address,
-                "must be an IP address and a port, as in \"127.0.0.1:5439\", or the path of a unix socket",
+                "must be an IP address and a port, as in \"127.0.0.1:5439\", or the path of a \
+                 unix socket",
             );
         }
         parsed.map(Address::Tcp)
     }
 
-    fn client_tls(&mut self, span: &Range<usize>, raw: &raw::Listener) -> Option<ClientTls> {
-        let tls: fn(Arc<ListenerTls>) -> ClientTls = match raw
-            .tls
-            .as_ref()
-            .map(|tls| tls.as_ref().as_str())
-        {
-            None | Some("off") => {
-                for (key, value) in [
-                    ("certificate", &raw.certificate),
-                    ("key", &raw.key),
-                    ("client_ca", &raw.client_ca),
-                    ("client_crl", &raw.client_crl),
-                ] {
-                    self.foreign(
-                        &format!("listener.{key}"),
-                        value.as_ref(),
-                        "goes with tls = \"optional\" or tls = \"required\": add that, or delete it",
-                    );
-                }
-                return Some(ClientTls::Off);
-            }
-            Some("optional") => ClientTls::Optional,
-            Some("required") => ClientTls::Required,
-            Some(_) => {
-                self.value(
-                    "listener.tls",
-                    raw.tls.as_ref()?,
-                    "must be \"off\", \"optional\" or \"required\"",
+    fn tls_files(
+        &mut self,
+        head: &Head<'_>,
+        raw: &keys::Listener,
+        tls: Option<TlsMode>,
+    ) -> Option<TlsFiles> {
+        if tls? == TlsMode::Off {
+            for (key, value) in [
+                ("certificate", &raw.certificate),
+                ("key", &raw.key),
+                ("client_ca", &raw.client_ca),
+                ("client_crl", &raw.client_crl),
+            ] {
+                self.foreign(
+                    &format!("listener.{key}"),
+                    value,
+                    "goes with tls = \"optional\" or tls = \"required\": add that, or delete it",
                 );
-                return None;
             }
-        };
-        let file = |checker: &Self, value: &Option<Spanned<String>>| {
-            value.as_ref().map(|value| checker.path(value.as_ref()))
-        };
-        let certificate = self.required(
-            span,
-            "listener.certificate",
-            raw.certificate.as_ref(),
-            "say which, as in certificate = \"server.crt\" (PEM)",
-        );
-        let key = self.required(
-            span,
-            "listener.key",
-            raw.key.as_ref(),
-            "say which, as in key = \"server.key\" (PEM)",
-        );
-        let (certificate, key) = (certificate?, key?);
-        if let (Some(crl), None) = (&raw.client_crl, &raw.client_ca) {
+            return None;
+        }
+        let say = "say which, as in certificate = \"server.crt\" (PEM)";
+        let certificate = self.required(head, ("listener.", "certificate"), &raw.certificate, say);
+        let say = "say which, as in key = \"server.key\" (PEM)";
+        let key = self.required(head, ("listener.", "key"), &raw.key, say);
+        if let (Some(crl), None, false) = (
+            raw.client_crl.as_ref(),
+            raw.client_ca.as_ref(),
+            head.has_wrong(&["client_ca"]),
+        ) {
             self.problem(
                 &crl.span(),
-                "listener.client_crl: goes with client_ca: add that, or delete it".to_string(),
+                "listener.client_crl: goes with client_ca: add that, or delete it",
             );
         }
-        let files = ListenerFiles {
-            certificate: self.path(certificate.as_ref()),
-            key: self.path(key.as_ref()),
-            client_ca: file(self, &raw.client_ca),
-            client_crl: file(self, &raw.client_crl),
-        };
-        match ListenerTls::load(files) {
-            Ok(loaded) => Some(tls(Arc::new(loaded))),
-            Err(error) => {
-                self.problem(
-                    &certificate.span(),
-                    format!("listener.certificate: {}", chain(&error)),
-                );
-                None
-            }
-        }
+        let file = |key, value: Option<&Spanned<String>>| value.map(|value| self.file(key, value));
+        Some(TlsFiles {
+            required: tls? == TlsMode::Required,
+            certificate: file("listener.certificate", certificate),
+            key: file("listener.key", key),
+            client_ca: file("listener.client_ca", raw.client_ca.as_ref()),
+            // The list is of no use without the authorities, which has been reported above.
+            client_crl: file("listener.client_crl", raw.client_crl.as_ref())
+                .filter(|_| !raw.client_ca.is_none()),
+        })
     }
 
-    fn rules(&mut self, span: &Range<usize>, raw: &raw::Listener) -> Vec<Rule> {
+    /// The rules in their order, each with the place of its key `auth`.
+    fn rules(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Vec<(Rule, Range<usize>)> {
         let mut rules = Vec::new();
-        for rule in &raw.rule {
-            let at = rule.span();
+        for rule in raw.rule.items() {
+            let head = Head::of(rule);
             let rule = rule.as_ref();
             let remedy = "say which proof, as in auth = \"scram-sha-256\", or \"reject\"";
-            let Some(auth) = self
-                .required(&at, "listener.rule.auth", rule.auth.as_ref(), remedy)
-                .and_then(|auth| self.auth("listener.rule.auth", auth, true))
-            else {
-                continue;
-            };
-            let from = match rule
-                .from
-                .as_ref()
-                .map(|from| (from, from.as_ref().as_str()))
-            {
-                None => Some(Location::Anywhere),
-                Some((_, "local")) => Some(Location::Local),
-                Some((from, text)) => {
-                    let network = network(text);
-                    if network.is_none() {
-                        let form = "must be a network as in \"10.0.0.0/8\", an IP address, or \"local\" for unix sockets";
-                        self.value("listener.rule.from", from, form);
-                    }
-                    network.map(Location::Network)
-                }
-            };
-            let Some(from) = from else { continue };
-            rules.push(Rule {
-                from,
-                users: rule.users.clone(),
-                auth,
-            });
-        }
-        match &raw.auth {
-            Some(auth) => {
-                let auth = self.auth("listener.auth", auth, false);
-                rules.extend(auth.map(|auth| Rule { from: Location::Anywhere, users: None, auth }));
+            let auth = self.required(&head, ("listener.rule.", "auth"), &rule.auth, remedy);
+            let from = self.location(rule.from.as_ref());
+            if let (Some(auth), Some(from)) = (auth, from) {
+                let checked = Rule {
+                    from,
+                    users: rule.users.texts(),
+                    auth: auth.as_ref().0,
+                };
+                rules.push((checked, auth.span()));
             }
-            None if raw.rule.is_empty() => self.problem(
-                span,
-                "listener.auth: say what a client must prove: \"scram-sha-256\", \"md5\", \"password\", \"cert\", \"peer\", or \"trust\" (whoever \
-                 reaches this address is let in)"
-                    .to_string(),
+        }
+        match raw.auth.as_ref() {
+            Some(auth) => {
+                let last = Rule {
+                    from: Location::Anywhere,
+                    users: None,
+                    auth: auth.as_ref().0,
+                };
+                rules.push((last, auth.span()));
+            }
+            // A client that no rule fits is refused, as in pg_hba.conf.
+            None if raw
+                .rule
+                .as_ref()
+                .is_some_and(|rules| !rules.as_ref().is_empty()) => {}
+            None => self.missing(
+                head,
+                &["auth", "rule"],
+                "listener.auth: say what a client must prove: \"scram-sha-256\", \"md5\", \
+                 \"password\", \"cert\", \"peer\", or \"trust\" (whoever reaches this address is \
+                 let in)",
             ),
-            // Whom no rule fits is refused, as in pg_hba.conf.
-            None => {}
         }
         rules
     }
 
-    fn auth(&mut self, key: &str, value: &Spanned<String>, in_rule: bool) -> Option<Auth> {
-        match value.as_ref().as_str() {
-            "trust" => Some(Auth::Trust),
-            "scram-sha-256" => Some(Auth::ScramSha256),
-            "md5" => Some(Auth::Md5),
-            "password" => Some(Auth::Password),
-            "cert" => Some(Auth::Cert),
-            "peer" => Some(Auth::Peer),
-            "reject" if in_rule => Some(Auth::Reject),
-            _ => {
-                let reject = if in_rule { " or \"reject\"" } else { "" };
-                self.value(
-                    key,
-                    value,
-                    &format!("must be \"trust\", \"scram-sha-256\", \"md5\", \"password\", \"cert\" or \"peer\"{reject}"),
-                );
-                None
-            }
+    /// The clients that a rule covers; `None` when `from` is wrong.
+    fn location(&mut self, from: Option<&Spanned<String>>) -> Option<Location> {
+        let Some(from) = from else {
+            return Some(Location::Anywhere);
+        };
+        if from.as_ref() == "local" {
+            return Some(Location::Local);
         }
+        let network = network(from.as_ref());
+        if network.is_none() {
+            let form = "must be a network as in \"10.0.0.0/8\", an IP address, or \"local\" for \
+                        unix sockets";
+            self.value("listener.rule.from", from, form);
+        }
+        network.map(Location::Network)
     }
 
-    /// Refuses a proof that could not be given here, or that would be none.
+    /// Refuses an `auth` that no client of this listener could satisfy, or that everybody could.
     fn proof_is_possible(
         &mut self,
-        span: &Range<usize>,
-        raw: &raw::Listener,
-        listener: &Listener,
+        circumstances: &Circumstances<'_>,
         rule: &Rule,
-        users: &Users,
+        at: &Range<usize>,
     ) {
-        let at = raw.auth.as_ref().map_or(span.clone(), Spanned::span);
-        let has_passwords = users.values().any(|user| user.verifier.is_some());
-        match rule.auth {
-            Auth::Trust if !listener.address.is_local() => {
-                let at = raw.address.as_ref().map_or(span.clone(), Spanned::span);
-                self.problem(
-                    &at,
-                    format!(
-                        "listener.address = \"{}\": auth = \"trust\" is for loopback only, since it lets in whoever reaches the address: use \
-                         127.0.0.1 or [::1], or another method",
-                        listener.address
-                    ),
-                );
+        let Circumstances { raw, address, tls } = *circumstances;
+        let is_remote = address.is_some_and(|address| !address.is_local());
+        let is_tcp = matches!(address, Some(Address::Tcp(_)));
+        let text = match rule.auth {
+            Auth::Trust if is_remote => {
+                return self.trust_is_local(raw);
             }
-            Auth::Password if !listener.address.is_local() && !listener.tls.is_required() => {
-                self.problem(&at, "auth = \"password\" sends the password itself: set tls = \"required\", or use loopback".to_string());
+            Auth::Password if is_remote && tls.is_some_and(|tls| tls != TlsMode::Required) => {
+                "auth = \"password\" sends the password itself: set tls = \"required\", or use \
+                 loopback"
             }
-            Auth::ScramSha256 | Auth::Md5 | Auth::Password if !has_passwords => {
-                self.problem(
-                    &at,
-                    "this method asks for a password, and no user has one: add [user.NAME] with password = \"…\" (see `pg-iam-proxy \
-                     hash-password`), or users_file"
-                        .to_string(),
-                );
+            Auth::Cert if raw.client_ca.is_none() && !raw.wrong().contains("client_ca") => {
+                "auth = \"cert\" needs tls and client_ca, whose certificates clients show"
             }
-            Auth::Cert if raw.client_ca.is_none() => {
-                self.problem(
-                    &at,
-                    "auth = \"cert\" needs tls and client_ca, whose certificates clients show"
-                        .to_string(),
-                );
+            Auth::Peer if is_tcp => {
+                "auth = \"peer\" is for unix sockets: give a path as address, or use another method"
             }
-            Auth::Peer if !matches!(listener.address, Address::Unix(_)) => {
-                self.problem(&at, "auth = \"peer\" is for unix sockets: give a path as address, or use another method".to_string());
-            }
-            _ => {}
+            _ => return,
+        };
+        self.problem(at, text);
+    }
+
+    fn trust_is_local(&mut self, raw: &keys::Listener) {
+        if let Some(address) = raw.address.as_ref() {
+            self.value(
+                "listener.address",
+                address,
+                "auth = \"trust\" is for loopback only, since it lets in whoever reaches the \
+                 address: use 127.0.0.1 or [::1], or another method",
+            );
         }
     }
 
-    fn certificate_map(&mut self, raw: &raw::Listener) -> Vec<CertificateMapping> {
+    fn certificate_map(&mut self, raw: &keys::Listener) -> Vec<CertificateMapping> {
         let mut map = Vec::new();
-        for mapping in &raw.certificate_map {
-            let span = mapping.span();
-            let raw::CertificateMap { certificate, user } = mapping.as_ref();
-            let key = "listener.certificate_map";
-            let certificate = self.required(
-                &span,
-                key,
-                certificate.as_ref(),
-                "give certificate = \"name\", or \"/expression\"",
-            );
-            let user = self.required(
-                &span,
-                key,
-                user.as_ref(),
-                "give user = \"name\"; \\\\1 is what the expression's group matched",
-            );
-            let (Some(certificate), Some(user)) = (certificate, user) else {
+        for mapping in raw.certificate_map.items() {
+            let head = Head::of(mapping);
+            let keys::CertificateMap {
+                certificate, user, ..
+            } = mapping.as_ref();
+            let prefix = "listener.certificate_map.";
+            let remedy = "give certificate = \"name\", or \"/expression\"";
+            let certificate = self.required(&head, (prefix, "certificate"), certificate, remedy);
+            let remedy = "give user = \"name\"; \\\\1 is what the expression's group matched";
+            let user = self.required(&head, (prefix, "user"), user, remedy);
+            let Some(certificate) = certificate else {
                 continue;
             };
             let pattern = match certificate.as_ref().strip_prefix('/') {
                 None => Some(NamePattern::Exact(certificate.as_ref().clone())),
-                // Anchored: an expression that matches in the middle of a name would let in names
-                // that nobody thought of.
+                // The expression is anchored: if it could match in the middle of a name, it would
+                // let in names that nobody thought of.
                 Some(expression) => regex_lite::Regex::new(&format!("^(?:{expression})$"))
                     .ok()
                     .map(NamePattern::Expression),
             };
-            match pattern {
-                Some(certificate) => map.push(CertificateMapping {
+            match (pattern, user) {
+                (Some(certificate), Some(user)) => map.push(CertificateMapping {
                     certificate,
                     user: user.as_ref().clone(),
                 }),
-                None => self.value(key, certificate, "is not a regular expression"),
+                (Some(_), None) => {}
+                (None, _) => self.value(
+                    "listener.certificate_map.certificate",
+                    certificate,
+                    "is not a regular expression",
+                ),
             }
         }
         map
     }
 
-    fn proxy_protocol(&mut self, raw: &raw::Listener) -> Vec<IpNet> {
-        let wanted = raw
-            .proxy_protocol
-            .as_ref()
-            .is_some_and(|value| *value.as_ref());
+    fn proxy_protocol(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Vec<IpNet> {
+        let wanted = raw.proxy_protocol.as_ref();
         let mut networks = Vec::new();
-        for from in raw.proxy_protocol_from.iter().flat_map(Spanned::as_ref) {
+        for from in raw.proxy_protocol_from.items() {
             match network(from.as_ref()) {
                 Some(network) => networks.push(network),
                 None => self.value(
@@ -349,42 +341,30 @@ impl<'a> Checker<'a> {
                 ),
             }
         }
-        match (&raw.proxy_protocol, &raw.proxy_protocol_from) {
-            (Some(value), None) if wanted => self.problem(
-                &value.span(),
-                "listener.proxy_protocol: say whose headers are believed, as in proxy_protocol_from = [\"10.0.0.0/8\"]".to_string(),
-            ),
-            (_, Some(value)) if !wanted => {
+        let is_wanted = wanted.is_some_and(|value| *value.as_ref());
+        match (wanted, raw.proxy_protocol_from.as_ref()) {
+            (Some(value), None) if is_wanted && !head.has_wrong(&["proxy_protocol_from"]) => {
                 self.problem(
                     &value.span(),
-                    "listener.proxy_protocol_from: goes with proxy_protocol = true: add that, or delete it".to_string(),
+                    "listener.proxy_protocol: say whose headers are believed, as in \
+                     proxy_protocol_from = [\"10.0.0.0/8\"]",
+                );
+            }
+            (_, Some(value)) if !is_wanted && !head.has_wrong(&["proxy_protocol"]) => {
+                self.problem(
+                    &value.span(),
+                    "listener.proxy_protocol_from: goes with proxy_protocol = true: add that, or \
+                     delete it",
                 );
             }
             _ => {}
         }
         networks
     }
-
-    /// A path as the file's author meant it.
-    pub(super) fn path(&self, text: &str) -> PathBuf {
-        self.sources[self.source].path(text)
-    }
-}
-
-pub(super) fn unknown_target(key: &str, name: &str, targets: &Targets) -> String {
-    match targets
-        .keys()
-        .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)))
-    {
-        Some(nearest) => {
-            format!("{key}: there is no target \"{name}\"; did you mean \"{nearest}\"?")
-        }
-        None => format!("{key}: there is no target \"{name}\": add [target.{name}]"),
-    }
 }
 
 fn network(text: &str) -> Option<IpNet> {
     text.parse()
         .ok()
-        .or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
+        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }

@@ -1,8 +1,8 @@
-//! From the configuration as written to the one that is used: listeners, limits, and how problems
-//! are collected.
+//! The second step: does the configuration follow the rules, and what does it mean? No file is
+//! read here.
 //!
-//! `listener`, `target` and `user` have the rules of one of each, `redshift`, `rds` and `dsql`
-//! those of a target's engine, `host` those of host names.
+//! `listener`, `target` and `user` have the rules for one of each; `redshift`, `rds` and `dsql`
+//! have the rules that depend on a target's engine; `host` has those for host names.
 
 mod dsql;
 pub(super) mod host;
@@ -12,294 +12,377 @@ mod redshift;
 mod target;
 mod user;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
 
-use super::raw::Source;
-use super::{Address, Config, ConfigError, Limits, Listener, Log, Problem, Target, User};
-use crate::secret::Secret;
-use crate::tls::upstream::UpstreamTls;
+use super::keys;
+use super::problem::Problems;
+use super::source::{Label, Parsed, Source};
+use super::tables::{Keys, Wrong};
+use super::values::Key;
+use super::{Address, ConfigError, Limits, Log, User, target_url};
+use crate::nearest::nearest;
+
+pub(super) use listener::{TlsFiles, UnloadedListener};
+pub(super) use target::UnloadedTarget;
 
 const DEFAULT_MAX_SESSIONS: usize = 10_000;
-const MOST_SESSIONS: usize = 1_000_000;
-const SHORTEST_CANCEL_KEY: usize = 32;
 const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// A password prompt may stand in the way of a client's startup, a night may not.
-const LONGEST_STARTUP_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// Checks all sources together.
-pub(super) fn check(sources: &[Source], warnings: Vec<String>) -> Result<Config, ConfigError> {
+/// A configuration whose keys have been checked, before the files that they name are read. The
+/// problems come along, because those files may add to them.
+pub(super) struct Checked {
+    pub sources: Vec<Source>,
+    pub problems: Problems,
+    pub warnings: Vec<String>,
+    pub targets: Vec<UnloadedTarget>,
+    pub listeners: Vec<UnloadedListener>,
+    pub users: HashMap<String, User>,
+    pub users_file: Option<NamedFile>,
+    pub cancel_key_file: Option<NamedFile>,
+    /// False when a password or the users themselves could not be read, so that nobody can say
+    /// whether a user has a password.
+    pub passwords_are_known: bool,
+    pub limits: Limits,
+    pub log: Log,
+    pub admin: Option<SocketAddr>,
+}
+
+/// A file that a key names.
+pub(super) struct NamedFile {
+    /// The place of the key.
+    pub place: Place,
+    /// The name of the key in messages.
+    pub key: &'static str,
+    /// The path as it is written in the configuration.
+    pub text: String,
+    /// The path to open.
+    pub path: PathBuf,
+}
+
+/// A place in one of the sources.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// Index of the source.
+    pub source: usize,
+    pub span: Range<usize>,
+}
+
+/// Reads and checks a configuration file and target URLs.
+///
+/// # Errors
+/// A source has parts that are not TOML, or a URL cannot be read. The rules are then not applied,
+/// because whatever seems to be missing may be in those parts.
+pub(super) fn check(
+    file: Option<(PathBuf, String)>,
+    target_urls: &[String],
+) -> Result<Checked, ConfigError> {
+    let mut problems = Problems::default();
+    let mut sources = Vec::new();
+    let mut incomplete = false;
+    if let Some((path, text)) = file {
+        incomplete |= parse(Label::File(path), text, &mut sources, &mut problems);
+    }
+    let mut warnings = Vec::new();
+    for url in target_urls {
+        match target_url::to_toml(url, &sources) {
+            Ok(url) => {
+                warnings.extend(url.ignored);
+                incomplete |= parse(Label::Url(url.place), url.toml, &mut sources, &mut problems);
+            }
+            Err(problem) => {
+                problems.add(sources.len(), 0, problem);
+                incomplete = true;
+            }
+        }
+    }
+    if incomplete && let Some(error) = std::mem::take(&mut problems).into_error() {
+        return Err(error);
+    }
     let mut checker = Checker {
-        sources,
+        sources: &sources,
         source: 0,
-        problems: Vec::new(),
-        trust: BTreeMap::new(),
+        problems,
     };
     let targets = checker.targets();
-    let users = checker.users(&targets);
-    let listeners = checker.listeners(&targets, &users);
-    let cancel_key = checker.cancel_key();
-    let (limits, log) = checker.limits_and_log();
+    let listeners = checker.listeners();
+    let users = checker.users();
     let admin = checker.admin(&listeners);
-    match checker.problems {
-        problems if problems.is_empty() => Ok(Config {
-            listeners,
-            users,
-            cancel_key,
-            limits,
-            log,
-            admin,
-            warnings,
-        }),
-        problems => Err(ConfigError(problems)),
+    let (limits, log) = limits_and_log(&sources);
+    let users_file = checker.root_file("users_file", |file| &file.users_file);
+    let cancel_key_file = checker.root_file("cancel_key_file", |file| &file.cancel_key_file);
+    let problems = checker.problems;
+    Ok(Checked {
+        passwords_are_known: passwords_are_known(&sources, &users),
+        problems,
+        warnings,
+        targets,
+        listeners,
+        users,
+        users_file,
+        cancel_key_file,
+        limits,
+        log,
+        admin,
+        sources,
+    })
+}
+
+/// Adds a source and its mistakes. Returns whether parts of it could not be read.
+fn parse(label: Label, text: String, sources: &mut Vec<Source>, problems: &mut Problems) -> bool {
+    let Parsed {
+        source,
+        mistakes,
+        incomplete,
+    } = Source::parse(label, text);
+    for mistake in mistakes {
+        let problem = source.problem(&mistake.span, mistake.text);
+        problems.add(sources.len(), mistake.span.start, problem);
     }
+    sources.push(source);
+    incomplete
 }
 
 struct Checker<'a> {
     sources: &'a [Source],
-    /// Index of the source that is being checked.
+    /// The index of the source that is being checked.
     source: usize,
-    problems: Vec<Problem>,
-    /// One trust setup for all targets with the same CA file.
-    trust: BTreeMap<Option<PathBuf>, UpstreamTls>,
+    problems: Problems,
 }
 
-/// Targets by name. `None`: has problems of its own, so that naming it is no further problem.
-type Targets = BTreeMap<String, Option<Arc<Target>>>;
-type Users = HashMap<String, Arc<User>>;
+/// The header of a table, at which a missing key is reported.
+struct Head<'a> {
+    span: Range<usize>,
+    wrong: &'a Wrong,
+}
 
-impl Checker<'_> {
-    fn targets(&mut self) -> Targets {
-        let mut targets = Targets::new();
+impl<'a> Head<'a> {
+    fn of(table: &'a Spanned<impl Keys>) -> Self {
+        Self {
+            span: table.span(),
+            wrong: table.as_ref().wrong(),
+        }
+    }
+
+    /// Whether one of these keys is present but could not be read. It is then not missing.
+    fn has_wrong(&self, keys: &[&str]) -> bool {
+        keys.iter().any(|key| self.wrong.contains(key))
+    }
+}
+
+impl<'a> Checker<'a> {
+    /// Checks one source after the other.
+    fn each_source(&mut self, mut check: impl FnMut(&mut Self, &'a Source)) {
         for (index, source) in self.sources.iter().enumerate() {
             self.source = index;
-            for (name, target) in &source.file.target {
-                if targets.contains_key(name) {
-                    self.problem(
+            check(self, source);
+        }
+    }
+
+    fn targets(&mut self) -> Vec<UnloadedTarget> {
+        let mut targets: Vec<UnloadedTarget> = Vec::new();
+        self.each_source(|checker, source| {
+            for (name, target) in source.file.target.named() {
+                if targets.iter().any(|other| other.name == *name) {
+                    checker.problem(
                         &target.span(),
                         format!("target \"{name}\" exists already: give this one another name"),
                     );
                     continue;
                 }
-                let before = self.problems.len();
-                let checked = self.target(name, target);
-                targets.insert(
-                    name.clone(),
-                    checked
-                        .filter(|_| self.problems.len() == before)
-                        .map(Arc::new),
-                );
+                targets.push(checker.target(name, target));
             }
-        }
+        });
         targets
     }
 
-    fn listeners(&mut self, targets: &Targets, users: &Users) -> Vec<Listener> {
-        let mut listeners: Vec<Listener> = Vec::new();
-        let mut used = BTreeSet::new();
-        for (index, source) in self.sources.iter().enumerate() {
-            self.source = index;
-            for raw in &source.file.listener {
-                let Some(listener) = self.listener(raw, targets, users, &mut used) else {
-                    continue;
-                };
-                let any_port =
-                    matches!(listener.address, Address::Tcp(address) if address.port() == 0);
-                if !any_port
-                    && listeners
-                        .iter()
-                        .any(|other| other.address == listener.address)
+    fn listeners(&mut self) -> Vec<UnloadedListener> {
+        let mut listeners: Vec<UnloadedListener> = Vec::new();
+        self.each_source(|checker, source| {
+            for raw in source.file.listener.items() {
+                let listener = checker.listener(raw);
+                if let (Some(address), Some(key)) =
+                    (&listener.address, raw.as_ref().address.as_ref())
                 {
-                    self.problem(
-                        &raw.span(),
-                        format!(
-                            "listener.address = \"{}\": another listener has it",
-                            listener.address
-                        ),
-                    );
+                    let any_port = matches!(address, Address::Tcp(address) if address.port() == 0);
+                    let taken = listeners
+                        .iter()
+                        .any(|other| other.address.as_ref() == Some(address));
+                    if taken && !any_port {
+                        checker.problem(
+                            &key.span(),
+                            format!("listener.address = \"{address}\": another listener has it"),
+                        );
+                    }
                 }
                 listeners.push(listener);
             }
-        }
-        if self
-            .sources
-            .iter()
-            .all(|source| source.file.listener.is_empty())
-        {
+        });
+        let wrong = self.any_wrong("listener");
+        if listeners.is_empty() && !wrong {
             self.source = 0;
             self.problem(
                 &(0..0),
-                "no [[listener]]: add one with address = \"127.0.0.1:5439\", targets = [\"NAME\"] and auth = \"trust\"".to_string(),
+                "no [[listener]]: add one with address = \"127.0.0.1:5439\", targets = [\"NAME\"] \
+                 and auth = \"trust\"",
             );
-        }
-        for (index, source) in self.sources.iter().enumerate() {
-            self.source = index;
-            for (name, target) in source
-                .file
-                .target
-                .iter()
-                .filter(|(name, _)| !used.contains(name.as_str()))
-            {
-                self.problem(
-                    &target.span(),
-                    format!("target \"{name}\" is used by no listener: add it to a listener's targets, or delete it"),
-                );
-            }
+        } else if !wrong && listeners.iter().all(|listener| listener.targets_are_known) {
+            self.unused_targets(&listeners);
         }
         listeners
     }
 
-    /// At least 32 bytes that nobody can guess; the file's final newline, which tools add, is none
-    /// of them.
-    fn cancel_key(&mut self) -> Option<Secret> {
-        for (index, source) in self.sources.iter().enumerate() {
-            self.source = index;
-            let Some(value) = &source.file.cancel_key_file else {
-                continue;
-            };
-            match fs::read(source.path(value.as_ref())) {
-                Ok(mut bytes) => {
-                    if bytes.last() == Some(&b'\n') {
-                        bytes.pop();
-                    }
-                    if bytes.len() >= SHORTEST_CANCEL_KEY {
-                        return Some(Secret::new(bytes));
-                    }
-                    self.value(
-                        "cancel_key_file",
-                        value,
-                        "must hold at least 32 bytes, as `openssl rand -hex 32` makes them",
+    fn unused_targets(&mut self, listeners: &[UnloadedListener]) {
+        let used: BTreeSet<_> = listeners
+            .iter()
+            .flat_map(|listener| &listener.targets)
+            .collect();
+        self.each_source(|checker, source| {
+            for (name, target) in source.file.target.named() {
+                if !used.contains(name) {
+                    checker.problem(
+                        &target.span(),
+                        format!(
+                            "target \"{name}\" is used by no listener: add it to a listener's \
+                                 targets, or delete it"
+                        ),
                     );
                 }
-                Err(error) => self.value(
-                    "cancel_key_file",
-                    value,
-                    &format!("cannot read it: {error}"),
-                ),
             }
-        }
-        None
+        });
     }
 
-    /// A limit on sessions, where one is set; 0 is none.
-    fn max_sessions(&mut self, key: &str, value: Option<&Spanned<i64>>) -> Option<usize> {
-        let value = value?;
-        match usize::try_from(*value.as_ref()) {
-            Ok(0) => None,
-            Ok(sessions) if sessions <= MOST_SESSIONS => Some(sessions),
-            _ => {
-                self.problem(
-                    &value.span(),
-                    format!(
-                        "{key} = {}: must be 1 to {MOST_SESSIONS}, or 0 for no limit",
-                        value.as_ref()
-                    ),
-                );
-                None
-            }
-        }
-    }
-
-    fn limits_and_log(&mut self) -> (Limits, Log) {
-        let mut limits = Limits {
-            max_sessions: DEFAULT_MAX_SESSIONS,
-            startup_timeout: DEFAULT_STARTUP_TIMEOUT,
-        };
-        let mut log = Log::default();
-        for (index, source) in self.sources.iter().enumerate() {
-            self.source = index;
-            if let Some(value) = &source.file.limits.max_sessions {
-                match usize::try_from(*value.as_ref()) {
-                    Ok(sessions @ 1..=MOST_SESSIONS) => limits.max_sessions = sessions,
-                    _ => self.problem(
-                        &value.span(),
-                        format!(
-                            "limits.max_sessions = {}: must be 1 to {MOST_SESSIONS}",
-                            value.as_ref()
-                        ),
-                    ),
-                }
-            }
-            if let Some(value) = &source.file.limits.startup_timeout {
-                match humantime::parse_duration(value.as_ref()) {
-                    Ok(timeout) if !timeout.is_zero() && timeout <= LONGEST_STARTUP_TIMEOUT => {
-                        limits.startup_timeout = timeout;
-                    }
-                    _ => self.value(
-                        "limits.startup_timeout",
-                        value,
-                        "must be a time up to 10min, as in \"10s\" or \"500ms\"",
-                    ),
-                }
-            }
-            log.format = log.format.or(source.file.log.format);
-            log.level = log.level.or(source.file.log.level);
-        }
-        (limits, log)
-    }
-
-    fn admin(&mut self, listeners: &[Listener]) -> Option<SocketAddr> {
+    fn admin(&mut self, listeners: &[UnloadedListener]) -> Option<SocketAddr> {
         let mut admin = None;
-        for (index, source) in self.sources.iter().enumerate() {
-            self.source = index;
-            let Some(value) = &source.file.admin.http else {
-                continue;
+        self.each_source(|checker, source| {
+            let admin_keys = source.file.admin.section();
+            let Some(value) = admin_keys.and_then(|admin| admin.http.as_ref()) else {
+                return;
             };
             match value.as_ref().parse::<SocketAddr>() {
                 Ok(address)
                     if address.port() != 0
                         && listeners
                             .iter()
-                            .any(|listener| listener.address == Address::Tcp(address)) =>
+                            .any(|other| other.address == Some(Address::Tcp(address))) =>
                 {
-                    self.value("admin.http", value, "a listener has it");
+                    checker.value("admin.http", value, "a listener has it");
                 }
                 Ok(address) => admin = Some(address),
-                Err(_) => self.value(
+                Err(_) => checker.value(
                     "admin.http",
                     value,
                     "must be an IP address and a port, as in \"127.0.0.1:9439\"",
                 ),
             }
-        }
+        });
         admin
+    }
+
+    /// The file that is named by a key at the top of a source.
+    fn root_file(
+        &mut self,
+        key: &'static str,
+        value: impl Fn(&'a keys::File) -> &'a Key<String>,
+    ) -> Option<NamedFile> {
+        let mut file = None;
+        self.each_source(|checker, source| {
+            if let Some(value) = value(&source.file).as_ref() {
+                file = Some(checker.file(key, value));
+            }
+        });
+        file
+    }
+
+    fn file(&self, key: &'static str, value: &Spanned<String>) -> NamedFile {
+        NamedFile {
+            place: self.place(&value.span()),
+            key,
+            text: value.as_ref().clone(),
+            path: self.sources[self.source].path(value.as_ref()),
+        }
+    }
+
+    fn place(&self, span: &Range<usize>) -> Place {
+        Place {
+            source: self.source,
+            span: span.clone(),
+        }
+    }
+
+    /// Reports a name if no target has it.
+    fn unknown_target(&mut self, key: &str, name: &Spanned<String>) {
+        let sources = self.sources;
+        let known: Vec<&str> = sources
+            .iter()
+            .flat_map(|source| source.file.target.named())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let text = name.as_ref();
+        if known.contains(&text.as_str()) || self.any_wrong("target") {
+            return;
+        }
+        let remedy = match nearest(text, known.iter().copied()) {
+            Some(nearest) => format!("; did you mean \"{nearest}\"?"),
+            None => format!(": add [target.{text}]"),
+        };
+        self.problem(
+            &name.span(),
+            format!("{key}: there is no target \"{text}\"{remedy}"),
+        );
+    }
+
+    /// Whether this key is present at the top of a source but could not be read.
+    fn any_wrong(&self, key: &str) -> bool {
+        self.sources
+            .iter()
+            .any(|source| source.file.wrong().contains(key))
     }
 
     fn required<'k, T>(
         &mut self,
-        span: &Range<usize>,
-        key: &str,
-        value: Option<&'k Spanned<T>>,
+        head: &Head<'_>,
+        (prefix, key): (&str, &str),
+        value: &'k Key<T>,
         remedy: &str,
     ) -> Option<&'k Spanned<T>> {
         if value.is_none() {
-            self.problem(span, format!("{key}: {remedy}"));
+            self.missing(head, &[key], format!("{prefix}{key}: {remedy}"));
         }
-        value
+        value.as_ref()
     }
 
+    /// Reports that these keys are missing, unless one of them is present and could not be read,
+    /// which has been reported already.
+    fn missing(&mut self, head: &Head<'_>, keys: &[&str], text: impl Into<String>) {
+        if !head.has_wrong(keys) {
+            self.problem(&head.span, text);
+        }
+    }
+
+    /// Reports a value that breaks a rule. Returns whether the value follows it.
     fn rule(
         &mut self,
         key: &str,
         value: Option<&Spanned<String>>,
         check: impl Fn(&str) -> Result<(), &'static str>,
-    ) {
+    ) -> bool {
         if let Some(value) = value
             && let Err(rule) = check(value.as_ref())
         {
             self.value(key, value, rule);
+            return false;
         }
+        true
     }
 
-    fn foreign<T>(&mut self, key: &str, value: Option<&Spanned<T>>, text: &str) {
-        if let Some(value) = value {
+    fn foreign<T>(&mut self, key: &str, value: &Key<T>, text: &str) {
+        if let Some(value) = value.as_ref() {
             self.problem(&value.span(), format!("{key}: {text}"));
         }
     }
@@ -311,10 +394,45 @@ impl Checker<'_> {
         );
     }
 
-    fn problem(&mut self, span: &Range<usize>, text: String) {
-        self.problems.push(Problem {
-            place: self.sources[self.source].place(span),
-            text,
-        });
+    fn problem(&mut self, span: &Range<usize>, text: impl Into<String>) {
+        let problem = self.sources[self.source].problem(span, text.into());
+        self.problems.add(self.source, span.start, problem);
     }
+}
+
+fn limits_and_log(sources: &[Source]) -> (Limits, Log) {
+    let mut limits = Limits {
+        max_sessions: DEFAULT_MAX_SESSIONS,
+        startup_timeout: DEFAULT_STARTUP_TIMEOUT,
+    };
+    let mut log = Log::default();
+    for source in sources {
+        if let Some(section) = source.file.limits.section() {
+            limits.max_sessions = section.max_sessions.or(limits.max_sessions);
+            limits.startup_timeout = section.startup_timeout.or(limits.startup_timeout);
+        }
+        if let Some(section) = source.file.log.section() {
+            log.format = log.format.or(section.format.value().copied());
+            log.level = log.level.or(section.level.value().copied());
+        }
+    }
+    (limits, log)
+}
+
+/// Whether every password and every user could be read.
+fn passwords_are_known(sources: &[Source], users: &HashMap<String, User>) -> bool {
+    let understood = |source: &Source| {
+        let wrong = ["user", "users_file"]
+            .iter()
+            .any(|key| source.file.wrong().contains(key));
+        let mut own = source.file.user.named();
+        !wrong
+            && own.all(|(name, user)| {
+                let user = user.as_ref();
+                let refused = !user.password.is_none()
+                    && users.get(name).is_some_and(|user| user.verifier.is_none());
+                !refused && !user.wrong().contains("password")
+            })
+    };
+    sources.iter().all(understood)
 }

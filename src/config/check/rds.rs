@@ -1,11 +1,9 @@
-//! The rules of RDS and Aurora PostgreSQL targets.
+//! What must be known of an RDS or Aurora PostgreSQL target?
 
-use std::ops::Range;
-
-use super::Checker;
 use super::host::parse_endpoint;
 use super::target::Dial;
-use crate::config::raw;
+use super::{Checker, Head};
+use crate::config::keys;
 use crate::config::{ClusterRole, Discovery, Endpoint, EndpointSource, Engine, Rds};
 
 const DEFAULT_PORT: u16 = 5432;
@@ -13,44 +11,17 @@ const DEFAULT_PORT: u16 = 5432;
 impl Checker<'_> {
     pub(super) fn rds(
         &mut self,
-        span: &Range<usize>,
-        raw: &raw::Target,
+        head: &Head<'_>,
+        raw: &keys::Target,
         dial: Dial,
     ) -> Option<(Engine, EndpointSource)> {
         let Dial { host, port, .. } = dial;
         self.postgresql_name("db_user", raw.db_user.as_ref());
         self.postgresql_name("database", raw.database.as_ref());
-        let role = match raw
-            .endpoint
-            .as_ref()
-            .map(|endpoint| endpoint.as_ref().as_str())
-        {
-            None | Some("writer") => ClusterRole::Writer,
-            Some("reader") => ClusterRole::Reader,
-            Some(_) => {
-                self.value(
-                    "endpoint",
-                    raw.endpoint.as_ref()?,
-                    "must be \"writer\" or \"reader\"",
-                );
-                return None;
-            }
-        };
-        let cluster = raw
-            .cluster_identifier
-            .as_ref()
-            .map(|value| value.as_ref().clone());
-        let instance = raw
-            .instance_identifier
-            .as_ref()
-            .map(|value| value.as_ref().clone());
-        if role == ClusterRole::Reader && (cluster.is_none() || host.is_some()) {
-            self.value(
-                "endpoint",
-                raw.endpoint.as_ref()?,
-                "needs cluster_identifier, and no host: AWS is asked for the reader endpoint",
-            );
-        }
+        let role = raw.endpoint.or(ClusterRole::Writer);
+        let cluster = raw.cluster_identifier.text();
+        let instance = raw.instance_identifier.text();
+        self.reader_is_possible(head, raw, host.is_some());
         let endpoint = match (host, instance, cluster) {
             (Some(host), _, _) => EndpointSource::Fixed(Endpoint {
                 host,
@@ -59,7 +30,7 @@ impl Checker<'_> {
             (None, Some(_), Some(_)) => {
                 self.problem(
                     &raw.instance_identifier.as_ref()?.span(),
-                    "give instance_identifier or cluster_identifier, not both".to_string(),
+                    "give instance_identifier or cluster_identifier, not both",
                 );
                 return None;
             }
@@ -72,25 +43,42 @@ impl Checker<'_> {
                 port,
             },
             (None, None, None) => {
-                self.problem(
-                    span,
-                    "host: say where the server is, as in host = \"mydb.123456789012.us-west-2.rds.amazonaws.com\" (or instance_identifier \
-                     or cluster_identifier, to have AWS asked)"
-                        .to_string(),
+                self.missing(
+                    head,
+                    &["host", "instance_identifier", "cluster_identifier"],
+                    "host: say where the server is, as in host = \
+                     \"mydb.123456789012.us-west-2.rds.amazonaws.com\" (or instance_identifier or \
+                     cluster_identifier, to have AWS asked)",
                 );
                 return None;
             }
         };
-        let signing_endpoint = match &raw.signing_host {
-            None => None,
-            Some(value) => {
-                let parsed = parse_endpoint(value.as_ref(), port.unwrap_or(DEFAULT_PORT));
-                if parsed.is_none() {
-                    self.value("signing_host", value, "must be a host name, or host:port");
-                }
-                parsed
-            }
-        };
+        let signing_endpoint = self.signing_endpoint(raw, port);
         Some((Engine::Rds(Rds { signing_endpoint }), endpoint))
+    }
+
+    /// Refuses `endpoint = "reader"` where AWS cannot be asked, since only AWS knows it.
+    fn reader_is_possible(&mut self, head: &Head<'_>, raw: &keys::Target, has_host: bool) {
+        let Some(endpoint) = raw.endpoint.as_ref() else {
+            return;
+        };
+        let has_cluster =
+            !raw.cluster_identifier.is_none() || head.has_wrong(&["cluster_identifier"]);
+        if *endpoint.as_ref() == ClusterRole::Reader && (!has_cluster || has_host) {
+            self.problem(
+                &endpoint.span(),
+                "endpoint = \"reader\": needs cluster_identifier, and no host: AWS is asked for \
+                 the reader endpoint",
+            );
+        }
+    }
+
+    fn signing_endpoint(&mut self, raw: &keys::Target, port: Option<u16>) -> Option<Endpoint> {
+        let value = raw.signing_host.as_ref()?;
+        let parsed = parse_endpoint(value.as_ref(), port.unwrap_or(DEFAULT_PORT));
+        if parsed.is_none() {
+            self.value("signing_host", value, "must be a host name, or host:port");
+        }
+        parsed
     }
 }

@@ -1,44 +1,54 @@
-//! The rules of one target, each with its place and remedy. Those of its engine are in the engine's
-//! own file.
+//! Which rules does every target have to follow? The rules that depend on its engine have files of
+//! their own.
 
 use std::num::NonZeroU32;
-use std::ops::Range;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use toml::Spanned;
 
-use super::Checker;
 use super::host::{AwsHostName, is_host, is_region};
-use crate::config::raw::{self, Key};
-use crate::config::{AwsIdentity, Choice, Engine, EngineName, Role, Target};
-use crate::error::chain;
-use crate::tls::{CaFileError, trusted_roots, upstream::UpstreamTls};
+use super::{Checker, Head, NamedFile};
+use crate::config::keys;
+use crate::config::tables::Keys;
+use crate::config::{AwsIdentity, Choice, EndpointSource, Engine, EngineName, Role, Target};
+use crate::tls::upstream::UpstreamTls;
 
 /// A little below the 200 a second from which on AWS throttles IAM logins.
 const DEFAULT_LOGINS_PER_SECOND: NonZeroU32 = NonZeroU32::new(180).expect("it is not zero");
 /// Aurora DSQL takes 100 new connections a second.
 const DEFAULT_DSQL_LOGINS_PER_SECOND: NonZeroU32 = NonZeroU32::new(90).expect("it is not zero");
-/// A login is tens of milliseconds of work for a server, and seconds for one that wakes up.
-const DEFAULT_CONCURRENT_LOGINS: NonZeroU32 = NonZeroU32::new(100).expect("it is not zero");
-const MOST_LOGINS: u32 = 100_000;
-const MOST_WARM_SESSIONS: usize = 1_000;
-/// The life of an RDS token and of a Redshift password, where nothing else is asked for.
+/// A login takes a server tens of milliseconds, and one that has to wake up takes seconds.
+const DEFAULT_CONCURRENT_LOGINS: usize = 100;
+/// The default life of an RDS token and of a Redshift password.
 const DEFAULT_SPARE_MAX_AGE: Duration = Duration::from_mins(15);
-/// The longest life of a credential. Aurora DSQL ends its sessions at this age.
-const LONGEST_SPARE_MAX_AGE: Duration = Duration::from_hours(1);
+/// The keys that say who the database user is. They are refused where the AWS identity itself is
+/// the database user.
+const KEYS_OF_A_DATABASE_USER: [&str; 4] = ["db_user", "api", "auto_create", "db_groups"];
 
-/// What a target says of where to connect.
+/// A target that has been checked, before its certificates have been read.
+pub(in crate::config) struct UnloadedTarget {
+    /// Name in the configuration.
+    pub name: String,
+    /// The authorities to trust in addition to the built-in ones.
+    pub ca_file: Option<NamedFile>,
+    /// Builds the target from its trust setup. `None` when something else is wrong with it.
+    pub build: Option<BuildTarget>,
+}
+
+type BuildTarget = Box<dyn FnOnce(UpstreamTls) -> Target>;
+
+/// What the keys of a target say about where to connect.
 pub(super) struct Dial {
     pub host: Option<String>,
     pub port: Option<u16>,
     pub region: Option<String>,
-    /// What `host` tells, where it is a name of AWS.
+    /// What can be read from `host`, if it is a host name of AWS.
     pub aws_name: Option<AwsHostName>,
 }
 
 impl Dial {
-    /// Identifier of a cluster or workgroup, when the host is an endpoint of this service.
+    /// The identifier of the cluster or workgroup, if the host is an endpoint of this service.
     pub(super) fn first_label_of(&self, service: &str) -> Option<String> {
         self.aws_name
             .as_ref()
@@ -47,7 +57,7 @@ impl Dial {
     }
 }
 
-/// When the configuration does not say.
+/// How many logins a second reach a server of this engine by default.
 fn logins_per_second(engine: EngineName) -> NonZeroU32 {
     match engine {
         EngineName::Redshift | EngineName::RedshiftServerless | EngineName::Rds => {
@@ -58,89 +68,52 @@ fn logins_per_second(engine: EngineName) -> NonZeroU32 {
 }
 
 impl Checker<'_> {
-    pub(super) fn target(&mut self, name: &str, raw: &Spanned<raw::Target>) -> Option<Target> {
-        let span = raw.span();
+    pub(super) fn target(&mut self, name: &str, raw: &Spanned<keys::Target>) -> UnloadedTarget {
+        let head = Head::of(raw);
         let raw = raw.as_ref();
         let remedy = "say engine = \"redshift\", \"redshift-serverless\", \"rds\" or \"dsql\"";
-        let engine_name = self.required(&span, "engine", raw.engine.as_ref(), remedy)?;
-        let Some(kind) = EngineName::ALL
-            .into_iter()
-            .find(|name| name.as_str() == engine_name.as_ref())
-        else {
-            self.value(
-                "engine",
-                engine_name,
-                "must be \"redshift\", \"redshift-serverless\", \"rds\" or \"dsql\"",
-            );
-            return None;
-        };
-        self.refuse_foreign_keys(raw, kind);
-        let port = self.port(raw);
+        let engine = self.required(&head, ("", "engine"), &raw.engine, remedy);
         let host = self.host(raw);
         let aws_name = host.as_deref().and_then(AwsHostName::parse);
-        let region = self.region(&span, raw, aws_name.as_ref());
-        let db_user = choice(raw.db_user.as_ref());
-        let database = choice(raw.database.as_ref());
+        let region = self.region(&head, raw, host.as_deref(), aws_name.as_ref());
         let tls_server_name = self.tls_server_name(raw);
+        let aws = self.aws(&head, raw);
+        let kind = engine.map(|engine| *engine.as_ref());
         let dial = Dial {
             host,
-            port,
+            port: raw.port.value().copied(),
             region: region.clone(),
             aws_name,
         };
-        let (engine, endpoint) = match kind {
-            EngineName::Redshift => self.redshift(&span, raw, dial)?,
-            EngineName::RedshiftServerless => self.redshift_serverless(&span, raw, dial)?,
-            EngineName::Rds => self.rds(&span, raw, dial)?,
-            EngineName::Dsql => self.dsql(&span, raw, dial)?,
-        };
-        let tls_server_name = match &engine {
-            Engine::Dsql(dsql) => ServerName::try_from(dsql.name.clone()).ok(),
-            Engine::Redshift(_) | Engine::RedshiftServerless(_) | Engine::Rds(_) => tls_server_name,
-        };
-        Some(Target {
+        let checked = kind.and_then(|kind| {
+            self.refuse_foreign_keys(raw, kind);
+            let (engine, endpoint) = match kind {
+                EngineName::Redshift => self.redshift(&head, raw, dial),
+                EngineName::RedshiftServerless => self.redshift_serverless(&head, raw, dial),
+                EngineName::Rds => self.rds(&head, raw, dial),
+                EngineName::Dsql => self.dsql(&head, raw, dial),
+            }?;
+            Some((kind, engine, endpoint, region?))
+        });
+        let ca_file = raw.ca_file.as_ref();
+        UnloadedTarget {
             name: name.to_string(),
-            engine,
-            region: region?,
-            db_user,
-            database,
-            endpoint,
-            tls_server_name,
-            tls: self.trust(raw)?,
-            aws: self.aws(raw),
-            session_name_of_person: session_name(raw).filter(|name| names_person(name)),
-            max_logins_per_second: self.logins(
-                "max_logins_per_second",
-                raw.max_logins_per_second.as_ref(),
-                logins_per_second(kind),
-            ),
-            max_concurrent_logins: self
-                .logins(
-                    "max_concurrent_logins",
-                    raw.max_concurrent_logins.as_ref(),
-                    DEFAULT_CONCURRENT_LOGINS,
-                )
-                .get() as usize,
-            warm_sessions: self.warm_sessions(raw),
-            reuse_sessions: raw
-                .reuse_sessions
-                .as_ref()
-                .is_some_and(|value| *value.as_ref()),
-            spare_max_age: self.spare_max_age(raw),
-            application_name_suffix: raw
-                .application_name_suffix
-                .as_ref()
-                .is_some_and(|value| *value.as_ref()),
-            max_sessions: self.max_sessions("max_sessions", raw.max_sessions.as_ref()),
-            ignore_startup_parameters: raw
-                .ignore_startup_parameters
-                .as_ref()
-                .map(|names| names.as_ref().clone())
-                .unwrap_or_default(),
-        })
+            ca_file: ca_file.map(|value| self.file("ca_file", value)),
+            build: checked.map(|(kind, engine, endpoint, region)| {
+                let parts = Parts {
+                    name: name.to_string(),
+                    engine,
+                    endpoint,
+                    region,
+                    tls_server_name,
+                    aws,
+                };
+                build(kind, raw, parts)
+            }),
+        }
     }
 
-    /// What community PostgreSQL takes as a name.
+    /// Checks a name by the rules of community PostgreSQL.
     pub(super) fn postgresql_name(&mut self, key: &str, value: Option<&Spanned<String>>) {
         self.rule(key, value, |name| match name.len() {
             1..=63 if !name.contains('\0') => Ok(()),
@@ -148,72 +121,30 @@ impl Checker<'_> {
         });
     }
 
-    fn refuse_foreign_keys(&mut self, raw: &raw::Target, engine: EngineName) {
-        use EngineName::{Dsql, Rds, Redshift, RedshiftServerless};
-        let mut only = |key: &str, span: Option<Range<usize>>, engines: &[EngineName]| {
-            if let Some(span) = span.filter(|_| !engines.contains(&engine)) {
-                let names: Vec<_> = engines
+    fn refuse_foreign_keys(&mut self, raw: &keys::Target, engine: EngineName) {
+        for (key, span) in raw.given() {
+            if key.engines.contains(&engine) {
+                continue;
+            }
+            let text = if engine == EngineName::RedshiftServerless
+                && KEYS_OF_A_DATABASE_USER.contains(&key.name)
+            {
+                "Redshift Serverless maps the AWS identity to the database user and takes none of \
+                 this: delete it"
+                    .to_string()
+            } else {
+                let engines: Vec<_> = key
+                    .engines
                     .iter()
                     .map(|engine| format!("\"{}\"", engine.as_str()))
                     .collect();
-                self.problem(
-                    &span,
-                    format!("{key}: is for engine = {}: delete it", names.join(" or ")),
-                );
-            }
-        };
-        only(
-            "cluster_identifier",
-            span(raw.cluster_identifier.as_ref()),
-            &[Redshift, Rds, Dsql],
-        );
-        only(
-            "workgroup_name",
-            span(raw.workgroup_name.as_ref()),
-            &[RedshiftServerless],
-        );
-        only(
-            "instance_identifier",
-            span(raw.instance_identifier.as_ref()),
-            &[Rds],
-        );
-        only("endpoint", span(raw.endpoint.as_ref()), &[Rds]);
-        only("signing_host", span(raw.signing_host.as_ref()), &[Rds]);
-        // Of the others none documents DISCARD ALL.
-        only("reuse_sessions", span(raw.reuse_sessions.as_ref()), &[Rds]);
-        only(
-            "custom_domain_name",
-            span(raw.custom_domain_name.as_ref()),
-            &[Redshift, RedshiftServerless],
-        );
-        only(
-            "duration_seconds",
-            span(raw.duration_seconds.as_ref()),
-            &[Redshift, RedshiftServerless],
-        );
-        // The serverless kind refuses these itself, and says why.
-        if engine != RedshiftServerless {
-            only("api", span(raw.api.as_ref()), &[Redshift]);
-            only("auto_create", span(raw.auto_create.as_ref()), &[Redshift]);
-            only("db_groups", span(raw.db_groups.as_ref()), &[Redshift]);
+                format!("is for engine = {}: delete it", engines.join(" or "))
+            };
+            self.problem(&span, format!("{}: {text}", key.name));
         }
     }
 
-    fn port(&mut self, raw: &raw::Target) -> Option<u16> {
-        let value = raw.port.as_ref()?;
-        match u16::try_from(*value.as_ref()) {
-            Ok(port) if port > 0 => Some(port),
-            _ => {
-                self.problem(
-                    &value.span(),
-                    format!("port = {}: must be 1 to 65535", value.as_ref()),
-                );
-                None
-            }
-        }
-    }
-
-    fn host(&mut self, raw: &raw::Target) -> Option<String> {
+    fn host(&mut self, raw: &keys::Target) -> Option<String> {
         let value = raw.host.as_ref()?;
         if !is_host(value.as_ref()) {
             self.value(
@@ -227,10 +158,21 @@ impl Checker<'_> {
 
     fn region(
         &mut self,
-        span: &Range<usize>,
-        raw: &raw::Target,
+        head: &Head<'_>,
+        raw: &keys::Target,
+        host: Option<&str>,
         aws_name: Option<&AwsHostName>,
     ) -> Option<String> {
+        if let Some(region) = raw.region.as_ref() {
+            let good = self.rule("region", Some(region), |region| {
+                if is_region(region) {
+                    Ok(())
+                } else {
+                    Err("must be an AWS region, as in \"us-west-2\"")
+                }
+            });
+            return good.then(|| region.as_ref().clone());
+        }
         let signing_name = raw
             .signing_host
             .as_ref()
@@ -239,36 +181,24 @@ impl Checker<'_> {
             .tls_server_name
             .as_ref()
             .and_then(|value| AwsHostName::parse(value.as_ref()));
-        match &raw.region {
-            Some(region) if is_region(region.as_ref()) => Some(region.as_ref().clone()),
-            Some(region) => {
-                self.value(
-                    "region",
-                    region,
-                    "must be an AWS region, as in \"us-west-2\"",
-                );
-                None
-            }
-            None => {
-                let found = signing_name
-                    .as_ref()
-                    .or(aws_name)
-                    .or(certified_name.as_ref())
-                    .map(|name| name.region.clone());
-                if found.is_none() {
-                    self.problem(
-                        span,
-                        "region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, \
-                         never guessed"
-                            .to_string(),
-                    );
-                }
-                found
-            }
+        let found = signing_name
+            .as_ref()
+            .or(aws_name)
+            .or(certified_name.as_ref())
+            .map(|name| name.region.clone());
+        // If the host is malformed, its region may only be hidden; that mistake comes first.
+        if found.is_none() && host.is_none_or(is_host) {
+            self.missing(
+                head,
+                &["region", "host", "signing_host", "tls_server_name"],
+                "region: say which, as in region = \"us-west-2\"; it is taken from a host that \
+                 ends in .amazonaws.com or .on.aws, never guessed",
+            );
         }
+        found
     }
 
-    fn tls_server_name(&mut self, raw: &raw::Target) -> Option<ServerName<'static>> {
+    fn tls_server_name(&mut self, raw: &keys::Target) -> Option<ServerName<'static>> {
         let value = raw.tls_server_name.as_ref()?;
         let name = ServerName::try_from(value.as_ref().clone()).ok();
         if name.is_none() {
@@ -281,84 +211,6 @@ impl Checker<'_> {
         name
     }
 
-    fn trust(&mut self, raw: &raw::Target) -> Option<UpstreamTls> {
-        let path = raw.ca_file.as_ref().map(|value| self.path(value.as_ref()));
-        if let Some(tls) = self.trust.get(&path) {
-            return Some(tls.clone());
-        }
-        match trusted_roots(path.as_deref()) {
-            Ok(roots) => {
-                let tls = UpstreamTls::new(roots);
-                self.trust.insert(path, tls.clone());
-                Some(tls)
-            }
-            Err(error) => {
-                let text = match error {
-                    CaFileError::Empty => {
-                        format!("{error}: it must hold the PEM certificates of the authorities")
-                    }
-                    _ => format!("{}; it must be a readable PEM file", chain(&error)),
-                };
-                self.value("ca_file", raw.ca_file.as_ref()?, &text);
-                None
-            }
-        }
-    }
-
-    fn logins(
-        &mut self,
-        key: &str,
-        value: Option<&Spanned<i64>>,
-        default: NonZeroU32,
-    ) -> NonZeroU32 {
-        let Some(value) = value else { return default };
-        let number = u32::try_from(*value.as_ref())
-            .ok()
-            .and_then(NonZeroU32::new)
-            .filter(|number| number.get() <= MOST_LOGINS);
-        if number.is_none() {
-            self.problem(
-                &value.span(),
-                format!("{key} = {}: must be 1 to {MOST_LOGINS}", value.as_ref()),
-            );
-        }
-        number.unwrap_or(default)
-    }
-
-    fn warm_sessions(&mut self, raw: &raw::Target) -> usize {
-        let Some(value) = &raw.warm_sessions else {
-            return 0;
-        };
-        let number = usize::try_from(*value.as_ref())
-            .ok()
-            .filter(|number| *number <= MOST_WARM_SESSIONS);
-        if number.is_none() {
-            self.problem(
-                &value.span(),
-                format!(
-                    "warm_sessions = {}: must be 1 to {MOST_WARM_SESSIONS}, or 0 for none",
-                    value.as_ref()
-                ),
-            );
-        }
-        number.unwrap_or_default()
-    }
-
-    fn spare_max_age(&mut self, raw: &raw::Target) -> Duration {
-        let Some(value) = &raw.spare_max_age else {
-            return DEFAULT_SPARE_MAX_AGE;
-        };
-        match humantime::parse_duration(value.as_ref()) {
-            Ok(age) if !age.is_zero() && age <= LONGEST_SPARE_MAX_AGE => return age,
-            _ => self.value(
-                "spare_max_age",
-                value,
-                "must be a time up to 1h, as in \"15min\"",
-            ),
-        }
-        DEFAULT_SPARE_MAX_AGE
-    }
-
     pub(super) fn role_arn(&mut self, key: &str, value: Option<&Spanned<String>>) {
         self.rule(key, value, |arn| {
             if arn.starts_with("arn:") && arn.contains(":role/") {
@@ -369,21 +221,18 @@ impl Checker<'_> {
         });
     }
 
-    fn aws(&mut self, raw: &raw::Target) -> AwsIdentity {
-        for (key, value) in [
-            ("endpoint_url", &raw.endpoint_url),
-            ("sts_endpoint_url", &raw.sts_endpoint_url),
-        ] {
-            self.rule(key, value.as_ref(), |text| match url::Url::parse(text) {
-                Ok(url) if matches!(url.scheme(), "https" | "http") && url.has_host() => Ok(()),
-                _ => Err("must be an http or https URL"),
-            });
-        }
+    fn aws(&mut self, head: &Head<'_>, raw: &keys::Target) -> AwsIdentity {
+        self.endpoint_url("endpoint_url", raw.endpoint_url.as_ref());
+        self.endpoint_url("sts_endpoint_url", raw.sts_endpoint_url.as_ref());
         self.role_arn("role_arn", raw.role_arn.as_ref());
-        if let (Some(id), None) = (&raw.external_id, &raw.role_arn) {
+        if let (Some(id), None, false) = (
+            raw.external_id.as_ref(),
+            raw.role_arn.as_ref(),
+            head.has_wrong(&["role_arn"]),
+        ) {
             self.problem(
                 &id.span(),
-                "external_id goes with role_arn: add that, or delete it".to_string(),
+                "external_id goes with role_arn: add that, or delete it",
             );
         }
         self.rule("session_name", raw.session_name.as_ref(), |name| {
@@ -399,35 +248,99 @@ impl Checker<'_> {
                 Err("may have letters, digits and _ = , . @ + - only, up to 32 besides {user}")
             }
         });
-        let text = |key: &Key<String>| key.as_ref().map(|value| value.as_ref().clone());
         AwsIdentity {
-            profile: text(&raw.profile),
-            role: text(&raw.role_arn).map(|arn| Role {
+            profile: raw.profile.text(),
+            role: raw.role_arn.text().map(|arn| Role {
                 arn,
-                external_id: text(&raw.external_id),
-                session_name: session_name(raw).filter(|name| !names_person(name)),
+                external_id: raw.external_id.text(),
+                session_name: raw.session_name.text().filter(|name| !names_person(name)),
                 person: None,
             }),
-            endpoint_url: text(&raw.endpoint_url),
-            sts_endpoint_url: text(&raw.sts_endpoint_url),
+            endpoint_url: raw.endpoint_url.text(),
+            sts_endpoint_url: raw.sts_endpoint_url.text(),
+        }
+    }
+
+    fn endpoint_url(&mut self, key: &str, value: Option<&Spanned<String>>) {
+        let Some(value) = value else { return };
+        let rule = "must be an http or https URL";
+        match url::Url::parse(value.as_ref()) {
+            Ok(url) if matches!(url.scheme(), "https" | "http") && url.has_host() => {}
+            // The URL may contain a password or a token, and must not appear in the message.
+            _ if value.as_ref().contains(['@', '?']) => {
+                self.problem(&value.span(), format!("{key}: {rule}"));
+            }
+            _ => self.value(key, value, rule),
         }
     }
 }
 
-fn session_name(raw: &raw::Target) -> Option<String> {
-    raw.session_name.as_ref().map(|name| name.as_ref().clone())
+/// The parts of a target that took more than reading a key.
+struct Parts {
+    name: String,
+    engine: Engine,
+    endpoint: EndpointSource,
+    region: String,
+    tls_server_name: Option<ServerName<'static>>,
+    aws: AwsIdentity,
+}
+
+/// Prepares a target, which is complete as soon as it is given its trust setup.
+fn build(kind: EngineName, raw: &keys::Target, parts: Parts) -> BuildTarget {
+    let Parts {
+        name,
+        engine,
+        endpoint,
+        region,
+        tls_server_name,
+        aws,
+    } = parts;
+    // Aurora DSQL finds the cluster by its name in the handshake, whatever host is dialled.
+    let tls_server_name = match &engine {
+        Engine::Dsql(dsql) => ServerName::try_from(dsql.name.clone()).ok(),
+        Engine::Redshift(_) | Engine::RedshiftServerless(_) | Engine::Rds(_) => tls_server_name,
+    };
+    let (db_user, database) = (choice(raw.db_user.text()), choice(raw.database.text()));
+    let session_name_of_person = raw.session_name.text().filter(|name| names_person(name));
+    let ignore_startup_parameters = raw.ignore_startup_parameters.texts().unwrap_or_default();
+    let application_name_suffix = raw.application_name_suffix.or(false);
+    let max_logins_per_second = raw
+        .max_logins_per_second
+        .value()
+        .copied()
+        .and_then(NonZeroU32::new)
+        .unwrap_or(logins_per_second(kind));
+    let max_concurrent_logins = raw.max_concurrent_logins.or(DEFAULT_CONCURRENT_LOGINS);
+    let warm_sessions = raw.warm_sessions.or(0);
+    let reuse_sessions = raw.reuse_sessions.or(false);
+    let spare_max_age = raw.spare_max_age.or(DEFAULT_SPARE_MAX_AGE);
+    let max_sessions = raw.max_sessions.limit();
+    Box::new(move |tls| Target {
+        name,
+        engine,
+        region,
+        db_user,
+        database,
+        endpoint,
+        tls_server_name,
+        tls,
+        aws,
+        session_name_of_person,
+        ignore_startup_parameters,
+        application_name_suffix,
+        max_logins_per_second,
+        max_concurrent_logins,
+        warm_sessions,
+        reuse_sessions,
+        spare_max_age,
+        max_sessions,
+    })
 }
 
 fn names_person(session_name: &str) -> bool {
     session_name.contains("{user}")
 }
 
-fn span<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
-    value.map(Spanned::span)
-}
-
-fn choice(value: Option<&Spanned<String>>) -> Choice {
-    value.map_or(Choice::Client, |value| {
-        Choice::Fixed(value.as_ref().clone())
-    })
+fn choice(text: Option<String>) -> Choice {
+    text.map_or(Choice::Client, Choice::Fixed)
 }

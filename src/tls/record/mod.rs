@@ -1,9 +1,8 @@
 //! How are the records of an open connection opened and sealed, once rustls has done the handshake?
 //!
 //! The proxy has a record layer of its own, because that of rustls copies each record twice and
-//! keeps buffers for idle connections. rustls derives the keys. TLS also asks for key updates
-//! (RFC 8446 §4.6.3), on request and before a key has sealed too much (§5.5), for alerts (§6), and
-//! for an end that cannot be forged, `close_notify`.
+//! keeps buffers for idle connections. Besides records it does key updates (RFC 8446 §4.6.3), on
+//! request and before a key has sealed too much (§5.5), and alerts (§6), `close_notify` included.
 
 mod post_handshake;
 mod traffic_key;
@@ -34,9 +33,9 @@ const MAX_RENEGOTIATIONS: u8 = 32;
 
 // Content types: RFC 8446 §5.1.
 const CHANGE_CIPHER_SPEC: u8 = 0x14;
-const ALERT: u8 = 0x15;
+pub(super) const ALERT: u8 = 0x15;
 const HANDSHAKE: u8 = 0x16;
-const APPLICATION_DATA: u8 = 0x17;
+pub(super) const APPLICATION_DATA: u8 = 0x17;
 
 // Levels of alerts: RFC 8446 §6.
 const WARNING: u8 = 0x01;
@@ -261,35 +260,12 @@ impl RecordLayer {
                 return Ok(Opened::Data(length));
             }
             APPLICATION_DATA => {}
-            HANDSHAKE => match self.messages.read(
-                payload,
-                self.is_tls13,
-                matches!(self.key_schedule, KeySchedule::Server(_)),
-            )? {
-                Some(asked @ PeerRequest::KeyUpdate { answer }) => {
-                    let secrets = self
-                        .key_schedule
-                        .next_opening_secrets()
-                        .map_err(|_| RecordError::Unsupported)?;
-                    self.opening_key = TrafficKey::new(self.version(), &secrets)?;
-                    if answer {
-                        // One answer serves all requests since the last answer: RFC 8446 §4.6.3.
-                        self.pending_answer = Some(asked);
-                    }
+            HANDSHAKE => {
+                let is_server = matches!(self.key_schedule, KeySchedule::Server(_));
+                if let Some(request) = self.messages.read(payload, self.is_tls13, is_server)? {
+                    self.take_request(request)?;
                 }
-                Some(PeerRequest::Renegotiation)
-                    if self.declined_renegotiations == MAX_RENEGOTIATIONS =>
-                {
-                    return Err(RecordError::Unexpected(
-                        "too many attempts at renegotiation",
-                    ));
-                }
-                Some(asked @ PeerRequest::Renegotiation) => {
-                    self.declined_renegotiations += 1;
-                    self.pending_answer = Some(asked);
-                }
-                None => {}
-            },
+            }
             ALERT => match *payload {
                 [_, CLOSE_NOTIFY] => return Ok(Opened::CloseNotify),
                 [_, USER_CANCELED] => {}
@@ -311,6 +287,33 @@ impl RecordLayer {
         } else {
             Ok(Opened::Nothing)
         }
+    }
+
+    /// Does what the peer asks for, as far as it needs no answer, and notes the answer.
+    fn take_request(&mut self, request: PeerRequest) -> Result<(), RecordError> {
+        match request {
+            PeerRequest::KeyUpdate { answer } => {
+                let secrets = self
+                    .key_schedule
+                    .next_opening_secrets()
+                    .map_err(|_| RecordError::Unsupported)?;
+                self.opening_key = TrafficKey::new(self.version(), &secrets)?;
+                if answer {
+                    // One answer serves all requests since the last answer: RFC 8446 §4.6.3.
+                    self.pending_answer = Some(request);
+                }
+            }
+            PeerRequest::Renegotiation if self.declined_renegotiations == MAX_RENEGOTIATIONS => {
+                return Err(RecordError::Unexpected(
+                    "too many attempts at renegotiation",
+                ));
+            }
+            PeerRequest::Renegotiation => {
+                self.declined_renegotiations += 1;
+                self.pending_answer = Some(request);
+            }
+        }
+        Ok(())
     }
 
     /// Seals the `payload` bytes, at most [`MAX_PAYLOAD`], that stand in `slot` behind

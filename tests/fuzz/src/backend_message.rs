@@ -1,13 +1,16 @@
+//! Are a server's messages read within bounds, parsed without copies, and passed on as they came?
+
 use bytes::{Bytes, BytesMut};
 use pg_iam_proxy::wire::ReadError;
 use pg_iam_proxy::wire::backend::{
-    Authentication, ErrorResponse, MAX_AUTHENTICATION_REQUEST, MAX_BACKEND_MESSAGE, BackendMessage, RawMessage,
-    checked_body_length, parse, read_message,
+    Authentication, BackendMessage, ErrorResponse, MAX_AUTHENTICATION_REQUEST, MAX_BACKEND_MESSAGE,
+    RawMessage, checked_body_length, parse, read_message,
 };
 
 use super::{cut, is_slice_of, now};
 
-/// A server's first bytes: as a stream of messages, and as the type and body of one.
+/// Takes the input for a server's first bytes, both as a stream of messages and as the type and
+/// body of one.
 pub fn backend_message(data: &[u8]) {
     let mut rest = data;
     loop {
@@ -42,7 +45,8 @@ pub fn backend_message(data: &[u8]) {
     }
 }
 
-/// An error is the one that the bytes call for, found without reading further than needed.
+/// Checks that the error is the one that the bytes call for, and was found without reading further
+/// than needed.
 fn check_error(data: &[u8], error: &ReadError) {
     let Some(([tag, length @ ..], body)) = data.split_first_chunk::<5>() else {
         return assert!(if data.is_empty() {
@@ -73,11 +77,13 @@ fn check_message(raw: RawMessage) {
         Ok(BackendMessage::Authentication(request)) => check_authentication(request, &raw.body),
         Ok(BackendMessage::Error(error)) => {
             assert_eq!(encoded(|out| error.encode(out)), wire);
-            check_error_response(&error, &raw.body);
+            check_error_response(&error);
         }
         Ok(BackendMessage::BackendKeyData(key)) => assert_eq!(encoded(|out| key.encode(out)), wire),
         Ok(
-            BackendMessage::Notice(same) | BackendMessage::ParameterStatus(same) | BackendMessage::ReadyForQuery(same),
+            BackendMessage::Notice(same)
+            | BackendMessage::ParameterStatus(same)
+            | BackendMessage::ReadyForQuery(same),
         ) => assert_eq!(same, raw),
         Ok(BackendMessage::Other(tag)) => assert!(tag == raw.tag && !b"RENSKZ".contains(&tag)),
         Err(_) => assert!(b"REK".contains(&raw.tag)),
@@ -143,7 +149,7 @@ fn check_authentication(request: Authentication, body: &[u8]) {
     assert_eq!(expected, u32::from_be_bytes(*code));
 }
 
-fn check_error_response(error: &ErrorResponse, body: &[u8]) {
+fn check_error_response(error: &ErrorResponse) {
     assert_eq!(error.sqlstate().code().len(), 5);
     let message = error.message();
     let ours = ErrorResponse::from_fields([(b'S', "FATAL"), (b'M', &message)]);

@@ -1,10 +1,15 @@
+//! Does the idle tracker say the same of a session however its bytes are cut, and send only whole
+//! messages to the server?
+
 use bytes::Bytes;
 use pg_iam_proxy::wire::backend::RawMessage;
+use pg_iam_proxy::wire::frontend::TERMINATE;
+use pg_iam_proxy::wire::protocol::PQMSG_PARAMETER_STATUS;
 use pg_iam_proxy::wire::settings::Settings;
 use pg_iam_proxy::{IdleTracker, Observer};
 
-/// A session as it passes. Of each chunk the first byte says who sends it (the highest bit: the
-/// server) and how long it is.
+/// Takes the input for a session. The first byte of each chunk says who sends it (the server, where
+/// the highest bit is set) and how long it is.
 pub fn idle_tracker(data: &[u8]) {
     let mut chunks = Vec::new();
     let mut rest = data;
@@ -25,35 +30,35 @@ pub fn idle_tracker(data: &[u8]) {
             .flat_map(|(_, chunk)| *chunk)
             .copied()
             .collect();
-        assert_eq!(&client[passed..], b"X\0\0\0\x04");
+        assert_eq!(&client[passed..], TERMINATE);
         assert!(are_whole_messages(&client[..passed]));
     }
 }
 
-/// What the observer says at the end, and how many bytes went to the server.
+/// What the tracker says at the end, and how many bytes were for the server.
 fn verdict<'a>(
     chunks: impl Iterator<Item = (bool, &'a [u8])>,
 ) -> (Result<Settings, &'static str>, usize) {
     let status = |body: &'static [u8]| RawMessage {
-        tag: b'S',
+        tag: PQMSG_PARAMETER_STATUS,
         body: Bytes::from_static(body),
     };
-    let mut observer = IdleTracker::new(Settings::at_login(&[
+    let mut tracker = IdleTracker::new(Settings::at_login(&[
         status(b"TimeZone\0UTC\0"),
         status(b"a\0b\0"),
     ]));
     let (mut passed, mut gone) = (0, false);
     for (server, chunk) in chunks {
         if server {
-            observer.from_server(chunk);
+            tracker.server_sent(chunk);
         } else {
-            let taken = observer.from_client(chunk);
+            let taken = tracker.client_sent(chunk);
             assert!(taken <= chunk.len() && (!gone || taken == 0));
             gone |= taken < chunk.len();
             passed += taken;
         }
     }
-    (observer.into_settings(), passed)
+    (tracker.into_settings(), passed)
 }
 
 fn are_whole_messages(mut bytes: &[u8]) -> bool {

@@ -1,5 +1,5 @@
-//! What must hold for any bytes a peer can send. One function per fuzz target; each panics where an
-//! invariant breaks.
+//! What must hold for any bytes that a peer can send? Each fuzz target has a function here, which
+//! panics where an invariant is broken.
 
 mod backend_message;
 mod idle_tracker;
@@ -28,13 +28,13 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// The same bytes as they come when the network cuts them at `at`: reads end there.
+/// The same bytes as they come when the network cuts them at `at`, where a read ends.
 fn cut(data: &[u8], at: usize) -> Chain<&[u8], &[u8]> {
     let (first, second) = data.split_at(at);
     first.chain(second)
 }
 
-/// Whether `part` lies in `whole`, so that it was not copied; an empty one has no place.
+/// Whether `part` lies in `whole`, so that it has not been copied. An empty one lies anywhere.
 fn is_slice_of(part: &[u8], whole: &[u8]) -> bool {
     let (part, whole) = (part.as_ptr_range(), whole.as_ptr_range());
     part.is_empty() || (whole.start <= part.start && part.end <= whole.end)
@@ -61,7 +61,7 @@ mod tests {
             let mut count = 0;
             for seed in seeds.read_dir().expect("seeds are committed") {
                 let data = std::fs::read(seed.expect("a seed").path()).expect("a seed is a file");
-                // Every prefix is what a peer that closes early has sent.
+                // A peer that closes early has sent a prefix.
                 (0..=data.len()).for_each(|end| target(&data[..end]));
                 count += 1;
             }

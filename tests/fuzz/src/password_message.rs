@@ -1,13 +1,16 @@
+//! Are a client's answers to authentication requests read within bounds, and parsed without copies?
+
 use pg_iam_proxy::wire::ReadError;
 use pg_iam_proxy::wire::frontend::{password_message as encode_password, sasl_initial_response};
 use pg_iam_proxy::wire::password::{
-    ExpectedResponse, MAX_PASSWORD_MESSAGE, MAX_SASL_MESSAGE, SaslInitial, checked_body_length, parse_password,
-    parse_sasl_initial, read,
+    ExpectedResponse, MAX_PASSWORD_MESSAGE, MAX_SASL_MESSAGE, SaslInitial, checked_body_length,
+    parse_password, parse_sasl_initial, read,
 };
+use pg_iam_proxy::wire::protocol::PQMSG_PASSWORD_MESSAGE;
 
 use super::{cut, is_slice_of, now};
 
-/// A client's answers to authentication requests: as a stream of messages, and as the body of one.
+/// Takes the input for a client's answers, both as a stream of messages and as the body of one.
 pub fn password_message(data: &[u8]) {
     for expected in [ExpectedResponse::Password, ExpectedResponse::Sasl] {
         let mut rest = data;
@@ -24,7 +27,7 @@ pub fn password_message(data: &[u8]) {
             match result {
                 Ok(body) => {
                     let taken = &before[..before.len() - rest.len()];
-                    assert!(taken[0] == b'p' && body.expose() == &taken[5..]);
+                    assert!(taken[0] == PQMSG_PASSWORD_MESSAGE && body.expose() == &taken[5..]);
                     check_body(body.expose());
                 }
                 Err(error) => {
@@ -37,7 +40,8 @@ pub fn password_message(data: &[u8]) {
     check_body(data);
 }
 
-/// An error is the one that the bytes call for, found without reading further than needed.
+/// Checks that the error is the one that the bytes call for, and was found without reading further
+/// than needed.
 fn check_error(data: &[u8], expected: ExpectedResponse, error: &ReadError) {
     let Some(([tag, length @ ..], body)) = data.split_first_chunk::<5>() else {
         return assert!(if data.is_empty() {
@@ -52,7 +56,10 @@ fn check_error(data: &[u8], expected: ExpectedResponse, error: &ReadError) {
     };
     match checked_body_length(*tag, *length, expected) {
         Ok(length) => {
-            assert!(*tag == b'p' && u32::try_from(length + 4).is_ok_and(|length| length <= limit));
+            assert!(
+                *tag == PQMSG_PASSWORD_MESSAGE
+                    && u32::try_from(length + 4).is_ok_and(|length| length <= limit)
+            );
             assert!(matches!(error, ReadError::Torn) && body.len() < length);
         }
         Err(violation) => assert_eq!(error.to_string(), violation.to_string()),

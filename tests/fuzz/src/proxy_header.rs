@@ -1,13 +1,16 @@
+//! Is a PROXY header read to its last byte and no further, however its bytes are cut?
+
 use pg_iam_proxy::wire::ReadError;
 use pg_iam_proxy::wire::proxy_header::read;
 
 use super::{cut, now};
 
-/// Longest header of each version that may be read.
-const LONGEST: usize = 16 + 1_024;
-const LONGEST_LINE: usize = 107;
+/// The longest header of version 2 that may be read, in bytes.
+const MAX_V2_HEADER: usize = 16 + 1_024;
+/// The longest header of version 1 that may be read, in bytes.
+const MAX_V1_HEADER: usize = 107;
 
-/// What a load balancer puts before a client's first byte.
+/// Takes the input for what a load balancer sends before a client's first byte.
 pub fn proxy_header(data: &[u8]) {
     let mut rest = data;
     let result = now(read(&mut rest));
@@ -15,9 +18,9 @@ pub fn proxy_header(data: &[u8]) {
     assert!(
         taken
             <= if data.starts_with(b"PROXY ") {
-                LONGEST_LINE
+                MAX_V1_HEADER
             } else {
-                LONGEST
+                MAX_V2_HEADER
             },
         "{taken} bytes read"
     );
@@ -29,7 +32,7 @@ pub fn proxy_header(data: &[u8]) {
         );
     }
     match result {
-        // Not a byte of what the client itself says was read.
+        // Nothing has been read of what the client itself sends.
         Ok(header) if data.starts_with(b"PROXY ") => {
             assert!(data[..taken].ends_with(b"\r\n") && header.vpc_endpoint.is_none())
         }

@@ -1,17 +1,19 @@
-use pg_iam_proxy::wire::scram::{ScramClient, MAX_SERVER_ITERATIONS};
+//! Does a SCRAM exchange go on only with a server that follows it and knows the password?
 
-/// What the work of one input may be: more than this tells nothing new.
-const ITERATIONS: u32 = 16;
+use pg_iam_proxy::wire::scram::{MAX_SERVER_ITERATIONS, ScramClient};
 
-/// A server's two messages, of which the first ends with a line feed. `NONCE` stands for the
-/// client's nonce, which no input can know.
+/// The most iterations of one input. More of them cost time and tell nothing new.
+const MAX_FUZZED_ITERATIONS: u32 = 16;
+
+/// Takes the input for a server's two messages, of which the first ends with a line feed. `NONCE`
+/// stands for the client's nonce, which no input can know.
 pub fn scram(data: &[u8]) {
     for (mechanism, binding) in [
         ("SCRAM-SHA-256", None),
         ("SCRAM-SHA-256-PLUS", Some(b"hash".to_vec())),
     ] {
-        let mut exchange =
-            ScramClient::begin(&[mechanism.to_string()], b"password", binding).expect("it is offered");
+        let mut exchange = ScramClient::begin(&[mechanism.to_string()], b"password", binding)
+            .expect("it is offered");
         let initial =
             String::from_utf8(exchange.message().to_vec()).expect("our own message is text");
         let nonce = initial.split_once(",r=").expect("it has a nonce").1;
@@ -21,9 +23,9 @@ pub fn scram(data: &[u8]) {
         };
         let first = with_nonce(first, nonce.as_bytes());
         let iterations = iterations(&first);
-        if iterations
-            .is_some_and(|iterations| (ITERATIONS + 1..=MAX_SERVER_ITERATIONS).contains(&iterations))
-        {
+        if iterations.is_some_and(|iterations| {
+            (MAX_FUZZED_ITERATIONS + 1..=MAX_SERVER_ITERATIONS).contains(&iterations)
+        }) {
             return;
         }
         match exchange.server_first(&first) {
@@ -41,7 +43,7 @@ pub fn scram(data: &[u8]) {
                 let (prefix, proof) = message.split_once(",p=").expect("it has a proof");
                 let (channel, answered) = prefix.split_once(",r=").expect("it has a nonce");
                 assert!(channel.starts_with("c=") && answered.as_bytes() == theirs);
-                // 32 bytes in base64.
+                // The proof has 32 bytes, in base64.
                 assert_eq!(proof.len(), 44);
                 assert!(
                     exchange.server_final(last).is_err(),

@@ -1,5 +1,8 @@
+//! Are a client's first packets read within bounds, and parsed without copies or two readings?
+
 use bytes::{Bytes, BytesMut};
 use pg_iam_proxy::wire::backend::{self, BackendKey};
+use pg_iam_proxy::wire::protocol::NEGOTIATE_GSS_CODE;
 use pg_iam_proxy::wire::startup::{
     MAX_CANCEL_KEY, MAX_STARTUP_BODY, Packet, ProtocolVersion, StartupMessage, checked_body_length,
     is_protocol_option, parse, read_packet,
@@ -8,7 +11,7 @@ use pg_iam_proxy::wire::{ReadError, frontend};
 
 use super::{cut, is_slice_of, now};
 
-/// A client's first bytes: as a stream of packets, and as the body of one.
+/// Takes the input for a client's first bytes, both as a stream of packets and as the body of one.
 pub fn startup_packet(data: &[u8]) {
     let mut rest = data;
     loop {
@@ -36,7 +39,8 @@ pub fn startup_packet(data: &[u8]) {
     check_body(data);
 }
 
-/// An error is the one that the bytes call for, found without reading further than needed.
+/// Checks that the error is the one that the bytes call for, and was found without reading further
+/// than needed.
 fn check_error(data: &[u8], error: &ReadError) {
     let Some((length, body)) = data.split_first_chunk::<4>() else {
         return assert!(if data.is_empty() {
@@ -67,8 +71,8 @@ fn check_body(body: &[u8]) {
 }
 
 fn check_startup(message: &StartupMessage, body: &[u8]) {
-    // A name of one byte and two terminators: what a packet can make us allocate is bounded by its
-    // length.
+    // A parameter takes at least a name of one byte and two terminators, so the length of a packet
+    // bounds what it can make the parser allocate.
     assert!(message.parameters.len() * 3 <= body.len());
     for (name, value) in &message.parameters {
         assert!(!name.is_empty() && !name.contains(&0) && !value.contains(&0));
@@ -96,11 +100,13 @@ fn check_startup(message: &StartupMessage, body: &[u8]) {
     assert_eq!((raw.tag, raw.body.len()), (b'v', answer.len() - 5));
 }
 
-/// The packet as bytes, where it was understood to its last byte.
+/// The packet as bytes again; `None` where not every byte of it is parsed.
 fn encode(packet: &Packet) -> Option<Bytes> {
     match packet {
         Packet::SslRequest => Some(Bytes::from_static(&frontend::SSL_REQUEST)),
-        Packet::GssEncRequest => Some(Bytes::from_static(&[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30])),
+        Packet::GssEncRequest => Some(Bytes::copy_from_slice(
+            &[8_u32.to_be_bytes(), NEGOTIATE_GSS_CODE.to_be_bytes()].concat(),
+        )),
         Packet::Cancel(cancel) => {
             let key = BackendKey {
                 process_id: cancel.process_id,

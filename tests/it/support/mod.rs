@@ -4,6 +4,7 @@
 pub mod client;
 pub mod pki;
 pub mod proxy;
+pub mod reports;
 pub mod server;
 pub mod tls_client;
 pub mod wall_clock;

@@ -2,6 +2,7 @@
 //! at once?
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -29,40 +30,17 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
     else {
         return Ok(());
     };
+    phases_of_a_login(run, testbed, &binary)?;
+    first_logins_at_once(run, testbed, &binary)
+}
+
+/// How long each phase of a login takes, one login after the other.
+fn phases_of_a_login(run: &mut Run, testbed: &Arc<Testbed>, binary: &Path) -> Result<()> {
     run.progress("phases of a login");
     let redshift = testbed.redshift();
-    let start = |run: &Run,
-                 aws: &Aws,
-                 host: &str,
-                 port: u16|
-     -> Result<(Peer, std::path::PathBuf)> {
-        let authorities = run.files.dir.join("both.pem");
-        fs::write(
-            &authorities,
-            [
-                fs::read(testbed.ca_file())?,
-                fs::read(&run.files.authority)?,
-            ]
-            .concat(),
-        )?;
-        let target = format!(
-            "engine = \"redshift\"\ncluster_identifier = \"{}\"\nhost = \"{host}\"\nport = {port}\nregion = \"{}\"\nca_file = \"{}\"\n\
-             endpoint_url = \"{}\"\ndb_user = \"ana\"\ndatabase = \"dev\"\n",
-            redshift.cluster_identifier(),
-            aws.region(),
-            authorities.display(),
-            aws.endpoint_url(),
-        );
-        let dir = tempfile::Builder::new()
-            .prefix("credentials")
-            .tempdir_in(&run.files.dir)?
-            .keep();
-        let peer = start_with_target(&binary, &dir, &run.files, &target, &aws.env())?;
-        Ok((peer, dir.join("log")))
-    };
-
     let aws = testbed.aws();
-    let (peer, log) = start(run, &aws, redshift.host(), redshift.port())?;
+    let server = (redshift.host(), redshift.port());
+    let (peer, log) = start(run, testbed, binary, &aws, server)?;
     let milliseconds = if run.options.quick { 1000 } else { 5000 };
     let mut load = run.load()?;
     load.perform(&Job::Logins {
@@ -80,32 +58,24 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
             .filter_map(|line| line.get(format!("{phase}_ms"))?.as_f64())
             .collect();
         times.sort_by(f64::total_cmp);
-        let at = |share: usize| {
-            times
+        for share in [50, 99] {
+            let time = times
                 .get(times.len() * share / 100)
                 .copied()
-                .context("no times in the log")
-        };
-        run.results.add(
-            &format!("phase_{phase}_p50_ms"),
-            LegKind::Plain,
-            OURS,
-            0,
-            at(50)?,
-        );
-        run.results.add(
-            &format!("phase_{phase}_p99_ms"),
-            LegKind::Plain,
-            OURS,
-            0,
-            at(99)?,
-        );
+                .context("no times in the log")?;
+            let figure = format!("phase_{phase}_p{share}_ms");
+            run.results.add(&figure, LegKind::Plain, OURS, 0, time);
+        }
     }
+    Ok(())
+}
 
+/// How long many first logins wait that come at once, and how often they ask AWS.
+fn first_logins_at_once(run: &mut Run, testbed: &Arc<Testbed>, binary: &Path) -> Result<()> {
     run.progress(&format!("{TOGETHER} first logins at once"));
     let aws = testbed.aws();
-    let port = run.next_port();
-    let (peer, log) = start(run, &aws, "127.0.0.1", port)?;
+    let server = ("127.0.0.1", run.next_port());
+    let (peer, log) = start(run, testbed, binary, &aws, server)?;
     let done = run.load()?.perform(&Job::Rush {
         server: peer.server(LegKind::Plain),
         sessions: TOGETHER,
@@ -135,7 +105,41 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
     Ok(())
 }
 
-fn lines(log: &std::path::Path, message: &str) -> Result<Vec<Value>> {
+/// Starts the proxy with the server at this host and port as its target. Returns it and the path of
+/// its log.
+fn start(
+    run: &Run,
+    testbed: &Testbed,
+    binary: &Path,
+    aws: &Aws,
+    (host, port): (&str, u16),
+) -> Result<(Peer, PathBuf)> {
+    let authorities = run.files.dir.join("both.pem");
+    fs::write(
+        &authorities,
+        [
+            fs::read(testbed.ca_file())?,
+            fs::read(&run.files.authority)?,
+        ]
+        .concat(),
+    )?;
+    let target = format!(
+        "engine = \"redshift\"\ncluster_identifier = \"{}\"\nhost = \"{host}\"\nport = {port}\nregion = \"{}\"\nca_file = \"{}\"\n\
+         endpoint_url = \"{}\"\ndb_user = \"ana\"\ndatabase = \"dev\"\n",
+        testbed.redshift().cluster_identifier(),
+        aws.region(),
+        authorities.display(),
+        aws.endpoint_url(),
+    );
+    let dir = tempfile::Builder::new()
+        .prefix("credentials")
+        .tempdir_in(&run.files.dir)?
+        .keep();
+    let peer = start_with_target(binary, &dir, &run.files, &target, &aws.env())?;
+    Ok((peer, dir.join("log")))
+}
+
+fn lines(log: &Path, message: &str) -> Result<Vec<Value>> {
     let text = fs::read_to_string(log)?;
     let lines = text
         .lines()

@@ -1,0 +1,333 @@
+//! What does a configuration file or a target URL say, where does it say it, and which parts of it
+//! may be shown?
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::keys::{Admin, CertificateMap, File, Limits, Listener, Log, Rule, Target, User};
+use super::problem::{Excerpt, Problem};
+use super::spec::{Form, Table};
+use super::tables::Keys;
+use super::values::{Findings, Mistake};
+
+/// What is shown in place of a secret.
+const HIDDEN: &str = "…";
+
+/// A TOML document and its name in messages.
+pub(super) struct Source {
+    label: Label,
+    text: String,
+    /// The parts of the text that no message may show, in order and without overlaps.
+    secrets: Vec<Range<usize>>,
+    /// The values of its keys.
+    pub file: File,
+}
+
+/// The name of a document in messages.
+pub(super) enum Label {
+    File(PathBuf),
+    Url(String),
+}
+
+/// A document that has been read, whatever is wrong with it.
+pub(super) struct Parsed {
+    pub source: Source,
+    pub mistakes: Vec<Mistake>,
+    /// Whether parts of it could not be read, so that keys may seem to be missing that are not.
+    pub incomplete: bool,
+}
+
+impl Source {
+    /// Reads a document as far as that is possible.
+    pub fn parse(label: Label, text: String) -> Parsed {
+        let (document, errors) = DeTable::parse_recoverable(&text);
+        let Syntax {
+            mistakes: syntax,
+            incomplete,
+            lost,
+        } = Syntax::of(&text, errors);
+        let mut findings = Findings::default();
+        let file = if lost {
+            File::default()
+        } else {
+            File::read(document.as_ref(), &mut findings)
+        };
+        let lines: BTreeSet<_> = syntax
+            .iter()
+            .map(|mistake| line_of(&text, mistake.span.start).start)
+            .collect();
+        for line in &lines {
+            findings.secrets.extend(hidden_in(&text, *line));
+        }
+        // Any other mistake on a line that is not TOML follows from that. A misspelt key is one
+        // mistake, whatever its value would mean under the right name.
+        let mut pointed_at = BTreeSet::new();
+        let found = findings.mistakes.into_iter().filter(|mistake| {
+            let first = pointed_at.insert(mistake.span.start);
+            first && !lines.contains(&line_of(&text, mistake.span.start).start)
+        });
+        let mistakes = found.chain(syntax).collect();
+        Parsed {
+            source: Self {
+                secrets: merged(findings.secrets),
+                label,
+                text,
+                file,
+            },
+            mistakes,
+            incomplete,
+        }
+    }
+
+    /// The path that a text stands for: relative to the folder of the file, or, in a URL, to the
+    /// working directory.
+    pub fn path(&self, text: &str) -> PathBuf {
+        match &self.label {
+            Label::File(name) => name.parent().unwrap_or(Path::new("")).join(text),
+            Label::Url(_) => PathBuf::from(text),
+        }
+    }
+
+    /// A problem at a place in this source.
+    pub fn problem(&self, span: &Range<usize>, text: String) -> Problem {
+        let (place, excerpt) = match &self.label {
+            Label::File(path) => (
+                position(path, &self.text, span.start),
+                self.excerpt(span.clone()),
+            ),
+            Label::Url(name) => (name.clone(), None),
+        };
+        Problem {
+            place,
+            text,
+            excerpt,
+        }
+    }
+
+    /// The line in which a place begins; `None` when nothing of it may be shown.
+    fn excerpt(&self, span: Range<usize>) -> Option<Excerpt> {
+        let line = line_of(&self.text, span.start);
+        let hidden: Vec<_> = self
+            .secrets
+            .iter()
+            .filter(|secret| secret.start < line.end && secret.end > line.start)
+            .map(|secret| secret.start.max(line.start)..secret.end.min(line.end))
+            .collect();
+        if hidden.contains(&line) && !line.is_empty() {
+            return None;
+        }
+        let mut shown = String::new();
+        let mut at = line.start;
+        for secret in &hidden {
+            shown.push_str(&self.text[at..secret.start]);
+            shown.push_str(HIDDEN);
+            at = secret.end;
+        }
+        let rest = &self.text[at..line.end];
+        // People who change a password sometimes keep the old one in a comment behind it.
+        if hidden.is_empty() || !rest.trim_start().starts_with('#') {
+            shown.push_str(rest);
+        }
+        let column = |byte: usize| {
+            let mut column = byte.clamp(line.start, line.end) - line.start;
+            for secret in hidden.iter().filter(|secret| secret.start < byte) {
+                column -= secret.end.min(byte) - secret.start;
+                column += if byte < secret.end { 0 } else { HIDDEN.len() };
+            }
+            column.min(shown.len())
+        };
+        let marked = column(span.start)..column(span.end);
+        Some(Excerpt {
+            number: line_number(&self.text, span.start),
+            marked,
+            line: shown,
+        })
+    }
+}
+
+/// A place as `file:line:column`. Both numbers begin at 1, and columns are characters.
+pub(super) fn position(path: &Path, text: &str, byte: usize) -> String {
+    let line = line_of(text, byte);
+    let column = text[line.start..byte].chars().count() + 1;
+    format!("{}:{}:{column}", path.display(), line_number(text, byte))
+}
+
+fn line_number(text: &str, byte: usize) -> usize {
+    text[..byte].matches('\n').count() + 1
+}
+
+/// The line that contains this byte, without its line ending.
+fn line_of(text: &str, byte: usize) -> Range<usize> {
+    let start = text[..byte].rfind('\n').map_or(0, |end| end + 1);
+    let end = text[byte..].find('\n').map_or(text.len(), |end| byte + end);
+    start..start + text[start..end].trim_end_matches('\r').len()
+}
+
+/// The parts of a text that are not TOML.
+struct Syntax {
+    mistakes: Vec<Mistake>,
+    /// Whether keys may have been lost.
+    incomplete: bool,
+    /// Whether the parser may have misread what comes after the last mistake.
+    lost: bool,
+}
+
+impl Syntax {
+    /// The parser continues after a mistake. As long as a mistake is confined to its line, the next
+    /// one is a mistake of its own. After a broken header, or a list or string that has no end,
+    /// whatever seems to be wrong below is only a consequence, and is left out.
+    fn of(text: &str, errors: Vec<toml::de::Error>) -> Self {
+        let mut mistakes: Vec<Mistake> = Vec::new();
+        let mut incomplete = false;
+        for error in errors {
+            let end = text.trim_end().len();
+            let span = error.span().unwrap_or(end..end);
+            let line = line_of(text, span.start);
+            let message = error.message();
+            let twice = message == "duplicate key";
+            let header = text[line.clone()].trim_start().starts_with('[') && !twice;
+            let over_lines = ["array", "inline table", "multi-line", "unclosed"];
+            if header || over_lines.iter().any(|word| message.contains(word)) {
+                mistakes.retain(|mistake| mistake.span.start < line.start);
+                mistakes.push(mistake(span, message));
+                return Self {
+                    mistakes,
+                    incomplete: true,
+                    lost: true,
+                };
+            }
+            incomplete |= !twice;
+            let known = mistakes
+                .iter()
+                .any(|mistake| line_of(text, mistake.span.start) == line);
+            if !known {
+                mistakes.push(mistake(span, message));
+            }
+        }
+        Self {
+            mistakes,
+            incomplete,
+            lost: false,
+        }
+    }
+}
+
+fn mistake(span: Range<usize>, message: &str) -> Mistake {
+    Mistake {
+        span,
+        text: message.to_string(),
+    }
+}
+
+/// The part of a line that must not be shown although the line is not TOML. Only the value of a
+/// key that is known to be harmless may be shown.
+fn hidden_in(text: &str, start: usize) -> Option<Range<usize>> {
+    const TABLES: [&Table; 9] = [
+        &File::TABLE,
+        &Listener::TABLE,
+        &Rule::TABLE,
+        &CertificateMap::TABLE,
+        &User::TABLE,
+        &Target::TABLE,
+        &Limits::TABLE,
+        &Log::TABLE,
+        &Admin::TABLE,
+    ];
+    let line = line_of(text, start);
+    let shown = &text[line.clone()];
+    if shown.trim_start().starts_with('[') {
+        return None;
+    }
+    let Some((name, _)) = shown.split_once('=') else {
+        return Some(line);
+    };
+    let harmless = TABLES.iter().any(|table| {
+        table
+            .key(name.trim())
+            .is_some_and(|key| matches!(key.form, Form::Plain | Form::Path))
+    });
+    let value = line.start + name.len() + 1;
+    (!harmless).then_some(value..line.end)
+}
+
+/// Sorts ranges and joins those that overlap.
+fn merged(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    ranges.retain(|range| !range.is_empty());
+    ranges.sort_by_key(|range| range.start);
+    let mut merged: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Parsed {
+        Source::parse(Label::File(PathBuf::from("f.toml")), text.to_string())
+    }
+
+    fn texts(parsed: &Parsed) -> Vec<String> {
+        let problem = |mistake: &Mistake| {
+            let problem = parsed.source.problem(&mistake.span, mistake.text.clone());
+            crate::config::ConfigError(vec![problem]).to_string()
+        };
+        parsed.mistakes.iter().map(problem).collect()
+    }
+
+    #[test]
+    fn an_unclosed_list_is_one_mistake() {
+        let parsed = parsed("[[listener]]\ntargets = [\"a\",\nauth = \"trust\"\nadress = 5\n");
+        assert_eq!(parsed.mistakes.len(), 1, "{:?}", parsed.mistakes);
+        assert!(parsed.incomplete);
+    }
+
+    #[test]
+    fn a_mistake_within_a_line_hides_no_other() {
+        let parsed = parsed("[admin]\nhttp = = 5\nhtp = 1\n[log]\nlevel = \"loud\nformt = 1\n");
+        let mut places: Vec<_> = texts(&parsed)
+            .iter()
+            .map(|text| text.split(": ").next().unwrap().to_string())
+            .collect();
+        places.sort();
+        assert_eq!(
+            places,
+            ["f.toml:2:8", "f.toml:3:1", "f.toml:5:14", "f.toml:6:1"]
+        );
+    }
+
+    #[test]
+    fn lines_that_are_not_toml_show_no_secret() {
+        for text in [
+            "[user.ana]\npassword = hunter2\n",
+            "[user.ana]\npassword = \"hunter2\n",
+            "[user.ana]\npassword \"hunter2\"\n",
+            "[user.ana]\npwd = = \"hunter2\"\n",
+            "[user.ana]\nhunter2\n",
+            "password = \"\"\"\nhunter2 \\q\n\"\"\"\n",
+        ] {
+            let parsed = parsed(text);
+            assert!(!parsed.mistakes.is_empty(), "{text}");
+            for shown in texts(&parsed) {
+                assert!(!shown.contains("hunter2"), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_beside_a_mistake_is_replaced() {
+        let parsed = parsed("user.ana = { password = \"hunter2\", targts = [] } # hunter\n");
+        let shown = texts(&parsed).join("\n");
+        assert!(shown.contains("{ password = …, targts = [] }"), "{shown}");
+        let marks = "\n  |                            ^^^^^^";
+        assert!(shown.contains(marks), "{shown}");
+    }
+}

@@ -9,7 +9,6 @@
 //! named file has been read.
 
 mod check;
-mod jdbc_url;
 mod keys;
 mod listener;
 mod load;

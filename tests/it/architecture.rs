@@ -177,6 +177,9 @@ fn sources() -> Vec<Source> {
                 folders.push(path);
                 continue;
             }
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
             let text = std::fs::read_to_string(&path).unwrap();
             let mut file = syn::parse_file(&text).unwrap();
             file.items.retain(|item| !is_test(item));

@@ -3,7 +3,7 @@
 //!
 //! Source: <https://docs.aws.amazon.com/redshift/latest/mgmt/jdbc20-configuration-options.html>.
 
-use super::target_url::{SERVERLESS, TargetUrl, decoded, typed};
+use super::{SERVERLESS, TargetUrl, decoded, typed};
 
 /// The driver's own port.
 const DEFAULT_PORT: u16 = 5439;

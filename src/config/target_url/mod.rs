@@ -6,12 +6,13 @@
 //! it from their tools. Parameters are the keys of a target, and `listen` (the address of the
 //! listener) and `name` (the name of the target).
 
+mod jdbc;
+
 use std::collections::BTreeSet;
 
 use url::Url;
 
 use super::Problem;
-use super::jdbc_url;
 use super::keys::{Target, URL_PARAMETERS};
 use super::source::Source;
 use super::spec::{Kind, Table};
@@ -43,7 +44,7 @@ pub(super) fn to_toml(text: &str, earlier: &[Source]) -> Result<UrlDocument, Pro
         .get(..19)
         .filter(|prefix| prefix.eq_ignore_ascii_case("jdbc:redshift:iam:/"))
     {
-        Some(_) => jdbc_url::read(text, &mut ignored),
+        Some(_) => jdbc::read(text, &mut ignored),
         None => from_url(text),
     };
     let parsed = parsed.map_err(|text| Problem {

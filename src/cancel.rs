@@ -497,13 +497,13 @@ mod tests {
             );
             assert!(
                 is_unknown(&keys.find(&request(&own))),
-                "the server's own key is told nobody"
+                "no client is told the server's own key"
             );
             drop(first);
             let second = keys.register_with_own_key(destination("10.0.0.5:5439"), version);
             assert!(
                 is_unknown(&keys.find(&request(&key))),
-                "it died with its client"
+                "it was forgotten with its client"
             );
             assert_eq!(
                 session(keys.find(&request(&second.client_key))),
@@ -527,14 +527,14 @@ mod tests {
         assert!(register().retire());
         let registration = register();
         forward(&registration).finish();
-        assert!(registration.retire(), "it has been, and is over");
+        assert!(registration.retire(), "the request has finished");
         let registration = register();
         let in_flight = forward(&registration);
         assert!(!registration.retire());
         in_flight.finish();
         let registration = register();
         drop(forward(&registration));
-        assert!(!registration.retire(), "nobody knows what became of it");
+        assert!(!registration.retire(), "its outcome is unknown");
     }
 
     #[test]

@@ -177,7 +177,8 @@ impl EndToken {
         }
     }
 
-    /// Takes the future by reference: moved in, it would be in the session's own future twice.
+    /// Takes the future by reference, because a future that is moved in would occupy memory twice
+    /// within the session's own future.
     async fn run_until_ended<T>(&self, mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         let mut is_first = true;
         std::future::poll_fn(|cx| {

@@ -294,12 +294,12 @@ fn is_caused_by_client(error: &io::Error) -> bool {
 async fn reload_changed_certificates(certificates: &[Arc<ListenerTls>], reload: &Notify) {
     let mut reported = vec![None; certificates.len()];
     loop {
-        let asked = tokio::time::timeout(CERTIFICATE_CHECK_INTERVAL, reload.notified())
+        let requested = tokio::time::timeout(CERTIFICATE_CHECK_INTERVAL, reload.notified())
             .await
             .is_ok();
         for (tls, reported) in certificates.iter().zip(&mut reported) {
             let file = tls.certificate_file().display();
-            match tls.reload(asked) {
+            match tls.reload(requested) {
                 Ok(true) => {
                     *reported = None;
                     tracing::info!(certificate = %file, "certificate read again and in use");
@@ -307,7 +307,7 @@ async fn reload_changed_certificates(certificates: &[Arc<ListenerTls>], reload: 
                 Ok(false) => *reported = None,
                 Err(error) => {
                     let text = chain(&error);
-                    if asked || reported.as_ref() != Some(&text) {
+                    if requested || reported.as_ref() != Some(&text) {
                         tracing::error!(
                             certificate = %file,
                             error = text,

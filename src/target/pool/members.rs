@@ -206,18 +206,18 @@ impl<L: LogIn> Pool<L> {
         };
         let pool = self.clone();
         self.tasks.spawn(async move {
-            let (id, mut asked) = match entry {
+            let (id, mut take_request) = match entry {
                 Ok(entry) => entry,
                 Err(reason) => return pool.end(session, reason).await,
             };
             let reset = tokio::select! {
-                _ = &mut asked => Err("not needed".to_string()),
+                _ = &mut take_request => Err("not needed".to_string()),
                 reset = session.reset() => reset,
             };
             match reset {
                 Ok(()) => {
                     pool.mark_ready(id, session.address(), "reset");
-                    pool.hold(id, session, asked).await;
+                    pool.hold(id, session, take_request).await;
                 }
                 Err(reason) => {
                     pool.state.lock().sessions.retain(|pooled| pooled.id != id);
@@ -356,7 +356,7 @@ impl<L: LogIn> Pool<L> {
         recent: Arc<RecentLogin<L>>,
         permit: Permit,
     ) {
-        let (id, mut asked) = state.push(recent.key.clone(), permit);
+        let (id, mut take_request) = state.push(recent.key.clone(), permit);
         let runtime = recent.runtime.clone();
         let pool = self.clone();
         let task = async move {
@@ -367,14 +367,14 @@ impl<L: LogIn> Pool<L> {
             let made = tokio::select! {
                 // No client asks for a session that is not ready, so it was dropped and is no
                 // longer wanted.
-                _ = &mut asked => return,
+                _ = &mut take_request => return,
                 made = login_after_delay => made,
             };
             match made {
                 Ok(session) => {
                     pool.mark_ready(id, session.address(), "made");
                     pool.recovered();
-                    pool.hold(id, session, asked).await;
+                    pool.hold(id, session, take_request).await;
                 }
                 Err(failure) => pool.failed(id, &recent.key, &failure),
             }
@@ -387,7 +387,7 @@ impl<L: LogIn> Pool<L> {
         &self,
         id: u64,
         mut session: L::Session,
-        asked: oneshot::Receiver<oneshot::Sender<L::Session>>,
+        take_request: oneshot::Receiver<oneshot::Sender<L::Session>>,
     ) {
         let expires_at = session.logged_in_at() + self.settings.spare_max_age;
         let mut byte = [0];
@@ -397,7 +397,7 @@ impl<L: LogIn> Pool<L> {
                 self.discard(|pooled| pooled.id == id);
                 "the server closed it, or said something"
             }
-            asked = asked => match asked {
+            request = take_request => match request {
                 Ok(reply) => match reply.send(session) {
                     Ok(()) => return,
                     Err(back) => {
@@ -567,7 +567,7 @@ impl<L: LogIn> State<L> {
         key: Arc<PoolKey>,
         permit: Permit,
     ) -> (u64, oneshot::Receiver<oneshot::Sender<L::Session>>) {
-        let (hand_over, asked) = oneshot::channel();
+        let (hand_over, take_request) = oneshot::channel();
         let id = self.next_id;
         self.next_id += 1;
         self.sessions.push(PooledSession {
@@ -577,7 +577,7 @@ impl<L: LogIn> State<L> {
             hand_over,
             ready: None,
         });
-        (id, asked)
+        (id, take_request)
     }
 
     /// The keys that have a claim, starting with the one that logged in last.

@@ -110,12 +110,12 @@ impl FakeServer {
     }
 
     /// The server's end of the newest session.
-    fn last_end(&self) -> DuplexStream {
+    fn newest_end(&self) -> DuplexStream {
         self.0.ends.lock().unwrap().pop().unwrap()
     }
 
     /// The server's end of the oldest session.
-    fn end(&self) -> DuplexStream {
+    fn oldest_end(&self) -> DuplexStream {
         self.0.ends.lock().unwrap().remove(0)
     }
 }
@@ -185,7 +185,7 @@ async fn leave(
     let key = pool.note_login(key(name), server.clone());
     pool.give_back(&key, session, permit);
     settle().await;
-    (server.last_end(), number)
+    (server.newest_end(), number)
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +208,7 @@ async fn a_session_that_outlived_its_login_is_pooled_when_the_key_has_newer_logi
     sleep(Duration::from_mins(10)).await;
     pool.note_login(key("a"), server.clone());
     pool.give_back(&old, session, no_limit());
-    let mut end = server.last_end();
+    let mut end = server.newest_end();
     end.write_all(b"Z").await.unwrap();
     settle().await;
     assert!(pool.take(&key("a")).await.is_some());
@@ -225,12 +225,12 @@ async fn a_session_that_cannot_be_reset_or_is_too_old_is_ended() {
     let session = server.log_in().await.unwrap();
     sleep(Duration::from_mins(1)).await;
     pool.give_back(&key_a, session, no_limit());
-    assert!(is_terminated(server.last_end()).await);
+    assert!(is_terminated(server.newest_end()).await);
     // The age counts from the login, so a session that was left at half of it has the other half.
     let session = server.log_in().await.unwrap();
     sleep(Duration::from_secs(30)).await;
     pool.give_back(&key_a, session, no_limit());
-    let mut end = server.last_end();
+    let mut end = server.newest_end();
     end.write_all(b"Z").await.unwrap();
     let begin = Instant::now();
     assert!(is_terminated(end).await);
@@ -256,8 +256,8 @@ async fn the_pool_keeps_at_most_ten_left_sessions_and_none_without_a_recent_logi
     pool.note_refusal(&key("c"));
     pool.give_back(&other, session, no_limit());
     assert!(
-        is_terminated(server.last_end()).await,
-        "nobody speaks for it"
+        is_terminated(server.newest_end()).await,
+        "its key has no claim"
     );
 }
 
@@ -358,9 +358,9 @@ async fn a_pooled_session_ends_when_its_server_sends_anything_and_is_replaced_at
     }
     let made = server.logins();
     server.0.ends.lock().unwrap().drain(..made - 2);
-    let mut noisy = server.end();
+    let mut noisy = server.oldest_end();
     noisy.write_all(b"N").await.unwrap();
-    drop(server.end());
+    drop(server.oldest_end());
     sleep(Duration::from_secs(30)).await;
     assert!(is_terminated(noisy).await);
     assert_eq!(server.logins(), made);
@@ -373,7 +373,7 @@ async fn a_pooled_session_that_is_too_old_is_replaced() {
     let (pool, server, _) = pool("warm_sessions=1&spare_max_age=2min");
     pool.login("a", &server).await;
     let begin = Instant::now();
-    assert!(is_terminated(server.end()).await);
+    assert!(is_terminated(server.oldest_end()).await);
     assert_eq!(begin.elapsed().as_secs(), 120);
     settle().await;
     assert_eq!(pool.login("a", &server).await, Some(1));
@@ -388,12 +388,12 @@ async fn an_idle_target_holds_no_pooled_sessions() {
     let begin = Instant::now();
     let mut terminated = Vec::new();
     for _ in 0..5 {
-        terminated.push(is_terminated(server.end()).await);
+        terminated.push(is_terminated(server.oldest_end()).await);
     }
     assert_eq!(
         terminated.iter().filter(|terminated| **terminated).count(),
         3,
-        "two were for clients, who did not say goodbye"
+        "the other two were taken by clients, which send no Terminate"
     );
     assert!(
         (300..=305).contains(&begin.elapsed().as_secs()),
@@ -411,7 +411,7 @@ async fn pooled_sessions_end_when_their_address_is_no_longer_the_servers() {
     sleep(Duration::from_secs(20)).await;
     *server.0.addresses.lock().unwrap() = vec![address(2)];
     let begin = Instant::now();
-    assert!(is_terminated(server.end()).await);
+    assert!(is_terminated(server.oldest_end()).await);
     assert!(begin.elapsed().as_secs() <= 5);
     assert_eq!(pool.login("a", &server).await, None);
 }
@@ -533,7 +533,7 @@ async fn closing_ends_all_pooled_sessions_and_no_more_are_made() {
     let begin = Instant::now();
     pool.close().await;
     assert!(begin.elapsed().as_secs() < 1, "{:?}", begin.elapsed());
-    assert!(is_terminated(server.end()).await);
+    assert!(is_terminated(server.oldest_end()).await);
     assert_eq!(pool.login("a", &server).await, None);
     assert_eq!(server.logins(), 1);
 }

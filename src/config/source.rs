@@ -9,12 +9,25 @@ use toml::de::DeTable;
 
 use super::keys::{Admin, CertificateMap, File, Limits, Listener, Log, Rule, Target, User};
 use super::problem::{Excerpt, Problem};
-use super::spec::{Form, Table};
+use super::spec::{Form, KeySpec, Table};
 use super::tables::Keys;
 use super::values::{Findings, Mistake};
 
 /// What is shown in place of a secret.
 const HIDDEN: &str = "…";
+
+/// Every table that a file can have.
+const TABLES: [&Table; 9] = [
+    &File::TABLE,
+    &Listener::TABLE,
+    &Rule::TABLE,
+    &CertificateMap::TABLE,
+    &User::TABLE,
+    &Target::TABLE,
+    &Limits::TABLE,
+    &Log::TABLE,
+    &Admin::TABLE,
+];
 
 /// A TOML document and its name in messages.
 pub(super) struct Source {
@@ -59,9 +72,10 @@ impl Source {
             .iter()
             .map(|mistake| line_of(&text, mistake.span.start).start)
             .collect();
-        for line in &lines {
-            findings.secrets.extend(hidden_in(&text, *line));
-        }
+        let hidden = syntax
+            .iter()
+            .filter_map(|mistake| hidden_in(&text, &mistake.span));
+        findings.secrets.extend(hidden);
         // Any other mistake on a line that is not TOML follows from that. A misspelt key is one
         // mistake, whatever its value would mean under the right name.
         let mut pointed_at = BTreeSet::new();
@@ -222,35 +236,38 @@ fn mistake(span: Range<usize>, message: &str) -> Mistake {
     }
 }
 
-/// The part of a line that must not be shown although the line is not TOML. Only the value of a
-/// key that is known to be harmless may be shown.
-fn hidden_in(text: &str, start: usize) -> Option<Range<usize>> {
-    const TABLES: [&Table; 9] = [
-        &File::TABLE,
-        &Listener::TABLE,
-        &Rule::TABLE,
-        &CertificateMap::TABLE,
-        &User::TABLE,
-        &Target::TABLE,
-        &Limits::TABLE,
-        &Log::TABLE,
-        &Admin::TABLE,
-    ];
-    let line = line_of(text, start);
+/// The part of a line with a mistake that must not be shown, because the line is not TOML and may
+/// contain a secret wherever the mistake has moved it. Only what comes from a key that is known to
+/// be harmless may be shown, and nothing that looks like another value behind the mistake.
+fn hidden_in(text: &str, mistake: &Range<usize>) -> Option<Range<usize>> {
+    let line = line_of(text, mistake.start);
     let shown = &text[line.clone()];
     if shown.trim_start().starts_with('[') {
-        return None;
+        let header = shown.find(']').map_or(1, |end| {
+            end + shown[end..].len() - shown[end..].trim_start_matches(']').len()
+        });
+        return Some(line.start + header..line.end);
     }
-    let Some((name, _)) = shown.split_once('=') else {
+    let Some((name, value)) = shown.split_once('=') else {
         return Some(line);
     };
-    let harmless = TABLES.iter().any(|table| {
-        table
-            .key(name.trim())
-            .is_some_and(|key| matches!(key.form, Form::Plain | Form::Path))
-    });
-    let value = line.start + name.len() + 1;
-    (!harmless).then_some(value..line.end)
+    let value_start = line.start + name.len() + 1;
+    let known = || TABLES.iter().filter_map(|table| table.key(name.trim()));
+    if known().next().is_none() {
+        return Some(line);
+    }
+    let is_secret = |key: &KeySpec| !matches!(key.form, Form::Plain | Form::Path);
+    let mut secrets = TABLES
+        .iter()
+        .flat_map(|table| table.keys)
+        .filter(|key| is_secret(key));
+    if known().any(is_secret) || secrets.any(|key| value.contains(key.name)) {
+        return Some(value_start..line.end);
+    }
+    let rest = mistake.end.clamp(value_start, line.end)..line.end;
+    text[rest.clone()]
+        .contains(['=', '"', '\''])
+        .then_some(rest)
 }
 
 /// Sorts ranges and joins those that overlap.
@@ -312,6 +329,14 @@ mod tests {
             "[user.ana]\npassword \"hunter2\"\n",
             "[user.ana]\npwd = = \"hunter2\"\n",
             "[user.ana]\nhunter2\n",
+            "[user.ana]password = \"hunter2\"\n",
+            "[[listener]]]hunter2==\n",
+            "  [user.hunter2 = 5\n",
+            "[user.ana]\npass \"hunter2==\"\n",
+            "[user.ana]\nhunter2== \"\n",
+            "[user.ana]\nrole_arn = \"x\"password = \"hunter2\"\n",
+            "[user.ana]\nrole_arn = \"x\"pwd = \"hunter2\"\n",
+            "[user.ana]\ntargets = [\"x\"\npassword = \"hunter2\"\n",
             "password = \"\"\"\nhunter2 \\q\n\"\"\"\n",
         ] {
             let parsed = parsed(text);

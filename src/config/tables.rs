@@ -95,7 +95,7 @@ impl<T: Keys> Value for BTreeMap<String, Spanned<T>> {
             let DeValue::Table(table) = value.as_ref() else {
                 // The table lacks a name, which makes each of its keys look wrong: one report is
                 // enough.
-                findings.secrets.push(value.span());
+                findings.hide(given.value);
                 let first = entries.keys().map(Spanned::span).min_by_key(|at| at.start);
                 let text = format!("must be in a table that has a name: write {header}");
                 findings.mistake(first.unwrap_or_else(|| name.span()), text);
@@ -110,7 +110,7 @@ impl<T: Keys> Value for BTreeMap<String, Spanned<T>> {
 
 fn not_a_table<T>(given: &Given<'_>, header: &str, findings: &mut Findings) -> Option<T> {
     // Nobody knows what this value is; it may be a password.
-    findings.secrets.push(given.value.span());
+    findings.hide(given.value);
     let text = format!("{}: must be a table: write {header}", given.spec.name);
     findings.mistake(given.key.clone(), text);
     None
@@ -154,7 +154,7 @@ impl<'a> Rows<'a> {
                     rows.insert(spec.name, (name.span(), value));
                 }
                 // Nobody knows what this value is; it may be a password.
-                _ => findings.secrets.push(value.span()),
+                _ => findings.hide(value),
             }
         }
         Self {
@@ -179,7 +179,7 @@ impl<'a> Rows<'a> {
             Form::Plain | Form::Path => false,
         };
         if hidden {
-            findings.secrets.push(value.span());
+            findings.hide(value);
         }
         let given = Given {
             path: format!("{}{name}", self.table.prefix()),
@@ -187,7 +187,13 @@ impl<'a> Rows<'a> {
             key: key.clone(),
             value,
         };
-        let read = T::read(&given, findings);
+        let read = if !hidden && given.is_of_several_lines() {
+            let text = format!("{}: must not have several lines", given.path);
+            findings.mistake(key.clone(), text);
+            None
+        } else {
+            T::read(&given, findings)
+        };
         if read.is_none() {
             self.wrong.insert(name);
         }

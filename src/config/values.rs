@@ -100,6 +100,17 @@ pub(super) struct Findings {
 }
 
 impl Findings {
+    /// Keeps a value out of messages. The span of a table may be that of its key or header only,
+    /// so that its values have to be hidden one by one.
+    pub fn hide(&mut self, value: &Spanned<DeValue<'_>>) {
+        self.secrets.push(value.span());
+        match value.as_ref() {
+            DeValue::Table(table) => table.values().for_each(|inner| self.hide(inner)),
+            DeValue::Array(items) => items.iter().for_each(|inner| self.hide(inner)),
+            _ => {}
+        }
+    }
+
     pub fn mistake(&mut self, span: Range<usize>, text: impl Into<String>) {
         self.mistakes.push(Mistake {
             span,
@@ -150,6 +161,16 @@ impl Given<'_> {
                 findings.mistake(span, text);
                 None
             }
+        }
+    }
+
+    /// Whether the value contains a string of several lines. No key needs one: it is a string that
+    /// was never closed, with everything behind it, passwords included.
+    pub fn is_of_several_lines(&self) -> bool {
+        let text = |value: &DeValue<'_>| value.as_str().is_some_and(|text| text.contains('\n'));
+        match self.value.as_ref() {
+            DeValue::Array(items) => items.iter().any(|item| text(item.as_ref())),
+            value => text(value),
         }
     }
 
@@ -244,11 +265,8 @@ impl<T: Words> Value for T {
         if let Some((_, meaning)) = words.into_iter().find(|(word, _)| **word == text) {
             return Some(*meaning);
         }
-        let text = format!(
-            "{} = \"{text}\": must be {}",
-            given.path,
-            either(T::WORDS, "or")
-        );
+        let rule = format!("must be {}", either(T::WORDS, "or"));
+        let text = format!("{} = \"{text}\": {rule}", given.path);
         findings.mistake(given.key.clone(), text);
         None
     }

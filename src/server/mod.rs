@@ -127,7 +127,7 @@ impl Server {
         if !certificates.is_empty() {
             let stop = stop.clone();
             accepting.spawn(async move {
-                stop.run_until_cancelled(reload_changed_certificates(&certificates, &reload))
+                stop.run_until_cancelled(reload_changed_certificates(certificates, reload))
                     .await;
             });
         }
@@ -291,32 +291,41 @@ fn is_caused_by_client(error: &io::Error) -> bool {
 
 /// Loads certificates again when their files change. A file that cannot be used is reported once,
 /// and the old certificate stays in use.
-async fn reload_changed_certificates(certificates: &[Arc<ListenerTls>], reload: &Notify) {
+///
+/// Files are read on a thread of their own: on a slow file system, reading would hold up the sessions
+/// of this one.
+async fn reload_changed_certificates(certificates: Vec<Arc<ListenerTls>>, reload: Arc<Notify>) {
     let mut reported = vec![None; certificates.len()];
     loop {
         let requested = tokio::time::timeout(CERTIFICATE_CHECK_INTERVAL, reload.notified())
             .await
             .is_ok();
         for (tls, reported) in certificates.iter().zip(&mut reported) {
-            let file = tls.certificate_file().display();
-            match tls.reload(requested) {
-                Ok(true) => {
-                    *reported = None;
-                    tracing::info!(certificate = %file, "certificate read again and in use");
-                }
-                Ok(false) => *reported = None,
-                Err(error) => {
-                    let text = chain(&error);
-                    if requested || reported.as_ref() != Some(&text) {
-                        tracing::error!(
-                            certificate = %file,
-                            error = text,
-                            "certificate cannot be read again; the old one stays in use"
-                        );
-                    }
-                    *reported = Some(text);
-                }
+            let reload = {
+                let tls = tls.clone();
+                tokio::task::spawn_blocking(move || tls.reload(requested))
+            };
+            // A bug in one attempt must not be the end of all.
+            let Ok(result) = reload.await else { continue };
+            let text = result.as_ref().err().map(|error| chain(error));
+            if requested || *reported != text {
+                log_reload(tls, text.as_deref());
             }
+            if matches!(result, Ok(true)) {
+                let file = tls.certificate_file().display();
+                tracing::info!(certificate = %file, "certificate read again and in use");
+            }
+            *reported = text;
         }
+    }
+}
+
+fn log_reload(tls: &ListenerTls, error: Option<&str>) {
+    if let Some(error) = error {
+        tracing::error!(
+            certificate = %tls.certificate_file().display(),
+            error,
+            "certificate cannot be read again; the old one stays in use"
+        );
     }
 }

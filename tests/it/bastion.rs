@@ -1,12 +1,12 @@
 //! A team's shared host: TLS, passwords bound to the channel, several targets behind one address.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use testbed::{Aws, Testbed};
 
 use crate::support::pki::{Authority, Leaf};
 use crate::support::proxy::{Proxy, command, hash_password, rds_config, redshift_config};
+use crate::support::python;
 
 const PASSWORD: &str = "correct horse";
 
@@ -64,27 +64,12 @@ impl Bastion {
 
     /// What libpq 18 sees: `current_user` and how it is connected, or its error.
     fn psycopg(&self, host: &str, more: &str) -> Result<String, String> {
-        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-        assert!(
-            Path::new(python).exists(),
-            "{python} does not exist: run\n    make venv"
-        );
         let conninfo = format!(
             "host={host} hostaddr=127.0.0.1 port={} user=ana password='{PASSWORD}' sslmode=verify-full sslrootcert={} {more}",
             self.proxy.address().port(),
             self.file("ca.pem").display()
         );
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/psycopg_tls.py");
-        let output = Command::new(python)
-            .args([script, &conninfo])
-            .output()
-            .expect("python starts");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
-        if output.status.success() {
-            Ok(text(&output.stdout))
-        } else {
-            Err(text(&output.stderr))
-        }
+        python::psycopg(&conninfo, &[])
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
@@ -21,67 +20,17 @@ use crate::support::server::serve;
 use crate::support::tls_client::{
     TlsClient, TlsStream, ask, assert_close_notify, close_writing, handshake, read_byte, shown,
 };
-use crate::support::wait_for;
+use crate::support::tls_files::TlsFiles;
+use crate::support::{python, wait_for};
 
 const FAILED: &str = "TLS handshake with the client failed";
 const RELOADED: &str = "certificate read again and in use";
 const NOT_RELOADED: &str = "certificate cannot be read again; the old one stays in use";
 
-/// What a listener's TLS is made from, in files that a test may replace.
-struct Files {
-    folder: tempfile::TempDir,
-    authority: Authority,
-}
-
-impl Files {
-    fn new() -> Self {
-        let files = Self {
-            folder: tempfile::tempdir().unwrap(),
-            authority: Authority::new("server CA"),
-        };
-        files.write("server-ca.pem", &files.authority.certificate);
-        files.write_pair(&files.authority.server());
-        files
-    }
-
-    /// Puts a whole file in the place of one that may be there.
-    fn write(&self, name: &str, text: &str) -> String {
-        let (path, new) = (
-            self.folder.path().join(name),
-            self.folder.path().join("new"),
-        );
-        std::fs::write(&new, text).unwrap();
-        std::fs::rename(new, &path).unwrap();
-        path.display().to_string()
-    }
-
-    fn write_pair(&self, identity: &Identity) {
-        self.write("server.pem", &identity.certificate);
-        self.write("server.key", &identity.key);
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    /// The listener's lines.
-    fn keys(&self, tls: &str) -> String {
-        format!(
-            "tls = \"{tls}\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
-            self.path("server.pem"),
-            self.path("server.key")
-        )
-    }
-
-    fn client(&self) -> TlsClient {
-        TlsClient::trusting(&self.authority.certificate)
-    }
-}
-
 /// A proxy that speaks TLS in front of the RDS flavour.
 struct Port {
     proxy: Proxy,
-    files: Files,
+    files: TlsFiles,
     // The signing key that the proxy uses is known as long as this lives.
     _aws: Aws,
 }
@@ -89,7 +38,7 @@ struct Port {
 impl Port {
     /// Whoever reaches it is let in.
     fn open(tls: &str) -> Self {
-        let files = Files::new();
+        let files = TlsFiles::new();
         let keys = files.keys(tls);
         Self::with(
             files,
@@ -100,7 +49,7 @@ impl Port {
 
     /// Who has a certificate of this authority is let in; `keys` are further lines of the listener.
     fn for_certificates(clients: &Authority, keys: &str) -> Self {
-        let files = Files::new();
+        let files = TlsFiles::new();
         let ca = files.write("client-ca.pem", &clients.certificate);
         let tls = files.keys("optional");
         let listener = format!("auth = \"cert\"\n{tls}client_ca = \"{ca}\"\n{keys}\n");
@@ -111,7 +60,7 @@ impl Port {
         )
     }
 
-    fn with(files: Files, listener: &str, target: &str) -> Self {
+    fn with(files: TlsFiles, listener: &str, target: &str) -> Self {
         let aws = Testbed::shared().aws();
         let proxy = Proxy::with_config(
             &aws,
@@ -177,18 +126,6 @@ fn read_until(stream: &mut TlsStream, kind: u8) -> Vec<u8> {
     }
 }
 
-/// Starts a long query and waits until the server runs it.
-fn sleep_on_server(client: &mut Client<TlsStream>, observer: &mut Client<TlsStream>) {
-    client.send_query("select pg_sleep(60)");
-    let running = format!(
-        "select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'",
-        client.process_id()
-    );
-    wait_for("the query", || {
-        (observer.value(&running) == "1").then_some(())
-    });
-}
-
 #[test]
 fn optional_tls_serves_clients_with_and_without_it() {
     let port = Port::open("optional");
@@ -242,7 +179,7 @@ fn a_plain_cancel_request_cancels_a_query_of_a_tls_session() {
     for version in [V3_0, V3_2] {
         let stream = port.files.client().ssl_request(port.address()).unwrap();
         let mut session = Client::log_in_over(stream, version, &[("user", "x")]).unwrap();
-        sleep_on_server(&mut session, &mut observer);
+        session.sleep_on_server(&mut observer);
         cancel(port.address(), &session.key);
         assert_eq!(session.read_rows().err().unwrap().sqlstate(), "57014");
     }
@@ -256,7 +193,7 @@ fn a_cancel_request_over_tls_is_answered_by_close_notify_only() {
         port.files.client().ssl_request(port.address()),
         port.files.client().direct(port.address()),
     ] {
-        sleep_on_server(&mut session, &mut observer);
+        session.sleep_on_server(&mut observer);
         let mut stream = stream.unwrap();
         stream
             .write_all(&packet(
@@ -455,7 +392,7 @@ fn a_query_pipelined_behind_the_startup_message_is_answered() {
 
 #[test]
 fn a_handshake_that_does_not_go_on_is_cut_off_at_startup_timeout() {
-    let files = Files::new();
+    let files = TlsFiles::new();
     let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
     let port = Port::with(
         files,
@@ -592,7 +529,7 @@ fn problems(keys: &str) -> String {
 
 #[test]
 fn a_certificate_that_cannot_be_used_is_78_with_its_line() {
-    let files = Files::new();
+    let files = TlsFiles::new();
     let keys = files.keys("required");
     let (pem, key) = (files.path("server.pem"), files.path("server.key"));
     files.write("server.key", &files.authority.server().key);
@@ -630,7 +567,7 @@ fn a_certificate_that_cannot_be_used_is_78_with_its_line() {
 
 #[test]
 fn an_authority_or_a_revocation_list_that_cannot_be_used_is_78() {
-    let files = Files::new();
+    let files = TlsFiles::new();
     let keys = files.keys("required");
     let empty = files.write("empty.pem", "");
     let ca = files.path("server-ca.pem");
@@ -865,7 +802,7 @@ fn a_client_that_vanishes_during_login_is_noticed() {
         let _ = stream.read_to_end(&mut Vec::new());
         left.send(()).unwrap();
     });
-    let files = Files::new();
+    let files = TlsFiles::new();
     let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
     let port = Port::with(
         files,
@@ -1012,7 +949,7 @@ fn copy_moves_megabytes_unchanged_in_both_directions() {
 
 #[test]
 fn openssl_verifies_the_chain_with_and_without_ssl_request() {
-    let files = Files::new();
+    let files = TlsFiles::new();
     let intermediate = files.authority.intermediate("issuing CA");
     let mut server = intermediate.server();
     server.certificate += &intermediate.certificate;
@@ -1063,38 +1000,15 @@ fn openssl_verifies_the_chain_with_and_without_ssl_request() {
     }
 }
 
-/// Runs `psycopg_tls.py` with a connection string that verifies the proxy; gives what it printed,
-/// or its error.
+/// Connects with libpq 18, which verifies the proxy, and returns what the script printed or its
+/// error.
 fn psycopg(port: &Port, more: &str, arguments: &[&str]) -> Result<String, String> {
-    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-    assert!(
-        Path::new(python).exists(),
-        "{python} does not exist: run\n    make venv"
-    );
     let conninfo = format!(
         "host=localhost hostaddr=127.0.0.1 port={} user=ana dbname=postgres sslmode=verify-full sslrootcert={} {more}",
         port.address().port(),
         port.files.path("server-ca.pem"),
     );
-    let mut command = Command::new(python);
-    for (name, _) in
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG"))
-    {
-        command.env_remove(name);
-    }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/psycopg_tls.py");
-    let output = command
-        .arg(script)
-        .arg(conninfo)
-        .args(arguments)
-        .output()
-        .expect("python starts");
-    let text = |bytes| String::from_utf8_lossy(bytes).trim().to_string();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(text(&output.stderr))
-    }
+    python::psycopg(&conninfo, arguments)
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::io::Write;
 use testbed::Testbed;
 
 use crate::support::client::{Client, Reply, V3_0, V3_2, cancel, packet, read_reply};
-use crate::support::pki::Authority;
 use crate::support::proxy::{Proxy, rds_config};
 use crate::support::server::Relay;
-use crate::support::tls_client::{TlsClient, assert_close_notify};
+use crate::support::tls_client::assert_close_notify;
+use crate::support::tls_files::TlsFiles;
 use crate::support::wait_for;
 
 const TARGET: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"\nreuse_sessions = true\n";
@@ -151,22 +151,11 @@ fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
 
 #[test]
 fn clients_over_tls_leave_their_sessions_too() {
-    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("server CA"));
-    let identity = authority.server();
-    let path = |name: &str, text: &str| {
-        std::fs::write(folder.path().join(name), text).unwrap();
-        folder.path().join(name).display().to_string()
-    };
-    let (certificate, key) = (
-        path("server.pem", &identity.certificate),
-        path("server.key", &identity.key),
-    );
-    let listener = format!(
-        "auth = \"trust\"\ntls = \"required\"\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n"
-    );
+    let files = TlsFiles::new();
+    let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
     let config = rds_config(TARGET).replace("auth = \"trust\"\n", &listener);
     let proxy = Proxy::with_config(&Testbed::shared().aws(), &config);
-    let tls = TlsClient::trusting(&authority.certificate);
+    let tls = files.client();
     let mut one = tls.log_in(proxy.address(), "x").unwrap();
     assert_eq!(
         one.query("select repeat('x', 100000) from generate_series(1, 20)")

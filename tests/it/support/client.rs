@@ -219,8 +219,8 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// Starts a long query and waits, with another session's eyes, until the server runs it.
-    pub fn sleep_on_server(&mut self, observer: &mut Self) {
+    /// Starts a long query, and waits until another session sees that the server runs it.
+    pub fn sleep_on_server<O: Read + Write>(&mut self, observer: &mut Client<O>) {
         self.send_query("select pg_sleep(60)");
         // Every user may see the lock that a running transaction holds on itself.
         let running = format!(

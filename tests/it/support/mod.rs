@@ -4,8 +4,10 @@
 pub mod client;
 pub mod pki;
 pub mod proxy;
+pub mod python;
 pub mod server;
 pub mod tls_client;
+pub mod tls_files;
 pub mod wall_clock;
 
 use std::time::{Duration, Instant};

@@ -1,15 +1,12 @@
 //! Running out of something, and stopping.
 
-use std::io::Write;
 use std::process::Command;
 
 use testbed::Testbed;
 
-use crate::support::client::{
-    Client, Reply, V3_0, connect, read_refusal, read_reply, startup_packet,
-};
+use crate::support::client::{Client, cancel, connect};
 use crate::support::proxy::{Proxy, command, config_file, rds_config};
-use crate::support::{server, wait_for};
+use crate::support::wait_for;
 
 const TARGET: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
 
@@ -31,7 +28,7 @@ fn over_max_sessions_the_client_is_told_and_a_freed_place_is_given_again() {
     proxy.log_line(&["login refused", "detail=\"limits.max_sessions = 1\""]);
     // A cancel needs no place.
     only.send_query("select pg_sleep(60)");
-    crate::support::client::cancel(proxy.address(), &only.key);
+    cancel(proxy.address(), &only.key);
     drop(only);
     wait_for("the free place", || {
         Client::log_in(proxy.address(), &[("user", "x")]).ok()
@@ -68,47 +65,6 @@ fn running_out_of_file_descriptors_does_not_end_the_server() {
         Client::log_in(proxy.address(), &[("user", "x")]).ok()
     });
     assert_eq!(client.value("select 1"), "1");
-}
-
-#[test]
-fn a_stop_signal_refuses_logins_under_way_and_lets_sessions_end() {
-    let aws = Testbed::shared().aws();
-    let silent = server::answer_ssl_request(b"");
-    let config = format!(
-        "{}[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"silent\"]\nauth = \"trust\"\n[target.silent]\nengine = \"rds\"\nregion = \"us-west-2\"\nhost = \"127.0.0.1\"\nport = {silent}\n",
-        rds_config(TARGET)
-    );
-    let mut proxy = Proxy::with_config(&aws, &config);
-    let mut session = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    let mut under_way = connect(proxy.addresses[1]);
-    under_way
-        .write_all(&startup_packet(V3_0, &[("user", "x")]))
-        .unwrap();
-    // The proxy reads in order of arrival: once this one is refused, the other login is under way.
-    assert!(Client::log_in(proxy.addresses[1], &[]).is_err());
-    proxy.signal("-TERM");
-    let error = read_refusal(&mut under_way);
-    assert_eq!(
-        (error.sqlstate(), error.message()),
-        ("57P03", "the proxy is shutting down")
-    );
-    proxy.log_line(&["stopping: waiting for sessions to end"]);
-    assert_eq!(session.value("select 1"), "1", "an open session goes on");
-    session.send(b'X', b"");
-    assert_eq!(read_reply(&mut session.stream), Reply::Closed);
-    assert!(proxy.wait().success());
-}
-
-#[test]
-fn a_second_stop_signal_ends_sessions_at_once() {
-    let aws = Testbed::shared().aws();
-    let mut proxy = Proxy::with_config(&aws, &rds_config(TARGET));
-    let mut session = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    proxy.signal("-INT");
-    proxy.log_line(&["stopping: waiting for sessions to end"]);
-    proxy.signal("-INT");
-    assert!(proxy.wait().success());
-    assert_eq!(read_reply(&mut session.stream), Reply::Closed);
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod outages;
 mod policy;
 mod replicas;
 mod reuse;
+mod shutdown;
 mod splice;
 mod support;
 mod travel;

@@ -349,3 +349,73 @@ fn a_refused_spare_is_reported_once_and_no_obstacle() {
         1
     );
 }
+
+/// A proxy with three clients of this database user and a pool of two sessions, one of which could
+/// not be replaced: the server refuses further logins since it has run the SQL in `refuse`.
+fn pool_with_a_refusal(user: &str, refuse: &str) -> (Proxy, Vec<Client>) {
+    let bed = Testbed::shared();
+    let proxy = Proxy::with_config(
+        &bed.aws(),
+        &rds_config(&format!(
+            "db_user = \"{user}\"\ndatabase = \"postgres\"\nwarm_sessions = 2\n"
+        )),
+    );
+    let log_in = || Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
+    let first = log_in();
+    wait_for_spares(&proxy, 1);
+    let second = log_in();
+    wait_for_spares(&proxy, 3);
+    bed.rds().administer("postgres", refuse).unwrap();
+    // It takes one of two pooled sessions, which the pool then tries to replace.
+    let third = log_in();
+    assert_eq!(warm_logins(&proxy, 3), 2);
+    proxy.log_line(&["WARN", "spare sessions cannot be made"]);
+    (proxy, vec![first, second, third])
+}
+
+#[test]
+fn a_server_with_too_many_connections_does_not_make_the_pool_forget_a_kind_of_login() {
+    let rds = Testbed::shared().rds();
+    rds.create_user("warm_crowded").unwrap();
+    // Two clients and two pooled sessions are there when the limit is set.
+    let (proxy, clients) =
+        pool_with_a_refusal("warm_crowded", "alter role warm_crowded connection limit 4");
+    proxy.log_line(&[
+        "spare sessions cannot be made",
+        "too many connections for role",
+    ]);
+    let fourth = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
+    assert_eq!(
+        warm_logins(&proxy, 4),
+        3,
+        "the other session is still there"
+    );
+    let error = Client::log_in(proxy.address(), &[("user", "x")])
+        .err()
+        .unwrap();
+    assert_eq!(error.sqlstate(), "53300");
+    rds.administer("postgres", "alter role warm_crowded connection limit -1")
+        .unwrap();
+    // Nobody logs in from here on: the pool tries again by itself.
+    proxy.log_line(&["INFO", "spare sessions can be made again"]);
+    wait_for_spares(&proxy, 4);
+    drop((clients, fourth));
+}
+
+#[test]
+fn a_server_that_refuses_the_role_makes_the_pool_forget_its_logins() {
+    let rds = Testbed::shared().rds();
+    rds.create_user("warm_dismissed").unwrap();
+    let (proxy, clients) =
+        pool_with_a_refusal("warm_dismissed", "alter role warm_dismissed nologin");
+    proxy.log_line(&[
+        "spare sessions cannot be made",
+        "is not permitted to log in",
+    ]);
+    proxy.log_line(&["spare session ended", "reason=\"not needed\""]);
+    let error = Client::log_in(proxy.address(), &[("user", "x")])
+        .err()
+        .unwrap();
+    assert_eq!(error.sqlstate(), "28000");
+    drop(clients);
+}

@@ -12,7 +12,7 @@ use crate::support::client::{Client, connect};
 use crate::support::proxy::{
     Proxy, command, config_file, hash_password, output, rds_config, redshift_config,
 };
-use crate::support::wait_for;
+use crate::support::{python, wait_for};
 
 const RDS_USER: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
 const REDSHIFT_USER: &str = "db_user = \"ana\"\ndatabase = \"dev\"";
@@ -102,14 +102,7 @@ fn value(scrape: &str, series: &str) -> Option<f64> {
 
 /// Series as an independent client and parser see them: type, name, labels, value.
 fn parsed(admin: SocketAddr) -> Vec<(String, String, Value, f64)> {
-    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-    assert!(
-        std::path::Path::new(python).exists(),
-        "{python} does not exist: run\n    make venv"
-    );
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/parse_metrics.py");
-    let output = Command::new(python)
-        .arg(script)
+    let output = python::script("parse_metrics.py")
         .arg(format!("http://{admin}/metrics"))
         .output()
         .expect("python starts");
@@ -119,6 +112,21 @@ fn parsed(admin: SocketAddr) -> Vec<(String, String, Value, f64)> {
         String::from_utf8_lossy(&output.stderr)
     );
     serde_json::from_slice(&output.stdout).expect("what the script prints")
+}
+
+/// Every metric that is scraped has a row in the table of metrics.
+fn assert_documented(series: &[(String, String, Value, f64)]) {
+    let page = include_str!("../../docs/operations.md");
+    for (_, name, _, _) in series {
+        let name = name
+            .trim_end_matches("_bucket")
+            .trim_end_matches("_count")
+            .trim_end_matches("_sum");
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "{name} is not in docs/operations.md"
+        );
+    }
 }
 
 #[test]
@@ -183,17 +191,7 @@ fn an_independent_parser_takes_a_scrape() {
         let (_, seconds) = find("pg_iam_proxy_login_duration_seconds_sum", labels);
         assert!(seconds > 0.0 && seconds < 20.0, "{phase}: {seconds} s");
     }
-    let page = include_str!("../../docs/operations.md");
-    for (_, name, _, _) in &series {
-        let name = name
-            .trim_end_matches("_bucket")
-            .trim_end_matches("_count")
-            .trim_end_matches("_sum");
-        assert!(
-            page.contains(&format!("`{name}`")),
-            "{name} is not in docs/operations.md"
-        );
-    }
+    assert_documented(&series);
     let outcome = |outcome| {
         find(
             "pg_iam_proxy_credential_requests_total",
@@ -271,6 +269,37 @@ fn a_login_that_takes_a_warm_session_has_no_time_for_phases_that_it_did_not_go_t
         (count("startup"), count("connect"), count("login")),
         (Some(2.0), Some(1.0), Some(1.0))
     );
+}
+
+#[test]
+fn sessions_of_the_pool_are_counted_by_target_and_state() {
+    let aws = Testbed::shared().aws();
+    let watched =
+        Watched::with_config(&aws, &rds_config(&format!("{RDS_USER}\nwarm_sessions = 1")));
+    let ready = "pg_iam_proxy_pool_sessions{target=\"app\",state=\"ready\"}";
+    let starting = "pg_iam_proxy_pool_sessions{target=\"app\",state=\"starting\"}";
+    assert_eq!(
+        (watched.value(ready), watched.value(starting)),
+        (Some(0.0), Some(0.0)),
+        "the pool is empty until somebody logs in"
+    );
+    let _client = watched.log_in().unwrap();
+    let scrape = wait_for("the pooled session", || {
+        let scrape = watched.get("/metrics").body;
+        (value(&scrape, ready) == Some(1.0)).then_some(scrape)
+    });
+    assert_eq!(value(&scrape, starting), Some(0.0), "{scrape}");
+    let series = parsed(watched.admin);
+    let find = |(kind, name, labels, value): &(String, String, Value, f64)| {
+        let is_ready = name == "pg_iam_proxy_pool_sessions"
+            && *labels == serde_json::json!({"target": "app", "state": "ready"});
+        is_ready.then(|| (kind.clone(), *value))
+    };
+    assert_eq!(
+        series.iter().find_map(find),
+        Some(("gauge".to_string(), 1.0))
+    );
+    assert_documented(&series);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A team's shared host: TLS, passwords bound to the channel, several targets behind one address.
+//! Can a team share one address for several targets, with TLS and with passwords that are bound to
+//! the TLS channel?
 
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ struct Bastion {
 }
 
 impl Bastion {
-    /// Two targets behind one TLS address; everybody logs in with SCRAM.
+    /// Starts a proxy with two targets behind one TLS address, where everybody logs in with SCRAM.
     fn open() -> Self {
         let bed = Testbed::shared();
         let aws = bed.aws();
@@ -46,7 +47,7 @@ impl Bastion {
             "{warehouse}[target.app]{}{user}",
             app.split_once("[target.app]").unwrap().1
         );
-        // Paths in a file are relative to its folder.
+        // Paths in the configuration are relative to the folder of its file.
         let file = folder.path().join("pg-iam-proxy.toml");
         std::fs::write(&file, config).unwrap();
         let mut command = command();
@@ -62,7 +63,7 @@ impl Bastion {
         self.folder.path().join(name)
     }
 
-    /// What libpq 18 sees: `current_user` and how it is connected, or its error.
+    /// Connects with libpq 18, and returns `current_user` and how it is connected, or the error.
     fn psycopg(&self, host: &str, more: &str) -> Result<String, String> {
         let conninfo = format!(
             "host={host} hostaddr=127.0.0.1 port={} user=ana password='{PASSWORD}' sslmode=verify-full sslrootcert={} {more}",
@@ -74,7 +75,7 @@ impl Bastion {
 }
 
 #[test]
-fn the_tls_server_name_chooses_the_target_in_both_modes() {
+fn the_tls_server_name_chooses_the_target_with_and_without_ssl_request() {
     let bastion = Bastion::open();
     for mode in ["", "sslnegotiation=direct"] {
         let warehouse = bastion.psycopg("warehouse.db.example.com", mode).unwrap();
@@ -90,7 +91,7 @@ fn the_tls_server_name_chooses_the_target_in_both_modes() {
 }
 
 #[test]
-fn a_server_name_that_is_no_target_leaves_the_choice_to_the_database_name() {
+fn the_database_name_chooses_the_target_when_the_server_name_is_not_one() {
     let bastion = Bastion::open();
     assert!(
         bastion
@@ -114,7 +115,7 @@ fn a_server_name_that_is_no_target_leaves_the_choice_to_the_database_name() {
 }
 
 #[test]
-fn scram_is_bound_to_the_channel() {
+fn scram_works_with_channel_binding_and_without_it() {
     let bastion = Bastion::open();
     for more in [
         "channel_binding=require",

@@ -1,5 +1,5 @@
-//! TLS towards clients: what is encrypted, who may go without, which certificates are shown and
-//! taken.
+//! What does TLS towards clients encrypt, who may connect without it, and which certificates are
+//! shown and accepted?
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -27,16 +27,16 @@ const FAILED: &str = "TLS handshake with the client failed";
 const RELOADED: &str = "certificate read again and in use";
 const NOT_RELOADED: &str = "certificate cannot be read again; the old one stays in use";
 
-/// A proxy that speaks TLS in front of the RDS flavour.
+/// A proxy that speaks TLS to its clients, in front of the RDS flavour.
 struct Port {
     proxy: Proxy,
     files: TlsFiles,
-    // The signing key that the proxy uses is known as long as this lives.
+    // The AWS endpoint stops when this is dropped.
     _aws: Aws,
 }
 
 impl Port {
-    /// Whoever reaches it is let in.
+    /// Starts a proxy that lets everybody in.
     fn open(tls: &str) -> Self {
         let files = TlsFiles::new();
         let keys = files.keys(tls);
@@ -47,7 +47,8 @@ impl Port {
         )
     }
 
-    /// Who has a certificate of this authority is let in; `keys` are further lines of the listener.
+    /// Starts a proxy that lets in whoever has a certificate of this authority. `keys` are further
+    /// lines of the listener.
     fn for_certificates(clients: &Authority, keys: &str) -> Self {
         let files = TlsFiles::new();
         let ca = files.write("client-ca.pem", &clients.certificate);
@@ -89,7 +90,7 @@ impl Port {
         TlsClient::showing(&self.files.authority.certificate, identity).log_in(self.address(), user)
     }
 
-    /// A client with this certificate gets no further than its handshake; the log says why.
+    /// Asserts that a client with this certificate fails its handshake, and that the log says why.
     #[track_caller]
     fn assert_not_taken(&self, identity: &Identity, alert: &str, cause: &str) {
         for version in [&TLS12, &TLS13] {
@@ -98,8 +99,8 @@ impl Port {
                 version,
                 identity,
             );
-            // In TLS 1.3 the client has finished, and says who it is, before its certificate is
-            // looked at.
+            // In TLS 1.3 the handshake is over for the client, and it has sent its startup message,
+            // before the proxy has seen the certificate.
             let error = client.ssl_request(self.address()).and_then(|mut stream| {
                 stream.write_all(&startup_packet(V3_0, &[("user", "x")]))?;
                 stream.read(&mut [0])
@@ -115,7 +116,7 @@ fn assert_served(mut client: Client<impl Read + Write>) {
     assert_eq!(client.value("select current_user"), "jane_doe");
 }
 
-/// Body of the next message of this kind.
+/// Skips messages until one of this kind arrives, and returns its body.
 fn read_until(stream: &mut TlsStream, kind: u8) -> Vec<u8> {
     loop {
         match read_reply(stream) {
@@ -148,7 +149,7 @@ fn tls_1_2_and_1_3_are_spoken() {
 }
 
 #[test]
-fn a_plain_startup_message_to_an_address_that_requires_tls_is_28000_with_a_hint() {
+fn a_plain_startup_message_to_an_address_that_requires_tls_is_refused_with_28000_and_a_hint() {
     let port = Port::open("required");
     let mut declined = connect(port.address());
     declined.write_all(&GSSENC_REQUEST).unwrap();
@@ -226,7 +227,7 @@ fn direct_tls_needs_no_ssl_request() {
 }
 
 #[test]
-fn ssl_request_inside_direct_tls_is_answered_no() {
+fn an_ssl_request_inside_direct_tls_is_declined() {
     let port = Port::open("required");
     let mut stream = port.files.client().direct(port.address()).unwrap();
     stream.write_all(&SSL_REQUEST).unwrap();
@@ -262,7 +263,7 @@ fn direct_tls_without_alpn_is_dropped() {
         .naming(&[])
         .direct(port.address())
         .unwrap();
-    // It may find the connection broken while it is still writing.
+    // The proxy may have closed the connection before this write is done.
     let _ = stream.write_all(&startup_packet(V3_0, &[("user", "x")]));
     assert!(
         stream.read(&mut [0]).is_err(),
@@ -277,7 +278,7 @@ fn direct_tls_without_alpn_is_dropped() {
 }
 
 #[test]
-fn another_alpn_protocol_fails_the_handshake_in_both_modes_and_is_logged() {
+fn an_unknown_alpn_protocol_fails_the_handshake_in_both_modes_and_is_logged() {
     let port = Port::open("required");
     let client = port.files.client().naming(&["http/1.1", "h2"]);
     for stream in [
@@ -315,7 +316,7 @@ fn alpn_may_be_left_out_after_ssl_request_and_postgresql_may_be_one_of_several()
 }
 
 #[test]
-fn a_client_hello_in_the_segment_of_the_ssl_request_is_served() {
+fn a_client_hello_in_the_same_segment_as_its_ssl_request_is_served() {
     let port = Port::open("required");
     for version in [&TLS12, &TLS13] {
         let mut connection =
@@ -331,7 +332,7 @@ fn a_client_hello_in_the_segment_of_the_ssl_request_is_served() {
 }
 
 #[test]
-fn a_plain_startup_message_behind_ssl_request_is_never_used() {
+fn a_plain_startup_message_after_an_ssl_request_is_never_used() {
     let port = Port::open("optional");
     let startup = startup_packet(V3_0, &[("user", "x")]);
     let mut hello = Vec::new();
@@ -367,7 +368,7 @@ fn a_plain_startup_message_behind_ssl_request_is_never_used() {
 }
 
 #[test]
-fn the_alert_of_a_failed_handshake_arrives_though_more_is_sent_than_was_read() {
+fn the_alert_of_a_failed_handshake_arrives_even_if_the_client_sends_more_than_is_read() {
     let port = Port::open("required");
     let mut stream = ask(port.address());
     stream.write_all(&vec![b'x'; 200_000]).unwrap();
@@ -380,7 +381,7 @@ fn the_alert_of_a_failed_handshake_arrives_though_more_is_sent_than_was_read() {
 }
 
 #[test]
-fn a_query_pipelined_behind_the_startup_message_is_answered() {
+fn a_query_pipelined_after_the_startup_message_is_answered() {
     let port = Port::open("required");
     let mut stream = port.files.client().direct(port.address()).unwrap();
     let query = [&b"Q"[..], &packet(b"select 'pipelined'\0")].concat();
@@ -391,7 +392,7 @@ fn a_query_pipelined_behind_the_startup_message_is_answered() {
 }
 
 #[test]
-fn a_handshake_that_does_not_go_on_is_cut_off_at_startup_timeout() {
+fn a_stalled_handshake_is_cut_off_at_startup_timeout() {
     let files = TlsFiles::new();
     let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
     let port = Port::with(
@@ -412,13 +413,13 @@ fn a_handshake_that_does_not_go_on_is_cut_off_at_startup_timeout() {
     }
     port.proxy
         .log_line(&["client did not finish its startup in time"]);
-    // Nor may it be slow behind the handshake.
+    // The timeout also applies to a client that is silent after its handshake.
     let mut stream = port.files.client().ssl_request(port.address()).unwrap();
     assert!(stream.read(&mut [0]).is_err());
 }
 
 #[test]
-fn no_session_is_resumed() {
+fn tls_sessions_are_never_resumed() {
     let port = Port::open("required");
     for version in [&TLS12, &TLS13] {
         let client = TlsClient::speaking(&port.files.authority.certificate, version).resuming();
@@ -448,7 +449,7 @@ fn a_replaced_certificate_is_shown_to_new_connections_and_open_sessions_go_on() 
 }
 
 #[test]
-fn a_half_replaced_pair_keeps_the_old_certificate_in_use_until_it_is_complete() {
+fn the_old_certificate_stays_in_use_until_both_files_are_replaced() {
     let port = Port::open("required");
     let old = shown(&port.log_in().stream);
     let next = port.files.authority.server();
@@ -471,7 +472,7 @@ fn a_half_replaced_pair_keeps_the_old_certificate_in_use_until_it_is_complete() 
 }
 
 #[test]
-fn files_that_disappear_or_break_keep_the_old_certificate_in_use() {
+fn the_old_certificate_stays_in_use_when_files_disappear_or_break() {
     let port = Port::open("required");
     let old = shown(&port.log_in().stream);
     std::fs::remove_file(port.files.path("server.pem")).unwrap();
@@ -488,7 +489,7 @@ fn files_that_disappear_or_break_keep_the_old_certificate_in_use() {
 }
 
 #[test]
-fn sighup_reads_certificates_again_though_nothing_has_changed() {
+fn sighup_reads_certificates_again_even_if_nothing_has_changed() {
     let port = Port::open("required");
     let mut session = port.log_in();
     port.proxy.signal("-HUP");
@@ -502,7 +503,8 @@ fn sighup_reads_certificates_again_though_nothing_has_changed() {
     });
 }
 
-/// The problems of a listener with these lines behind its first four, without the file's name.
+/// The problems of a listener that has these lines after its first four, without the name of the
+/// file.
 fn problems(keys: &str) -> String {
     let text = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"app\"]\nauth = \"trust\"\n{keys}\n\
@@ -528,7 +530,7 @@ fn problems(keys: &str) -> String {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_78_with_its_line() {
+fn an_unusable_certificate_is_reported_with_its_line_and_exit_code_78() {
     let files = TlsFiles::new();
     let keys = files.keys("required");
     let (pem, key) = (files.path("server.pem"), files.path("server.key"));
@@ -566,7 +568,7 @@ fn a_certificate_that_cannot_be_used_is_78_with_its_line() {
 }
 
 #[test]
-fn an_authority_or_a_revocation_list_that_cannot_be_used_is_78() {
+fn an_unusable_authority_or_revocation_list_means_exit_code_78() {
     let files = TlsFiles::new();
     let keys = files.keys("required");
     let empty = files.write("empty.pem", "");
@@ -588,7 +590,7 @@ fn an_authority_or_a_revocation_list_that_cannot_be_used_is_78() {
 }
 
 #[test]
-fn tls_without_certificate_or_key_is_78() {
+fn tls_without_a_certificate_or_a_key_means_exit_code_78() {
     let certificate =
         "1: listener.certificate: say which, as in certificate = \"server.crt\" (PEM)";
     let key = "1: listener.key: say which, as in key = \"server.key\" (PEM)";
@@ -601,7 +603,7 @@ fn tls_without_certificate_or_key_is_78() {
 }
 
 #[test]
-fn certificates_without_tls_and_unknown_values_of_tls_are_78() {
+fn certificates_without_tls_and_unknown_values_of_tls_mean_exit_code_78() {
     let goes_with = "goes with tls = \"optional\" or tls = \"required\": add that, or delete it";
     assert_eq!(
         problems("certificate = \"x\"\nkey = \"x\"\nclient_ca = \"x\"\ntls = \"off\""),
@@ -636,7 +638,7 @@ fn a_client_certificates_names_are_user_names() {
 }
 
 #[test]
-fn a_client_certificate_of_somebody_else_is_28000() {
+fn a_client_certificate_of_somebody_else_is_refused_with_28000() {
     let clients = Authority::new("client CA");
     let port = Port::for_certificates(&clients, "");
     let ana = clients.client("ana");
@@ -659,7 +661,7 @@ fn a_client_certificate_of_somebody_else_is_28000() {
 }
 
 #[test]
-fn a_client_without_certificate_is_28000_in_clear_and_over_tls() {
+fn a_client_without_a_certificate_is_refused_with_28000_in_clear_and_over_tls() {
     let port = Port::for_certificates(&Authority::new("client CA"), "");
     let over_tls = port
         .files
@@ -679,7 +681,7 @@ fn a_client_without_certificate_is_28000_in_clear_and_over_tls() {
 }
 
 #[test]
-fn a_certificate_map_takes_exact_names_and_expressions_to_users() {
+fn a_certificate_map_maps_exact_names_and_patterns_to_users() {
     let clients = Authority::new("client CA");
     let map = r"certificate_map = [
         { certificate = 'tableau.example.com', user = 'tableau' },
@@ -701,7 +703,7 @@ fn a_certificate_map_takes_exact_names_and_expressions_to_users() {
         alternative_names: &["root@example.com.evil.example"],
         ..Leaf::default()
     });
-    // Names that no line takes to a user are no user names.
+    // A name that no line of the map matches is not a user name.
     for (identity, user) in [(&bo, "bo"), (&bo, "bo.b@example.com"), (&evil, "root")] {
         let error = port.log_in_showing(identity, user).err().unwrap();
         assert_eq!(
@@ -715,7 +717,7 @@ fn a_certificate_map_takes_exact_names_and_expressions_to_users() {
 }
 
 #[test]
-fn a_client_certificate_under_an_intermediate_authority_is_taken_with_its_chain() {
+fn a_client_certificate_of_an_intermediate_authority_is_accepted_with_its_chain() {
     let clients = Authority::new("client CA");
     let intermediate = clients.intermediate("department CA");
     let port = Port::for_certificates(&clients, "");
@@ -780,7 +782,7 @@ fn a_revoked_client_certificate_fails_the_handshake_and_others_do_not() {
         "Revoked",
     );
     assert_served(port.log_in_showing(&good, "ana").unwrap());
-    // The list is read again as certificates are.
+    // The proxy rereads the revocation list when it changes, as it does with certificates.
     std::fs::write(revocations.path(), clients.revoke(&[7, 8])).unwrap();
     port.proxy.log_line(&["INFO", RELOADED]);
     assert!(
@@ -791,10 +793,10 @@ fn a_revoked_client_certificate_fails_the_handshake_and_others_do_not() {
 }
 
 #[test]
-fn a_client_that_vanishes_during_login_is_noticed() {
+fn the_proxy_notices_a_client_that_vanishes_during_its_login() {
     let (reached, login) = mpsc::channel();
     let (left, end) = mpsc::channel();
-    // A server that never answers, until the proxy gives up.
+    // This server never answers, and reports when the proxy has connected and when it has given up.
     let server = serve(move |mut stream| {
         let mut request = [0; 8];
         stream.read_exact(&mut request).unwrap();
@@ -851,7 +853,7 @@ fn the_servers_last_error_arrives_before_close_notify() {
             )),
             "t"
         );
-        // Queries that no server will read.
+        // No server will read these queries.
         for _ in 0..50 {
             victim.send_query("select 1");
         }
@@ -886,7 +888,7 @@ fn a_client_that_ends_properly_gets_close_notify() {
     session.value("select 1");
     session.send(b'X', b"");
     assert_close_notify(&mut session.stream);
-    // The query is 14 bytes, Terminate 5.
+    // The query has 14 bytes and Terminate has 5.
     drop(session);
     let line = port.proxy.log_line(&["session ended", "bytes_sent=19 "]);
     assert!(!line.contains("error="), "{line}");
@@ -1062,7 +1064,7 @@ fn libpq_18_logs_in_with_a_client_certificate() {
             .files
             .write(&format!("{name}.pem"), &identity.certificate);
         let key = port.files.write(&format!("{name}.key"), &identity.key);
-        // libpq takes no key that others could read.
+        // libpq refuses a key that other users could read.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&key, mode).unwrap();
         format!("sslcertmode=require sslcert={certificate} sslkey={key}")
@@ -1094,7 +1096,7 @@ fn libpq_18_logs_in_with_a_client_certificate() {
 }
 
 #[test]
-fn a_scanner_that_leaves_in_the_handshake_disturbs_nobody() {
+fn a_scanner_that_leaves_during_the_handshake_disturbs_nobody() {
     let port = Port::open("required");
     drop(ask(port.address()));
     let mut garbage: TcpStream = ask(port.address());

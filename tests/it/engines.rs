@@ -1,4 +1,4 @@
-//! Every engine and API, and every way a server asks for the password.
+//! Do clients get in with every engine and every API, however the server asks for the password?
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn rds_user_names_that_need_escaping_are_signed_as_they_are() {
 }
 
 #[test]
-fn rds_without_db_user_takes_the_clients_own_name() {
+fn rds_without_db_user_uses_the_clients_own_name() {
     let bed = Testbed::shared();
     bed.rds().create_user("own_name").unwrap();
     let aws = bed.aws();
@@ -130,8 +130,7 @@ fn redshift_cluster_credentials_carry_every_setting_and_the_returned_user_logs_i
     }
 }
 
-/// A Redshift target that is known by a custom domain name, and by `identifier` where that is a
-/// line.
+/// A Redshift target with a custom domain name, and with `identifier` too unless that is empty.
 fn custom_domain_config(aws: &Aws, domain: &str, identifier: &str) -> String {
     let port = Testbed::shared().redshift().port();
     let keys = format!(
@@ -147,7 +146,7 @@ fn custom_domain_config(aws: &Aws, domain: &str, identifier: &str) -> String {
 
 const IDENTIFIER: &str = "cluster_identifier = \"examplecluster\"\n";
 
-/// How the cluster was named in each call, `DescribeCustomDomainAssociations` among them.
+/// Each call with the name that it gave the cluster, including `DescribeCustomDomainAssociations`.
 fn names_in_calls(aws: &Aws) -> Vec<String> {
     let named = |request: &LoggedRequest| {
         let name = request
@@ -214,7 +213,7 @@ fn redshift_asks_for_the_identifier_behind_a_custom_domain_name_when_it_is_not_c
 }
 
 #[test]
-fn redshift_says_what_the_first_call_said_when_there_is_no_second() {
+fn redshift_reports_the_error_of_the_first_call_when_there_is_no_second() {
     let aws = Testbed::shared().aws();
     aws.add_fault(FaultRule::new(Fault::Deny).of("GetClusterCredentials"));
     aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeCustomDomainAssociations"));
@@ -335,7 +334,7 @@ fn serverless_custom_domain_names_are_used_where_the_workgroup_is_not_known() {
 }
 
 #[test]
-fn serverless_failures_are_told_apart() {
+fn serverless_failures_are_reported_by_their_cause() {
     for (fault, sqlstate, message) in [
         (
             Fault::Deny,
@@ -413,7 +412,7 @@ fn serverless_urls_name_the_workgroup() {
 }
 
 #[test]
-fn a_jdbc_iam_url_with_a_workgroups_host_is_taken_as_pasted() {
+fn a_jdbc_iam_url_with_the_host_of_a_workgroup_can_be_pasted_unchanged() {
     let aws = Testbed::shared().aws();
     let url = "jdbc:redshift:iam://myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com:5439/dev?DbUser=pasted&\
                AutoCreate=true&listen=127.0.0.1:0";
@@ -433,7 +432,7 @@ fn a_jdbc_iam_url_with_a_workgroups_host_is_taken_as_pasted() {
 }
 
 #[test]
-fn dsql_logs_users_in_with_tokens_and_admin_with_those_of_another_action() {
+fn dsql_users_log_in_with_tokens_and_admin_with_tokens_for_another_action() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     for (user, action) in [("dsql_reader", "DbConnect"), ("admin", "DbConnectAdmin")] {
@@ -460,7 +459,7 @@ fn dsql_logs_users_in_with_tokens_and_admin_with_those_of_another_action() {
 }
 
 #[test]
-fn dsql_has_one_database_and_says_so_before_the_server_does() {
+fn dsql_logins_to_another_database_are_refused_before_the_server_does() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(&aws, &dsql_config("db_user = \"dsql_reader\""));
     assert!(proxy.printed.contains("/postgres\n"), "{}", proxy.printed);
@@ -484,7 +483,7 @@ fn dsql_has_one_database_and_says_so_before_the_server_does() {
 }
 
 #[test]
-fn dsql_is_given_only_the_startup_parameters_that_it_is_known_to_take() {
+fn dsql_gets_only_the_startup_parameters_that_it_is_known_to_accept() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let proxy = Proxy::with_config(
@@ -525,7 +524,7 @@ fn dsql_is_given_only_the_startup_parameters_that_it_is_known_to_take() {
 }
 
 #[test]
-fn dsql_through_a_tunnel_is_asked_for_by_its_own_name() {
+fn dsql_behind_a_tunnel_is_addressed_by_its_own_name() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     for keys in [
@@ -547,7 +546,7 @@ fn dsql_through_a_tunnel_is_asked_for_by_its_own_name() {
 }
 
 #[test]
-fn dsql_tokens_of_a_role_end_with_its_session_and_those_of_a_stranger_are_refused() {
+fn dsql_tokens_end_with_their_role_session_and_tokens_of_strangers_are_refused() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let keys = format!(
@@ -595,7 +594,7 @@ fn redshift_with_iam_maps_the_aws_user_and_the_assumed_role() {
 }
 
 #[test]
-fn a_jdbc_iam_url_is_taken_as_pasted() {
+fn a_jdbc_iam_url_can_be_pasted_unchanged() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let url = format!(

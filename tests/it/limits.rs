@@ -1,4 +1,4 @@
-//! Running out of something, and stopping.
+//! What happens when the proxy runs out of sessions, file descriptors or ports?
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use crate::support::wait_for;
 const TARGET: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
 
 #[test]
-fn over_max_sessions_the_client_is_told_and_a_freed_place_is_given_again() {
+fn clients_over_max_sessions_are_refused_until_another_session_ends() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(
         &aws,
@@ -26,17 +26,62 @@ fn over_max_sessions_the_client_is_told_and_a_freed_place_is_given_again() {
         ("53300", "sorry, too many clients already")
     );
     proxy.log_line(&["login refused", "detail=\"limits.max_sessions = 1\""]);
-    // A cancel needs no place.
+    // Cancel requests are not counted as sessions.
     only.send_query("select pg_sleep(60)");
     cancel(proxy.address(), &only.key);
     drop(only);
-    wait_for("the free place", || {
+    wait_for("a free session", || {
         Client::log_in(proxy.address(), &[("user", "x")]).ok()
     });
 }
 
 #[test]
-fn running_out_of_file_descriptors_does_not_end_the_server() {
+fn the_detail_of_a_refusal_names_the_limit_that_was_reached() {
+    let aws = Testbed::shared().aws();
+    let base = rds_config(TARGET);
+    for (config, detail) in [
+        (
+            format!("{base}[limits]\nmax_sessions = 1\n"),
+            "limits.max_sessions = 1",
+        ),
+        (
+            base.replace("auth = \"trust\"\n", "auth = \"trust\"\nmax_sessions = 1\n"),
+            "max_sessions of listener 127.0.0.1:0 = 1",
+        ),
+        (
+            base.replace("engine = \"rds\"\n", "engine = \"rds\"\nmax_sessions = 1\n"),
+            "target.app.max_sessions = 1",
+        ),
+        (
+            format!("{base}[user.ana]\nmax_sessions = 1\n"),
+            "user.ana.max_sessions = 1",
+        ),
+    ] {
+        let proxy = Proxy::with_config(&aws, &config);
+        let first = Client::log_in(proxy.address(), &[("user", "ana")]).unwrap();
+        let error = Client::log_in(proxy.address(), &[("user", "ana")])
+            .err()
+            .unwrap();
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            ("53300", "sorry, too many clients already")
+        );
+        assert!(
+            error
+                .detail()
+                .starts_with(&format!("{detail}; pg-iam-proxy session ")),
+            "{}",
+            error.detail()
+        );
+        drop(first);
+        wait_for("a free session", || {
+            Client::log_in(proxy.address(), &[("user", "ana")]).ok()
+        });
+    }
+}
+
+#[test]
+fn running_out_of_file_descriptors_does_not_stop_the_proxy() {
     let aws = Testbed::shared().aws();
     let file = config_file(&rds_config(TARGET));
     let mut limited = Command::new("sh");
@@ -68,7 +113,7 @@ fn running_out_of_file_descriptors_does_not_end_the_server() {
 }
 
 #[test]
-fn an_address_in_use_is_exit_1_and_named() {
+fn an_address_in_use_is_named_and_means_exit_code_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let file = config_file(&rds_config(TARGET).replace("127.0.0.1:0", &address));

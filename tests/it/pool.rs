@@ -1,4 +1,4 @@
-//! Sessions that are logged in before their client comes: who gets one, and who never does.
+//! Who gets a session that the pool has logged in before its client came, and who never gets one?
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier};
@@ -19,14 +19,14 @@ fn proxy(keys: &str) -> Proxy {
     Proxy::with_config(&aws, &rds_config(&format!("{TARGET}{keys}")))
 }
 
-fn wait_for_spares(proxy: &Proxy, count: usize) {
-    wait_for("spares", || {
+fn wait_for_pooled_sessions(proxy: &Proxy, count: usize) {
+    wait_for("pooled sessions", || {
         (proxy.log().matches("spare session ready").count() >= count).then_some(())
     });
 }
 
-/// How many of this many logins took a spare.
-fn warm_logins(proxy: &Proxy, logins: usize) -> usize {
+/// Waits until this many logins are done, and returns how many of them got a pooled session.
+fn logins_from_the_pool(proxy: &Proxy, logins: usize) -> usize {
     let log = wait_for("the logins' lines", || {
         Some(proxy.log()).filter(|log| log.matches("session opened").count() >= logins)
     });
@@ -35,7 +35,8 @@ fn warm_logins(proxy: &Proxy, logins: usize) -> usize {
         .count()
 }
 
-/// Sessions that the server has for this `application_name`, besides the one that asks.
+/// The process IDs of all sessions that have this `application_name` at the server, except the
+/// observer's own.
 fn sessions(observer: &mut Client, name: &str) -> BTreeSet<String> {
     let of_name = format!(
         "select pid from pg_stat_activity where application_name = '{name}' and pid <> pg_backend_pid()"
@@ -44,13 +45,13 @@ fn sessions(observer: &mut Client, name: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_second_login_of_a_kind_takes_a_spare_and_cannot_tell() {
+fn a_login_gets_a_pooled_session_and_cannot_tell_it_from_a_new_one() {
     let aws = Testbed::shared().aws();
-    let warm = "warm_sessions = 1\n";
-    let rds = rds_config(&format!("{TARGET}{warm}"));
+    let keys = "warm_sessions = 1\n";
+    let rds = rds_config(&format!("{TARGET}{keys}"));
     let redshift = redshift_config(
         &aws,
-        &format!("db_user = \"ana\"\ndatabase = \"dev\"\n{warm}"),
+        &format!("db_user = \"ana\"\ndatabase = \"dev\"\n{keys}"),
     );
     for config in [rds, redshift] {
         let proxy = Proxy::with_config(&aws, &config);
@@ -59,20 +60,20 @@ fn the_second_login_of_a_kind_takes_a_spare_and_cannot_tell() {
             ("application_name", "a tool"),
             ("DateStyle", "SQL, DMY"),
         ];
-        let mut cold = Client::log_in(proxy.address(), &parameters).unwrap();
-        for (version, spares) in [(V3_0, 1), (V3_2, 2)] {
-            wait_for_spares(&proxy, spares);
-            let mut warm = Client::log_in_with(proxy.address(), version, &parameters).unwrap();
-            assert_eq!(warm_logins(&proxy, 1 + spares), spares);
-            assert_eq!(warm.settings, cold.settings);
+        let mut fresh = Client::log_in(proxy.address(), &parameters).unwrap();
+        for (version, count) in [(V3_0, 1), (V3_2, 2)] {
+            wait_for_pooled_sessions(&proxy, count);
+            let mut pooled = Client::log_in_with(proxy.address(), version, &parameters).unwrap();
+            assert_eq!(logins_from_the_pool(&proxy, 1 + count), count);
+            assert_eq!(pooled.settings, fresh.settings);
             assert_eq!(
-                warm.value("select pg_backend_pid()"),
-                warm.process_id().to_string()
+                pooled.value("select pg_backend_pid()"),
+                pooled.process_id().to_string()
             );
-            assert_ne!(warm.process_id(), cold.process_id());
-            warm.sleep_on_server(&mut cold);
-            cancel(proxy.address(), &warm.key);
-            assert_eq!(warm.read_rows().err().unwrap().sqlstate(), "57014");
+            assert_ne!(pooled.process_id(), fresh.process_id());
+            pooled.sleep_on_server(&mut fresh);
+            cancel(proxy.address(), &pooled.key);
+            assert_eq!(pooled.read_rows().err().unwrap().sqlstate(), "57014");
         }
         let line = proxy.log_line(&["session opened", " warm=true "]);
         assert!(
@@ -84,7 +85,7 @@ fn the_second_login_of_a_kind_takes_a_spare_and_cannot_tell() {
 }
 
 #[test]
-fn the_greeting_of_a_warm_login_arrives_in_one_piece() {
+fn the_greeting_of_a_pooled_session_arrives_in_one_piece() {
     let proxy = proxy("warm_sessions = 1\n");
     let greeting = || {
         let mut stream = connect(proxy.address());
@@ -94,18 +95,18 @@ fn the_greeting_of_a_warm_login_arrives_in_one_piece() {
         greeting.truncate(length);
         greeting
     };
-    let cold = greeting();
-    wait_for_spares(&proxy, 1);
-    let warm = greeting();
-    assert_eq!(warm_logins(&proxy, 2), 1);
-    // BackendKeyData and ReadyForQuery are the last 13 + 6 bytes; the settings before them are the
-    // same.
-    assert_eq!(warm[..warm.len() - 19], cold[..cold.len() - 19]);
-    assert!(warm.ends_with(b"Z\0\0\0\x05I"));
+    let fresh = greeting();
+    wait_for_pooled_sessions(&proxy, 1);
+    let pooled = greeting();
+    assert_eq!(logins_from_the_pool(&proxy, 2), 1);
+    // BackendKeyData and ReadyForQuery are the last 13 + 6 bytes. The settings before them are the
+    // same in both greetings.
+    assert_eq!(pooled[..pooled.len() - 19], fresh[..fresh.len() - 19]);
+    assert!(pooled.ends_with(b"Z\0\0\0\x05I"));
 }
 
 #[test]
-fn a_login_with_other_parameters_takes_none() {
+fn a_login_with_other_startup_parameters_gets_a_new_session() {
     let proxy = proxy("warm_sessions = 1\n");
     drop(
         Client::log_in(
@@ -114,26 +115,26 @@ fn a_login_with_other_parameters_takes_none() {
         )
         .unwrap(),
     );
-    wait_for_spares(&proxy, 1);
+    wait_for_pooled_sessions(&proxy, 1);
     let mut other = Client::log_in(
         proxy.address(),
         &[("user", "x"), ("application_name", "two")],
     )
     .unwrap();
     assert_eq!(other.value("show application_name"), "two");
-    assert_eq!(warm_logins(&proxy, 2), 0);
+    assert_eq!(logins_from_the_pool(&proxy, 2), 0);
 }
 
 #[test]
-fn nobody_gets_what_was_made_for_another_person() {
+fn a_session_made_for_one_person_is_never_given_to_another() {
     let aws = Testbed::shared().aws();
-    let role = aws.add_role("warm-people", None);
-    let travels = format!(
+    let role = aws.add_role("pooled-people", None);
+    let role_keys = format!(
         "warm_sessions = 2\nrole_arn = \"{role}\"\nsession_name = \"{{user}}\"\nendpoint_url = \"{}\"\n",
         aws.endpoint_url()
     );
     for (keys, kind) in [
-        (travels, "session_name"),
+        (role_keys, "session_name"),
         (
             "warm_sessions = 2\napplication_name_suffix = true\n".to_string(),
             "suffix",
@@ -141,23 +142,23 @@ fn nobody_gets_what_was_made_for_another_person() {
     ] {
         let proxy = Proxy::with_config(&aws, &rds_config(&format!("{TARGET}{keys}")));
         drop(Client::log_in(proxy.address(), &[("user", "ana")]).unwrap());
-        wait_for_spares(&proxy, 1);
+        wait_for_pooled_sessions(&proxy, 1);
         drop(Client::log_in(proxy.address(), &[("user", "bob")]).unwrap());
-        assert_eq!(warm_logins(&proxy, 2), 0, "{kind}");
+        assert_eq!(logins_from_the_pool(&proxy, 2), 0, "{kind}");
         drop(Client::log_in(proxy.address(), &[("user", "ana")]).unwrap());
-        assert_eq!(warm_logins(&proxy, 3), 1, "{kind}");
+        assert_eq!(logins_from_the_pool(&proxy, 3), 1, "{kind}");
     }
 }
 
 #[test]
-fn a_spare_is_for_clients_that_have_proved_who_they_are() {
+fn a_client_with_a_wrong_password_gets_no_pooled_session() {
     let aws = Testbed::shared().aws();
     let config = rds_config(&format!("{TARGET}warm_sessions = 1\n"))
         .replace("auth = \"trust\"", "auth = \"password\"\n[[listener.rule]]\nfrom = \"127.0.0.1\"\nusers = [\"guest\"]\nauth = \"trust\"")
         + &format!("[user.guest]\n[user.ana]\npassword = \"{}\"\n", hash_password("right"));
     let proxy = Proxy::with_config(&aws, &config);
     drop(Client::log_in(proxy.address(), &[("user", "guest")]).unwrap());
-    wait_for_spares(&proxy, 1);
+    wait_for_pooled_sessions(&proxy, 1);
     let mut stream = connect(proxy.address());
     std::io::Write::write_all(&mut stream, &startup_packet(V3_0, &[("user", "ana")])).unwrap();
     assert!(matches!(read_reply(&mut stream), Reply::Message(b'R', body) if body == [0, 0, 0, 3]));
@@ -169,19 +170,21 @@ fn a_spare_is_for_clients_that_have_proved_who_they_are() {
         crate::support::client::error_fields(&body).sqlstate(),
         "28P01"
     );
-    assert_eq!(warm_logins(&proxy, 1), 0);
+    assert_eq!(logins_from_the_pool(&proxy, 1), 0);
 }
 
 #[test]
-fn a_spare_that_the_server_has_closed_is_not_handed_out() {
+fn a_pooled_session_that_the_server_has_closed_is_not_handed_out() {
     let proxy = proxy("warm_sessions = 1\n");
-    let name = "closed spare";
+    let name = "closed session";
     let parameters = [("user", "x"), ("application_name", name)];
     let mut first = Client::log_in(proxy.address(), &parameters).unwrap();
-    wait_for_spares(&proxy, 1);
-    let spare = sessions(&mut first, name).pop_first().expect("the spare");
+    wait_for_pooled_sessions(&proxy, 1);
+    let pooled = sessions(&mut first, name)
+        .pop_first()
+        .expect("the pooled session");
     assert_eq!(
-        first.value(&format!("select pg_terminate_backend({spare})")),
+        first.value(&format!("select pg_terminate_backend({pooled})")),
         "t"
     );
     proxy.log_line(&[
@@ -190,18 +193,18 @@ fn a_spare_that_the_server_has_closed_is_not_handed_out() {
     ]);
     let mut second = Client::log_in(proxy.address(), &parameters).unwrap();
     assert_eq!(second.value("select 1"), "1");
-    assert_eq!(warm_logins(&proxy, 2), 0);
+    assert_eq!(logins_from_the_pool(&proxy, 2), 0);
 }
 
 #[test]
-fn a_storm_of_logins_gets_each_spare_once() {
+fn simultaneous_logins_never_share_a_pooled_session() {
     let proxy = proxy("warm_sessions = 4\n");
     let address = proxy.address();
     let parameters = [("user", "x"), ("application_name", "storm")];
     for _ in 0..4 {
         drop(Client::log_in(address, &parameters).unwrap());
     }
-    wait_for_spares(&proxy, 4);
+    wait_for_pooled_sessions(&proxy, 4);
     let start = Arc::new(Barrier::new(16));
     let storm: Vec<_> = (0..16)
         .map(|_| {
@@ -216,7 +219,7 @@ fn a_storm_of_logins_gets_each_spare_once() {
         .into_iter()
         .map(|client| client.join().unwrap())
         .collect();
-    assert!(warm_logins(&proxy, 20) >= 4);
+    assert!(logins_from_the_pool(&proxy, 20) >= 4);
     let pids: BTreeSet<_> = clients
         .iter_mut()
         .map(|client| client.value("select pg_backend_pid()"))
@@ -225,34 +228,36 @@ fn a_storm_of_logins_gets_each_spare_once() {
     for client in &mut clients {
         assert!(pids.contains(&client.process_id().to_string()));
     }
-    wait_for("spares again, and no more than four", || {
+    wait_for("four pooled sessions again, and no more", || {
         (sessions(&mut clients[0], "storm").len() == 15 + 4).then_some(())
     });
 }
 
 #[test]
-fn a_spare_ends_at_its_greatest_age() {
+fn a_pooled_session_is_replaced_when_it_reaches_its_maximum_age() {
     let proxy = proxy("warm_sessions = 1\nspare_max_age = \"1s\"\n");
-    let name = "old spare";
+    let name = "old session";
     let mut observer = Client::log_in(
         proxy.address(),
         &[("user", "x"), ("application_name", name)],
     )
     .unwrap();
-    let spare = wait_for("the spare", || sessions(&mut observer, name).pop_first());
+    let pooled = wait_for("the pooled session", || {
+        sessions(&mut observer, name).pop_first()
+    });
     proxy.log_line(&["spare session ended", "reason=\"too old\""]);
     let next = wait_for("its successor", || {
         sessions(&mut observer, name)
             .into_iter()
-            .find(|pid| *pid != spare)
+            .find(|pid| *pid != pooled)
     });
-    assert_ne!(next, spare);
+    assert_ne!(next, pooled);
 }
 
 #[test]
-fn a_stop_ends_the_spares() {
+fn stopping_the_proxy_ends_its_pooled_sessions() {
     let mut proxy = proxy("warm_sessions = 1\n");
-    let name = "stopped spare";
+    let name = "stopped session";
     drop(
         Client::log_in(
             proxy.address(),
@@ -260,7 +265,7 @@ fn a_stop_ends_the_spares() {
         )
         .unwrap(),
     );
-    wait_for_spares(&proxy, 1);
+    wait_for_pooled_sessions(&proxy, 1);
     proxy.signal("-TERM");
     assert!(proxy.wait().success());
     proxy.log_line(&["spare session ended", "reason=\"not needed\""]);
@@ -272,7 +277,7 @@ fn a_stop_ends_the_spares() {
 }
 
 #[test]
-fn spares_are_among_the_targets_sessions_and_make_room_for_clients() {
+fn pooled_sessions_count_towards_max_sessions_and_make_room_for_clients() {
     let proxy = proxy("warm_sessions = 5\nmax_sessions = 2\n");
     let log_in = |name| {
         Client::log_in(
@@ -280,36 +285,37 @@ fn spares_are_among_the_targets_sessions_and_make_room_for_clients() {
             &[("user", "x"), ("application_name", name)],
         )
     };
-    let mut first = log_in("few places").unwrap();
-    wait_for_spares(&proxy, 1);
-    assert_eq!(sessions(&mut first, "few places").len(), 1);
-    // The only free place is the spare's.
+    let mut first = log_in("one kind").unwrap();
+    wait_for_pooled_sessions(&proxy, 1);
+    assert_eq!(sessions(&mut first, "one kind").len(), 1);
+    // The pooled session takes up the rest of `max_sessions`.
     let second = log_in("another kind").unwrap();
-    assert_eq!(warm_logins(&proxy, 2), 0);
-    wait_for("the end of the spare", || {
-        sessions(&mut first, "few places").is_empty().then_some(())
+    assert_eq!(logins_from_the_pool(&proxy, 2), 0);
+    wait_for("the end of the pooled session", || {
+        sessions(&mut first, "one kind").is_empty().then_some(())
     });
-    let error = log_in("few places").err().unwrap();
+    let error = log_in("one kind").err().unwrap();
     assert_eq!(
         (error.sqlstate(), error.message()),
         ("53300", "sorry, too many clients already")
     );
     proxy.log_line(&["login refused", "detail=\"target.app.max_sessions = 2\""]);
     drop(second);
-    wait_for("the free place", || log_in("few places").ok());
+    wait_for("a free session", || log_in("one kind").ok());
 }
 
 #[test]
-fn spares_stand_in_line_with_all_logins() {
+fn logins_of_the_pool_count_towards_max_logins_per_second() {
     let proxy = proxy("warm_sessions = 3\nmax_logins_per_second = 2\n");
     let begin = Instant::now();
     for _ in 0..3 {
         drop(Client::log_in(proxy.address(), &[("user", "x")]).unwrap());
     }
-    let logins = || proxy.log().matches("spare session ready").count() + 3 - warm_logins(&proxy, 3);
-    wait_for("spares", || (logins() >= 5).then_some(()));
-    // Of at least five logins the first is at once, and what has been saved is worth a tenth of a
-    // second.
+    let logins =
+        || proxy.log().matches("spare session ready").count() + 3 - logins_from_the_pool(&proxy, 3);
+    wait_for("pooled sessions", || (logins() >= 5).then_some(()));
+    // The first of at least five logins starts at once, and the proxy may have saved up a tenth of
+    // a second.
     assert!(
         begin.elapsed() >= Duration::from_millis(4 * 500 - 100),
         "{:?}",
@@ -318,7 +324,7 @@ fn spares_stand_in_line_with_all_logins() {
 }
 
 #[test]
-fn a_refused_spare_is_reported_once_and_no_obstacle() {
+fn a_refused_login_of_the_pool_is_logged_once_and_does_not_stop_clients() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("warm_refused").unwrap();
@@ -328,11 +334,11 @@ fn a_refused_spare_is_reported_once_and_no_obstacle() {
     );
     let log_in = || Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let first = log_in();
-    wait_for_spares(&proxy, 1);
-    // A cached credential that is refused is replaced once: two refusals are one attempt.
+    wait_for_pooled_sessions(&proxy, 1);
+    // A cached credential that is refused is replaced once, so two refusals make one attempt fail.
     bed.rds().refuse_next_of("warm_refused", 2);
     let second = log_in();
-    assert_eq!(warm_logins(&proxy, 2), 1);
+    assert_eq!(logins_from_the_pool(&proxy, 2), 1);
     proxy.log_line(&[
         "WARN",
         "spare sessions cannot be made; logins go on without",
@@ -341,7 +347,7 @@ fn a_refused_spare_is_reported_once_and_no_obstacle() {
     ]);
     let third = log_in();
     proxy.log_line(&["INFO", "spare sessions can be made again"]);
-    wait_for_spares(&proxy, 2);
+    wait_for_pooled_sessions(&proxy, 2);
     drop((first, second, third));
     drop(log_in());
     assert_eq!(
@@ -350,8 +356,8 @@ fn a_refused_spare_is_reported_once_and_no_obstacle() {
     );
 }
 
-/// A proxy with three clients of this database user and a pool of two sessions, one of which could
-/// not be replaced: the server refuses further logins since it has run the SQL in `refuse`.
+/// Starts a proxy with three clients of this database user and a pool of two sessions, one of which
+/// the pool could not replace, because the server refuses logins once it has run `refuse`.
 fn pool_with_a_refusal(user: &str, refuse: &str) -> (Proxy, Vec<Client>) {
     let bed = Testbed::shared();
     let proxy = Proxy::with_config(
@@ -362,13 +368,13 @@ fn pool_with_a_refusal(user: &str, refuse: &str) -> (Proxy, Vec<Client>) {
     );
     let log_in = || Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let first = log_in();
-    wait_for_spares(&proxy, 1);
+    wait_for_pooled_sessions(&proxy, 1);
     let second = log_in();
-    wait_for_spares(&proxy, 3);
+    wait_for_pooled_sessions(&proxy, 3);
     bed.rds().administer("postgres", refuse).unwrap();
-    // It takes one of two pooled sessions, which the pool then tries to replace.
+    // This login takes one of the two pooled sessions, and the pool tries to replace it.
     let third = log_in();
-    assert_eq!(warm_logins(&proxy, 3), 2);
+    assert_eq!(logins_from_the_pool(&proxy, 3), 2);
     proxy.log_line(&["WARN", "spare sessions cannot be made"]);
     (proxy, vec![first, second, third])
 }
@@ -377,7 +383,7 @@ fn pool_with_a_refusal(user: &str, refuse: &str) -> (Proxy, Vec<Client>) {
 fn a_server_with_too_many_connections_does_not_make_the_pool_forget_a_kind_of_login() {
     let rds = Testbed::shared().rds();
     rds.create_user("warm_crowded").unwrap();
-    // Two clients and two pooled sessions are there when the limit is set.
+    // There are two clients and two pooled sessions when the limit is set.
     let (proxy, clients) =
         pool_with_a_refusal("warm_crowded", "alter role warm_crowded connection limit 4");
     proxy.log_line(&[
@@ -386,7 +392,7 @@ fn a_server_with_too_many_connections_does_not_make_the_pool_forget_a_kind_of_lo
     ]);
     let fourth = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     assert_eq!(
-        warm_logins(&proxy, 4),
+        logins_from_the_pool(&proxy, 4),
         3,
         "the other session is still there"
     );
@@ -396,9 +402,9 @@ fn a_server_with_too_many_connections_does_not_make_the_pool_forget_a_kind_of_lo
     assert_eq!(error.sqlstate(), "53300");
     rds.administer("postgres", "alter role warm_crowded connection limit -1")
         .unwrap();
-    // Nobody logs in from here on: the pool tries again by itself.
+    // Nobody logs in from here on, so the pool has to try again by itself.
     proxy.log_line(&["INFO", "spare sessions can be made again"]);
-    wait_for_spares(&proxy, 4);
+    wait_for_pooled_sessions(&proxy, 4);
     drop((clients, fourth));
 }
 

@@ -1,4 +1,4 @@
-//! What happens to logins and open sessions when the proxy is told to stop?
+//! What happens to logins and to open sessions when the proxy is told to stop?
 
 use std::io::Write;
 
@@ -15,7 +15,7 @@ use crate::support::tls_files::TlsFiles;
 const TARGET: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
 
 #[test]
-fn a_stop_signal_refuses_logins_under_way_and_lets_sessions_end() {
+fn a_stop_signal_refuses_unfinished_logins_and_lets_open_sessions_finish() {
     let aws = Testbed::shared().aws();
     let silent = server::answer_ssl_request(b"");
     let config = format!(
@@ -28,7 +28,8 @@ fn a_stop_signal_refuses_logins_under_way_and_lets_sessions_end() {
     under_way
         .write_all(&startup_packet(V3_0, &[("user", "x")]))
         .unwrap();
-    // The proxy reads in order of arrival: once this one is refused, the other login is under way.
+    // The proxy accepts connections in order, so once this one is refused, the other login has
+    // begun.
     assert!(Client::log_in(proxy.addresses[1], &[]).is_err());
     proxy.signal("-TERM");
     let error = read_refusal(&mut under_way);
@@ -65,7 +66,7 @@ fn sessions_that_outlive_the_drain_are_named_in_the_log_and_ended_by_the_proxy()
     let mut proxy = Proxy::with_config(&Testbed::shared().aws(), &config);
     let mut clear = Client::log_in(proxy.address(), &[("user", "in_clear")]).unwrap();
     let mut tls = files.client().log_in(proxy.address(), "over_tls").unwrap();
-    // A session that is busy is ended as one that is idle.
+    // A session with a query under way is ended just like one that is idle.
     let mut busy = Client::log_in(proxy.address(), &[("user", "busy")]).unwrap();
     busy.sleep_on_server(&mut clear);
     proxy.signal("-TERM");

@@ -1,4 +1,5 @@
-//! Scripts that run software other than ours, in the Python environment that `make venv` creates.
+//! How do tests run software that is not ours? Scripts use the Python environment that `make venv`
+//! creates.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! Which certificates does a TLS listener show and trust? They are files that a test may replace.
+//! Which certificates does a TLS listener show and trust? They are in files that a test may
+//! replace.
 
 use super::pki::{Authority, Identity};
 use super::tls_client::TlsClient;

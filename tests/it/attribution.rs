@@ -1,4 +1,5 @@
-//! The client's name on its way: to AWS, to the database, and from a load balancer.
+//! Do AWS, the database and the log learn which person a session belongs to, even behind a load
+//! balancer?
 
 use std::io::Write;
 
@@ -10,7 +11,7 @@ use crate::support::client::{
 use crate::support::proxy::{Proxy, rds_config, redshift_config};
 
 #[test]
-fn a_persons_name_is_the_role_session_the_source_identity_and_a_tag() {
+fn the_clients_name_becomes_the_session_name_the_source_identity_and_a_tag() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let role = aws.add_role("named", None);
@@ -54,7 +55,7 @@ fn a_persons_name_is_the_role_session_the_source_identity_and_a_tag() {
 }
 
 #[test]
-fn a_fixed_session_name_names_nobody_and_is_shared() {
+fn a_fixed_session_name_names_nobody_and_is_shared_by_all_clients() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let role = aws.add_role("shared", None);
@@ -83,7 +84,7 @@ fn a_fixed_session_name_names_nobody_and_is_shared() {
 }
 
 #[test]
-fn a_user_may_have_a_role_of_its_own() {
+fn a_user_can_have_a_role_of_its_own() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let (role, own) = (
@@ -105,7 +106,7 @@ fn a_user_may_have_a_role_of_its_own() {
 }
 
 #[test]
-fn application_name_tells_the_database_who_it_is_and_where() {
+fn application_name_tells_the_database_who_the_client_is_and_where() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(
         &aws,
@@ -143,7 +144,7 @@ fn proxy_behind_a_load_balancer(from: &str) -> Proxy {
 
 fn application_name(proxy: &Proxy, header: &[u8]) -> Result<String, String> {
     let mut stream = connect(proxy.address());
-    // In one segment, as load balancers send it.
+    // Load balancers send the header and the client's first bytes in one segment.
     stream
         .write_all(&[header, &startup_packet(V3_0, &[("user", "ana")])].concat())
         .unwrap();
@@ -193,7 +194,7 @@ fn a_proxy_header_from_a_configured_network_says_who_the_client_is() {
 }
 
 #[test]
-fn without_the_header_that_is_due_there_is_no_login() {
+fn a_connection_without_the_required_proxy_header_is_closed() {
     let proxy = proxy_behind_a_load_balancer("127.0.0.0/8");
     assert_eq!(application_name(&proxy, b"").unwrap_err(), "closed");
     proxy.log_line(&["expected a PROXY header"]);
@@ -209,55 +210,10 @@ fn without_the_header_that_is_due_there_is_no_login() {
 }
 
 #[test]
-fn a_header_from_anywhere_else_is_not_believed() {
+fn a_proxy_header_from_another_network_is_not_believed() {
     let proxy = proxy_behind_a_load_balancer("192.0.2.0/24");
     assert_eq!(application_name(&proxy, b"").unwrap(), "ana@127.0.0.1");
     let error =
         application_name(&proxy, b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 5439\r\n").unwrap_err();
     assert_eq!(error, "08P01: invalid length of startup packet");
-}
-
-#[test]
-fn every_limit_on_sessions_is_named_in_detail() {
-    let aws = Testbed::shared().aws();
-    let base = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"");
-    for (config, detail) in [
-        (
-            format!("{base}[limits]\nmax_sessions = 1\n"),
-            "limits.max_sessions = 1",
-        ),
-        (
-            base.replace("auth = \"trust\"\n", "auth = \"trust\"\nmax_sessions = 1\n"),
-            "max_sessions of listener 127.0.0.1:0 = 1",
-        ),
-        (
-            base.replace("engine = \"rds\"\n", "engine = \"rds\"\nmax_sessions = 1\n"),
-            "target.app.max_sessions = 1",
-        ),
-        (
-            format!("{base}[user.ana]\nmax_sessions = 1\n"),
-            "user.ana.max_sessions = 1",
-        ),
-    ] {
-        let proxy = Proxy::with_config(&aws, &config);
-        let first = Client::log_in(proxy.address(), &[("user", "ana")]).unwrap();
-        let error = Client::log_in(proxy.address(), &[("user", "ana")])
-            .err()
-            .unwrap();
-        assert_eq!(
-            (error.sqlstate(), error.message()),
-            ("53300", "sorry, too many clients already")
-        );
-        assert!(
-            error
-                .detail()
-                .starts_with(&format!("{detail}; pg-iam-proxy session ")),
-            "{}",
-            error.detail()
-        );
-        drop(first);
-        crate::support::wait_for("the free place", || {
-            Client::log_in(proxy.address(), &[("user", "ana")]).ok()
-        });
-    }
 }

@@ -399,7 +399,13 @@ fn requests_that_aws_refuses_are_counted_by_target_and_outcome() {
     aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeClusters").times(1));
     let watched = Watched::with_config(&aws, &redshift_config(&aws, REDSHIFT_USER));
     assert_eq!(watched.log_in().err().as_deref(), Some("28000"));
-    assert_eq!(watched.value("pg_iam_proxy_endpoint_discovery_failures_total{target=\"warehouse\",outcome=\"denied\"}"), Some(1.0));
+    assert_eq!(
+        watched.value(
+            "pg_iam_proxy_endpoint_discovery_failures_total{target=\"warehouse\",\
+        outcome=\"denied\"}"
+        ),
+        Some(1.0)
+    );
     aws.add_fault(
         FaultRule::new(Fault::Deny)
             .of("GetClusterCredentials")
@@ -594,7 +600,13 @@ fn the_error_for_an_unusable_address_names_it() {
     let config = rds_config(RDS_USER);
     let (code, error) = run(&["--admin", &address], &config);
     assert_eq!(code, Some(1));
-    assert!(error.contains(&format!("pg-iam-proxy: cannot listen on {address} for metrics and health: Address already in use")), "{error}");
+    assert!(
+        error.contains(&format!(
+            "pg-iam-proxy: cannot listen on {address} for metrics and \
+        health: Address already in use"
+        )),
+        "{error}"
+    );
     let (code, error) = run(&["--admin", "localhost"], &config);
     assert_eq!(code, Some(64));
     assert!(
@@ -605,7 +617,8 @@ fn the_error_for_an_unusable_address_names_it() {
     for (admin, expected) in [
         (
             "http = \"localhost:9439\"",
-            "admin.http = \"localhost:9439\": must be an IP address and a port, as in \"127.0.0.1:9439\"",
+            "admin.http = \"localhost:9439\": must be an IP address and a port, as in \
+             \"127.0.0.1:9439\"",
         ),
         (
             "console = \"127.0.0.1:6439\"",

@@ -16,8 +16,8 @@ fn the_clients_name_becomes_the_session_name_the_source_identity_and_a_tag() {
     let aws = bed.aws();
     let role = aws.add_role("named", None);
     let keys = format!(
-        "host = \"localhost\"\nport = {}\napi = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev\"\n\
-         role_arn = \"{role}\"\nsession_name = \"{{user}}\"",
+        "host = \"localhost\"\nport = {}\napi = \"get-cluster-credentials-with-iam\"\n\
+         database = \"dev\"\nrole_arn = \"{role}\"\nsession_name = \"{{user}}\"",
         bed.redshift().port()
     );
     let proxy = Proxy::with_config(&aws, &redshift_config(&aws, &keys));

@@ -379,7 +379,8 @@ fn users_can_be_restricted_to_targets_and_have_a_database_user_of_their_own() {
     let aws = bed.aws();
     let own = hash_password(PASSWORD);
     let users = format!(
-        "[user.ana]\npassword = \"{own}\"\ntargets = [\"app\"]\n[user.bob]\npassword = \"{own}\"\ntargets = [\"warehouse\"]\ndb_user = \"bob_of_bi\"\ndb_groups = [\"bi\"]\n"
+        "[user.ana]\npassword = \"{own}\"\ntargets = [\"app\"]\n[user.bob]\npassword = \"{own}\"\n\
+         targets = [\"warehouse\"]\ndb_user = \"bob_of_bi\"\ndb_groups = [\"bi\"]\n"
     );
     let warehouse = crate::support::proxy::redshift_config(
         &aws,

@@ -205,7 +205,8 @@ fn the_error_for_an_http_request_names_http() {
 #[test]
 fn the_error_for_tls_without_ssl_request_names_tls() {
     let hello = [0x16, 3, 1, 0, 200, 1, 0, 0, 196];
-    let message = "invalid length of startup packet: this looks like TLS without an SSLRequest (sslnegotiation=direct), which this port does not speak";
+    let message = "invalid length of startup packet: this looks like TLS without an SSLRequest \
+        (sslnegotiation=direct), which this port does not speak";
     assert_refused(&hello, "08P01", message);
 }
 

@@ -37,7 +37,8 @@ impl Bastion {
         ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let listener = "auth = \"scram-sha-256\"\ntls = \"required\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n";
+        let listener = "auth = \"scram-sha-256\"\ntls = \"required\"\n\
+            certificate = \"server.crt\"\nkey = \"server.key\"\n";
         let warehouse = redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"")
             .replace("auth = \"trust\"\n", listener)
             .replace("[\"warehouse\"]", "[\"warehouse\", \"app\"]");
@@ -66,7 +67,8 @@ impl Bastion {
     /// Connects with libpq 18, and returns `current_user` and how it is connected, or the error.
     fn psycopg(&self, host: &str, more: &str) -> Result<String, String> {
         let conninfo = format!(
-            "host={host} hostaddr=127.0.0.1 port={} user=ana password='{PASSWORD}' sslmode=verify-full sslrootcert={} {more}",
+            "host={host} hostaddr=127.0.0.1 port={} user=ana password='{PASSWORD}' \
+             sslmode=verify-full sslrootcert={} {more}",
             self.proxy.address().port(),
             self.file("ca.pem").display()
         );
@@ -119,7 +121,8 @@ fn scram_works_with_channel_binding_and_without_it() {
     let bastion = Bastion::open();
     for more in [
         "channel_binding=require",
-        "channel_binding=require require_auth=scram-sha-256 sslnegotiation=direct max_protocol_version=latest",
+        "channel_binding=require require_auth=scram-sha-256 sslnegotiation=direct \
+         max_protocol_version=latest",
     ] {
         let seen = bastion.psycopg("warehouse.db.example.com", more).unwrap();
         assert!(seen.starts_with("IAM:ana tls=True"), "{more}: {seen}");

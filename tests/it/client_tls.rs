@@ -608,7 +608,8 @@ fn certificates_without_tls_and_unknown_values_of_tls_mean_exit_code_78() {
     assert_eq!(
         problems("certificate = \"x\"\nkey = \"x\"\nclient_ca = \"x\"\ntls = \"off\""),
         format!(
-            "5: listener.certificate: {goes_with}\n6: listener.key: {goes_with}\n7: listener.client_ca: {goes_with}"
+            "5: listener.certificate: {goes_with}\n6: listener.key: {goes_with}\n\
+             7: listener.client_ca: {goes_with}"
         )
     );
     assert_eq!(
@@ -1006,7 +1007,8 @@ fn openssl_verifies_the_chain_with_and_without_ssl_request() {
 /// error.
 fn psycopg(port: &Port, more: &str, arguments: &[&str]) -> Result<String, String> {
     let conninfo = format!(
-        "host=localhost hostaddr=127.0.0.1 port={} user=ana dbname=postgres sslmode=verify-full sslrootcert={} {more}",
+        "host=localhost hostaddr=127.0.0.1 port={} user=ana dbname=postgres sslmode=verify-full \
+         sslrootcert={} {more}",
         port.address().port(),
         port.files.path("server-ca.pem"),
     );

@@ -195,7 +195,8 @@ fn a_token_that_only_the_server_considers_expired_is_replaced_once() {
     assert_eq!(bed.rds().refusals_of("expired").len(), 1);
     bed.rds().set_clock_ahead_of("expired", 2 * HOUR);
     let error = log_in(&proxy).unwrap_err();
-    let message = "the database server refused the temporary password twice: LDAP authentication failed for user \"expired\"";
+    let message = "the database server refused the temporary password twice: LDAP authentication \
+        failed for user \"expired\"";
     assert_eq!((error.sqlstate(), error.message()), ("08004", message));
     assert_eq!(bed.rds().refusals_of("expired").len(), 3);
 }

@@ -44,8 +44,9 @@ fn rds_tokens_are_signed_for_the_signing_host_when_it_is_not_the_dial_host() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("tunnelled").unwrap();
-    let keys = "db_user = \"tunnelled\"\ndatabase = \"postgres\"\nsigning_host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\"\n\
-                tls_server_name = \"mydb.123456789012.us-west-2.rds.amazonaws.com\"";
+    let keys = "db_user = \"tunnelled\"\ndatabase = \"postgres\"\n\
+        signing_host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\"\n\
+        tls_server_name = \"mydb.123456789012.us-west-2.rds.amazonaws.com\"";
     let proxy = Proxy::with_config(
         &aws,
         &rds_config(keys).replace("region = \"us-west-2\"\n", ""),
@@ -59,7 +60,8 @@ fn an_rds_proxy_is_verified_and_its_tokens_are_signed_under_its_own_name() {
     bed.rds().create_user("behind_a_proxy").unwrap();
     let host = "myproxy.proxy-123456789012.us-west-2.rds.amazonaws.com";
     let keys = format!(
-        "db_user = \"behind_a_proxy\"\ndatabase = \"postgres\"\nsigning_host = \"{host}:5432\"\ntls_server_name = \"{host}\""
+        "db_user = \"behind_a_proxy\"\ndatabase = \"postgres\"\nsigning_host = \"{host}:5432\"\n\
+         tls_server_name = \"{host}\""
     );
     let proxy = Proxy::with_config(
         &bed.aws(),
@@ -104,7 +106,8 @@ fn rds_endpoints_are_discovered_for_an_instance_and_for_a_clusters_writer_and_re
 #[test]
 fn redshift_cluster_credentials_carry_every_setting_and_the_returned_user_logs_in() {
     let aws = Testbed::shared().aws();
-    let keys = "db_user = \"newcomer\"\ndatabase = \"dev\"\nauto_create = true\ndb_groups = [\"bi\", \"ops\"]\nduration_seconds = 1800";
+    let keys = "db_user = \"newcomer\"\ndatabase = \"dev\"\nauto_create = true\n\
+        db_groups = [\"bi\", \"ops\"]\nduration_seconds = 1800";
     let proxy = Proxy::with_config(&aws, &redshift_config(&aws, keys));
     assert_eq!(user_of(&proxy), "IAMA:newcomer:bi,ops");
     let request = aws
@@ -134,7 +137,8 @@ fn redshift_cluster_credentials_carry_every_setting_and_the_returned_user_logs_i
 fn custom_domain_config(aws: &Aws, domain: &str, identifier: &str) -> String {
     let port = Testbed::shared().redshift().port();
     let keys = format!(
-        "{identifier}custom_domain_name = \"{domain}\"\nhost = \"localhost\"\nport = {port}\ndb_user = \"ana\"\ndatabase = \"dev\""
+        "{identifier}custom_domain_name = \"{domain}\"\nhost = \"localhost\"\nport = {port}\n\
+         db_user = \"ana\"\ndatabase = \"dev\""
     );
     let config = redshift_config(aws, &keys);
     if identifier.is_empty() {
@@ -307,7 +311,8 @@ fn serverless_workgroups_are_discovered_and_the_aws_identity_is_the_user() {
 fn serverless_custom_domain_names_are_used_where_the_workgroup_is_not_known() {
     let bed = Testbed::shared();
     let keys = format!(
-        "custom_domain_name = \"{WORKGROUP_DOMAIN}\"\nhost = \"localhost\"\nport = {}\ndatabase = \"dev\"",
+        "custom_domain_name = \"{WORKGROUP_DOMAIN}\"\nhost = \"localhost\"\nport = {}\n\
+         database = \"dev\"",
         bed.redshift().port()
     );
     for (more, parameter, value) in [
@@ -403,7 +408,8 @@ fn serverless_urls_name_the_workgroup() {
     for url in [
         format!("redshift-serverless://myworkgroup.us-west-2/dev?{common}"),
         format!(
-            "jdbc:redshift:iam://localhost:{port}/dev?isServerless=true&ServerlessWorkGroup=myworkgroup&Region=us-west-2&{common}"
+            "jdbc:redshift:iam://localhost:{port}/dev?isServerless=true&\
+             ServerlessWorkGroup=myworkgroup&Region=us-west-2&{common}"
         ),
     ] {
         let proxy = Proxy::with_urls(&aws, &[&url]);
@@ -414,8 +420,8 @@ fn serverless_urls_name_the_workgroup() {
 #[test]
 fn a_jdbc_iam_url_with_the_host_of_a_workgroup_can_be_pasted_unchanged() {
     let aws = Testbed::shared().aws();
-    let url = "jdbc:redshift:iam://myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com:5439/dev?DbUser=pasted&\
-               AutoCreate=true&listen=127.0.0.1:0";
+    let url = "jdbc:redshift:iam://\
+        myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com:5439/dev?DbUser=pasted&AutoCreate=true&listen=127.0.0.1:0";
     let proxy = Proxy::with_urls(&aws, &[url]);
     assert!(
         proxy
@@ -528,7 +534,8 @@ fn dsql_behind_a_tunnel_is_addressed_by_its_own_name() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     for keys in [
-        "host = \"127.0.0.1\"\ntls_server_name = \"foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws\"",
+        "host = \"127.0.0.1\"\ntls_server_name = \
+         \"foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws\"",
         "host = \"127.0.0.1\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"",
     ] {
         let proxy = Proxy::with_config(
@@ -538,7 +545,8 @@ fn dsql_behind_a_tunnel_is_addressed_by_its_own_name() {
         assert_eq!(user_of(&proxy), "dsql_reader", "{keys}");
     }
     let url = format!(
-        "dsql://dsql_reader@foo0bar1baz2quux3quuux4qux.us-west-2/postgres?host=localhost&port={}&ca_file={}&listen=127.0.0.1:0",
+        "dsql://dsql_reader@foo0bar1baz2quux3quuux4qux.us-west-2/postgres?host=localhost&port={}&\
+         ca_file={}&listen=127.0.0.1:0",
         bed.dsql().port(),
         bed.ca_file().display()
     );
@@ -598,8 +606,9 @@ fn a_jdbc_iam_url_can_be_pasted_unchanged() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let url = format!(
-        "jdbc:redshift:iam://examplecluster:us-west-2/dev?DbUser=pasted&AutoCreate=true&DbGroups=BI&ForceLowercase=true&ssl=true&\
-         IAMDuration=900&EndpointUrl={}&ca_file={}&listen=127.0.0.1:0",
+        "jdbc:redshift:iam://examplecluster:us-west-2/dev?DbUser=pasted&AutoCreate=true&\
+         DbGroups=BI&ForceLowercase=true&ssl=true&IAMDuration=900&EndpointUrl={}&ca_file={}&\
+         listen=127.0.0.1:0",
         aws.endpoint_url(),
         bed.ca_file().display()
     );
@@ -648,7 +657,9 @@ fn authentication_ok_at_once_is_accepted() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let keys = format!(
-        "host = \"localhost\"\nport = {}\nsigning_host = \"mydb.123456789012.us-west-2.rds.amazonaws.com\"\ndb_user = \"trusted\"\ndatabase = \"dev\"",
+        "host = \"localhost\"\nport = {}\nsigning_host = \
+         \"mydb.123456789012.us-west-2.rds.amazonaws.com\"\ndb_user = \"trusted\"\n\
+         database = \"dev\"",
         bed.redshift().direct_port()
     );
     let proxy = Proxy::with_config(&aws, &rds_config(&keys));

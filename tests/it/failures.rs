@@ -260,7 +260,8 @@ fn unknown_aws_keys_are_reported_as_28000() {
     env.push(("AWS_SECRET_ACCESS_KEY".into(), "nothing".into()));
     let proxy = Proxy::with_config_and_env(&redshift_config(&aws, "db_user = \"ana\""), env);
     let error = refusal(&proxy);
-    let message = "redshift:DescribeClusters: AWS does not accept the proxy's AWS credentials (InvalidClientTokenId)";
+    let message = "redshift:DescribeClusters: AWS does not accept the proxy's AWS credentials \
+        (InvalidClientTokenId)";
     assert_eq!((error.sqlstate(), error.message()), ("28000", message));
 }
 
@@ -330,7 +331,8 @@ fn a_login_fails_with_08004_when_the_server_refuses_the_replacement_too() {
     );
     bed.rds().refuse_next_of("unlucky", 2);
     let error = refusal(&proxy);
-    let message = "the database server refused the temporary password twice: LDAP authentication failed for user \"unlucky\"";
+    let message = "the database server refused the temporary password twice: LDAP authentication \
+        failed for user \"unlucky\"";
     assert_eq!((error.sqlstate(), error.message()), ("08004", message));
 }
 
@@ -368,7 +370,9 @@ fn one_broken_target_does_not_stop_the_others() {
     let mut config = good.clone();
     for (number, keys) in broken.iter().enumerate() {
         config += &format!(
-            "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"broken{number}\"]\nauth = \"trust\"\n[target.broken{number}]\nengine = \"rds\"\nregion = \"us-west-2\"\n{keys}\n"
+            "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"broken{number}\"]\n\
+             auth = \"trust\"\n[target.broken{number}]\nengine = \"rds\"\nregion = \"us-west-2\"\n\
+             {keys}\n"
         );
     }
     let proxy = Proxy::with_config(&aws, &config);

@@ -92,12 +92,14 @@ fn single_sign_on_is_used() {
     let directory = tempfile::tempdir().unwrap();
     let start_url = "https://example.awsapps.com/start";
     let config = format!(
-        "[profile sso]\nsso_start_url = {start_url}\nsso_region = us-west-2\nsso_account_id = 123456789012\nsso_role_name = analyst\n"
+        "[profile sso]\nsso_start_url = {start_url}\nsso_region = us-west-2\n\
+         sso_account_id = 123456789012\nsso_role_name = analyst\n"
     );
     let config = file(directory.path(), "config", &config);
     // The name of the cache file is the SHA-1 of the start URL, as `aws sso login` writes it.
     let token = format!(
-        r#"{{"accessToken": "{SSO_TOKEN}", "expiresAt": "2099-01-01T00:00:00Z", "startUrl": "{start_url}", "region": "us-west-2"}}"#
+        "{{\"accessToken\": \"{SSO_TOKEN}\", \"expiresAt\": \"2099-01-01T00:00:00Z\", \
+         \"startUrl\": \"{start_url}\", \"region\": \"us-west-2\"}}"
     );
     let digest = aws_lc_rs::digest::digest(
         &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
@@ -174,7 +176,8 @@ fn a_login_fails_with_28000_when_there_are_no_aws_credentials() {
     let error = Client::log_in(proxy.address(), &[("user", "x")])
         .err()
         .unwrap();
-    let message = "no AWS credentials: none in the environment, the profile, a web identity, a container or the instance metadata";
+    let message = "no AWS credentials: none in the environment, the profile, a web identity, a \
+        container or the instance metadata";
     assert_eq!((error.sqlstate(), error.message()), ("28000", message));
 }
 

@@ -58,7 +58,8 @@ fn logins_fail_instead_of_hanging_when_the_instance_metadata_service_hangs() {
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     for error in errors {
         // The same happens on a machine without such a service, where nobody answers either.
-        let message = "no AWS credentials: none in the environment, the profile, a web identity, a container or the instance metadata";
+        let message = "no AWS credentials: none in the environment, the profile, a web identity, \
+            a container or the instance metadata";
         assert_eq!((error.sqlstate(), error.message()), ("28000", message));
     }
     aws.set_fault(None);
@@ -228,8 +229,8 @@ fn a_thousand_simultaneous_first_logins_make_one_call_per_database_user() {
     // thousand PostgreSQL processes cost.
     let (_socket, nobody) = dead_port();
     let keys = format!(
-        "host = \"127.0.0.1\"\nport = {}\ndatabase = \"dev\"\nauto_create = true\nmax_logins_per_second = 100000\n\
-         max_concurrent_logins = 1000",
+        "host = \"127.0.0.1\"\nport = {}\ndatabase = \"dev\"\nauto_create = true\n\
+         max_logins_per_second = 100000\nmax_concurrent_logins = 1000",
         nobody.port()
     );
     let proxy = Proxy::with_config(
@@ -311,7 +312,8 @@ fn replaced_keys_are_read_from_their_file_when_aws_refuses_the_old_ones() {
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
     bed.accounts().remove(&old_id);
     let error = log_in(&proxy, "bi_tableau").unwrap_err();
-    let message = "redshift:GetClusterCredentials: AWS does not accept the proxy's AWS credentials (InvalidClientTokenId)";
+    let message = "redshift:GetClusterCredentials: AWS does not accept the proxy's AWS \
+        credentials (InvalidClientTokenId)";
     assert_eq!((error.sqlstate(), error.message()), ("28000", message));
     assert_eq!(
         aws.calls("GetClusterCredentials"),
@@ -330,7 +332,8 @@ fn replaced_keys_are_read_from_their_file_when_aws_refuses_the_old_ones() {
 fn tokens_are_not_signed_with_expired_aws_credentials() {
     let aws = Testbed::shared().aws();
     let answer = format!(
-        r#"{{"Version": 1, "AccessKeyId": "{}", "SecretAccessKey": "{}", "SessionToken": "t", "Expiration": "2020-01-01T00:00:00Z"}}"#,
+        "{{\"Version\": 1, \"AccessKeyId\": \"{}\", \"SecretAccessKey\": \"{}\", \
+         \"SessionToken\": \"t\", \"Expiration\": \"2020-01-01T00:00:00Z\"}}",
         aws.access_key_id(),
         aws.secret_access_key()
     );

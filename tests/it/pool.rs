@@ -39,7 +39,8 @@ fn logins_from_the_pool(proxy: &Proxy, logins: usize) -> usize {
 /// observer's own.
 fn sessions(observer: &mut Client, name: &str) -> BTreeSet<String> {
     let of_name = format!(
-        "select pid from pg_stat_activity where application_name = '{name}' and pid <> pg_backend_pid()"
+        "select pid from pg_stat_activity where application_name = '{name}' and pid <> \
+         pg_backend_pid()"
     );
     observer.query(&of_name).unwrap().into_iter().collect()
 }
@@ -130,7 +131,8 @@ fn a_session_made_for_one_person_is_never_given_to_another() {
     let aws = Testbed::shared().aws();
     let role = aws.add_role("pooled-people", None);
     let role_keys = format!(
-        "warm_sessions = 2\nrole_arn = \"{role}\"\nsession_name = \"{{user}}\"\nendpoint_url = \"{}\"\n",
+        "warm_sessions = 2\nrole_arn = \"{role}\"\nsession_name = \"{{user}}\"\n\
+         endpoint_url = \"{}\"\n",
         aws.endpoint_url()
     );
     for (keys, kind) in [
@@ -153,9 +155,14 @@ fn a_session_made_for_one_person_is_never_given_to_another() {
 #[test]
 fn a_client_with_a_wrong_password_gets_no_pooled_session() {
     let aws = Testbed::shared().aws();
-    let config = rds_config(&format!("{TARGET}warm_sessions = 1\n"))
-        .replace("auth = \"trust\"", "auth = \"password\"\n[[listener.rule]]\nfrom = \"127.0.0.1\"\nusers = [\"guest\"]\nauth = \"trust\"")
-        + &format!("[user.guest]\n[user.ana]\npassword = \"{}\"\n", hash_password("right"));
+    let config = rds_config(&format!("{TARGET}warm_sessions = 1\n")).replace(
+        "auth = \"trust\"",
+        "auth = \"password\"\n[[listener.rule]]\n\
+            from = \"127.0.0.1\"\nusers = [\"guest\"]\nauth = \"trust\"",
+    ) + &format!(
+        "[user.guest]\n[user.ana]\npassword = \"{}\"\n",
+        hash_password("right")
+    );
     let proxy = Proxy::with_config(&aws, &config);
     drop(Client::log_in(proxy.address(), &[("user", "guest")]).unwrap());
     wait_for_pooled_sessions(&proxy, 1);

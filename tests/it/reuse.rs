@@ -67,7 +67,8 @@ fn the_next_client_gets_the_same_session_without_any_state_of_the_previous_one()
         "create function pg_temp.f() returns text language sql as $$select 'secret'$$",
         "create sequence if not exists public.reused_sequence",
         "select nextval('public.reused_sequence')",
-        "set TimeZone = 'Europe/Vienna'; set application_name = 'secret'; set work_mem = '2MB'; set search_path = pg_temp",
+        "set TimeZone = 'Europe/Vienna'; set application_name = 'secret'; set work_mem = '2MB'; \
+         set search_path = pg_temp",
         "set session characteristics as transaction read only",
         "set my.secret = 'secret'; set my.startup = 'secret'",
         "set client_encoding = 'LATIN1'",
@@ -198,8 +199,8 @@ fn a_reused_session_can_move_to_another_thread() {
 #[test]
 fn a_reset_restores_the_default_role_of_the_session() {
     let bed = Testbed::shared();
-    let roles = "create role reuse_default login in role rds_iam; create role reuse_other; grant reuse_other to reuse_default; \
-                 alter role reuse_default set role = 'reuse_other'";
+    let roles = "create role reuse_default login in role rds_iam; create role reuse_other; grant \
+        reuse_other to reuse_default; alter role reuse_default set role = 'reuse_other'";
     bed.rds().administer("postgres", roles).unwrap();
     let config = rds_config(&TARGET.replace("jane_doe", "reuse_default"));
     let proxy = Proxy::with_config(&bed.aws(), &config);
@@ -297,7 +298,12 @@ fn a_session_that_received_a_notification_is_closed() {
 fn a_session_whose_reset_fails_is_closed() {
     let proxy = proxy("");
     let mut client = log_in(&proxy, "slow");
-    client.query("do $$begin for n in 1..1000 loop execute format('create temporary table t%s ()', n); end loop; end$$").unwrap();
+    client
+        .query(
+            "do $$begin for n in 1..1000 loop execute format('create temporary table t%s \
+        ()', n); end loop; end$$",
+        )
+        .unwrap();
     // DISCARD ALL takes longer than this, because it has to drop all the tables.
     client.query("set statement_timeout = '10ms'").unwrap();
     let process_id = client.process_id();

@@ -19,7 +19,9 @@ fn a_stop_signal_refuses_unfinished_logins_and_lets_open_sessions_finish() {
     let aws = Testbed::shared().aws();
     let silent = server::answer_ssl_request(b"");
     let config = format!(
-        "{}[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"silent\"]\nauth = \"trust\"\n[target.silent]\nengine = \"rds\"\nregion = \"us-west-2\"\nhost = \"127.0.0.1\"\nport = {silent}\n",
+        "{}[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"silent\"]\nauth = \"trust\"\n\
+         [target.silent]\nengine = \"rds\"\nregion = \"us-west-2\"\nhost = \"127.0.0.1\"\n\
+         port = {silent}\n",
         rds_config(TARGET)
     );
     let mut proxy = Proxy::with_config(&aws, &config);

@@ -130,7 +130,8 @@ fn tls_server_name_is_the_name_that_is_verified() {
     let aws = bed.aws();
     let (_front, port) = port_with(ServerCertificate::WrongName);
     let keys = format!(
-        "host = \"localhost\"\nport = {port}\ntls_server_name = \"other.example.com\"\ndb_user = \"ana\"\ndatabase = \"dev\""
+        "host = \"localhost\"\nport = {port}\ntls_server_name = \"other.example.com\"\n\
+         db_user = \"ana\"\ndatabase = \"dev\""
     );
     let proxy = Proxy::with_config(&aws, &redshift_config(&aws, &keys));
     assert_eq!(

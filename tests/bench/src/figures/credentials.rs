@@ -1,7 +1,8 @@
-//! What is a login made of, by the proxy's own log, and how often is AWS asked when everybody comes
-//! at once?
+//! Which phases make up a login, by the proxy's own log, and how often is AWS asked when everybody
+//! logs in at once?
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +19,7 @@ const TOGETHER: usize = 1000;
 const OPERATION: &str = "GetClusterCredentials";
 
 /// # Errors
-/// When not every login got in, or AWS was asked more than once.
+/// When not every login succeeded, or when AWS was asked more than once.
 pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
     let Some(Subject::Ours { binary, .. }) = run
         .options
@@ -29,40 +30,17 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
     else {
         return Ok(());
     };
-    run.progress("phases of a login");
-    let redshift = testbed.redshift();
-    let start = |run: &Run,
-                 aws: &Aws,
-                 host: &str,
-                 port: u16|
-     -> Result<(Peer, std::path::PathBuf)> {
-        let authorities = run.files.dir.join("both.pem");
-        fs::write(
-            &authorities,
-            [
-                fs::read(testbed.ca_file())?,
-                fs::read(&run.files.authority)?,
-            ]
-            .concat(),
-        )?;
-        let target = format!(
-            "engine = \"redshift\"\ncluster_identifier = \"{}\"\nhost = \"{host}\"\nport = {port}\nregion = \"{}\"\nca_file = \"{}\"\n\
-             endpoint_url = \"{}\"\ndb_user = \"ana\"\ndatabase = \"dev\"\n",
-            redshift.cluster_identifier(),
-            aws.region(),
-            authorities.display(),
-            aws.endpoint_url(),
-        );
-        let dir = tempfile::Builder::new()
-            .prefix("credentials")
-            .tempdir_in(&run.files.dir)?
-            .keep();
-        let peer = start_with_target(&binary, &dir, &run.files, &target, &aws.env())?;
-        Ok((peer, dir.join("log")))
-    };
+    phases(run, testbed, &binary)?;
+    first_logins(run, testbed, &binary)
+}
 
+/// Measures how long each phase of a login takes when there is no crowd.
+fn phases(run: &mut Run, testbed: &Testbed, binary: &Path) -> Result<()> {
+    run.progress("phases of a login");
     let aws = testbed.aws();
-    let (peer, log) = start(run, &aws, redshift.host(), redshift.port())?;
+    let redshift = testbed.redshift();
+    let server = (redshift.host(), redshift.port());
+    let (peer, log) = start(run, testbed, binary, &aws, server)?;
     let milliseconds = if run.options.quick { 1000 } else { 5000 };
     let mut load = run.load()?;
     load.perform(&Job::Logins {
@@ -72,7 +50,7 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
         pause_milliseconds: 0,
     })?;
     drop(peer);
-    // The first login waits for AWS and is not like the others.
+    // The first login waits for AWS, unlike the others.
     let opened = lines(&log, "session opened")?.split_off(1);
     for phase in PHASES {
         let mut times: Vec<f64> = opened
@@ -80,32 +58,24 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
             .filter_map(|line| line.get(format!("{phase}_ms"))?.as_f64())
             .collect();
         times.sort_by(f64::total_cmp);
-        let at = |share: usize| {
-            times
+        for share in [50, 99] {
+            let time = times
                 .get(times.len() * share / 100)
                 .copied()
-                .context("no times in the log")
-        };
-        run.results.add(
-            &format!("phase_{phase}_p50_ms"),
-            LegKind::Plain,
-            OURS,
-            0,
-            at(50)?,
-        );
-        run.results.add(
-            &format!("phase_{phase}_p99_ms"),
-            LegKind::Plain,
-            OURS,
-            0,
-            at(99)?,
-        );
+                .context("no times in the log")?;
+            let figure = format!("phase_{phase}_p{share}_ms");
+            run.results.add(&figure, LegKind::Plain, OURS, 0, time);
+        }
     }
+    Ok(())
+}
 
+/// Counts the calls to AWS when a thousand clients log in before there is a credential.
+fn first_logins(run: &mut Run, testbed: &Testbed, binary: &Path) -> Result<()> {
     run.progress(&format!("{TOGETHER} first logins at once"));
     let aws = testbed.aws();
-    let port = run.next_port();
-    let (peer, log) = start(run, &aws, "127.0.0.1", port)?;
+    let server = ("127.0.0.1", run.next_port());
+    let (peer, log) = start(run, testbed, binary, &aws, server)?;
     let done = run.load()?.perform(&Job::Rush {
         server: peer.server(LegKind::Plain),
         sessions: TOGETHER,
@@ -135,7 +105,42 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
     Ok(())
 }
 
-fn lines(log: &std::path::Path, message: &str) -> Result<Vec<Value>> {
+/// Starts a proxy that gets credentials for a Redshift cluster and uses them at `server`. Returns
+/// it with the path of its log.
+fn start(
+    run: &Run,
+    testbed: &Testbed,
+    binary: &Path,
+    aws: &Aws,
+    (host, port): (&str, u16),
+) -> Result<(Peer, PathBuf)> {
+    let authorities = run.files.dir.join("both.pem");
+    fs::write(
+        &authorities,
+        [
+            fs::read(testbed.ca_file())?,
+            fs::read(&run.files.authority)?,
+        ]
+        .concat(),
+    )?;
+    let target = format!(
+        "engine = \"redshift\"\ncluster_identifier = \"{}\"\nhost = \"{host}\"\nport = {port}\n\
+         region = \"{}\"\nca_file = \"{}\"\nendpoint_url = \"{}\"\ndb_user = \"ana\"\n\
+         database = \"dev\"\n",
+        testbed.redshift().cluster_identifier(),
+        aws.region(),
+        authorities.display(),
+        aws.endpoint_url(),
+    );
+    let dir = tempfile::Builder::new()
+        .prefix("credentials")
+        .tempdir_in(&run.files.dir)?
+        .keep();
+    let peer = start_with_target(binary, &dir, &run.files, &target, &aws.env())?;
+    Ok((peer, dir.join("log")))
+}
+
+fn lines(log: &Path, message: &str) -> Result<Vec<Value>> {
     let text = fs::read_to_string(log)?;
     let lines = text
         .lines()

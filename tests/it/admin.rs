@@ -214,7 +214,7 @@ fn sessions_and_bytes_are_counted_by_target() {
     assert_eq!(
         watched.value(open),
         Some(0.0),
-        "it exists before its first session"
+        "the series exists before the first session"
     );
     let mut clients = vec![watched.log_in().unwrap(), watched.log_in().unwrap()];
     // A client learns that it is logged in a moment before its session is counted.
@@ -241,7 +241,7 @@ fn sessions_and_bytes_are_counted_by_target() {
     assert_eq!(
         watched.value("pg_iam_proxy_credentials_cached_total{target=\"app\"}"),
         Some(1.0),
-        "the second login's"
+        "only the second login used the cache"
     );
 }
 
@@ -419,7 +419,7 @@ fn requests_that_aws_refuses_are_counted_by_target_and_outcome() {
     assert_eq!(
         watched.value("pg_iam_proxy_credentials_renewal_failing{target=\"warehouse\"}"),
         Some(0.0),
-        "nothing is served"
+        "no cached credential is served"
     );
     assert_eq!(
         watched
@@ -452,7 +452,11 @@ fn metrics_show_when_renewals_fail_and_when_they_succeed_again() {
         let scrape = watched.get("/metrics").body;
         (value(&scrape, failing) == Some(1.0)).then_some((now, scrape))
     });
-    drop(watched.log_in().expect("the cached credential serves on"));
+    drop(
+        watched
+            .log_in()
+            .expect("the cached credential is still served"),
+    );
     assert!(
         value(&scrape, &request("unavailable")) >= Some(1.0),
         "{scrape}"
@@ -545,7 +549,7 @@ fn clients_beyond_the_limit_wait_for_their_turn() {
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert!(
         watched.log_in().is_ok(),
-        "sessions have nothing to do with it"
+        "logins do not depend on the operators' address"
     );
     drop(crowd);
     late.set_read_timeout(Some(crate::support::PATIENCE))

@@ -39,7 +39,7 @@ fn the_clients_name_becomes_the_session_name_the_source_identity_and_a_tag() {
     assert_eq!(
         of("RoleSessionName"),
         ["ana", "bob-smith"],
-        "one session a person, however often they log in"
+        "there is one role session per person, however often they log in"
     );
     assert_eq!(of("SourceIdentity"), ["ana", "bob-smith"]);
     assert_eq!(
@@ -128,7 +128,7 @@ fn application_name_tells_the_database_who_the_client_is_and_where() {
     assert_eq!(
         name(&[("user", "ana"), ("application_name", &long)]),
         format!("{} ana@127.0.0.1", "x".repeat(49)),
-        "the suffix is never cut"
+        "the suffix is never truncated"
     );
 }
 
@@ -189,7 +189,7 @@ fn a_proxy_header_from_a_configured_network_says_who_the_client_is() {
     assert_eq!(
         application_name(&proxy, b"PROXY UNKNOWN\r\n").unwrap(),
         "ana@127.0.0.1",
-        "a load balancer speaks for itself"
+        "with UNKNOWN, the load balancer is the client"
     );
 }
 
@@ -205,7 +205,7 @@ fn a_connection_without_the_required_proxy_header_is_closed() {
     assert_eq!(
         read_reply(&mut stream),
         Reply::Closed,
-        "at once, though an SSLRequest is shorter than any header"
+        "the close comes at once, although an SSLRequest is shorter than any header"
     );
 }
 

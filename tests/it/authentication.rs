@@ -161,7 +161,7 @@ fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
     assert_ne!(
         first_of("somebody").2,
         unknown.2,
-        "and another for another user"
+        "another user has another salt"
     );
 }
 
@@ -185,7 +185,7 @@ fn repeated_failures_from_one_address_are_slowed_down_and_logged() {
     assert_eq!(
         psql(&proxy, "ana", PASSWORD, "").unwrap(),
         "jane_doe",
-        "the right password still lets in"
+        "the right password is still accepted"
     );
 }
 

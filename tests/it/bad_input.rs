@@ -231,7 +231,7 @@ fn a_startup_packet_sent_byte_by_byte_is_cut_off_at_startup_timeout() {
     }
     assert!(
         dripping.elapsed() < std::time::Duration::from_secs(10),
-        "cut off long before the packet's end"
+        "the client is cut off long before the end of its packet"
     );
     assert_eq!(
         read_reply(&mut stream),

@@ -131,7 +131,7 @@ fn scram_works_with_channel_binding_and_without_it() {
         bastion
             .psycopg("warehouse.db.example.com", "channel_binding=disable")
             .is_ok(),
-        "who does not bind is let in too"
+        "clients without channel binding are let in too"
     );
     let error = bastion
         .psycopg("warehouse.db.example.com", "password=wrong")

@@ -267,7 +267,7 @@ fn direct_tls_without_alpn_is_dropped() {
     let _ = stream.write_all(&startup_packet(V3_0, &[("user", "x")]));
     assert!(
         stream.read(&mut [0]).is_err(),
-        "nothing is answered, not even close_notify"
+        "the proxy sends nothing, not even close_notify"
     );
     port.proxy.log_line(&[
         "INFO",
@@ -467,7 +467,7 @@ fn the_old_certificate_stays_in_use_until_both_files_are_replaced() {
     assert_eq!(
         port.proxy.log().matches(NOT_RELOADED).count(),
         1,
-        "it is said once, not every second"
+        "the error is logged once, not every second"
     );
 }
 
@@ -662,7 +662,7 @@ fn a_client_certificate_of_somebody_else_is_refused_with_28000() {
 }
 
 #[test]
-fn a_client_without_a_certificate_is_refused_with_28000_in_clear_and_over_tls() {
+fn a_client_without_a_certificate_is_refused_with_28000_with_and_without_tls() {
     let port = Port::for_certificates(&Authority::new("client CA"), "");
     let over_tls = port
         .files
@@ -1045,7 +1045,7 @@ fn libpq_18_verifies_the_proxy_in_both_modes_and_speaks_its_latest_protocol() {
 }
 
 #[test]
-fn libpq_18_cancels_over_tls_and_in_clear() {
+fn libpq_18_cancels_with_and_without_tls() {
     let port = Port::open("required");
     for more in [
         "max_protocol_version=3.0",

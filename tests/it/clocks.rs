@@ -60,7 +60,7 @@ fn after_sleep_an_expired_password_is_replaced_and_the_new_one_is_cached_by_the_
     assert_eq!(
         good_calls(&aws, "GetClusterCredentials"),
         2,
-        "a clock that is set right changes nothing"
+        "nothing changes when the clock is set right"
     );
     assert!(!proxy.log().contains("refuses a cached credential"));
 }
@@ -116,7 +116,7 @@ fn tokens_signed_with_a_wrong_clock_are_refused_and_the_log_says_why() {
         assert_eq!(
             (error.sqlstate(), error.message()),
             ("28000", &*message),
-            "the server's own words"
+            "these are the server's own words"
         );
         proxy.log_line(&[
             "WARN",
@@ -156,7 +156,7 @@ fn a_token_signed_before_sleep_is_not_used_afterwards() {
     assert_eq!(log_in(&proxy).unwrap(), "laptop");
     assert!(
         bed.rds().refusals_of("laptop").is_empty(),
-        "the server has not seen the old one again"
+        "the server has not seen the old token again"
     );
 }
 
@@ -234,6 +234,6 @@ fn a_token_is_cached_for_less_than_the_remaining_life_of_its_role_session() {
     assert_eq!(
         bed.rds().refusals_of("thirty"),
         Vec::<String>::new(),
-        "no token was used after its signer's end"
+        "no token was used after its role session had ended"
     );
 }

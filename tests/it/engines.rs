@@ -278,7 +278,7 @@ fn serverless_workgroups_are_discovered_and_the_aws_identity_is_the_user() {
     assert_eq!(
         (aws.calls("GetCredentials"), aws.calls("GetWorkgroup")),
         (1, 1),
-        "both answers are remembered"
+        "both answers are cached"
     );
     let request = aws
         .requests()
@@ -421,7 +421,8 @@ fn serverless_urls_name_the_workgroup() {
 fn a_jdbc_iam_url_with_the_host_of_a_workgroup_can_be_pasted_unchanged() {
     let aws = Testbed::shared().aws();
     let url = "jdbc:redshift:iam://\
-        myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com:5439/dev?DbUser=pasted&AutoCreate=true&listen=127.0.0.1:0";
+        myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com:5439/dev?\
+        DbUser=pasted&AutoCreate=true&listen=127.0.0.1:0";
     let proxy = Proxy::with_urls(&aws, &[url]);
     assert!(
         proxy
@@ -572,7 +573,7 @@ fn dsql_tokens_end_with_their_role_session_and_tokens_of_strangers_are_refused()
         !bed.dsql()
             .refusals()
             .contains(&"the access key has expired".to_string()),
-        "no token was used after its signer's end"
+        "no token was used after its role session had ended"
     );
     let mut env = aws.env();
     env.iter_mut()

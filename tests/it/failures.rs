@@ -65,7 +65,7 @@ fn a_denial_is_cached_only_for_a_moment() {
     assert_eq!(
         aws.calls("GetClusterCredentials"),
         1,
-        "the second answer is the first one's"
+        "the second answer comes from the cache"
     );
     crate::support::wait_for("the permission", || {
         Client::log_in(proxy.address(), &[("user", "x")]).ok()
@@ -159,7 +159,7 @@ fn transient_failures_of_aws_are_reported_as_57p03() {
         );
         assert!(
             !proxy.log().contains("<DbUser>"),
-            "an answer may hold a password"
+            "the answer may contain a password, so it is not logged"
         );
     }
 }
@@ -182,7 +182,7 @@ fn logins_queue_for_a_server_but_not_forever() {
     });
     assert!(
         started.elapsed() > std::time::Duration::from_secs(1),
-        "eight logins at five a second"
+        "eight logins at five per second take more than a second"
     );
     let silent = crate::support::server::answer_ssl_request(b"");
     let keys = format!(
@@ -321,13 +321,13 @@ fn a_login_fails_with_08004_when_the_server_refuses_the_replacement_too() {
     assert_eq!(
         (error.sqlstate(), error.message()),
         ("28000", "LDAP authentication failed for user \"unlucky\""),
-        "a fresh one is not retried"
+        "a login with a fresh credential is not retried"
     );
     assert!(Client::log_in(proxy.address(), &[("user", "x")]).is_ok());
     bed.rds().refuse_next_of("unlucky", 1);
     assert!(
         Client::log_in(proxy.address(), &[("user", "x")]).is_ok(),
-        "a cached one is retried"
+        "a login with a cached credential is retried"
     );
     bed.rds().refuse_next_of("unlucky", 2);
     let error = refusal(&proxy);

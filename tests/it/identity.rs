@@ -233,7 +233,7 @@ fn a_role_session_is_renewed_before_it_ends_and_tokens_do_not_outlive_it() {
     });
     assert!(
         bed.rds().refusals_of("short").is_empty(),
-        "no token was used after its signer's end"
+        "no token was used after its role session had ended"
     );
 }
 

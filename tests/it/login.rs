@@ -254,7 +254,7 @@ fn the_servers_own_error_arrives_field_for_field() {
     );
     assert!(
         !error.detail().contains("pg-iam-proxy"),
-        "nothing of ours is added"
+        "the proxy adds nothing"
     );
 }
 

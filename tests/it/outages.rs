@@ -36,7 +36,7 @@ fn logins_wait_for_a_slow_instance_metadata_service() {
     assert_eq!(log_in(&on_an_instance(&aws), "ana").unwrap(), "IAM:ana");
     assert!(
         started.elapsed() > Duration::from_millis(1_400),
-        "a token, and what it opens"
+        "the proxy asks for a session token and then for the credentials"
     );
 }
 
@@ -155,7 +155,7 @@ fn logins_go_on_while_aws_is_down_and_the_log_says_once_that_it_fails_and_once_t
     // is slow.
     assert!(
         (2..=3).contains(&aws.calls("GetClusterCredentials")),
-        "logins ask nobody"
+        "logins do not ask AWS"
     );
     aws.set_fault(None);
     wait_for("AWS", || {

@@ -1,6 +1,6 @@
 """How does libpq 18 get in? Prints the user, whether there is TLS, and the version of the protocol.
 
-With `cancel` it prints the SQLSTATEs of queries that are cancelled over TLS and in clear.
+With `cancel` it prints the SQLSTATEs of queries that are cancelled over TLS and in plaintext.
 """
 
 import sys

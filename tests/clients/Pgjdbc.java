@@ -1,4 +1,4 @@
-// PostgreSQL's JDBC driver.
+// Does PostgreSQL's JDBC driver work?
 //
 // client: pgjdbc
 // logins: trust scram md5 password
@@ -22,8 +22,9 @@ class Pgjdbc {
     static final int ROWS = 3000;
 
     public static void main(String[] arguments) throws Exception {
-        String address = System.getenv("PGHOST") + ":" + System.getenv("PGPORT") + "/" + System.getenv("PGDATABASE");
-        try (Connection connection = DriverManager.getConnection("jdbc:postgresql://" + address, settings())) {
+        String server = System.getenv("PGHOST") + ":" + System.getenv("PGPORT");
+        String url = "jdbc:postgresql://" + server + "/" + System.getenv("PGDATABASE");
+        try (Connection connection = DriverManager.getConnection(url, settings())) {
             System.out.println("version: " + connection.getMetaData().getDriverVersion());
             equal(one(connection, "select current_user"), System.getenv("EXPECTED_USER"));
             parameters(connection);
@@ -36,13 +37,21 @@ class Pgjdbc {
 
     static Properties settings() {
         Properties settings = new Properties();
-        Map.of("user", "PGUSER", "password", "PGPASSWORD", "sslmode", "PGSSLMODE", "sslrootcert", "PGSSLROOTCERT")
-                .forEach((key, variable) -> Optional.ofNullable(System.getenv(variable)).ifPresent(value -> settings.put(key, value)));
+        Map.of(
+                        "user", "PGUSER",
+                        "password", "PGPASSWORD",
+                        "sslmode", "PGSSLMODE",
+                        "sslrootcert", "PGSSLROOTCERT")
+                .forEach(
+                        (key, variable) ->
+                                Optional.ofNullable(System.getenv(variable))
+                                        .ifPresent(value -> settings.put(key, value)));
         return settings;
     }
 
     static Object one(Connection connection, String query) throws SQLException {
-        try (Statement statement = connection.createStatement(); ResultSet rows = statement.executeQuery(query)) {
+        try (Statement statement = connection.createStatement();
+                ResultSet rows = statement.executeQuery(query)) {
             rows.next();
             return rows.getObject(1);
         }
@@ -50,7 +59,8 @@ class Pgjdbc {
 
     /** Often enough for the driver to change to a named statement on the server. */
     static void parameters(Connection connection) throws SQLException {
-        try (PreparedStatement statement = connection.prepareStatement("select cast(? as integer) + 1")) {
+        try (PreparedStatement statement =
+                connection.prepareStatement("select cast(? as integer) + 1")) {
             for (int number = 0; number < 10; number++) {
                 statement.setInt(1, number);
                 try (ResultSet rows = statement.executeQuery()) {
@@ -64,9 +74,11 @@ class Pgjdbc {
     static void manyRows(Connection connection) throws SQLException {
         connection.setAutoCommit(false);
         try (Statement statement = connection.createStatement()) {
-            statement.execute("create temporary table clients_rows (number integer, text varchar(200))");
+            statement.execute(
+                    "create temporary table clients_rows (number integer, text varchar(200))");
         }
-        try (PreparedStatement insert = connection.prepareStatement("insert into clients_rows values (?, ?)")) {
+        try (PreparedStatement insert =
+                connection.prepareStatement("insert into clients_rows values (?, ?)")) {
             for (int number = 0; number < ROWS; number++) {
                 insert.setInt(1, number);
                 insert.setString(2, "x".repeat(150));
@@ -76,9 +88,10 @@ class Pgjdbc {
         }
         int seen = 0;
         try (Statement statement = connection.createStatement()) {
-            // A portal that is fetched from again and again.
+            // With a fetch size, the driver fetches from the same portal again and again.
             statement.setFetchSize(100);
-            try (ResultSet rows = statement.executeQuery("select number from clients_rows order by number")) {
+            try (ResultSet rows =
+                    statement.executeQuery("select number from clients_rows order by number")) {
                 while (rows.next()) {
                     equal(rows.getInt(1), seen++);
                 }
@@ -99,7 +112,10 @@ class Pgjdbc {
         throw new AssertionError(query + " did not fail");
     }
 
-    /** A cancel that comes before the query has begun does nothing, so it is sent until the query ends. */
+    /**
+     * A cancel request has no effect before the query has begun, so it is sent until the query
+     * ends.
+     */
     static void cancel(Connection connection) throws Exception {
         try (Statement statement = connection.createStatement()) {
             CompletableFuture<SQLException> query = CompletableFuture.supplyAsync(() -> {

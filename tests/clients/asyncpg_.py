@@ -1,4 +1,6 @@
-"""A driver with an own protocol implementation. Named so that `import asyncpg` does not find this file.
+"""Does asyncpg work, which has its own implementation of the protocol?
+
+This file has another name than the module, so that `import asyncpg` does not find it.
 
 client: asyncpg
 needs: pip asyncpg==0.32.0
@@ -27,7 +29,9 @@ async def main():
 
 async def many_rows(connection):
     rows = [(number, "x" * 150) for number in range(ROWS)]
-    await connection.execute("create temporary table clients_rows (number integer, text varchar(200))")
+    await connection.execute(
+        "create temporary table clients_rows (number integer, text varchar(200))"
+    )
     await connection.executemany("insert into clients_rows values ($1, $2)", rows)
     found = await connection.fetch("select number, text from clients_rows order by number")
     equal([tuple(row) for row in found], rows)
@@ -45,7 +49,7 @@ async def error(connection):
 
 
 async def cancel(connection):
-    """asyncpg sends a CancelRequest when the task is cancelled, and keeps the server's 57014 to itself."""
+    """asyncpg sends a CancelRequest when the task is cancelled, and does not pass on the 57014."""
     begun = asyncio.Event()
     connection.add_log_listener(lambda *_: begun.set())
     task = asyncio.create_task(connection.execute(SLEEP))

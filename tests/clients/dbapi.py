@@ -1,11 +1,11 @@
-"""The same steps for every Python driver with the DB-API and %s parameters."""
+"""Which steps does every Python driver with the DB-API and %s parameters have to go through?"""
 
 import os
 import threading
 import traceback
 
 ROWS = 3000
-# A notice is sent at once, so that the client knows that there is now something to cancel.
+# The notice tells the client that there is now something to cancel.
 SLEEP = "do $$ begin raise notice 'begun'; perform pg_sleep(30); end $$"
 
 
@@ -34,7 +34,9 @@ def steps(connection):
 def many_rows(connection):
     cursor = connection.cursor()
     cursor.execute("create temporary table clients_rows (number integer, text varchar(200))")
-    cursor.executemany("insert into clients_rows values (%s, %s)", [(number, "x" * 150) for number in range(ROWS)])
+    cursor.executemany(
+        "insert into clients_rows values (%s, %s)", [(number, "x" * 150) for number in range(ROWS)]
+    )
     cursor.execute("select number, text from clients_rows order by number")
     rows = cursor.fetchall()
     equal([tuple(row) for row in rows], [(number, "x" * 150) for number in range(ROWS)])
@@ -43,10 +45,10 @@ def many_rows(connection):
 
 
 def error(connection, statement, sqlstate):
-    """The statement fails with this SQLSTATE, and the session is there to go on with."""
+    """Asserts that the statement fails with this SQLSTATE and leaves the session usable."""
     try:
         connection.cursor().execute(statement)
-    except Exception as error:  # each driver has its own classes
+    except Exception as error:  # Each driver has its own classes.
         found = getattr(error, "sqlstate", None) or str(error)
         assert sqlstate in found, f"{found!r} instead of {sqlstate}"
         connection.rollback()
@@ -55,7 +57,7 @@ def error(connection, statement, sqlstate):
 
 
 def cancelled(connection, begun, cancel):
-    """SLEEP, cancelled from another thread once `begun` is set, ends with 57014."""
+    """Asserts that SLEEP ends with 57014 when another thread cancels it once `begun` is set."""
     failures = []
 
     def at_once():

@@ -1,4 +1,4 @@
-// The usual driver of Node.js.
+// Does the usual driver of Node.js work?
 //
 // client: node-postgres
 // needs: apt node:nodejs npm:npm
@@ -36,19 +36,25 @@ async function one(client, text, values) {
 async function manyRows(client) {
   await client.query("create temporary table clients_rows (number integer, text varchar(200))");
   for (let number = 0; number < ROWS; number++) {
-    await client.query({ name: "insert", text: "insert into clients_rows values ($1, $2)", values: [number, "x".repeat(150)] });
+    await client.query({
+      name: "insert",
+      text: "insert into clients_rows values ($1, $2)",
+      values: [number, "x".repeat(150)],
+    });
   }
   const { rows } = await client.query("select number from clients_rows order by number");
   assert.deepEqual(rows.map((row) => row.number), [...Array(ROWS).keys()]);
 }
 
-// The driver cancels the query that is under way on another connection of its own.
+// The driver opens another connection to cancel the query that is running.
 async function cancel(client) {
   const query = new pg.Query(SLEEP);
-  const ended = new Promise((resolve) => query.on("error", resolve).on("end", () => resolve({ code: "no error" })));
+  const ended = new Promise((resolve) => {
+    query.on("error", resolve).on("end", () => resolve({ code: "no error" }));
+  });
   client.query(query);
   await once(client, "notice");
-  // Over TLS it would wait for ever before it sends the request.
+  // Over TLS, the driver would wait forever before it sends the request.
   new pg.Client({ ssl: false }).cancel(client, query);
   assert.equal((await ended).code, "57014");
   assert.equal(await one(client, "select 3"), 3);

@@ -1,4 +1,4 @@
-# TLS as OpenSSL sees it: versions, names, ALPN, and a handshake without SSLRequest.
+# What does OpenSSL see of TLS: versions, names, ALPN, and a handshake without an SSLRequest?
 #
 # client: openssl s_client
 # needs: apt openssl:openssl
@@ -6,7 +6,7 @@
 
 echo "version: $(openssl version | cut -d' ' -f2)"
 
-# What it says of a connection to the listener with these options.
+# Prints what OpenSSL says about a connection to the listener with these options.
 connected() {
     openssl s_client -connect "$PGHOST:$PGPORT" -servername "$PGHOST" -CAfile "$PGSSLROOTCERT" \
         -verify_return_error -verify_hostname "$PGHOST" "$@" </dev/null 2>&1
@@ -24,7 +24,7 @@ done
 out=$(connected -alpn postgresql)
 has 'ALPN protocol: postgresql'
 
-# SECLEVEL=0: it is the proxy that says no, not OpenSSL.
+# With SECLEVEL=0, OpenSSL itself would allow these versions, so it is the proxy that refuses.
 for version in 1 1_1; do
     out=$(connected -starttls postgres "-tls$version" -cipher DEFAULT@SECLEVEL=0 || true)
     has 'alert \(protocol version\|handshake failure\)'

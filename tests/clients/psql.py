@@ -1,4 +1,4 @@
-"""psql with its own COPY, and Ctrl-C typed at a terminal.
+"""Does psql work, with its own COPY and with Ctrl-C typed at a terminal?
 
 client: psql
 needs: apt psql:postgresql-client
@@ -24,7 +24,13 @@ def psql(*statements, **options):
 
 
 def main():
-    print("version:", subprocess.check_output(["psql", "--version"], text=True).split("(Debian")[0].strip().removeprefix("psql (PostgreSQL) "))
+    print(
+        "version:",
+        subprocess.check_output(["psql", "--version"], text=True)
+        .split("(Debian")[0]
+        .strip()
+        .removeprefix("psql (PostgreSQL) "),
+    )
     equal(psql("select current_user").stdout.strip(), os.environ["EXPECTED_USER"])
     parameters()
     copy()
@@ -34,7 +40,9 @@ def main():
 
 def parameters():
     script = r"select :'text' || :number" + "\n"
-    found = subprocess.run([*PSQL, "-v", "text=it's ", "-v", "number=42"], input=script, capture_output=True, text=True)
+    found = subprocess.run(
+        [*PSQL, "-v", "text=it's ", "-v", "number=42"], input=script, capture_output=True, text=True
+    )
     equal(found.stdout.strip(), "it's 42")
 
 
@@ -58,7 +66,7 @@ def error():
 
 
 def ctrl_c():
-    """The terminal makes a SIGINT of it, as it does for a person."""
+    """The terminal turns Ctrl-C into a SIGINT, as it does for a person."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvp(PSQL[0], [*PSQL, "--no-readline", "-v", "VERBOSITY=verbose"])

@@ -1,4 +1,4 @@
-"""PostgreSQL's ODBC driver, by pyodbc.
+"""Does PostgreSQL's ODBC driver work with pyodbc?
 
 client: psqlODBC
 needs: apt libodbc2 odbc-postgresql
@@ -14,7 +14,7 @@ import dbapi
 
 
 class Percent:
-    """pyodbc's parameters are question marks."""
+    """Replaces %s by the question marks that pyodbc uses for parameters."""
 
     def __init__(self, connection):
         self.connection = connection
@@ -42,9 +42,12 @@ class Cursor:
 
 
 def settings():
-    text = "Driver={{PostgreSQL Unicode}};Server={PGHOST};Port={PGPORT};Database={PGDATABASE};Uid={PGUSER}".format(**os.environ)
+    text = (
+        "Driver={{PostgreSQL Unicode}};Server={PGHOST};Port={PGPORT};"
+        "Database={PGDATABASE};Uid={PGUSER}"
+    ).format(**os.environ)
     if "PGPASSWORD" in os.environ:
-        # What is odd stands in braces; the closing one is doubled.
+        # Braces protect special characters, and a closing brace is doubled.
         text += ";Pwd={" + os.environ["PGPASSWORD"].replace("}", "}}") + "}"
     if "PGSSLMODE" in os.environ:
         text += ";SSLmode={PGSSLMODE}".format(**os.environ)

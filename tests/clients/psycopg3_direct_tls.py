@@ -1,4 +1,4 @@
-"""libpq 18 that begins with the TLS handshake, without SSLRequest.
+"""Does libpq 18 work when it begins with the TLS handshake, without an SSLRequest?
 
 client: psycopg, direct TLS
 needs: pip psycopg[binary]==3.3.9

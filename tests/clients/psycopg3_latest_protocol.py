@@ -1,4 +1,4 @@
-"""libpq 18 asking for the newest protocol it knows, 3.2, with cancel keys of any length.
+"""Does libpq 18 work with the newest protocol, 3.2, whose cancel keys may have any length?
 
 client: psycopg, newest protocol
 needs: pip psycopg[binary]==3.3.9

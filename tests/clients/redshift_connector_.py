@@ -1,5 +1,7 @@
-"""Amazon's driver for Redshift. Named so that `import redshift_connector` does not find this file. It has no cancel, and
-its SCRAM takes the end of the list of mechanisms for one more of them.
+"""Does Amazon's Python driver for Redshift work?
+
+It cannot cancel queries, and its SCRAM mistakes the end of the list of mechanisms for another one.
+This file has another name than the module, so that `import redshift_connector` does not find it.
 
 client: redshift_connector
 needs: pip redshift_connector==2.2.0
@@ -19,7 +21,8 @@ def main():
     try:
         connection = connect()
     except packaging.version.InvalidVersion as error:
-        # Debian's PostgreSQL says "15.18 (Debian 15.18-0+deb12u1)", which the driver cannot parse. RDS says "15.18".
+        # Debian's PostgreSQL reports "15.18 (Debian 15.18-0+deb12u1)", which the driver cannot
+        # parse. RDS reports "15.18".
         assert "(Debian" in str(error), error
         print("note: server_version cut for the driver, RDS does not have Debian's")
         parse = packaging.version.parse
@@ -29,7 +32,7 @@ def main():
     connection.close()
 
 
-# The authorities that it believes are Amazon's, and those of Python.
+# The driver trusts the authorities of Amazon and those that Python trusts.
 if "PGSSLROOTCERT" in os.environ:
     os.environ["SSL_CERT_FILE"] = os.environ["PGSSLROOTCERT"]
 
@@ -40,7 +43,7 @@ def connect():
         port=int(os.environ["PGPORT"]),
         user=os.environ["PGUSER"],
         database=os.environ["PGDATABASE"],
-        # It insists on one, also where nobody is asked.
+        # The driver insists on a password, even if nobody asks for it.
         password=os.environ.get("PGPASSWORD", "none"),
         ssl="PGSSLROOTCERT" in os.environ,
         sslmode="verify-full",

@@ -1,4 +1,5 @@
-//! The operators' address: what is counted, what is never shown, and who can keep others from it.
+//! What do the metrics and health checks tell operators, what do they never show, and can one
+//! client keep others from them?
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,12 +14,12 @@ use crate::support::proxy::{
     Proxy, command, config_file, hash_password, output, rds_config, redshift_config,
 };
 use crate::support::reports::reports;
-use crate::support::wait_for;
+use crate::support::{python, wait_for};
 
 const RDS_USER: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
 const REDSHIFT_USER: &str = "db_user = \"ana\"\ndatabase = \"dev\"";
 
-/// A proxy with an address for operators.
+/// A proxy that also listens for operators.
 struct Watched {
     proxy: Proxy,
     admin: SocketAddr,
@@ -42,7 +43,7 @@ impl Watched {
         request(self.admin, "GET", path)
     }
 
-    /// The value of a series now; `None` where there is no such series.
+    /// The current value of a series, or `None` if there is no such series.
     fn value(&self, series: &str) -> Option<f64> {
         value(&self.get("/metrics").body, series)
     }
@@ -101,16 +102,9 @@ fn value(scrape: &str, series: &str) -> Option<f64> {
         .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// Series as an independent client and parser see them: type, name, labels, value.
+/// All series as an independent client and parser see them: type, name, labels and value.
 fn parsed(admin: SocketAddr) -> Vec<(String, String, Value, f64)> {
-    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-    assert!(
-        std::path::Path::new(python).exists(),
-        "{python} does not exist: run\n    make venv"
-    );
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/parse_metrics.py");
-    let output = Command::new(python)
-        .arg(script)
+    let output = python::script("parse_metrics.py")
         .arg(format!("http://{admin}/metrics"))
         .output()
         .expect("python starts");
@@ -122,10 +116,25 @@ fn parsed(admin: SocketAddr) -> Vec<(String, String, Value, f64)> {
     serde_json::from_slice(&output.stdout).expect("what the script prints")
 }
 
+/// Asserts that the table of metrics in the documentation has every metric that was scraped.
+fn assert_documented(series: &[(String, String, Value, f64)]) {
+    let page = include_str!("../../docs/operations.md");
+    for (_, name, _, _) in series {
+        let name = name
+            .trim_end_matches("_bucket")
+            .trim_end_matches("_count")
+            .trim_end_matches("_sum");
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "{name} is not in docs/operations.md"
+        );
+    }
+}
+
 #[test]
-fn an_independent_parser_takes_a_scrape() {
+fn an_independent_parser_reads_a_scrape() {
     let aws = Testbed::shared().aws();
-    // A name that has to be escaped.
+    // The name of this target has to be escaped in labels.
     let watched = Watched::with_config(
         &aws,
         &rds_config(RDS_USER)
@@ -184,17 +193,7 @@ fn an_independent_parser_takes_a_scrape() {
         let (_, seconds) = find("pg_iam_proxy_login_duration_seconds_sum", labels);
         assert!(seconds > 0.0 && seconds < 20.0, "{phase}: {seconds} s");
     }
-    let page = include_str!("../../docs/operations.md");
-    for (_, name, _, _) in &series {
-        let name = name
-            .trim_end_matches("_bucket")
-            .trim_end_matches("_count")
-            .trim_end_matches("_sum");
-        assert!(
-            page.contains(&format!("`{name}`")),
-            "{name} is not in docs/operations.md"
-        );
-    }
+    assert_documented(&series);
     let outcome = |outcome| {
         find(
             "pg_iam_proxy_credential_requests_total",
@@ -216,10 +215,10 @@ fn sessions_and_bytes_are_counted_by_target() {
     assert_eq!(
         watched.value(open),
         Some(0.0),
-        "it exists before its first session"
+        "the series exists before the first session"
     );
     let mut clients = vec![watched.log_in().unwrap(), watched.log_in().unwrap()];
-    // A client hears of its login a moment before it is counted.
+    // A client learns that it is logged in a moment before its session is counted.
     wait_for("both sessions", || {
         (watched.value(open) == Some(2.0)).then_some(())
     });
@@ -243,23 +242,23 @@ fn sessions_and_bytes_are_counted_by_target() {
     assert_eq!(
         watched.value("pg_iam_proxy_credentials_cached_total{target=\"app\"}"),
         Some(1.0),
-        "the second login's"
+        "only the second login used the cache"
     );
 }
 
 #[test]
-fn a_login_that_takes_a_warm_session_has_no_time_for_phases_that_it_did_not_go_through() {
+fn a_login_from_the_pool_counts_only_in_the_phases_that_it_went_through() {
     let aws = Testbed::shared().aws();
     let watched =
         Watched::with_config(&aws, &rds_config(&format!("{RDS_USER}\nwarm_sessions = 1")));
-    let _cold = watched.log_in().unwrap();
+    let _fresh = watched.log_in().unwrap();
     watched.proxy.log_line(&["spare session ready"]);
     assert_eq!(
         watched.value("pg_iam_proxy_sessions_open{target=\"app\"}"),
         Some(1.0),
-        "a spare is no client's session"
+        "a pooled session does not count as a client's"
     );
-    let _warm = watched.log_in().unwrap();
+    let _pooled = watched.log_in().unwrap();
     wait_for("both sessions", || {
         (watched.value("pg_iam_proxy_sessions_open{target=\"app\"}") == Some(2.0)).then_some(())
     });
@@ -275,7 +274,38 @@ fn a_login_that_takes_a_warm_session_has_no_time_for_phases_that_it_did_not_go_t
 }
 
 #[test]
-fn failed_logins_are_counted_by_sqlstate_and_no_name_and_no_secret_is_shown() {
+fn sessions_of_the_pool_are_counted_by_target_and_state() {
+    let aws = Testbed::shared().aws();
+    let watched =
+        Watched::with_config(&aws, &rds_config(&format!("{RDS_USER}\nwarm_sessions = 1")));
+    let ready = "pg_iam_proxy_pool_sessions{target=\"app\",state=\"ready\"}";
+    let starting = "pg_iam_proxy_pool_sessions{target=\"app\",state=\"starting\"}";
+    assert_eq!(
+        (watched.value(ready), watched.value(starting)),
+        (Some(0.0), Some(0.0)),
+        "the pool is empty until somebody logs in"
+    );
+    let _client = watched.log_in().unwrap();
+    let scrape = wait_for("the pooled session", || {
+        let scrape = watched.get("/metrics").body;
+        (value(&scrape, ready) == Some(1.0)).then_some(scrape)
+    });
+    assert_eq!(value(&scrape, starting), Some(0.0), "{scrape}");
+    let series = parsed(watched.admin);
+    let find = |(kind, name, labels, value): &(String, String, Value, f64)| {
+        let is_ready = name == "pg_iam_proxy_pool_sessions"
+            && *labels == serde_json::json!({"target": "app", "state": "ready"});
+        is_ready.then(|| (kind.clone(), *value))
+    };
+    assert_eq!(
+        series.iter().find_map(find),
+        Some(("gauge".to_string(), 1.0))
+    );
+    assert_documented(&series);
+}
+
+#[test]
+fn failed_logins_are_counted_by_sqlstate_and_metrics_show_no_names_and_no_secrets() {
     let aws = Testbed::shared().aws();
     let verifier = hash_password("correct horse");
     let config = redshift_config(&aws, REDSHIFT_USER).replace("\"trust\"", "\"scram-sha-256\"");
@@ -299,7 +329,7 @@ fn failed_logins_are_counted_by_sqlstate_and_no_name_and_no_secret_is_shown() {
     assert!(psql("grace", "correct horse"));
     assert!(!psql("grace", "battery staple"));
     assert!(!psql("hedy", "correct horse"));
-    // What no client of PostgreSQL says, and nobody who says anything.
+    // The first of these does not speak PostgreSQL, and the second says nothing at all.
     connect(watched.proxy.address())
         .write_all(b"GET / HTTP/1.1\r\n\r\n")
         .unwrap();
@@ -343,7 +373,7 @@ fn failed_logins_are_counted_by_sqlstate_and_no_name_and_no_secret_is_shown() {
 }
 
 #[test]
-fn the_servers_own_refusals_are_counted_for_its_target() {
+fn logins_that_the_server_refuses_are_counted_by_target() {
     let aws = Testbed::shared().aws();
     let watched = Watched::with_config(
         &aws,
@@ -365,12 +395,18 @@ fn the_servers_own_refusals_are_counted_for_its_target() {
 }
 
 #[test]
-fn what_aws_refuses_is_counted_by_target_and_outcome() {
+fn requests_that_aws_refuses_are_counted_by_target_and_outcome() {
     let aws = Testbed::shared().aws();
     aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeClusters").times(1));
     let watched = Watched::with_config(&aws, &redshift_config(&aws, REDSHIFT_USER));
     assert_eq!(watched.log_in().err().as_deref(), Some("28000"));
-    assert_eq!(watched.value("pg_iam_proxy_endpoint_discovery_failures_total{target=\"warehouse\",outcome=\"denied\"}"), Some(1.0));
+    assert_eq!(
+        watched.value(
+            "pg_iam_proxy_endpoint_discovery_failures_total{target=\"warehouse\",\
+        outcome=\"denied\"}"
+        ),
+        Some(1.0)
+    );
     aws.add_fault(
         FaultRule::new(Fault::Deny)
             .of("GetClusterCredentials")
@@ -384,7 +420,7 @@ fn what_aws_refuses_is_counted_by_target_and_outcome() {
     assert_eq!(
         watched.value("pg_iam_proxy_credentials_renewal_failing{target=\"warehouse\"}"),
         Some(0.0),
-        "nothing is served"
+        "no cached credential is served"
     );
     assert_eq!(
         watched
@@ -394,10 +430,11 @@ fn what_aws_refuses_is_counted_by_target_and_outcome() {
 }
 
 #[test]
-fn a_failing_aws_is_seen_while_cached_credentials_are_served_and_so_is_its_recovery() {
+fn metrics_show_when_renewals_fail_and_when_they_succeed_again() {
     let aws = Testbed::shared().aws();
     let watched = Watched::with_config(&aws, &redshift_config(&aws, REDSHIFT_USER));
-    // Usable for 18 s; renewed after 12.6 s at the earliest and 16.8 s at the latest.
+    // The proxy uses this credential for 18 s and renews it after 12.6 s at the earliest and 16.8 s
+    // at the latest.
     aws.set_credential_life(Duration::from_secs(24));
     drop(watched.log_in().unwrap());
     aws.set_fault(Fault::Malformed);
@@ -416,7 +453,11 @@ fn a_failing_aws_is_seen_while_cached_credentials_are_served_and_so_is_its_recov
         let scrape = watched.get("/metrics").body;
         (value(&scrape, failing) == Some(1.0)).then_some((now, scrape))
     });
-    drop(watched.log_in().expect("the cached credential serves on"));
+    drop(
+        watched
+            .log_in()
+            .expect("the cached credential is still served"),
+    );
     assert!(
         value(&scrape, &request("unavailable")) >= Some(1.0),
         "{scrape}"
@@ -439,7 +480,7 @@ fn a_failing_aws_is_seen_while_cached_credentials_are_served_and_so_is_its_recov
 }
 
 #[test]
-fn health_is_told_and_anything_else_is_refused() {
+fn health_checks_are_answered_and_other_requests_are_refused() {
     let aws = Testbed::shared().aws();
     let mut watched = Watched::with_config(&aws, &rds_config(RDS_USER));
     for (method, path, status) in [
@@ -486,7 +527,7 @@ fn health_is_told_and_anything_else_is_refused() {
 }
 
 #[test]
-fn a_slow_client_does_not_keep_others_waiting_and_is_cut_off() {
+fn a_slow_client_delays_nobody_and_is_cut_off() {
     let aws = Testbed::shared().aws();
     let watched = Watched::with_config(&aws, &rds_config(RDS_USER));
     let mut slow = connect(watched.admin);
@@ -497,7 +538,7 @@ fn a_slow_client_does_not_keep_others_waiting_and_is_cut_off() {
 }
 
 #[test]
-fn more_clients_than_are_served_at_a_time_wait() {
+fn clients_beyond_the_limit_wait_for_their_turn() {
     let aws = Testbed::shared().aws();
     let watched = Watched::with_config(&aws, &rds_config(RDS_USER));
     let crowd: Vec<_> = (0..32).map(|_| connect(watched.admin)).collect();
@@ -509,7 +550,7 @@ fn more_clients_than_are_served_at_a_time_wait() {
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert!(
         watched.log_in().is_ok(),
-        "sessions have nothing to do with it"
+        "logins do not depend on the operators' address"
     );
     drop(crowd);
     late.set_read_timeout(Some(crate::support::PATIENCE))
@@ -518,7 +559,7 @@ fn more_clients_than_are_served_at_a_time_wait() {
 }
 
 #[test]
-fn the_address_is_off_by_default_and_flag_and_environment_win_over_the_file() {
+fn the_address_is_off_by_default_and_flag_and_environment_override_the_file() {
     let aws = Testbed::shared().aws();
     let start = |file: &str, environment: Option<&str>, flag: Option<&str>| {
         let file = config_file(&format!("{}{file}", rds_config(RDS_USER)));
@@ -547,7 +588,7 @@ fn the_address_is_off_by_default_and_flag_and_environment_win_over_the_file() {
 }
 
 #[test]
-fn an_address_that_cannot_be_used_is_named() {
+fn the_error_for_an_unusable_address_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let run = |arguments: &[&str], config: &str| {
@@ -564,7 +605,13 @@ fn an_address_that_cannot_be_used_is_named() {
     let config = rds_config(RDS_USER);
     let (code, error) = run(&["--admin", &address], &config);
     assert_eq!(code, Some(1));
-    assert!(error.contains(&format!("pg-iam-proxy: cannot listen on {address} for metrics and health: Address already in use")), "{error}");
+    assert!(
+        error.contains(&format!(
+            "pg-iam-proxy: cannot listen on {address} for metrics and \
+        health: Address already in use"
+        )),
+        "{error}"
+    );
     let (code, error) = run(&["--admin", "localhost"], &config);
     assert_eq!(code, Some(64));
     assert!(
@@ -575,7 +622,8 @@ fn an_address_that_cannot_be_used_is_named() {
     for (admin, expected) in [
         (
             "http = \"localhost:9439\"",
-            "admin.http = \"localhost:9439\": must be an IP address and a port, as in \"127.0.0.1:9439\"",
+            "admin.http = \"localhost:9439\": must be an IP address and a port, as in \
+             \"127.0.0.1:9439\"",
         ),
         ("console = \"127.0.0.1:6439\"", "unknown key `console`"),
         (

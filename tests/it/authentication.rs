@@ -1,4 +1,4 @@
-//! Who a client is: passwords, rules and the operating system's word.
+//! Who is let in, by passwords, by rules, or on the word of the operating system?
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -26,8 +26,8 @@ fn md5_verifier(user: &str, password: &str) -> String {
     format!("md5{}", String::from_utf8(output.stdout).unwrap().trim())
 }
 
-/// A proxy in front of RDS as `jane_doe`, with these listener lines in place of trust, and these
-/// users.
+/// Starts a proxy in front of RDS as `jane_doe`, with these lines of the listener in place of
+/// trust, and with these users.
 fn proxy(listener: &str, users: &str) -> Proxy {
     let aws = Testbed::shared().aws();
     let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"")
@@ -39,7 +39,7 @@ fn user(name: &str, verifier: &str) -> String {
     format!("[user.{name}]\npassword = \"{verifier}\"\n")
 }
 
-/// psql's exit and what it printed.
+/// Runs psql and returns what it printed, or its error.
 fn psql(proxy: &Proxy, user: &str, password: &str, options: &str) -> Result<String, String> {
     let uri = format!("postgresql://{user}@{}/x?{options}", proxy.address());
     let output = Command::new("psql")
@@ -69,7 +69,7 @@ fn hash_password_prints_a_verifier_and_never_the_password() {
 }
 
 #[test]
-fn scram_and_cleartext_take_the_same_verifier_and_md5_takes_its_own() {
+fn scram_and_cleartext_accept_the_same_verifier_and_md5_needs_its_own() {
     let scram = user("ana", &hash_password(PASSWORD));
     let md5 = user("ana", &md5_verifier("ana", PASSWORD));
     for (auth, users, required) in [
@@ -99,7 +99,7 @@ fn scram_and_cleartext_take_the_same_verifier_and_md5_takes_its_own() {
 }
 
 #[test]
-fn users_file_takes_pgbouncers_userlist() {
+fn users_file_accepts_a_userlist_of_pgbouncer() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("userlist.txt");
     std::fs::write(
@@ -127,7 +127,8 @@ fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
         "auth = \"scram-sha-256\"",
         &user("ana", &hash_password(PASSWORD)),
     );
-    // Up to the server's first message: mechanisms, then nonce, salt and iterations.
+    // Runs the exchange up to the proxy's first SCRAM message, and returns the mechanisms, the
+    // length of the nonce, and the salt with the iterations.
     let first_of = |name: &str| {
         let mut stream = connect(proxy.address());
         stream
@@ -160,7 +161,7 @@ fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
     assert_ne!(
         first_of("somebody").2,
         unknown.2,
-        "and another for another user"
+        "another user has another salt"
     );
 }
 
@@ -184,12 +185,12 @@ fn repeated_failures_from_one_address_are_slowed_down_and_logged() {
     assert_eq!(
         psql(&proxy, "ana", PASSWORD, "").unwrap(),
         "jane_doe",
-        "the right password still lets in"
+        "the right password is still accepted"
     );
 }
 
 #[test]
-fn a_client_that_closes_at_the_prompt_is_no_failure() {
+fn a_client_that_closes_at_the_password_prompt_is_not_a_failed_login() {
     let proxy = proxy(
         "auth = \"password\"",
         &user("ana", &hash_password(PASSWORD)),
@@ -204,7 +205,7 @@ fn a_client_that_closes_at_the_prompt_is_no_failure() {
 }
 
 #[test]
-fn a_client_that_does_not_answer_is_told_57014() {
+fn a_client_that_does_not_answer_is_refused_with_57014() {
     let proxy = proxy(
         "auth = \"scram-sha-256\"",
         &format!(
@@ -259,7 +260,7 @@ fn oversized_and_malformed_answers_are_refused_before_they_allocate() {
 }
 
 #[test]
-fn rules_are_tried_in_order_and_the_first_that_fits_decides() {
+fn rules_are_tried_in_order_and_the_first_match_decides() {
     let rules = "[[listener.rule]]\nusers = [\"robot\"]\nfrom = \"127.0.0.0/8\"\nauth = \"trust\"\n\
                  [[listener.rule]]\nusers = [\"mallory\"]\nauth = \"reject\"\n\
                  [[listener.rule]]\nfrom = \"192.0.2.0/24\"\nauth = \"trust\"\n\
@@ -299,7 +300,7 @@ fn rules_are_tried_in_order_and_the_first_that_fits_decides() {
 }
 
 #[test]
-fn peer_takes_the_operating_systems_word_on_a_unix_socket() {
+fn peer_authentication_trusts_the_operating_system_on_a_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(".s.PGSQL.5439");
     let aws = Testbed::shared().aws();
@@ -347,7 +348,7 @@ fn peer_takes_the_operating_systems_word_on_a_unix_socket() {
 }
 
 #[test]
-fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
+fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(".s.PGSQL.5439");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -373,12 +374,13 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
 }
 
 #[test]
-fn users_may_be_restricted_to_targets_and_have_a_database_user_of_their_own() {
+fn users_can_be_restricted_to_targets_and_have_a_database_user_of_their_own() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let own = hash_password(PASSWORD);
     let users = format!(
-        "[user.ana]\npassword = \"{own}\"\ntargets = [\"app\"]\n[user.bob]\npassword = \"{own}\"\ntargets = [\"warehouse\"]\ndb_user = \"bob_of_bi\"\ndb_groups = [\"bi\"]\n"
+        "[user.ana]\npassword = \"{own}\"\ntargets = [\"app\"]\n[user.bob]\npassword = \"{own}\"\n\
+         targets = [\"warehouse\"]\ndb_user = \"bob_of_bi\"\ndb_groups = [\"bi\"]\n"
     );
     let warehouse = crate::support::proxy::redshift_config(
         &aws,

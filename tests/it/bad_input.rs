@@ -1,4 +1,4 @@
-//! What an attacker, a scanner or a broken client sends to the port.
+//! How does the proxy answer attackers, scanners and broken clients?
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -11,10 +11,10 @@ use crate::support::client::{
 };
 use crate::support::proxy::{Proxy, rds_config, redshift_config};
 
-/// A proxy in front of the RDS flavour, which is never asked.
+/// A proxy in front of the RDS flavour.
 struct Port {
     proxy: Proxy,
-    // The signing key that the proxy uses is known as long as this lives.
+    // The AWS endpoint stops when this is dropped.
     _aws: Aws,
 }
 
@@ -36,7 +36,8 @@ impl Port {
         Client::log_in(self.proxy.address(), &[("user", "x")]).unwrap()
     }
 
-    /// Sends bytes that earn this refusal; the next client is served all the same.
+    /// Asserts that these bytes are refused in this way, and that the next client is served all the
+    /// same.
     #[track_caller]
     fn refuses(&self, bytes: &[u8], sqlstate: &str, message: &str) {
         let mut stream = self.connect();
@@ -59,7 +60,7 @@ fn assert_refused(bytes: &[u8], sqlstate: &str, message: &str) {
 }
 
 #[test]
-fn encryption_requests_are_answered_no_in_either_order() {
+fn encryption_requests_are_declined_in_either_order() {
     let port = Port::open();
     for requests in [[SSL_REQUEST, GSSENC_REQUEST], [GSSENC_REQUEST, SSL_REQUEST]] {
         let mut stream = port.connect();
@@ -77,7 +78,7 @@ fn encryption_requests_are_answered_no_in_either_order() {
 }
 
 #[test]
-fn plaintext_bytes_behind_ssl_request_are_refused() {
+fn plaintext_after_an_ssl_request_is_refused() {
     let stuffed = [&SSL_REQUEST[..], &startup_packet(V3_0, &[("user", "x")])].concat();
     assert_refused(
         &stuffed,
@@ -192,7 +193,7 @@ fn unknown_request_codes_and_protocol_versions_are_refused() {
 }
 
 #[test]
-fn http_sent_to_the_port_is_named() {
+fn the_error_for_an_http_request_names_http() {
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody";
     assert_refused(
         request,
@@ -202,14 +203,15 @@ fn http_sent_to_the_port_is_named() {
 }
 
 #[test]
-fn tls_without_ssl_request_is_named() {
+fn the_error_for_tls_without_ssl_request_names_tls() {
     let hello = [0x16, 3, 1, 0, 200, 1, 0, 0, 196];
-    let message = "invalid length of startup packet: this looks like TLS without an SSLRequest (sslnegotiation=direct), which this port does not speak";
+    let message = "invalid length of startup packet: this looks like TLS without an SSLRequest \
+        (sslnegotiation=direct), which this port does not speak";
     assert_refused(&hello, "08P01", message);
 }
 
 #[test]
-fn a_startup_dripped_byte_by_byte_is_cut_off_at_startup_timeout() {
+fn a_startup_packet_sent_byte_by_byte_is_cut_off_at_startup_timeout() {
     let aws = Testbed::shared().aws();
     let config = format!(
         "{}[limits]\nstartup_timeout = \"300ms\"\n",
@@ -218,7 +220,8 @@ fn a_startup_dripped_byte_by_byte_is_cut_off_at_startup_timeout() {
     let proxy = Proxy::with_config(&aws, &config);
     let mut stream = connect(proxy.address());
     stream.set_nodelay(true).unwrap();
-    // Every byte comes sooner than the limit after the last, and all of them together later.
+    // Each byte arrives well within the timeout after the last one, but all of them together take
+    // longer.
     let dripping = std::time::Instant::now();
     for byte in startup_packet(V3_0, &[("user", &"x".repeat(9_000))]) {
         if stream.write_all(&[byte]).is_err() {
@@ -228,7 +231,7 @@ fn a_startup_dripped_byte_by_byte_is_cut_off_at_startup_timeout() {
     }
     assert!(
         dripping.elapsed() < std::time::Duration::from_secs(10),
-        "cut off long before the packet's end"
+        "the client is cut off long before the end of its packet"
     );
     assert_eq!(
         read_reply(&mut stream),
@@ -239,7 +242,7 @@ fn a_startup_dripped_byte_by_byte_is_cut_off_at_startup_timeout() {
 }
 
 #[test]
-fn a_client_that_goes_away_at_any_phase_leaves_the_proxy_serving() {
+fn the_proxy_goes_on_serving_when_clients_leave_at_any_phase() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let proxy = Proxy::with_config(
@@ -247,12 +250,13 @@ fn a_client_that_goes_away_at_any_phase_leaves_the_proxy_serving() {
         &redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\""),
     );
     let startup = startup_packet(V3_0, &[("user", "x")]);
-    // Before the first byte, in the middle of a length, of a packet, after an SSLRequest.
+    // These clients leave before their first byte, in the middle of a length, in the middle of a
+    // packet, and after an SSLRequest.
     for sent in [&[][..], &startup[..2], &startup[..10], &SSL_REQUEST[..]] {
         let mut stream = connect(proxy.address());
         stream.write_all(sent).unwrap();
     }
-    // While AWS is being asked.
+    // This client leaves while the proxy waits for AWS.
     aws.set_fault(Fault::Hang);
     let mut stream = connect(proxy.address());
     stream.write_all(&startup).unwrap();
@@ -262,7 +266,7 @@ fn a_client_that_goes_away_at_any_phase_leaves_the_proxy_serving() {
     drop(stream);
     proxy.log_line(&["client left before its login was done", "warehouse"]);
     aws.set_fault(None);
-    // While the server is being connected, and right after the login.
+    // This client leaves right after its login.
     let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     assert_eq!(client.value("select 1"), "1");
     drop(client);
@@ -276,7 +280,7 @@ fn a_client_that_goes_away_at_any_phase_leaves_the_proxy_serving() {
 }
 
 #[test]
-fn a_client_that_goes_away_while_the_server_is_silent_is_noticed() {
+fn the_proxy_notices_a_client_that_leaves_while_the_server_is_silent() {
     let port = crate::support::server::answer_ssl_request(b"");
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(
@@ -294,7 +298,7 @@ fn a_client_that_goes_away_while_the_server_is_silent_is_noticed() {
 }
 
 #[test]
-fn a_cancel_with_a_wrong_key_is_closed_in_silence() {
+fn a_cancel_request_with_a_wrong_key_is_closed_without_an_answer() {
     let port = Port::open();
     let mut client = port.log_in();
     let mut wrong = client.key.clone();

@@ -1,12 +1,13 @@
-//! A team's shared host: TLS, passwords bound to the channel, several targets behind one address.
+//! Can a team share one address for several targets, with TLS and with passwords that are bound to
+//! the TLS channel?
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use testbed::{Aws, Testbed};
 
 use crate::support::pki::{Authority, Leaf};
 use crate::support::proxy::{Proxy, command, hash_password, rds_config, redshift_config};
+use crate::support::python;
 
 const PASSWORD: &str = "correct horse";
 
@@ -17,7 +18,7 @@ struct Bastion {
 }
 
 impl Bastion {
-    /// Two targets behind one TLS address; everybody logs in with SCRAM.
+    /// Starts a proxy with two targets behind one TLS address, where everybody logs in with SCRAM.
     fn open() -> Self {
         let bed = Testbed::shared();
         let aws = bed.aws();
@@ -36,7 +37,8 @@ impl Bastion {
         ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let listener = "auth = \"scram-sha-256\"\ntls = \"required\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n";
+        let listener = "auth = \"scram-sha-256\"\ntls = \"required\"\n\
+            certificate = \"server.crt\"\nkey = \"server.key\"\n";
         let warehouse = redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"")
             .replace("auth = \"trust\"\n", listener)
             .replace("[\"warehouse\"]", "[\"warehouse\", \"app\"]");
@@ -46,7 +48,7 @@ impl Bastion {
             "{warehouse}[target.app]{}{user}",
             app.split_once("[target.app]").unwrap().1
         );
-        // Paths in a file are relative to its folder.
+        // Paths in the configuration are relative to the folder of its file.
         let file = folder.path().join("pg-iam-proxy.toml");
         std::fs::write(&file, config).unwrap();
         let mut command = command();
@@ -62,34 +64,20 @@ impl Bastion {
         self.folder.path().join(name)
     }
 
-    /// What libpq 18 sees: `current_user` and how it is connected, or its error.
+    /// Connects with libpq 18, and returns `current_user` and how it is connected, or the error.
     fn psycopg(&self, host: &str, more: &str) -> Result<String, String> {
-        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-        assert!(
-            Path::new(python).exists(),
-            "{python} does not exist: run\n    make venv"
-        );
         let conninfo = format!(
-            "host={host} hostaddr=127.0.0.1 port={} user=ana password='{PASSWORD}' sslmode=verify-full sslrootcert={} {more}",
+            "host={host} hostaddr=127.0.0.1 port={} user=ana password='{PASSWORD}' \
+             sslmode=verify-full sslrootcert={} {more}",
             self.proxy.address().port(),
             self.file("ca.pem").display()
         );
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/psycopg_tls.py");
-        let output = Command::new(python)
-            .args([script, &conninfo])
-            .output()
-            .expect("python starts");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
-        if output.status.success() {
-            Ok(text(&output.stdout))
-        } else {
-            Err(text(&output.stderr))
-        }
+        python::psycopg(&conninfo, &[])
     }
 }
 
 #[test]
-fn the_tls_server_name_chooses_the_target_in_both_modes() {
+fn the_tls_server_name_chooses_the_target_with_and_without_ssl_request() {
     let bastion = Bastion::open();
     for mode in ["", "sslnegotiation=direct"] {
         let warehouse = bastion.psycopg("warehouse.db.example.com", mode).unwrap();
@@ -105,7 +93,7 @@ fn the_tls_server_name_chooses_the_target_in_both_modes() {
 }
 
 #[test]
-fn a_server_name_that_is_no_target_leaves_the_choice_to_the_database_name() {
+fn the_database_name_chooses_the_target_when_the_server_name_is_not_one() {
     let bastion = Bastion::open();
     assert!(
         bastion
@@ -129,11 +117,12 @@ fn a_server_name_that_is_no_target_leaves_the_choice_to_the_database_name() {
 }
 
 #[test]
-fn scram_is_bound_to_the_channel() {
+fn scram_works_with_channel_binding_and_without_it() {
     let bastion = Bastion::open();
     for more in [
         "channel_binding=require",
-        "channel_binding=require require_auth=scram-sha-256 sslnegotiation=direct max_protocol_version=latest",
+        "channel_binding=require require_auth=scram-sha-256 sslnegotiation=direct \
+         max_protocol_version=latest",
     ] {
         let seen = bastion.psycopg("warehouse.db.example.com", more).unwrap();
         assert!(seen.starts_with("IAM:ana tls=True"), "{more}: {seen}");
@@ -142,7 +131,7 @@ fn scram_is_bound_to_the_channel() {
         bastion
             .psycopg("warehouse.db.example.com", "channel_binding=disable")
             .is_ok(),
-        "who does not bind is let in too"
+        "clients without channel binding are let in too"
     );
     let error = bastion
         .psycopg("warehouse.db.example.com", "password=wrong")

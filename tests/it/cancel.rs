@@ -1,4 +1,4 @@
-//! Ctrl-C: a cancel request finds the session it belongs to, and no other.
+//! Does Ctrl-C cancel the query of its own session, and no other?
 
 use testbed::Testbed;
 
@@ -31,7 +31,7 @@ fn a_cancel_request_cancels_the_query_of_its_session_in_protocol_3_0_and_3_2() {
 }
 
 #[test]
-fn a_key_and_a_process_id_of_two_sessions_cancel_neither() {
+fn a_process_id_and_a_key_of_different_sessions_cancel_neither_query() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let proxy = Proxy::with_config(

@@ -1,9 +1,8 @@
-//! TLS towards clients: what is encrypted, who may go without, which certificates are shown and
-//! taken.
+//! What does TLS towards clients encrypt, who may connect without it, and which certificates are
+//! shown and accepted?
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
@@ -22,75 +21,25 @@ use crate::support::server::serve;
 use crate::support::tls_client::{
     TlsClient, TlsStream, ask, assert_close_notify, close_writing, handshake, read_byte, shown,
 };
-use crate::support::wait_for;
+use crate::support::tls_files::TlsFiles;
+use crate::support::{python, wait_for};
 
 const FAILED: &str = "TLS handshake with the client failed";
 const RELOADED: &str = "certificate read again and in use";
 const NOT_RELOADED: &str = "certificate cannot be read again; the old one stays in use";
 
-/// What a listener's TLS is made from, in files that a test may replace.
-struct Files {
-    folder: tempfile::TempDir,
-    authority: Authority,
-}
-
-impl Files {
-    fn new() -> Self {
-        let files = Self {
-            folder: tempfile::tempdir().unwrap(),
-            authority: Authority::new("server CA"),
-        };
-        files.write("server-ca.pem", &files.authority.certificate);
-        files.write_pair(&files.authority.server());
-        files
-    }
-
-    /// Puts a whole file in the place of one that may be there.
-    fn write(&self, name: &str, text: &str) -> String {
-        let (path, new) = (
-            self.folder.path().join(name),
-            self.folder.path().join("new"),
-        );
-        std::fs::write(&new, text).unwrap();
-        std::fs::rename(new, &path).unwrap();
-        path.display().to_string()
-    }
-
-    fn write_pair(&self, identity: &Identity) {
-        self.write("server.pem", &identity.certificate);
-        self.write("server.key", &identity.key);
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    /// The listener's lines.
-    fn keys(&self, tls: &str) -> String {
-        format!(
-            "tls = \"{tls}\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
-            self.path("server.pem"),
-            self.path("server.key")
-        )
-    }
-
-    fn client(&self) -> TlsClient {
-        TlsClient::trusting(&self.authority.certificate)
-    }
-}
-
-/// A proxy that speaks TLS in front of the RDS flavour.
+/// A proxy that speaks TLS to its clients, in front of the RDS flavour.
 struct Port {
     proxy: Proxy,
-    files: Files,
-    // The signing key that the proxy uses is known as long as this lives.
+    files: TlsFiles,
+    // The AWS endpoint stops when this is dropped.
     _aws: Aws,
 }
 
 impl Port {
-    /// Whoever reaches it is let in.
+    /// Starts a proxy that lets everybody in.
     fn open(tls: &str) -> Self {
-        let files = Files::new();
+        let files = TlsFiles::new();
         let keys = files.keys(tls);
         Self::with(
             files,
@@ -99,9 +48,10 @@ impl Port {
         )
     }
 
-    /// Who has a certificate of this authority is let in; `keys` are further lines of the listener.
+    /// Starts a proxy that lets in whoever has a certificate of this authority. `keys` are further
+    /// lines of the listener.
     fn for_certificates(clients: &Authority, keys: &str) -> Self {
-        let files = Files::new();
+        let files = TlsFiles::new();
         let ca = files.write("client-ca.pem", &clients.certificate);
         let tls = files.keys("optional");
         let listener = format!("auth = \"cert\"\n{tls}client_ca = \"{ca}\"\n{keys}\n");
@@ -112,7 +62,7 @@ impl Port {
         )
     }
 
-    fn with(files: Files, listener: &str, target: &str) -> Self {
+    fn with(files: TlsFiles, listener: &str, target: &str) -> Self {
         let aws = Testbed::shared().aws();
         let proxy = Proxy::with_config(
             &aws,
@@ -141,7 +91,7 @@ impl Port {
         TlsClient::showing(&self.files.authority.certificate, identity).log_in(self.address(), user)
     }
 
-    /// A client with this certificate gets no further than its handshake; the log says why.
+    /// Asserts that a client with this certificate fails its handshake, and that the log says why.
     #[track_caller]
     fn assert_not_taken(&self, identity: &Identity, alert: &str, cause: &str) {
         for version in [&TLS12, &TLS13] {
@@ -150,8 +100,8 @@ impl Port {
                 version,
                 identity,
             );
-            // In TLS 1.3 the client has finished, and says who it is, before its certificate is
-            // looked at.
+            // In TLS 1.3 the handshake is over for the client, and it has sent its startup message,
+            // before the proxy has seen the certificate.
             let error = client.ssl_request(self.address()).and_then(|mut stream| {
                 stream.write_all(&startup_packet(V3_0, &[("user", "x")]))?;
                 stream.read(&mut [0])
@@ -167,7 +117,7 @@ fn assert_served(mut client: Client<impl Read + Write>) {
     assert_eq!(client.value("select current_user"), "jane_doe");
 }
 
-/// Body of the next message of this kind.
+/// Skips messages until one of this kind arrives, and returns its body.
 fn read_until(stream: &mut TlsStream, kind: u8) -> Vec<u8> {
     loop {
         match read_reply(stream) {
@@ -176,18 +126,6 @@ fn read_until(stream: &mut TlsStream, kind: u8) -> Vec<u8> {
             Reply::Closed => panic!("closed before a message {:?}", char::from(kind)),
         }
     }
-}
-
-/// Starts a long query and waits until the server runs it.
-fn sleep_on_server(client: &mut Client<TlsStream>, observer: &mut Client<TlsStream>) {
-    client.send_query("select pg_sleep(60)");
-    let running = format!(
-        "select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'",
-        client.process_id()
-    );
-    wait_for("the query", || {
-        (observer.value(&running) == "1").then_some(())
-    });
 }
 
 #[test]
@@ -212,7 +150,7 @@ fn tls_1_2_and_1_3_are_spoken() {
 }
 
 #[test]
-fn a_plain_startup_message_to_an_address_that_requires_tls_is_28000_with_a_hint() {
+fn a_plain_startup_message_to_an_address_that_requires_tls_is_refused_with_28000_and_a_hint() {
     let port = Port::open("required");
     let mut declined = connect(port.address());
     declined.write_all(&GSSENC_REQUEST).unwrap();
@@ -243,7 +181,7 @@ fn a_plain_cancel_request_cancels_a_query_of_a_tls_session() {
     for version in [V3_0, V3_2] {
         let stream = port.files.client().ssl_request(port.address()).unwrap();
         let mut session = Client::log_in_over(stream, version, &[("user", "x")]).unwrap();
-        sleep_on_server(&mut session, &mut observer);
+        session.sleep_on_server(&mut observer);
         cancel(port.address(), &session.key);
         assert_eq!(session.read_rows().err().unwrap().sqlstate(), "57014");
     }
@@ -257,7 +195,7 @@ fn a_cancel_request_over_tls_is_answered_by_close_notify_only() {
         port.files.client().ssl_request(port.address()),
         port.files.client().direct(port.address()),
     ] {
-        sleep_on_server(&mut session, &mut observer);
+        session.sleep_on_server(&mut observer);
         let mut stream = stream.unwrap();
         stream
             .write_all(&packet(
@@ -290,7 +228,7 @@ fn direct_tls_needs_no_ssl_request() {
 }
 
 #[test]
-fn ssl_request_inside_direct_tls_is_answered_no() {
+fn an_ssl_request_inside_direct_tls_is_declined() {
     let port = Port::open("required");
     let mut stream = port.files.client().direct(port.address()).unwrap();
     stream.write_all(&SSL_REQUEST).unwrap();
@@ -326,11 +264,11 @@ fn direct_tls_without_alpn_is_dropped() {
         .naming(&[])
         .direct(port.address())
         .unwrap();
-    // It may find the connection broken while it is still writing.
+    // The proxy may have closed the connection before this write is done.
     let _ = stream.write_all(&startup_packet(V3_0, &[("user", "x")]));
     assert!(
         stream.read(&mut [0]).is_err(),
-        "nothing is answered, not even close_notify"
+        "the proxy sends nothing, not even close_notify"
     );
     port.proxy.log_line(&[
         "INFO",
@@ -341,7 +279,7 @@ fn direct_tls_without_alpn_is_dropped() {
 }
 
 #[test]
-fn another_alpn_protocol_fails_the_handshake_in_both_modes_and_is_logged() {
+fn an_unknown_alpn_protocol_fails_the_handshake_in_both_modes_and_is_logged() {
     let port = Port::open("required");
     let client = port.files.client().naming(&["http/1.1", "h2"]);
     for stream in [
@@ -379,7 +317,7 @@ fn alpn_may_be_left_out_after_ssl_request_and_postgresql_may_be_one_of_several()
 }
 
 #[test]
-fn a_client_hello_in_the_segment_of_the_ssl_request_is_served() {
+fn a_client_hello_in_the_same_segment_as_its_ssl_request_is_served() {
     let port = Port::open("required");
     for version in [&TLS12, &TLS13] {
         let mut connection =
@@ -395,7 +333,7 @@ fn a_client_hello_in_the_segment_of_the_ssl_request_is_served() {
 }
 
 #[test]
-fn a_plain_startup_message_behind_ssl_request_is_never_used() {
+fn a_plain_startup_message_after_an_ssl_request_is_never_used() {
     let port = Port::open("optional");
     let startup = startup_packet(V3_0, &[("user", "x")]);
     let mut hello = Vec::new();
@@ -431,7 +369,7 @@ fn a_plain_startup_message_behind_ssl_request_is_never_used() {
 }
 
 #[test]
-fn the_alert_of_a_failed_handshake_arrives_though_more_is_sent_than_was_read() {
+fn the_alert_of_a_failed_handshake_arrives_even_if_the_client_sends_more_than_is_read() {
     let port = Port::open("required");
     let mut stream = ask(port.address());
     stream.write_all(&vec![b'x'; 200_000]).unwrap();
@@ -444,7 +382,7 @@ fn the_alert_of_a_failed_handshake_arrives_though_more_is_sent_than_was_read() {
 }
 
 #[test]
-fn a_query_pipelined_behind_the_startup_message_is_answered() {
+fn a_query_pipelined_after_the_startup_message_is_answered() {
     let port = Port::open("required");
     let mut stream = port.files.client().direct(port.address()).unwrap();
     let query = [&b"Q"[..], &packet(b"select 'pipelined'\0")].concat();
@@ -455,8 +393,8 @@ fn a_query_pipelined_behind_the_startup_message_is_answered() {
 }
 
 #[test]
-fn a_handshake_that_does_not_go_on_is_cut_off_at_startup_timeout() {
-    let files = Files::new();
+fn a_stalled_handshake_is_cut_off_at_startup_timeout() {
+    let files = TlsFiles::new();
     let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
     let port = Port::with(
         files,
@@ -476,13 +414,13 @@ fn a_handshake_that_does_not_go_on_is_cut_off_at_startup_timeout() {
     }
     port.proxy
         .log_line(&["client did not finish its startup in time"]);
-    // Nor may it be slow behind the handshake.
+    // The timeout also applies to a client that is silent after its handshake.
     let mut stream = port.files.client().ssl_request(port.address()).unwrap();
     assert!(stream.read(&mut [0]).is_err());
 }
 
 #[test]
-fn no_session_is_resumed() {
+fn tls_sessions_are_never_resumed() {
     let port = Port::open("required");
     for version in [&TLS12, &TLS13] {
         let client = TlsClient::speaking(&port.files.authority.certificate, version).resuming();
@@ -512,7 +450,7 @@ fn a_replaced_certificate_is_shown_to_new_connections_and_open_sessions_go_on() 
 }
 
 #[test]
-fn a_half_replaced_pair_keeps_the_old_certificate_in_use_until_it_is_complete() {
+fn the_old_certificate_stays_in_use_until_both_files_are_replaced() {
     let port = Port::open("required");
     let old = shown(&port.log_in().stream);
     let next = port.files.authority.server();
@@ -530,12 +468,12 @@ fn a_half_replaced_pair_keeps_the_old_certificate_in_use_until_it_is_complete() 
     assert_eq!(
         port.proxy.log().matches(NOT_RELOADED).count(),
         1,
-        "it is said once, not every second"
+        "the error is logged once, not every second"
     );
 }
 
 #[test]
-fn files_that_disappear_or_break_keep_the_old_certificate_in_use() {
+fn the_old_certificate_stays_in_use_when_files_disappear_or_break() {
     let port = Port::open("required");
     let old = shown(&port.log_in().stream);
     std::fs::remove_file(port.files.path("server.pem")).unwrap();
@@ -552,7 +490,7 @@ fn files_that_disappear_or_break_keep_the_old_certificate_in_use() {
 }
 
 #[test]
-fn sighup_reads_certificates_again_though_nothing_has_changed() {
+fn sighup_reads_certificates_again_even_if_nothing_has_changed() {
     let port = Port::open("required");
     let mut session = port.log_in();
     port.proxy.signal("-HUP");
@@ -566,7 +504,8 @@ fn sighup_reads_certificates_again_though_nothing_has_changed() {
     });
 }
 
-/// The problems of a listener with these lines behind its first four, without the file's name.
+/// The problems of a listener that has these lines after its first four, without the name of the
+/// file.
 fn problems(keys: &str) -> String {
     let file = config_file(&format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"app\"]\nauth = \"trust\"\n{keys}\n\
@@ -580,8 +519,8 @@ fn problems(keys: &str) -> String {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_78_with_its_line() {
-    let files = Files::new();
+fn an_unusable_certificate_is_reported_with_its_line_and_exit_code_78() {
+    let files = TlsFiles::new();
     let keys = files.keys("required");
     let (pem, key) = (files.path("server.pem"), files.path("server.key"));
     files.write("server.key", &files.authority.server().key);
@@ -620,8 +559,8 @@ fn a_certificate_that_cannot_be_used_is_78_with_its_line() {
 }
 
 #[test]
-fn an_authority_or_a_revocation_list_that_cannot_be_used_is_78() {
-    let files = Files::new();
+fn an_unusable_authority_or_revocation_list_means_exit_code_78() {
+    let files = TlsFiles::new();
     let keys = files.keys("required");
     let empty = files.write("empty.pem", "");
     let ca = files.path("server-ca.pem");
@@ -642,7 +581,7 @@ fn an_authority_or_a_revocation_list_that_cannot_be_used_is_78() {
 }
 
 #[test]
-fn tls_without_certificate_or_key_is_78() {
+fn tls_without_a_certificate_or_a_key_means_exit_code_78() {
     let certificate =
         "1:1: listener.certificate: say which, as in certificate = \"server.crt\" (PEM)";
     let key = "1:1: listener.key: say which, as in key = \"server.key\" (PEM)";
@@ -655,12 +594,13 @@ fn tls_without_certificate_or_key_is_78() {
 }
 
 #[test]
-fn certificates_without_tls_and_unknown_values_of_tls_are_78() {
+fn certificates_without_tls_and_unknown_values_of_tls_mean_exit_code_78() {
     let goes_with = "goes with tls = \"optional\" or tls = \"required\": add that, or delete it";
     assert_eq!(
         problems("certificate = \"x\"\nkey = \"x\"\nclient_ca = \"x\"\ntls = \"off\""),
         format!(
-            "5:1: listener.certificate: {goes_with}\n6:1: listener.key: {goes_with}\n7:1: listener.client_ca: {goes_with}"
+            "5:1: listener.certificate: {goes_with}\n6:1: listener.key: {goes_with}\n\
+             7:1: listener.client_ca: {goes_with}"
         )
     );
     assert_eq!(
@@ -690,7 +630,7 @@ fn a_client_certificates_names_are_user_names() {
 }
 
 #[test]
-fn a_client_certificate_of_somebody_else_is_28000() {
+fn a_client_certificate_of_somebody_else_is_refused_with_28000() {
     let clients = Authority::new("client CA");
     let port = Port::for_certificates(&clients, "");
     let ana = clients.client("ana");
@@ -713,7 +653,7 @@ fn a_client_certificate_of_somebody_else_is_28000() {
 }
 
 #[test]
-fn a_client_without_certificate_is_28000_in_clear_and_over_tls() {
+fn a_client_without_a_certificate_is_refused_with_28000_with_and_without_tls() {
     let port = Port::for_certificates(&Authority::new("client CA"), "");
     let over_tls = port
         .files
@@ -733,7 +673,7 @@ fn a_client_without_certificate_is_28000_in_clear_and_over_tls() {
 }
 
 #[test]
-fn a_certificate_map_takes_exact_names_and_expressions_to_users() {
+fn a_certificate_map_maps_exact_names_and_patterns_to_users() {
     let clients = Authority::new("client CA");
     let map = r"certificate_map = [
         { certificate = 'tableau.example.com', user = 'tableau' },
@@ -755,7 +695,7 @@ fn a_certificate_map_takes_exact_names_and_expressions_to_users() {
         alternative_names: &["root@example.com.evil.example"],
         ..Leaf::default()
     });
-    // Names that no line takes to a user are no user names.
+    // A name that no line of the map matches is not a user name.
     for (identity, user) in [(&bo, "bo"), (&bo, "bo.b@example.com"), (&evil, "root")] {
         let error = port.log_in_showing(identity, user).err().unwrap();
         assert_eq!(
@@ -769,7 +709,7 @@ fn a_certificate_map_takes_exact_names_and_expressions_to_users() {
 }
 
 #[test]
-fn a_client_certificate_under_an_intermediate_authority_is_taken_with_its_chain() {
+fn a_client_certificate_of_an_intermediate_authority_is_accepted_with_its_chain() {
     let clients = Authority::new("client CA");
     let intermediate = clients.intermediate("department CA");
     let port = Port::for_certificates(&clients, "");
@@ -834,7 +774,7 @@ fn a_revoked_client_certificate_fails_the_handshake_and_others_do_not() {
         "Revoked",
     );
     assert_served(port.log_in_showing(&good, "ana").unwrap());
-    // The list is read again as certificates are.
+    // The proxy rereads the revocation list when it changes, as it does with certificates.
     std::fs::write(revocations.path(), clients.revoke(&[7, 8])).unwrap();
     port.proxy.log_line(&["INFO", RELOADED]);
     assert!(
@@ -845,10 +785,10 @@ fn a_revoked_client_certificate_fails_the_handshake_and_others_do_not() {
 }
 
 #[test]
-fn a_client_that_vanishes_during_login_is_noticed() {
+fn the_proxy_notices_a_client_that_vanishes_during_its_login() {
     let (reached, login) = mpsc::channel();
     let (left, end) = mpsc::channel();
-    // A server that never answers, until the proxy gives up.
+    // This server never answers, and reports when the proxy has connected and when it has given up.
     let server = serve(move |mut stream| {
         let mut request = [0; 8];
         stream.read_exact(&mut request).unwrap();
@@ -856,7 +796,7 @@ fn a_client_that_vanishes_during_login_is_noticed() {
         let _ = stream.read_to_end(&mut Vec::new());
         left.send(()).unwrap();
     });
-    let files = Files::new();
+    let files = TlsFiles::new();
     let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
     let port = Port::with(
         files,
@@ -905,7 +845,7 @@ fn the_servers_last_error_arrives_before_close_notify() {
             )),
             "t"
         );
-        // Queries that no server will read.
+        // No server will read these queries.
         for _ in 0..50 {
             victim.send_query("select 1");
         }
@@ -940,7 +880,7 @@ fn a_client_that_ends_properly_gets_close_notify() {
     session.value("select 1");
     session.send(b'X', b"");
     assert_close_notify(&mut session.stream);
-    // The query is 14 bytes, Terminate 5.
+    // The query has 14 bytes and Terminate has 5.
     drop(session);
     let line = port.proxy.log_line(&["session ended", "bytes_sent=19 "]);
     assert!(!line.contains("error="), "{line}");
@@ -1003,7 +943,7 @@ fn copy_moves_megabytes_unchanged_in_both_directions() {
 
 #[test]
 fn openssl_verifies_the_chain_with_and_without_ssl_request() {
-    let files = Files::new();
+    let files = TlsFiles::new();
     let intermediate = files.authority.intermediate("issuing CA");
     let mut server = intermediate.server();
     server.certificate += &intermediate.certificate;
@@ -1054,38 +994,16 @@ fn openssl_verifies_the_chain_with_and_without_ssl_request() {
     }
 }
 
-/// Runs `psycopg_tls.py` with a connection string that verifies the proxy; gives what it printed,
-/// or its error.
+/// Connects with libpq 18, which verifies the proxy, and returns what the script printed or its
+/// error.
 fn psycopg(port: &Port, more: &str, arguments: &[&str]) -> Result<String, String> {
-    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-    assert!(
-        Path::new(python).exists(),
-        "{python} does not exist: run\n    make venv"
-    );
     let conninfo = format!(
-        "host=localhost hostaddr=127.0.0.1 port={} user=ana dbname=postgres sslmode=verify-full sslrootcert={} {more}",
+        "host=localhost hostaddr=127.0.0.1 port={} user=ana dbname=postgres sslmode=verify-full \
+         sslrootcert={} {more}",
         port.address().port(),
         port.files.path("server-ca.pem"),
     );
-    let mut command = Command::new(python);
-    for (name, _) in
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG"))
-    {
-        command.env_remove(name);
-    }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/psycopg_tls.py");
-    let output = command
-        .arg(script)
-        .arg(conninfo)
-        .args(arguments)
-        .output()
-        .expect("python starts");
-    let text = |bytes| String::from_utf8_lossy(bytes).trim().to_string();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(text(&output.stderr))
-    }
+    python::psycopg(&conninfo, arguments)
 }
 
 #[test]
@@ -1118,7 +1036,7 @@ fn libpq_18_verifies_the_proxy_in_both_modes_and_speaks_its_latest_protocol() {
 }
 
 #[test]
-fn libpq_18_cancels_over_tls_and_in_clear() {
+fn libpq_18_cancels_with_and_without_tls() {
     let port = Port::open("required");
     for more in [
         "max_protocol_version=3.0",
@@ -1139,7 +1057,7 @@ fn libpq_18_logs_in_with_a_client_certificate() {
             .files
             .write(&format!("{name}.pem"), &identity.certificate);
         let key = port.files.write(&format!("{name}.key"), &identity.key);
-        // libpq takes no key that others could read.
+        // libpq refuses a key that other users could read.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&key, mode).unwrap();
         format!("sslcertmode=require sslcert={certificate} sslkey={key}")
@@ -1171,7 +1089,7 @@ fn libpq_18_logs_in_with_a_client_certificate() {
 }
 
 #[test]
-fn a_scanner_that_leaves_in_the_handshake_disturbs_nobody() {
+fn a_scanner_that_leaves_during_the_handshake_disturbs_nobody() {
     let port = Port::open("required");
     drop(ask(port.address()));
     let mut garbage: TcpStream = ask(port.address());

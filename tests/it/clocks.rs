@@ -1,5 +1,5 @@
-//! Clocks that jump, credentials that end early: nothing dead is handed out, and what the server
-//! sees otherwise is replaced.
+//! What happens when a clock jumps or a credential ends early? The proxy never uses a credential
+//! that it knows to have expired, and it replaces those that only the server considers expired.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,8 @@ fn log_in(proxy: &Proxy) -> Result<String, ServerError> {
         .map(|mut client| client.value("select current_user"))
 }
 
-/// Calls whose signature AWS took; those that it refused for their time are followed by another.
+/// How many calls AWS accepted. A call whose signature has the wrong time is refused and then
+/// repeated.
 fn good_calls(aws: &Aws, action: &str) -> usize {
     aws.requests()
         .iter()
@@ -32,7 +33,7 @@ fn good_calls(aws: &Aws, action: &str) -> usize {
 }
 
 #[test]
-fn a_machine_that_slept_uses_no_dead_password_and_caches_the_next_by_awss_clock() {
+fn after_sleep_an_expired_password_is_replaced_and_the_new_one_is_cached_by_the_clock_of_aws() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.redshift().create_user("sleeper");
@@ -47,7 +48,7 @@ fn a_machine_that_slept_uses_no_dead_password_and_caches_the_next_by_awss_clock(
     for _ in 0..3 {
         assert_eq!(log_in(&proxy).unwrap(), "IAM:sleeper");
     }
-    // By our clock the new password ended before it was made.
+    // By the proxy's clock, the new password had expired before it was issued.
     assert_eq!(good_calls(&aws, "GetClusterCredentials"), 2);
     proxy.log_line(&[
         "WARN",
@@ -59,13 +60,13 @@ fn a_machine_that_slept_uses_no_dead_password_and_caches_the_next_by_awss_clock(
     assert_eq!(
         good_calls(&aws, "GetClusterCredentials"),
         2,
-        "a clock that is set right changes nothing"
+        "nothing changes when the clock is set right"
     );
     assert!(!proxy.log().contains("refuses a cached credential"));
 }
 
 #[test]
-fn a_clock_that_is_set_back_makes_no_credential_live_longer() {
+fn setting_the_clock_back_does_not_extend_the_life_of_a_credential() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let life = Duration::from_secs(1);
@@ -76,7 +77,8 @@ fn a_clock_that_is_set_back_makes_no_credential_live_longer() {
         &redshift_config(&aws, "db_user = \"set_back\"\ndatabase = \"dev\""),
     );
     assert_eq!(log_in(&proxy).unwrap(), "IAM:set_back");
-    // It has been used and is renewed once; nobody uses the second, which dies.
+    // The first credential is in use, so it is renewed once. Nobody uses the second one, so it
+    // expires.
     wait_for("the renewal", || {
         (proxy.log().matches("got a credential").count() == 2).then_some(())
     });
@@ -95,7 +97,7 @@ fn a_clock_that_is_set_back_makes_no_credential_live_longer() {
 }
 
 #[test]
-fn tokens_that_a_wrong_clock_dates_are_refused_and_the_log_says_why() {
+fn tokens_signed_with_a_wrong_clock_are_refused_and_the_log_says_why() {
     let bed = Testbed::shared();
     for (user, ahead, words) in [
         ("forward", HOUR, "s ahead of AWS's"),
@@ -114,7 +116,7 @@ fn tokens_that_a_wrong_clock_dates_are_refused_and_the_log_says_why() {
         assert_eq!(
             (error.sqlstate(), error.message()),
             ("28000", &*message),
-            "the server's own words"
+            "these are the server's own words"
         );
         proxy.log_line(&[
             "WARN",
@@ -131,7 +133,8 @@ fn tokens_that_a_wrong_clock_dates_are_refused_and_the_log_says_why() {
             1,
             "AWS is not asked for the time at each refusal"
         );
-        // What is cached is dated an hour off: refused, and replaced unseen.
+        // The cached token was signed an hour off. The server refuses it, and the client does not
+        // notice that it is replaced.
         clock.set_ahead(0);
         assert_eq!(log_in(&proxy).unwrap(), user);
         proxy.log_line(&["the server refuses a cached credential; trying a fresh one"]);
@@ -139,7 +142,7 @@ fn tokens_that_a_wrong_clock_dates_are_refused_and_the_log_says_why() {
 }
 
 #[test]
-fn a_token_of_before_the_sleep_is_not_presented() {
+fn a_token_signed_before_sleep_is_not_used_afterwards() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("laptop").unwrap();
@@ -153,12 +156,12 @@ fn a_token_of_before_the_sleep_is_not_presented() {
     assert_eq!(log_in(&proxy).unwrap(), "laptop");
     assert!(
         bed.rds().refusals_of("laptop").is_empty(),
-        "the server has not seen the old one again"
+        "the server has not seen the old token again"
     );
 }
 
 #[test]
-fn dsql_tokens_are_dated_by_our_clock_too() {
+fn dsql_tokens_signed_with_a_wrong_clock_are_refused_too() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let keys = format!(
@@ -175,7 +178,7 @@ fn dsql_tokens_are_dated_by_our_clock_too() {
 }
 
 #[test]
-fn a_token_that_has_expired_for_the_server_only_is_replaced_once_unseen() {
+fn a_token_that_only_the_server_considers_expired_is_replaced_once() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("expired").unwrap();
@@ -184,20 +187,22 @@ fn a_token_that_has_expired_for_the_server_only_is_replaced_once_unseen() {
         &rds_config("db_user = \"expired\"\ndatabase = \"postgres\""),
     );
     assert_eq!(log_in(&proxy).unwrap(), "expired");
-    // The token's last minutes for us, and over for the server.
+    // By the proxy's clock the token is in its last minutes, and by the server's clock it has
+    // expired.
     clock.set_ahead(800);
     bed.rds().set_clock_ahead_of("expired", 1_000);
     assert_eq!(log_in(&proxy).unwrap(), "expired");
     assert_eq!(bed.rds().refusals_of("expired").len(), 1);
     bed.rds().set_clock_ahead_of("expired", 2 * HOUR);
     let error = log_in(&proxy).unwrap_err();
-    let message = "the database server refused the temporary password twice: LDAP authentication failed for user \"expired\"";
+    let message = "the database server refused the temporary password twice: LDAP authentication \
+        failed for user \"expired\"";
     assert_eq!((error.sqlstate(), error.message()), ("08004", message));
     assert_eq!(bed.rds().refusals_of("expired").len(), 3);
 }
 
 #[test]
-fn a_token_of_a_role_with_thirty_seconds_left_is_cached_for_less_than_those() {
+fn a_token_is_cached_for_less_than_the_remaining_life_of_its_role_session() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("thirty").unwrap();
@@ -216,8 +221,8 @@ fn a_token_of_a_role_with_thirty_seconds_left_is_cached_for_less_than_those() {
     aws.set_fault(Fault::InternalError);
     move_on(15);
     assert_eq!(log_in(&proxy).unwrap(), "thirty", "nobody was asked");
-    // In the last quarter it is not handed out, whatever a token's own quarter of an hour would
-    // allow.
+    // A token is not used in the last quarter of its role session, although it would be valid for
+    // fifteen minutes by itself.
     move_on(23);
     let error = log_in(&proxy).unwrap_err();
     assert_eq!(
@@ -229,6 +234,6 @@ fn a_token_of_a_role_with_thirty_seconds_left_is_cached_for_less_than_those() {
     assert_eq!(
         bed.rds().refusals_of("thirty"),
         Vec::<String>::new(),
-        "no token was used after its signer's end"
+        "no token was used after its role session had ended"
     );
 }

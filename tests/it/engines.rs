@@ -1,4 +1,4 @@
-//! Every engine and API, and every way a server asks for the password.
+//! Do clients get in with every engine and every API, however the server asks for the password?
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn rds_user_names_that_need_escaping_are_signed_as_they_are() {
 }
 
 #[test]
-fn rds_without_db_user_takes_the_clients_own_name() {
+fn rds_without_db_user_uses_the_clients_own_name() {
     let bed = Testbed::shared();
     bed.rds().create_user("own_name").unwrap();
     let aws = bed.aws();
@@ -44,8 +44,9 @@ fn rds_tokens_are_signed_for_the_signing_host_when_it_is_not_the_dial_host() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("tunnelled").unwrap();
-    let keys = "db_user = \"tunnelled\"\ndatabase = \"postgres\"\nsigning_host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\"\n\
-                tls_server_name = \"mydb.123456789012.us-west-2.rds.amazonaws.com\"";
+    let keys = "db_user = \"tunnelled\"\ndatabase = \"postgres\"\n\
+        signing_host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\"\n\
+        tls_server_name = \"mydb.123456789012.us-west-2.rds.amazonaws.com\"";
     let proxy = Proxy::with_config(
         &aws,
         &rds_config(keys).replace("region = \"us-west-2\"\n", ""),
@@ -59,7 +60,8 @@ fn an_rds_proxy_is_verified_and_its_tokens_are_signed_under_its_own_name() {
     bed.rds().create_user("behind_a_proxy").unwrap();
     let host = "myproxy.proxy-123456789012.us-west-2.rds.amazonaws.com";
     let keys = format!(
-        "db_user = \"behind_a_proxy\"\ndatabase = \"postgres\"\nsigning_host = \"{host}:5432\"\ntls_server_name = \"{host}\""
+        "db_user = \"behind_a_proxy\"\ndatabase = \"postgres\"\nsigning_host = \"{host}:5432\"\n\
+         tls_server_name = \"{host}\""
     );
     let proxy = Proxy::with_config(
         &bed.aws(),
@@ -104,7 +106,8 @@ fn rds_endpoints_are_discovered_for_an_instance_and_for_a_clusters_writer_and_re
 #[test]
 fn redshift_cluster_credentials_carry_every_setting_and_the_returned_user_logs_in() {
     let aws = Testbed::shared().aws();
-    let keys = "db_user = \"newcomer\"\ndatabase = \"dev\"\nauto_create = true\ndb_groups = [\"bi\", \"ops\"]\nduration_seconds = 1800";
+    let keys = "db_user = \"newcomer\"\ndatabase = \"dev\"\nauto_create = true\n\
+        db_groups = [\"bi\", \"ops\"]\nduration_seconds = 1800";
     let proxy = Proxy::with_config(&aws, &redshift_config(&aws, keys));
     assert_eq!(user_of(&proxy), "IAMA:newcomer:bi,ops");
     let request = aws
@@ -130,12 +133,12 @@ fn redshift_cluster_credentials_carry_every_setting_and_the_returned_user_logs_i
     }
 }
 
-/// A Redshift target that is known by a custom domain name, and by `identifier` where that is a
-/// line.
+/// A Redshift target with a custom domain name, and with `identifier` too unless that is empty.
 fn custom_domain_config(aws: &Aws, domain: &str, identifier: &str) -> String {
     let port = Testbed::shared().redshift().port();
     let keys = format!(
-        "{identifier}custom_domain_name = \"{domain}\"\nhost = \"localhost\"\nport = {port}\ndb_user = \"ana\"\ndatabase = \"dev\""
+        "{identifier}custom_domain_name = \"{domain}\"\nhost = \"localhost\"\nport = {port}\n\
+         db_user = \"ana\"\ndatabase = \"dev\""
     );
     let config = redshift_config(aws, &keys);
     if identifier.is_empty() {
@@ -147,7 +150,7 @@ fn custom_domain_config(aws: &Aws, domain: &str, identifier: &str) -> String {
 
 const IDENTIFIER: &str = "cluster_identifier = \"examplecluster\"\n";
 
-/// How the cluster was named in each call, `DescribeCustomDomainAssociations` among them.
+/// Each call with the name that it gave the cluster, including `DescribeCustomDomainAssociations`.
 fn names_in_calls(aws: &Aws) -> Vec<String> {
     let named = |request: &LoggedRequest| {
         let name = request
@@ -214,7 +217,7 @@ fn redshift_asks_for_the_identifier_behind_a_custom_domain_name_when_it_is_not_c
 }
 
 #[test]
-fn redshift_says_what_the_first_call_said_when_there_is_no_second() {
+fn redshift_reports_the_error_of_the_first_call_when_there_is_no_second() {
     let aws = Testbed::shared().aws();
     aws.add_fault(FaultRule::new(Fault::Deny).of("GetClusterCredentials"));
     aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeCustomDomainAssociations"));
@@ -275,7 +278,7 @@ fn serverless_workgroups_are_discovered_and_the_aws_identity_is_the_user() {
     assert_eq!(
         (aws.calls("GetCredentials"), aws.calls("GetWorkgroup")),
         (1, 1),
-        "both answers are remembered"
+        "both answers are cached"
     );
     let request = aws
         .requests()
@@ -308,7 +311,8 @@ fn serverless_workgroups_are_discovered_and_the_aws_identity_is_the_user() {
 fn serverless_custom_domain_names_are_used_where_the_workgroup_is_not_known() {
     let bed = Testbed::shared();
     let keys = format!(
-        "custom_domain_name = \"{WORKGROUP_DOMAIN}\"\nhost = \"localhost\"\nport = {}\ndatabase = \"dev\"",
+        "custom_domain_name = \"{WORKGROUP_DOMAIN}\"\nhost = \"localhost\"\nport = {}\n\
+         database = \"dev\"",
         bed.redshift().port()
     );
     for (more, parameter, value) in [
@@ -335,7 +339,7 @@ fn serverless_custom_domain_names_are_used_where_the_workgroup_is_not_known() {
 }
 
 #[test]
-fn serverless_failures_are_told_apart() {
+fn serverless_failures_are_reported_by_their_cause() {
     for (fault, sqlstate, message) in [
         (
             Fault::Deny,
@@ -404,7 +408,8 @@ fn serverless_urls_name_the_workgroup() {
     for url in [
         format!("redshift-serverless://myworkgroup.us-west-2/dev?{common}"),
         format!(
-            "jdbc:redshift:iam://localhost:{port}/dev?isServerless=true&ServerlessWorkGroup=myworkgroup&Region=us-west-2&{common}"
+            "jdbc:redshift:iam://localhost:{port}/dev?isServerless=true&\
+             ServerlessWorkGroup=myworkgroup&Region=us-west-2&{common}"
         ),
     ] {
         let proxy = Proxy::with_urls(&aws, &[&url]);
@@ -413,10 +418,11 @@ fn serverless_urls_name_the_workgroup() {
 }
 
 #[test]
-fn a_jdbc_iam_url_with_a_workgroups_host_is_taken_as_pasted() {
+fn a_jdbc_iam_url_with_the_host_of_a_workgroup_can_be_pasted_unchanged() {
     let aws = Testbed::shared().aws();
-    let url = "jdbc:redshift:iam://myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com:5439/dev?DbUser=pasted&\
-               AutoCreate=true&listen=127.0.0.1:0";
+    let url = "jdbc:redshift:iam://\
+        myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com:5439/dev?\
+        DbUser=pasted&AutoCreate=true&listen=127.0.0.1:0";
     let proxy = Proxy::with_urls(&aws, &[url]);
     assert!(
         proxy
@@ -433,7 +439,7 @@ fn a_jdbc_iam_url_with_a_workgroups_host_is_taken_as_pasted() {
 }
 
 #[test]
-fn dsql_logs_users_in_with_tokens_and_admin_with_those_of_another_action() {
+fn dsql_users_log_in_with_tokens_and_admin_with_tokens_for_another_action() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     for (user, action) in [("dsql_reader", "DbConnect"), ("admin", "DbConnectAdmin")] {
@@ -460,7 +466,7 @@ fn dsql_logs_users_in_with_tokens_and_admin_with_those_of_another_action() {
 }
 
 #[test]
-fn dsql_has_one_database_and_says_so_before_the_server_does() {
+fn dsql_logins_to_another_database_are_refused_before_the_server_does() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(&aws, &dsql_config("db_user = \"dsql_reader\""));
     assert!(proxy.printed.contains("/postgres\n"), "{}", proxy.printed);
@@ -484,7 +490,7 @@ fn dsql_has_one_database_and_says_so_before_the_server_does() {
 }
 
 #[test]
-fn dsql_is_given_only_the_startup_parameters_that_it_is_known_to_take() {
+fn dsql_gets_only_the_startup_parameters_that_it_is_known_to_accept() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let proxy = Proxy::with_config(
@@ -525,11 +531,12 @@ fn dsql_is_given_only_the_startup_parameters_that_it_is_known_to_take() {
 }
 
 #[test]
-fn dsql_through_a_tunnel_is_asked_for_by_its_own_name() {
+fn dsql_behind_a_tunnel_is_addressed_by_its_own_name() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     for keys in [
-        "host = \"127.0.0.1\"\ntls_server_name = \"foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws\"",
+        "host = \"127.0.0.1\"\ntls_server_name = \
+         \"foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws\"",
         "host = \"127.0.0.1\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"",
     ] {
         let proxy = Proxy::with_config(
@@ -539,7 +546,8 @@ fn dsql_through_a_tunnel_is_asked_for_by_its_own_name() {
         assert_eq!(user_of(&proxy), "dsql_reader", "{keys}");
     }
     let url = format!(
-        "dsql://dsql_reader@foo0bar1baz2quux3quuux4qux.us-west-2/postgres?host=localhost&port={}&ca_file={}&listen=127.0.0.1:0",
+        "dsql://dsql_reader@foo0bar1baz2quux3quuux4qux.us-west-2/postgres?host=localhost&port={}&\
+         ca_file={}&listen=127.0.0.1:0",
         bed.dsql().port(),
         bed.ca_file().display()
     );
@@ -547,7 +555,7 @@ fn dsql_through_a_tunnel_is_asked_for_by_its_own_name() {
 }
 
 #[test]
-fn dsql_tokens_of_a_role_end_with_its_session_and_those_of_a_stranger_are_refused() {
+fn dsql_tokens_end_with_their_role_session_and_tokens_of_strangers_are_refused() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let keys = format!(
@@ -565,7 +573,7 @@ fn dsql_tokens_of_a_role_end_with_its_session_and_those_of_a_stranger_are_refuse
         !bed.dsql()
             .refusals()
             .contains(&"the access key has expired".to_string()),
-        "no token was used after its signer's end"
+        "no token was used after its role session had ended"
     );
     let mut env = aws.env();
     env.iter_mut()
@@ -595,12 +603,13 @@ fn redshift_with_iam_maps_the_aws_user_and_the_assumed_role() {
 }
 
 #[test]
-fn a_jdbc_iam_url_is_taken_as_pasted() {
+fn a_jdbc_iam_url_can_be_pasted_unchanged() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let url = format!(
-        "jdbc:redshift:iam://examplecluster:us-west-2/dev?DbUser=pasted&AutoCreate=true&DbGroups=BI&ForceLowercase=true&ssl=true&\
-         IAMDuration=900&EndpointUrl={}&ca_file={}&listen=127.0.0.1:0",
+        "jdbc:redshift:iam://examplecluster:us-west-2/dev?DbUser=pasted&AutoCreate=true&\
+         DbGroups=BI&ForceLowercase=true&ssl=true&IAMDuration=900&EndpointUrl={}&ca_file={}&\
+         listen=127.0.0.1:0",
         aws.endpoint_url(),
         bed.ca_file().display()
     );
@@ -649,7 +658,9 @@ fn authentication_ok_at_once_is_accepted() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let keys = format!(
-        "host = \"localhost\"\nport = {}\nsigning_host = \"mydb.123456789012.us-west-2.rds.amazonaws.com\"\ndb_user = \"trusted\"\ndatabase = \"dev\"",
+        "host = \"localhost\"\nport = {}\nsigning_host = \
+         \"mydb.123456789012.us-west-2.rds.amazonaws.com\"\ndb_user = \"trusted\"\n\
+         database = \"dev\"",
         bed.redshift().direct_port()
     );
     let proxy = Proxy::with_config(&aws, &rds_config(&keys));

@@ -1,4 +1,4 @@
-//! AWS that fails, servers that refuse: what the client reads, and that others are not touched.
+//! What do clients read when AWS fails or a server refuses their login, and do other logins go on?
 
 use testbed::{Fault, FaultRule, Testbed};
 
@@ -12,7 +12,7 @@ fn refusal(proxy: &Proxy) -> ServerError {
 }
 
 #[test]
-fn a_denied_call_names_the_missing_action_first_and_no_arn() {
+fn the_error_for_a_denied_call_names_the_missing_action_and_no_arn() {
     let aws = Testbed::shared().aws();
     let config = redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"");
     aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeClusters").times(1));
@@ -49,7 +49,7 @@ fn a_denied_call_names_the_missing_action_first_and_no_arn() {
 }
 
 #[test]
-fn a_denial_is_believed_for_a_moment_and_then_asked_again() {
+fn a_denial_is_cached_only_for_a_moment() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(
         &aws,
@@ -65,7 +65,7 @@ fn a_denial_is_believed_for_a_moment_and_then_asked_again() {
     assert_eq!(
         aws.calls("GetClusterCredentials"),
         1,
-        "the second answer is the first one's"
+        "the second answer comes from the cache"
     );
     crate::support::wait_for("the permission", || {
         Client::log_in(proxy.address(), &[("user", "x")]).ok()
@@ -74,7 +74,7 @@ fn a_denial_is_believed_for_a_moment_and_then_asked_again() {
 }
 
 #[test]
-fn a_failing_aws_changes_nothing_for_logins_while_a_credential_lives() {
+fn logins_go_on_while_aws_fails_and_a_cached_credential_is_valid() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(
         &aws,
@@ -112,8 +112,7 @@ fn a_credential_in_use_is_renewed_before_a_login_has_to_wait() {
             .map(|mut client| client.value("select current_user"))
     };
     assert_eq!(log_in().unwrap(), "IAM:busy");
-    // From now on every call takes its time to fail; logins go on with what is at hand, and the
-    // renewals come in between.
+    // Logins go on with the credential at hand while it is renewed twice.
     crate::support::wait_for("the third credential", || {
         assert_eq!(log_in().unwrap(), "IAM:busy");
         (aws.calls("GetClusterCredentials") >= 3).then_some(())
@@ -121,7 +120,7 @@ fn a_credential_in_use_is_renewed_before_a_login_has_to_wait() {
 }
 
 #[test]
-fn an_aws_that_is_down_at_the_start_is_asked_again_until_it_answers() {
+fn aws_is_asked_again_until_it_answers() {
     let aws = Testbed::shared().aws();
     aws.set_fault(Fault::InternalError);
     let proxy = Proxy::with_config(
@@ -136,7 +135,7 @@ fn an_aws_that_is_down_at_the_start_is_asked_again_until_it_answers() {
 }
 
 #[test]
-fn what_may_pass_is_57p03() {
+fn transient_failures_of_aws_are_reported_as_57p03() {
     let aws = Testbed::shared().aws();
     for (fault, why) in [
         (Fault::Throttle, "AWS throttles the calls of this account"),
@@ -160,13 +159,13 @@ fn what_may_pass_is_57p03() {
         );
         assert!(
             !proxy.log().contains("<DbUser>"),
-            "an answer may hold a password"
+            "the answer may contain a password, so it is not logged"
         );
     }
 }
 
 #[test]
-fn logins_to_a_server_wait_in_line_and_not_for_ever() {
+fn logins_queue_for_a_server_but_not_forever() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("queued").unwrap();
@@ -183,7 +182,7 @@ fn logins_to_a_server_wait_in_line_and_not_for_ever() {
     });
     assert!(
         started.elapsed() > std::time::Duration::from_secs(1),
-        "eight logins at five a second"
+        "eight logins at five per second take more than a second"
     );
     let silent = crate::support::server::answer_ssl_request(b"");
     let keys = format!(
@@ -197,13 +196,14 @@ fn logins_to_a_server_wait_in_line_and_not_for_ever() {
             .map(|login| login.join().unwrap().sqlstate().to_string())
             .collect();
         sqlstates.sort();
-        // The first waits for the silent server, the second in line, the third too long.
+        // The first login waits for the silent server, the second one waits in line, and the third
+        // one waits too long.
         assert_eq!(sqlstates, ["08001", "08001", "57P03"]);
     });
 }
 
 #[test]
-fn an_aws_that_cannot_be_reached_is_57p03() {
+fn an_unreachable_aws_is_reported_as_57p03() {
     let aws = Testbed::shared().aws();
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -221,7 +221,7 @@ fn an_aws_that_cannot_be_reached_is_57p03() {
 }
 
 #[test]
-fn clusters_and_instances_that_do_not_exist_are_58000() {
+fn missing_clusters_and_instances_are_reported_as_58000() {
     let aws = Testbed::shared().aws();
     let endpoint = format!(
         "endpoint_url = \"{}\"\ndb_user = \"ana\"",
@@ -253,14 +253,15 @@ fn clusters_and_instances_that_do_not_exist_are_58000() {
 }
 
 #[test]
-fn keys_that_aws_does_not_know_are_28000() {
+fn unknown_aws_keys_are_reported_as_28000() {
     let aws = Testbed::shared().aws();
     let mut env = aws.env_without_key();
     env.push(("AWS_ACCESS_KEY_ID".into(), "AKIANOBODY".into()));
     env.push(("AWS_SECRET_ACCESS_KEY".into(), "nothing".into()));
     let proxy = Proxy::with_config_and_env(&redshift_config(&aws, "db_user = \"ana\""), env);
     let error = refusal(&proxy);
-    let message = "redshift:DescribeClusters: AWS does not accept the proxy's AWS credentials (InvalidClientTokenId)";
+    let message = "redshift:DescribeClusters: AWS does not accept the proxy's AWS credentials \
+        (InvalidClientTokenId)";
     assert_eq!((error.sqlstate(), error.message()), ("28000", message));
 }
 
@@ -282,7 +283,7 @@ fn a_database_user_that_does_not_exist_is_refused_in_the_servers_words() {
 }
 
 #[test]
-fn a_cached_credential_that_the_server_refuses_is_replaced_once_unseen() {
+fn a_cached_credential_that_the_server_refuses_is_replaced_without_the_client_noticing() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.redshift().create_user("revoked");
@@ -307,7 +308,7 @@ fn a_cached_credential_that_the_server_refuses_is_replaced_once_unseen() {
 }
 
 #[test]
-fn a_fresh_credential_that_is_refused_too_is_08004() {
+fn a_login_fails_with_08004_when_the_server_refuses_the_replacement_too() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.rds().create_user("unlucky").unwrap();
@@ -320,22 +321,23 @@ fn a_fresh_credential_that_is_refused_too_is_08004() {
     assert_eq!(
         (error.sqlstate(), error.message()),
         ("28000", "LDAP authentication failed for user \"unlucky\""),
-        "a fresh one is not retried"
+        "a login with a fresh credential is not retried"
     );
     assert!(Client::log_in(proxy.address(), &[("user", "x")]).is_ok());
     bed.rds().refuse_next_of("unlucky", 1);
     assert!(
         Client::log_in(proxy.address(), &[("user", "x")]).is_ok(),
-        "a cached one is retried"
+        "a login with a cached credential is retried"
     );
     bed.rds().refuse_next_of("unlucky", 2);
     let error = refusal(&proxy);
-    let message = "the database server refused the temporary password twice: LDAP authentication failed for user \"unlucky\"";
+    let message = "the database server refused the temporary password twice: LDAP authentication \
+        failed for user \"unlucky\"";
     assert_eq!((error.sqlstate(), error.message()), ("08004", message));
 }
 
 #[test]
-fn a_credential_near_its_end_is_not_handed_out() {
+fn a_credential_that_is_about_to_expire_is_not_handed_out() {
     let aws = Testbed::shared().aws();
     aws.set_credential_life(std::time::Duration::from_secs(2));
     let proxy = Proxy::with_config(
@@ -346,8 +348,8 @@ fn a_credential_near_its_end_is_not_handed_out() {
         Client::log_in(proxy.address(), &[("user", "x")])
             .map(|mut client| client.value("select current_user"))
     };
-    // Every login succeeds, however the credential's end falls: it is replaced before the server
-    // could refuse it.
+    // Every login succeeds no matter when the credential expires, because it is replaced before the
+    // server could refuse it.
     crate::support::wait_for("the third credential", || {
         assert_eq!(log_in().unwrap(), "IAM:temp_creds_user");
         (aws.calls("GetClusterCredentials") >= 3).then_some(())
@@ -368,7 +370,9 @@ fn one_broken_target_does_not_stop_the_others() {
     let mut config = good.clone();
     for (number, keys) in broken.iter().enumerate() {
         config += &format!(
-            "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"broken{number}\"]\nauth = \"trust\"\n[target.broken{number}]\nengine = \"rds\"\nregion = \"us-west-2\"\n{keys}\n"
+            "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"broken{number}\"]\n\
+             auth = \"trust\"\n[target.broken{number}]\nengine = \"rds\"\nregion = \"us-west-2\"\n\
+             {keys}\n"
         );
     }
     let proxy = Proxy::with_config(&aws, &config);
@@ -392,7 +396,7 @@ fn one_broken_target_does_not_stop_the_others() {
 }
 
 #[test]
-fn first_logins_at_the_same_time_make_one_call() {
+fn simultaneous_first_logins_make_one_call() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     bed.redshift().create_user("crowd");

@@ -1,4 +1,4 @@
-//! Where the proxy's own AWS credentials come from, and how seldom they are asked for.
+//! Where does the proxy get its own AWS credentials, and how seldom does it ask for them?
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use testbed::{Aws, Testbed};
 use crate::support::client::Client;
 use crate::support::proxy::{Proxy, redshift_config};
 
-/// Shows in the database who the proxy is at AWS.
+/// With this API, the database user tells who the proxy is to AWS.
 const KEYS: &str = "api = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev\"";
 
-/// The database user that this identity is mapped to.
+/// Logs in and returns the database user that the proxy's AWS identity is mapped to.
 fn identity(aws: &Aws, keys: &str, env: &[(&str, &str)]) -> String {
     let mut all = aws.env_without_key();
     all.retain(|(name, _)| !env.iter().any(|(other, _)| other == name));
@@ -36,7 +36,7 @@ fn file(directory: &Path, name: &str, text: &str) -> String {
 }
 
 #[test]
-fn keys_in_the_environment() {
+fn keys_in_the_environment_are_used() {
     let aws = Testbed::shared().aws();
     let env = [
         ("AWS_ACCESS_KEY_ID", aws.access_key_id()),
@@ -46,7 +46,7 @@ fn keys_in_the_environment() {
 }
 
 #[test]
-fn a_profile_named_by_the_target() {
+fn a_profile_named_by_the_target_is_used() {
     let aws = Testbed::shared().aws();
     let directory = tempfile::tempdir().unwrap();
     let text = format!(
@@ -66,7 +66,7 @@ fn a_profile_named_by_the_target() {
 }
 
 #[test]
-fn a_credential_process() {
+fn a_credential_process_is_used() {
     let aws = Testbed::shared().aws();
     let directory = tempfile::tempdir().unwrap();
     let answer = format!(
@@ -87,17 +87,19 @@ fn a_credential_process() {
 }
 
 #[test]
-fn single_sign_on() {
+fn single_sign_on_is_used() {
     let aws = Testbed::shared().aws();
     let directory = tempfile::tempdir().unwrap();
     let start_url = "https://example.awsapps.com/start";
     let config = format!(
-        "[profile sso]\nsso_start_url = {start_url}\nsso_region = us-west-2\nsso_account_id = 123456789012\nsso_role_name = analyst\n"
+        "[profile sso]\nsso_start_url = {start_url}\nsso_region = us-west-2\n\
+         sso_account_id = 123456789012\nsso_role_name = analyst\n"
     );
     let config = file(directory.path(), "config", &config);
-    // The cache file's name is the SHA-1 of the start URL, as `aws sso login` writes it.
+    // The name of the cache file is the SHA-1 of the start URL, as `aws sso login` writes it.
     let token = format!(
-        r#"{{"accessToken": "{SSO_TOKEN}", "expiresAt": "2099-01-01T00:00:00Z", "startUrl": "{start_url}", "region": "us-west-2"}}"#
+        "{{\"accessToken\": \"{SSO_TOKEN}\", \"expiresAt\": \"2099-01-01T00:00:00Z\", \
+         \"startUrl\": \"{start_url}\", \"region\": \"us-west-2\"}}"
     );
     let digest = aws_lc_rs::digest::digest(
         &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
@@ -126,7 +128,7 @@ fn single_sign_on() {
 }
 
 #[test]
-fn a_web_identity() {
+fn a_web_identity_is_used() {
     let aws = Testbed::shared().aws();
     let directory = tempfile::tempdir().unwrap();
     let token = file(directory.path(), "token", WEB_IDENTITY_TOKEN);
@@ -143,7 +145,7 @@ fn a_web_identity() {
 }
 
 #[test]
-fn container_credentials() {
+fn container_credentials_are_used() {
     let aws = Testbed::shared().aws();
     let url = aws.container_credentials_url();
     let env = [
@@ -154,7 +156,7 @@ fn container_credentials() {
 }
 
 #[test]
-fn the_instance_metadata_service() {
+fn the_instance_metadata_service_is_used() {
     let aws = Testbed::shared().aws();
     let url = aws.imds_url();
     let env = [
@@ -165,7 +167,7 @@ fn the_instance_metadata_service() {
 }
 
 #[test]
-fn no_identity_at_all_is_28000() {
+fn a_login_fails_with_28000_when_there_are_no_aws_credentials() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config_and_env(
         &redshift_config(&aws, "db_user = \"ana\""),
@@ -174,12 +176,13 @@ fn no_identity_at_all_is_28000() {
     let error = Client::log_in(proxy.address(), &[("user", "x")])
         .err()
         .unwrap();
-    let message = "no AWS credentials: none in the environment, the profile, a web identity, a container or the instance metadata";
+    let message = "no AWS credentials: none in the environment, the profile, a web identity, a \
+        container or the instance metadata";
     assert_eq!((error.sqlstate(), error.message()), ("28000", message));
 }
 
 #[test]
-fn an_assumed_role_is_asked_of_sts_once_for_many_logins() {
+fn sts_is_asked_once_for_a_role_that_many_logins_use() {
     let aws = Testbed::shared().aws();
     let role = format!(
         "{KEYS}\nrole_arn = \"{}\"\nexternal_id = \"{EXTERNAL_ID}\"",
@@ -230,12 +233,12 @@ fn a_role_session_is_renewed_before_it_ends_and_tokens_do_not_outlive_it() {
     });
     assert!(
         bed.rds().refusals_of("short").is_empty(),
-        "no token was used after its signer's end"
+        "no token was used after its role session had ended"
     );
 }
 
 #[test]
-fn a_role_that_may_not_be_assumed_is_28000() {
+fn a_login_fails_with_28000_when_the_role_may_not_be_assumed() {
     let aws = Testbed::shared().aws();
     let role = aws.add_role("guarded", Some("another id"));
     let proxy = Proxy::with_config(

@@ -1,20 +1,17 @@
-//! Running out of something, and stopping.
+//! What happens when the proxy runs out of sessions, file descriptors or ports?
 
-use std::io::Write;
 use std::process::Command;
 
 use testbed::Testbed;
 
-use crate::support::client::{
-    Client, Reply, V3_0, connect, read_refusal, read_reply, startup_packet,
-};
+use crate::support::client::{Client, cancel, connect};
 use crate::support::proxy::{Proxy, command, config_file, rds_config};
-use crate::support::{server, wait_for};
+use crate::support::wait_for;
 
 const TARGET: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
 
 #[test]
-fn over_max_sessions_the_client_is_told_and_a_freed_place_is_given_again() {
+fn clients_over_max_sessions_are_refused_until_another_session_ends() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(
         &aws,
@@ -29,17 +26,62 @@ fn over_max_sessions_the_client_is_told_and_a_freed_place_is_given_again() {
         ("53300", "sorry, too many clients already")
     );
     proxy.log_line(&["login refused", "detail=\"limits.max_sessions = 1\""]);
-    // A cancel needs no place.
+    // Cancel requests are not counted as sessions.
     only.send_query("select pg_sleep(60)");
-    crate::support::client::cancel(proxy.address(), &only.key);
+    cancel(proxy.address(), &only.key);
     drop(only);
-    wait_for("the free place", || {
+    wait_for("a free session", || {
         Client::log_in(proxy.address(), &[("user", "x")]).ok()
     });
 }
 
 #[test]
-fn running_out_of_file_descriptors_does_not_end_the_server() {
+fn the_detail_of_a_refusal_names_the_limit_that_was_reached() {
+    let aws = Testbed::shared().aws();
+    let base = rds_config(TARGET);
+    for (config, detail) in [
+        (
+            format!("{base}[limits]\nmax_sessions = 1\n"),
+            "limits.max_sessions = 1",
+        ),
+        (
+            base.replace("auth = \"trust\"\n", "auth = \"trust\"\nmax_sessions = 1\n"),
+            "max_sessions of listener 127.0.0.1:0 = 1",
+        ),
+        (
+            base.replace("engine = \"rds\"\n", "engine = \"rds\"\nmax_sessions = 1\n"),
+            "target.app.max_sessions = 1",
+        ),
+        (
+            format!("{base}[user.ana]\nmax_sessions = 1\n"),
+            "user.ana.max_sessions = 1",
+        ),
+    ] {
+        let proxy = Proxy::with_config(&aws, &config);
+        let first = Client::log_in(proxy.address(), &[("user", "ana")]).unwrap();
+        let error = Client::log_in(proxy.address(), &[("user", "ana")])
+            .err()
+            .unwrap();
+        assert_eq!(
+            (error.sqlstate(), error.message()),
+            ("53300", "sorry, too many clients already")
+        );
+        assert!(
+            error
+                .detail()
+                .starts_with(&format!("{detail}; pg-iam-proxy session ")),
+            "{}",
+            error.detail()
+        );
+        drop(first);
+        wait_for("a free session", || {
+            Client::log_in(proxy.address(), &[("user", "ana")]).ok()
+        });
+    }
+}
+
+#[test]
+fn running_out_of_file_descriptors_does_not_stop_the_proxy() {
     let aws = Testbed::shared().aws();
     let file = config_file(&rds_config(TARGET));
     let mut limited = Command::new("sh");
@@ -71,48 +113,7 @@ fn running_out_of_file_descriptors_does_not_end_the_server() {
 }
 
 #[test]
-fn a_stop_signal_refuses_logins_under_way_and_lets_sessions_end() {
-    let aws = Testbed::shared().aws();
-    let silent = server::answer_ssl_request(b"");
-    let config = format!(
-        "{}[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"silent\"]\nauth = \"trust\"\n[target.silent]\nengine = \"rds\"\nregion = \"us-west-2\"\nhost = \"127.0.0.1\"\nport = {silent}\n",
-        rds_config(TARGET)
-    );
-    let mut proxy = Proxy::with_config(&aws, &config);
-    let mut session = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    let mut under_way = connect(proxy.addresses[1]);
-    under_way
-        .write_all(&startup_packet(V3_0, &[("user", "x")]))
-        .unwrap();
-    // The proxy reads in order of arrival: once this one is refused, the other login is under way.
-    assert!(Client::log_in(proxy.addresses[1], &[]).is_err());
-    proxy.signal("-TERM");
-    let error = read_refusal(&mut under_way);
-    assert_eq!(
-        (error.sqlstate(), error.message()),
-        ("57P03", "the proxy is shutting down")
-    );
-    proxy.log_line(&["stopping: waiting for sessions to end"]);
-    assert_eq!(session.value("select 1"), "1", "an open session goes on");
-    session.send(b'X', b"");
-    assert_eq!(read_reply(&mut session.stream), Reply::Closed);
-    assert!(proxy.wait().success());
-}
-
-#[test]
-fn a_second_stop_signal_ends_sessions_at_once() {
-    let aws = Testbed::shared().aws();
-    let mut proxy = Proxy::with_config(&aws, &rds_config(TARGET));
-    let mut session = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
-    proxy.signal("-INT");
-    proxy.log_line(&["stopping: waiting for sessions to end"]);
-    proxy.signal("-INT");
-    assert!(proxy.wait().success());
-    assert_eq!(read_reply(&mut session.stream), Reply::Closed);
-}
-
-#[test]
-fn an_address_in_use_is_exit_1_and_named() {
+fn an_address_in_use_is_named_and_means_exit_code_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let file = config_file(&rds_config(TARGET).replace("127.0.0.1:0", &address));

@@ -1,4 +1,4 @@
-"""Reads what `pg-iam-proxy policy` printed and has an independent linter look at every policy in it."""
+"""Does an independent linter accept every policy that `pg-iam-proxy policy` printed?"""
 
 import json
 import sys
@@ -17,8 +17,11 @@ def policies(printed):
         yield profile["Policy"]
     for role in printed.get("Roles", []):
         yield role["Policy"]
-        # The linter knows no trust policies, which have no Resource: it is the role that they belong to.
-        statements = [{**statement, "Resource": role["RoleArn"]} for statement in role["TrustPolicy"]["Statement"]]
+        # The linter does not know trust policies, whose resource is the role that they belong to.
+        statements = [
+            {**statement, "Resource": role["RoleArn"]}
+            for statement in role["TrustPolicy"]["Statement"]
+        ]
         yield {**role["TrustPolicy"], "Statement": statements}
 
 

@@ -1,4 +1,4 @@
-//! What the log says, and what it never says.
+//! What does the log say, and what does it never say?
 
 use testbed::Testbed;
 
@@ -8,7 +8,7 @@ use crate::support::proxy::{
 };
 
 #[test]
-fn a_session_is_one_line_at_its_login_and_one_at_its_end_as_text_and_as_json() {
+fn a_session_is_logged_once_when_it_opens_and_once_when_it_ends_as_text_and_as_json() {
     let aws = Testbed::shared().aws();
     let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"");
     let fields = ["session", "client", "target", "db_user", "upstream"];
@@ -42,7 +42,7 @@ fn a_session_is_one_line_at_its_login_and_one_at_its_end_as_text_and_as_json() {
 }
 
 #[test]
-fn flags_and_environment_win_over_the_file() {
+fn flags_and_environment_override_the_file() {
     let aws = Testbed::shared().aws();
     let file = config_file(&format!(
         "{}[log]\nformat = \"text\"\nlevel = \"error\"\n",

@@ -1,4 +1,5 @@
-//! What a client sees of its login: settings, versions, parameters, and the server's own words.
+//! What does a client see of its login: settings, protocol versions, startup parameters and the
+//! server's own errors?
 
 use std::io::{Read, Write};
 use std::process::Command;
@@ -28,6 +29,7 @@ fn psql_logs_in_without_a_password_to_both_engines() {
         .lines()
         .filter_map(|line| line.strip_prefix("  psql  "))
         .collect();
+    assert_eq!(uris.len(), 2, "{}", proxy.printed);
     for (uri, expected) in uris.into_iter().zip(["IAM:ana|dev", "jane_doe|exampledb"]) {
         let psql = Command::new("psql")
             .args([
@@ -90,7 +92,7 @@ fn the_client_is_told_the_servers_settings_and_its_real_process_id() {
 }
 
 #[test]
-fn protocol_3_2_is_spoken_and_newer_minors_come_down_to_it() {
+fn protocol_3_2_is_spoken_and_newer_minor_versions_are_negotiated_down_to_it() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(
         &aws,
@@ -124,7 +126,7 @@ fn protocol_3_2_is_spoken_and_newer_minors_come_down_to_it() {
 }
 
 #[test]
-fn the_redshift_jdbc_drivers_compression_is_taken_out_in_silence() {
+fn the_compression_parameter_of_redshifts_jdbc_driver_is_silently_dropped() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let proxy = Proxy::with_config(
@@ -149,7 +151,7 @@ fn the_redshift_jdbc_drivers_compression_is_taken_out_in_silence() {
 }
 
 #[test]
-fn startup_parameters_reach_the_server_in_order_without_what_it_refuses() {
+fn startup_parameters_reach_the_server_in_order_without_those_that_it_refuses() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let proxy = Proxy::with_config(
@@ -213,7 +215,7 @@ fn amazon_drivers_parameters_do_not_reach_rds() {
 }
 
 #[test]
-fn values_that_are_not_utf8_pass_through() {
+fn parameter_values_that_are_not_utf8_pass_through() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(
         &aws,
@@ -228,8 +230,8 @@ fn values_that_are_not_utf8_pass_through() {
     stream
         .write_all(&crate::support::client::packet(&body))
         .unwrap();
-    // PostgreSQL replaces what is not ASCII in application_name, byte by byte: one for the one that
-    // was sent.
+    // PostgreSQL replaces each byte of application_name that is not ASCII, so one question mark
+    // means that one byte arrived.
     let mut greeting = vec![0; 65_536];
     let length = stream.read(&mut greeting).unwrap();
     assert!(String::from_utf8_lossy(&greeting[..length]).contains("application_name\0caf?\0"));
@@ -252,7 +254,7 @@ fn the_servers_own_error_arrives_field_for_field() {
     );
     assert!(
         !error.detail().contains("pg-iam-proxy"),
-        "nothing of ours is added"
+        "the proxy adds nothing"
     );
 }
 

@@ -1,10 +1,11 @@
-//! What a user or an attacker sees of the real binary, in front of real PostgreSQL servers and an
-//! AWS that verifies.
+//! What does a user or an attacker see of the real binary, in front of real PostgreSQL servers and
+//! an AWS endpoint that verifies signatures?
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failing test")]
 
 mod admin;
 mod architecture;
+mod attribution;
 mod authentication;
 mod bad_input;
 mod bastion;
@@ -24,10 +25,10 @@ mod log_lines;
 mod login;
 mod outages;
 mod policy;
+mod pool;
 mod replicas;
 mod reuse;
+mod shutdown;
 mod splice;
 mod support;
-mod travel;
 mod upstream_tls;
-mod warm;

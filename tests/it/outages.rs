@@ -1,5 +1,5 @@
-//! AWS and the instance metadata service slow, silent or away; AWS credentials that end; and storms
-//! of first logins.
+//! What happens to logins when AWS or the instance metadata service is slow, silent or away, when
+//! AWS credentials end, and when very many first logins come at once?
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,7 +17,7 @@ fn log_in(proxy: &Proxy, user: &str) -> Result<String, ServerError> {
         .map(|mut client| client.value("select current_user"))
 }
 
-/// A proxy that has its AWS credentials from the instance metadata service.
+/// Starts a proxy that gets its AWS credentials from the instance metadata service.
 fn on_an_instance(aws: &Aws) -> Proxy {
     let mut env = aws.env_without_key();
     env.retain(|(name, _)| name != "AWS_EC2_METADATA_DISABLED");
@@ -29,24 +29,24 @@ fn on_an_instance(aws: &Aws) -> Proxy {
 }
 
 #[test]
-fn a_slow_instance_metadata_service_is_waited_for() {
+fn logins_wait_for_a_slow_instance_metadata_service() {
     let aws = Testbed::shared().aws();
     aws.add_fault(FaultRule::new(Fault::Slow(Duration::from_millis(700))).of("metadata"));
     let started = Instant::now();
     assert_eq!(log_in(&on_an_instance(&aws), "ana").unwrap(), "IAM:ana");
     assert!(
         started.elapsed() > Duration::from_millis(1_400),
-        "a token, and what it opens"
+        "the proxy asks for a session token and then for the credentials"
     );
 }
 
 #[test]
-fn an_instance_metadata_service_that_hangs_is_an_error_and_not_a_client_that_hangs() {
+fn logins_fail_instead_of_hanging_when_the_instance_metadata_service_hangs() {
     let aws = Testbed::shared().aws();
     aws.add_fault(FaultRule::new(Fault::Hang).of("metadata"));
     let proxy = on_an_instance(&aws);
     let started = Instant::now();
-    // The crowd waits together.
+    // All of them wait for the same request.
     let errors: Vec<ServerError> = std::thread::scope(|scope| {
         let logins = ["ana", "ana", "bi_tableau"]
             .map(|user| scope.spawn(|| log_in(&proxy, user).unwrap_err()));
@@ -57,8 +57,9 @@ fn an_instance_metadata_service_that_hangs_is_an_error_and_not_a_client_that_han
     });
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     for error in errors {
-        // As on a machine without such a service, where nobody answers either.
-        let message = "no AWS credentials: none in the environment, the profile, a web identity, a container or the instance metadata";
+        // The same happens on a machine without such a service, where nobody answers either.
+        let message = "no AWS credentials: none in the environment, the profile, a web identity, \
+            a container or the instance metadata";
         assert_eq!((error.sqlstate(), error.message()), ("28000", message));
     }
     aws.set_fault(None);
@@ -69,7 +70,7 @@ fn an_instance_metadata_service_that_hangs_is_an_error_and_not_a_client_that_han
 }
 
 #[test]
-fn an_instance_metadata_service_that_hangs_after_it_has_answered_is_57p03() {
+fn logins_fail_with_57p03_when_the_instance_metadata_service_hangs_later() {
     let aws = Testbed::shared().aws();
     aws.set_role_life(Duration::from_secs(1));
     aws.set_credential_life(Duration::from_secs(1));
@@ -84,13 +85,14 @@ fn an_instance_metadata_service_that_hangs_after_it_has_answered_is_57p03() {
 }
 
 #[test]
-fn an_instance_metadata_service_that_hangs_holds_up_nobody_while_what_it_gave_is_valid() {
+fn a_hanging_instance_metadata_service_delays_nobody_while_its_credentials_are_valid() {
     let aws = Testbed::shared().aws();
     let proxy = on_an_instance(&aws);
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
     aws.add_fault(FaultRule::new(Fault::Hang).of("metadata"));
     let started = Instant::now();
-    // A cached password, and one that is made with the instance's credentials at hand.
+    // The first login uses a cached password, and the second one gets a new password with the AWS
+    // credentials at hand.
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
     assert_eq!(log_in(&proxy, "bi_tableau").unwrap(), "IAM:bi_tableau");
     assert!(
@@ -101,9 +103,9 @@ fn an_instance_metadata_service_that_hangs_holds_up_nobody_while_what_it_gave_is
 }
 
 #[test]
-fn an_instance_metadata_service_that_hangs_at_the_renewal_holds_up_nobody() {
+fn an_instance_metadata_service_that_hangs_during_a_renewal_delays_nobody() {
     let aws = Testbed::shared().aws();
-    // Renewed after 6 to 7.5 seconds, and good for 9.
+    // The proxy renews these credentials after 6 to 7.5 seconds and can use them for 9.
     aws.set_role_life(Duration::from_secs(12));
     let proxy = on_an_instance(&aws);
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
@@ -126,10 +128,10 @@ fn an_instance_metadata_service_that_hangs_at_the_renewal_holds_up_nobody() {
 }
 
 #[test]
-fn while_aws_is_down_logins_go_on_with_one_line_in_the_log_and_one_when_it_answers_again() {
+fn logins_go_on_while_aws_is_down_and_the_log_says_once_that_it_fails_and_once_that_it_answers() {
     let bed = Testbed::shared();
     let aws = bed.aws();
-    // Renewed after 21 to 28 seconds, and good for 30.
+    // The proxy renews this credential after 21 to 28 seconds and can use it for 30.
     aws.set_credential_life(Duration::from_secs(40));
     bed.redshift().create_user("steady");
     let proxy = Proxy::with_config(
@@ -149,10 +151,11 @@ fn while_aws_is_down_logins_go_on_with_one_line_in_the_log_and_one_when_it_answe
         "warehouse as \\\"steady\\\"",
     ]);
     (0..5).for_each(|_| log_in());
-    // The first, the renewal, and where this machine is slow another attempt a second later.
+    // These are the first call and the renewal, and another attempt a second later if this machine
+    // is slow.
     assert!(
         (2..=3).contains(&aws.calls("GetClusterCredentials")),
-        "logins ask nobody"
+        "logins do not ask AWS"
     );
     aws.set_fault(None);
     wait_for("AWS", || {
@@ -167,7 +170,7 @@ fn while_aws_is_down_logins_go_on_with_one_line_in_the_log_and_one_when_it_answe
     );
 }
 
-/// A port that is taken, and where nobody listens.
+/// Reserves a port on which nobody listens.
 fn dead_port() -> (socket2::Socket, SocketAddr) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket
@@ -178,7 +181,7 @@ fn dead_port() -> (socket2::Socket, SocketAddr) {
 }
 
 #[test]
-fn an_aws_that_cannot_be_reached_at_the_start_is_used_when_it_can() {
+fn aws_is_used_as_soon_as_it_can_be_reached() {
     let aws = Testbed::shared().aws();
     let (socket, address) = dead_port();
     let keys = "database = \"dev\"\nrole_arn = \"arn:aws:iam::123456789012:role/analyst\"";
@@ -216,18 +219,18 @@ fn forward(here: TcpStream, there: SocketAddr) {
 }
 
 #[test]
-fn a_thousand_first_logins_at_once_make_one_call_for_each_database_user() {
+fn a_thousand_simultaneous_first_logins_make_one_call_per_database_user() {
     const USERS: [&str; 3] = ["storm_one", "storm_two", "storm_three"];
     const LOGINS: usize = 1_000;
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let aws = Testbed::shared().aws();
     aws.add_fault(FaultRule::new(Fault::Slow(Duration::from_secs(1))).of("GetClusterCredentials"));
-    // Behind the credential nobody listens: what a thousand PostgreSQL processes would cost is not
-    // what is looked at.
+    // Nobody listens where the credential would be used, because this test is not about what a
+    // thousand PostgreSQL processes cost.
     let (_socket, nobody) = dead_port();
     let keys = format!(
-        "host = \"127.0.0.1\"\nport = {}\ndatabase = \"dev\"\nauto_create = true\nmax_logins_per_second = 100000\n\
-         max_concurrent_logins = 1000",
+        "host = \"127.0.0.1\"\nport = {}\ndatabase = \"dev\"\nauto_create = true\n\
+         max_logins_per_second = 100000\nmax_concurrent_logins = 1000",
         nobody.port()
     );
     let proxy = Proxy::with_config(
@@ -264,7 +267,7 @@ fn a_thousand_first_logins_at_once_make_one_call_for_each_database_user() {
     assert_eq!(calls, expected.into());
 }
 
-/// A file of the AWS configuration, and what points there.
+/// A file of the AWS configuration that an environment variable points to.
 struct AwsFile(tempfile::TempPath);
 
 impl AwsFile {
@@ -287,7 +290,7 @@ impl AwsFile {
 }
 
 #[test]
-fn keys_that_are_replaced_in_their_file_are_taken_when_aws_refuses_the_old_ones() {
+fn replaced_keys_are_read_from_their_file_when_aws_refuses_the_old_ones() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let keys = |name: &str| {
@@ -309,7 +312,8 @@ fn keys_that_are_replaced_in_their_file_are_taken_when_aws_refuses_the_old_ones(
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
     bed.accounts().remove(&old_id);
     let error = log_in(&proxy, "bi_tableau").unwrap_err();
-    let message = "redshift:GetClusterCredentials: AWS does not accept the proxy's AWS credentials (InvalidClientTokenId)";
+    let message = "redshift:GetClusterCredentials: AWS does not accept the proxy's AWS \
+        credentials (InvalidClientTokenId)";
     assert_eq!((error.sqlstate(), error.message()), ("28000", message));
     assert_eq!(
         aws.calls("GetClusterCredentials"),
@@ -325,10 +329,11 @@ fn keys_that_are_replaced_in_their_file_are_taken_when_aws_refuses_the_old_ones(
 }
 
 #[test]
-fn a_token_is_not_signed_with_aws_credentials_that_have_expired() {
+fn tokens_are_not_signed_with_expired_aws_credentials() {
     let aws = Testbed::shared().aws();
     let answer = format!(
-        r#"{{"Version": 1, "AccessKeyId": "{}", "SecretAccessKey": "{}", "SessionToken": "t", "Expiration": "2020-01-01T00:00:00Z"}}"#,
+        "{{\"Version\": 1, \"AccessKeyId\": \"{}\", \"SecretAccessKey\": \"{}\", \
+         \"SessionToken\": \"t\", \"Expiration\": \"2020-01-01T00:00:00Z\"}}",
         aws.access_key_id(),
         aws.secret_access_key()
     );

@@ -1,4 +1,7 @@
-"""Logs in with libpq 18 and prints who it is and how; with `cancel`, the SQLSTATEs of a query cancelled over TLS and in clear."""
+"""How does libpq 18 get in? Prints the user, whether there is TLS, and the version of the protocol.
+
+With `cancel` it prints the SQLSTATEs of queries that are cancelled over TLS and in plaintext.
+"""
 
 import sys
 
@@ -23,7 +26,7 @@ try:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         if arguments == ["cancel"]:
             with psycopg.connect(conninfo, autocommit=True) as observer:
-                # PQcancelStart does as the connection does, PQcancel knows no TLS.
+                # PQcancelStart uses TLS if the connection does, and PQcancel never does.
                 ways = [connection.cancel_safe, connection.cancel]
                 print(*(cancelled(connection, observer, way) for way in ways))
         else:

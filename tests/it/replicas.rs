@@ -1,4 +1,4 @@
-//! A cancel request that reaches another replica than its session.
+//! What happens to a cancel request that reaches another replica than the one with its session?
 
 use testbed::Testbed;
 
@@ -14,7 +14,7 @@ fn key_file() -> tempfile::TempPath {
 }
 
 #[test]
-fn replicas_that_share_a_key_file_cancel_each_others_sessions() {
+fn replicas_that_share_a_key_file_can_cancel_each_others_queries() {
     let aws = Testbed::shared().aws();
     let key = key_file();
     let config = format!(
@@ -44,7 +44,7 @@ fn replicas_that_share_a_key_file_cancel_each_others_sessions() {
 }
 
 #[test]
-fn replicas_with_other_keys_cancel_nothing_of_each_others() {
+fn replicas_with_different_keys_cannot_cancel_each_others_queries() {
     let aws = Testbed::shared().aws();
     let (one, two) = (
         Proxy::with_config(&aws, &rds_config(TARGET)),
@@ -65,7 +65,7 @@ fn replicas_with_other_keys_cancel_nothing_of_each_others() {
 }
 
 #[test]
-fn guesses_at_keys_of_other_replicas_are_limited_by_source() {
+fn guesses_at_cancel_keys_are_limited_per_client_address() {
     let aws = Testbed::shared().aws();
     let key = key_file();
     let proxy = Proxy::with_config(
@@ -76,7 +76,7 @@ fn guesses_at_keys_of_other_replicas_are_limited_by_source() {
             rds_config(TARGET)
         ),
     );
-    // A first login finds the endpoint and the way to it.
+    // The proxy can only try the server once a login has found its address.
     let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let mut guesses = 0;
     while !proxy
@@ -90,7 +90,7 @@ fn guesses_at_keys_of_other_replicas_are_limited_by_source() {
         guesses += 1;
         assert!(guesses < 30);
     }
-    // One's own session can still be cancelled.
+    // The limit does not apply to cancel requests for sessions of this replica.
     let mut observer = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     client.sleep_on_server(&mut observer);
     cancel(proxy.address(), &client.key);
@@ -98,7 +98,7 @@ fn guesses_at_keys_of_other_replicas_are_limited_by_source() {
 }
 
 #[test]
-fn a_cancel_key_that_is_too_short_to_be_secret_is_refused() {
+fn a_cancel_key_that_is_too_short_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "short\n").unwrap();
     let config = format!(

@@ -1,5 +1,5 @@
-//! One session at the server for one client after another: what the next one finds, and who leaves
-//! nothing behind.
+//! What does a client find in a session that another client has used before, and which sessions are
+//! never used again?
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -7,10 +7,10 @@ use std::io::Write;
 use testbed::Testbed;
 
 use crate::support::client::{Client, Reply, V3_0, V3_2, cancel, packet, read_reply};
-use crate::support::pki::Authority;
 use crate::support::proxy::{Proxy, rds_config};
 use crate::support::server::Relay;
-use crate::support::tls_client::{TlsClient, assert_close_notify};
+use crate::support::tls_client::assert_close_notify;
+use crate::support::tls_files::TlsFiles;
 use crate::support::wait_for;
 
 const TARGET: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"\nreuse_sessions = true\n";
@@ -28,7 +28,7 @@ fn log_in(proxy: &Proxy, name: &str) -> Client {
     .unwrap()
 }
 
-/// Says goodbye as drivers do, and waits for the close that answers it.
+/// Ends a session as drivers do, with Terminate, and waits until the proxy closes the connection.
 fn leave(mut client: Client) {
     client.send(b'X', b"");
     assert_eq!(read_reply(&mut client.stream), Reply::Closed);
@@ -40,7 +40,7 @@ fn wait_for_resets(proxy: &Proxy, count: usize) {
     });
 }
 
-/// The session ends, for this reason, and the next client has another one.
+/// Asserts that the session ends for this reason and that the next client gets another one.
 #[track_caller]
 fn assert_not_reused(proxy: &Proxy, name: &str, process_id: u32, reason: &str) {
     proxy.log_line(&["spare session ended", reason]);
@@ -49,7 +49,7 @@ fn assert_not_reused(proxy: &Proxy, name: &str, process_id: u32, reason: &str) {
 }
 
 #[test]
-fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
+fn the_next_client_gets_the_same_session_without_any_state_of_the_previous_one() {
     let proxy = proxy("");
     let parameters = [
         ("user", "x"),
@@ -67,7 +67,8 @@ fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
         "create function pg_temp.f() returns text language sql as $$select 'secret'$$",
         "create sequence if not exists public.reused_sequence",
         "select nextval('public.reused_sequence')",
-        "set TimeZone = 'Europe/Vienna'; set application_name = 'secret'; set work_mem = '2MB'; set search_path = pg_temp",
+        "set TimeZone = 'Europe/Vienna'; set application_name = 'secret'; set work_mem = '2MB'; \
+         set search_path = pg_temp",
         "set session characteristics as transaction read only",
         "set my.secret = 'secret'; set my.startup = 'secret'",
         "set client_encoding = 'LATIN1'",
@@ -81,7 +82,7 @@ fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
         one.query(sql)
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
-    // An unnamed prepared statement, which DEALLOCATE ALL does not know.
+    // DEALLOCATE ALL does not know the unnamed prepared statement, so it needs a test of its own.
     one.send(b'P', b"\0select 'secret'\0\0\0");
     one.send(b'S', b"");
     one.read_rows().unwrap();
@@ -96,7 +97,7 @@ fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
         two.read_rows().err().unwrap().message(),
         "unnamed prepared statement does not exist"
     );
-    // The values that a session with this seed would give are known.
+    // A seed that survived would show, because it determines the next random number.
     let mut other = log_in(&proxy, "seeded");
     assert_ne!(
         two.value("select random()"),
@@ -116,7 +117,7 @@ fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
         ("show my.startup", "mine"),
         ("show client_encoding", &before.0["client_encoding"]),
         ("show transaction_read_only", "off"),
-        // Its name is still known, its value is not.
+        // The name of a custom setting outlives DISCARD ALL, but its value does not.
         (
             "select coalesce(current_setting('my.secret', true), '')",
             "",
@@ -150,23 +151,12 @@ fn the_next_client_has_the_same_session_and_finds_nothing_of_the_one_before() {
 }
 
 #[test]
-fn clients_over_tls_leave_their_sessions_too() {
-    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("server CA"));
-    let identity = authority.server();
-    let path = |name: &str, text: &str| {
-        std::fs::write(folder.path().join(name), text).unwrap();
-        folder.path().join(name).display().to_string()
-    };
-    let (certificate, key) = (
-        path("server.pem", &identity.certificate),
-        path("server.key", &identity.key),
-    );
-    let listener = format!(
-        "auth = \"trust\"\ntls = \"required\"\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n"
-    );
+fn sessions_of_tls_clients_are_reused_too() {
+    let files = TlsFiles::new();
+    let listener = format!("auth = \"trust\"\n{}", files.keys("required"));
     let config = rds_config(TARGET).replace("auth = \"trust\"\n", &listener);
     let proxy = Proxy::with_config(&Testbed::shared().aws(), &config);
-    let tls = TlsClient::trusting(&authority.certificate);
+    let tls = files.client();
     let mut one = tls.log_in(proxy.address(), "x").unwrap();
     assert_eq!(
         one.query("select repeat('x', 100000) from generate_series(1, 20)")
@@ -175,7 +165,7 @@ fn clients_over_tls_leave_their_sessions_too() {
         20
     );
     let process_id = one.process_id();
-    // A record each.
+    // The two parts of Terminate arrive in TLS records of their own.
     one.stream.write_all(b"X").unwrap();
     one.stream.write_all(b"\0\0\0\x04").unwrap();
     assert_close_notify(&mut one.stream);
@@ -189,12 +179,13 @@ fn clients_over_tls_leave_their_sessions_too() {
 }
 
 #[test]
-fn the_next_client_may_be_served_by_another_thread() {
+fn a_reused_session_can_move_to_another_thread() {
     let proxy = proxy("");
     let names: Vec<String> = (0..8).map(|index| format!("client {index}")).collect();
     let mut clients: Vec<_> = names.iter().map(|name| log_in(&proxy, name)).collect();
     let process_ids: Vec<_> = clients.iter().map(Client::process_id).collect();
-    // Threads have sessions in turn, and the other way round each of these comes to another one.
+    // The proxy hands connections to its threads in turn, so clients that return in reverse order
+    // get to other threads than before.
     clients.drain(..).for_each(leave);
     wait_for_resets(&proxy, names.len());
     for (name, process_id) in names.iter().zip(process_ids).rev() {
@@ -206,10 +197,10 @@ fn the_next_client_may_be_served_by_another_thread() {
 }
 
 #[test]
-fn a_role_that_is_the_sessions_default_is_taken_again() {
+fn a_reset_restores_the_default_role_of_the_session() {
     let bed = Testbed::shared();
-    let roles = "create role reuse_default login in role rds_iam; create role reuse_other; grant reuse_other to reuse_default; \
-                 alter role reuse_default set role = 'reuse_other'";
+    let roles = "create role reuse_default login in role rds_iam; create role reuse_other; grant \
+        reuse_other to reuse_default; alter role reuse_default set role = 'reuse_other'";
     bed.rds().administer("postgres", roles).unwrap();
     let config = rds_config(&TARGET.replace("jane_doe", "reuse_default"));
     let proxy = Proxy::with_config(&bed.aws(), &config);
@@ -227,22 +218,13 @@ fn a_role_that_is_the_sessions_default_is_taken_again() {
 }
 
 #[test]
-fn a_session_with_unfinished_business_is_closed() {
-    for (name, begin, reason) in [
-        (
-            "open transaction",
-            "begin",
-            "the client left in the middle of something",
-        ),
-        (
-            "failed transaction",
-            "begin; select 1/0",
-            "the client left in the middle of something",
-        ),
+fn a_session_left_in_a_transaction_or_in_copy_is_closed() {
+    for (name, begin) in [
+        ("open transaction", "begin"),
+        ("failed transaction", "begin; select 1/0"),
         (
             "copy in progress",
             "copy (select 1) to stdout; copy pg_temp.t from stdin",
-            "the client left in the middle of something",
         ),
     ] {
         let proxy = proxy("");
@@ -257,17 +239,17 @@ fn a_session_with_unfinished_business_is_closed() {
             }
         }
         let process_id = client.process_id();
-        // The server hears the goodbye: nothing of the session is kept.
+        // The proxy passes Terminate on to the server and keeps nothing of the session.
         client.send(b'X', b"");
         while read_reply(&mut client.stream) != Reply::Closed {}
         proxy.log_line(&["session ended", "ended_by="]);
-        assert_ne!(log_in(&proxy, name).process_id(), process_id, "{reason}");
+        assert_ne!(log_in(&proxy, name).process_id(), process_id, "{name}");
         assert!(!proxy.log().contains("how=\"reset\""), "{name}");
     }
 }
 
 #[test]
-fn a_client_that_drops_leaves_nothing() {
+fn a_session_whose_client_disconnects_without_terminate_is_closed() {
     let proxy = proxy("");
     let client = log_in(&proxy, "dropped");
     let process_id = client.process_id();
@@ -278,7 +260,7 @@ fn a_client_that_drops_leaves_nothing() {
 }
 
 #[test]
-fn bytes_behind_the_goodbye_close_the_session() {
+fn a_session_is_closed_when_anything_follows_terminate() {
     let proxy = proxy("");
     let mut client = log_in(&proxy, "chatty");
     let process_id = client.process_id();
@@ -298,7 +280,7 @@ fn bytes_behind_the_goodbye_close_the_session() {
 }
 
 #[test]
-fn a_session_that_was_notified_is_closed() {
+fn a_session_that_received_a_notification_is_closed() {
     let proxy = proxy("");
     let mut client = log_in(&proxy, "listener");
     client
@@ -316,8 +298,13 @@ fn a_session_that_was_notified_is_closed() {
 fn a_session_whose_reset_fails_is_closed() {
     let proxy = proxy("");
     let mut client = log_in(&proxy, "slow");
-    client.query("do $$begin for n in 1..1000 loop execute format('create temporary table t%s ()', n); end loop; end$$").unwrap();
-    // DISCARD ALL takes longer, for the tables that it has to drop.
+    client
+        .query(
+            "do $$begin for n in 1..1000 loop execute format('create temporary table t%s \
+        ()', n); end loop; end$$",
+        )
+        .unwrap();
+    // DISCARD ALL takes longer than this, because it has to drop all the tables.
     client.query("set statement_timeout = '10ms'").unwrap();
     let process_id = client.process_id();
     leave(client);
@@ -330,7 +317,7 @@ fn a_session_whose_reset_fails_is_closed() {
 }
 
 #[test]
-fn where_languages_keep_something_for_a_session_none_is_used_again() {
+fn sessions_are_not_reused_where_other_procedural_languages_are_installed() {
     let bed = Testbed::shared();
     bed.rds()
         .administer("postgres", "create database keepers")
@@ -367,7 +354,7 @@ fn a_session_that_is_too_old_is_closed() {
 }
 
 #[test]
-fn another_kind_of_client_gets_another_session() {
+fn a_client_with_other_startup_parameters_gets_another_session() {
     let proxy = proxy("");
     let client = log_in(&proxy, "one kind");
     let process_id = client.process_id();
@@ -378,14 +365,14 @@ fn another_kind_of_client_gets_another_session() {
 }
 
 #[test]
-fn a_former_client_cannot_cancel_the_next_ones_query() {
+fn a_client_cannot_cancel_queries_of_the_next_client_of_its_session() {
     let proxy = proxy("");
     for version in [V3_0, V3_2] {
         let connect = || {
             Client::log_in_with(
                 proxy.address(),
                 version,
-                &[("user", "x"), ("application_name", "heir")],
+                &[("user", "x"), ("application_name", "next client")],
             )
             .unwrap()
         };
@@ -421,7 +408,7 @@ fn a_former_client_cannot_cancel_the_next_ones_query() {
 }
 
 #[test]
-fn a_cancel_request_of_a_client_that_leaves_meanwhile_does_not_hit_the_next_one() {
+fn a_cancel_request_of_a_leaving_client_never_hits_the_next_client() {
     let proxy = proxy("");
     let address = proxy.address();
     let mut process_ids = BTreeSet::new();
@@ -435,7 +422,8 @@ fn a_cancel_request_of_a_client_that_leaves_meanwhile_does_not_hit_the_next_one(
         let key = client.key.clone();
         let canceller = std::thread::spawn(move || cancel(address, &key));
         if round % 3 > 0 {
-            // So that the request is on its way to the server, or has been there.
+            // The request is on its way to the server, or has already reached it, when the client
+            // leaves.
             canceller.join().unwrap();
             leave(client);
         } else {
@@ -450,7 +438,7 @@ fn a_cancel_request_of_a_client_that_leaves_meanwhile_does_not_hit_the_next_one(
 }
 
 #[test]
-fn a_cancel_request_that_is_held_up_on_its_way_closes_the_session() {
+fn a_session_is_closed_when_its_client_leaves_during_a_cancel_request() {
     let bed = Testbed::shared();
     let relay = Relay::to(bed.rds().port());
     bed.rds().register_endpoint("localhost", relay.port);
@@ -474,7 +462,7 @@ fn a_cancel_request_that_is_held_up_on_its_way_closes_the_session() {
 }
 
 #[test]
-fn a_storm_of_clients_shares_no_session_and_no_secret() {
+fn simultaneous_clients_share_no_session_and_see_no_state_of_each_other() {
     let proxy = proxy("warm_sessions = 2\n");
     let address = proxy.address();
     let clients: Vec<_> = (0..8)
@@ -517,17 +505,17 @@ fn a_storm_of_clients_shares_no_session_and_no_secret() {
     );
     let mut observer = log_in(&proxy, "observer");
     let open = "select count(*) from pg_stat_activity where application_name = 'stormy'";
-    wait_for("ten spares at most", || {
+    wait_for("at most ten pooled sessions", || {
         (observer.value(open).parse::<u32>().unwrap() <= 10).then_some(())
     });
 }
 
 #[test]
-fn a_session_left_by_one_client_makes_room_for_another() {
+fn a_session_waiting_for_reuse_makes_room_for_another_login() {
     let proxy = proxy("max_sessions = 1\n");
     leave(log_in(&proxy, "tenant"));
     wait_for_resets(&proxy, 1);
-    let other = wait_for("the place", || {
+    let other = wait_for("the end of the pooled session", || {
         Client::log_in(
             proxy.address(),
             &[("user", "x"), ("application_name", "other tenant")],
@@ -543,9 +531,9 @@ fn a_session_left_by_one_client_makes_room_for_another() {
 }
 
 #[test]
-fn a_stop_leaves_no_sessions_behind() {
+fn stopping_the_proxy_ends_sessions_that_wait_for_reuse() {
     let mut proxy = proxy("");
-    let name = "stopped heir";
+    let name = "stopped session";
     leave(log_in(&proxy, name));
     wait_for_resets(&proxy, 1);
     let last = log_in(&proxy, name);

@@ -1,4 +1,4 @@
-//! After the login: bytes in both directions, to the end.
+//! Do bytes pass unchanged in both directions after the login, until the very end?
 
 use std::io::{Read, Write};
 
@@ -44,7 +44,7 @@ fn the_servers_last_error_arrives_before_the_close() {
 }
 
 #[test]
-fn the_servers_last_error_arrives_though_the_client_goes_on_sending() {
+fn the_servers_last_error_arrives_while_the_client_keeps_sending() {
     let proxy = proxy();
     let mut victim = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let mut other = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
@@ -53,8 +53,8 @@ fn the_servers_last_error_arrives_though_the_client_goes_on_sending() {
         "select pg_terminate_backend({})",
         victim.process_id()
     ));
-    // Queries that no server will read: closing on them at once would make the kernel throw the
-    // error away.
+    // No server will read these queries. If the proxy closed its socket with them unread, the
+    // kernel would discard the error that is still on its way to the client.
     for _ in 0..100 {
         victim.send_query("select 1");
     }
@@ -79,13 +79,13 @@ fn a_client_that_half_closes_still_gets_its_answer() {
 }
 
 #[test]
-fn a_client_that_ends_properly_is_logged_with_its_bytes() {
+fn the_log_counts_the_bytes_of_a_client_that_ends_properly() {
     let proxy = proxy();
     let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     client.value("select 1");
     client.send(b'X', b"");
     drop(client);
-    // The query is 14 bytes, Terminate 5.
+    // The query has 14 bytes and Terminate has 5.
     proxy.log_line(&["session ended", "bytes_sent=19 "]);
 }
 
@@ -114,8 +114,8 @@ fn copy_moves_megabytes_unchanged_in_both_directions() {
         client.value("select count(*) from t where v::bigint = n * 7::bigint"),
         rows.to_string()
     );
-    // Down: more than every buffer on the way holds, read only after the server has been made to
-    // wait.
+    // The table is larger than all the buffers on the way together, so the server has to wait until
+    // the client reads.
     client.send_query("copy t to stdout");
     let (mut lines, mut bytes) = (0, 0);
     loop {
@@ -134,7 +134,7 @@ fn copy_moves_megabytes_unchanged_in_both_directions() {
 }
 
 #[test]
-fn a_client_that_vanishes_ends_the_servers_session() {
+fn the_servers_session_ends_when_its_client_vanishes() {
     let proxy = proxy();
     let client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     let pid = client.process_id();
@@ -149,11 +149,11 @@ fn a_client_that_vanishes_ends_the_servers_session() {
 }
 
 #[test]
-fn bytes_of_any_kind_and_chunking_pass_through() {
+fn a_query_sent_byte_by_byte_passes_through() {
     let proxy = proxy();
     let mut client = Client::log_in(proxy.address(), &[("user", "x")]).unwrap();
     client.stream.set_nodelay(true).unwrap();
-    // One query, sent a byte at a time.
+    // The client sends one query a byte at a time.
     let sql = b"select md5(string_agg(chr(1 + n), '')) from generate_series(0, 126) n\0";
     let query = [&b"Q"[..], &crate::support::client::packet(sql)].concat();
     for byte in query {

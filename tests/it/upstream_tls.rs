@@ -1,4 +1,5 @@
-//! The upstream leg is encrypted and verified, or there is none.
+//! Does the proxy refuse to log in to a server without TLS, or with a certificate that it cannot
+//! verify?
 
 use testbed::{Challenge, FrontOptions, ServerCertificate, Testbed};
 
@@ -6,9 +7,10 @@ use crate::support::client::Client;
 use crate::support::proxy::{Proxy, rds_config, redshift_config};
 use crate::support::server::{answer_ssl_request, serve};
 
-/// A login to this server fails with 08001; the client reads `message`, the log says `cause`.
+/// Asserts that a login to this server fails with 08001, that the client reads `message` and that
+/// the log gives `cause`.
 #[track_caller]
-fn assert_no_login(port: u16, keys: &str, message: &str, cause: &str) {
+fn assert_login_refused(port: u16, keys: &str, message: &str, cause: &str) {
     let aws = Testbed::shared().aws();
     let config = rds_config(&format!(
         "host = \"localhost\"\nport = {port}\ndb_user = \"jane_doe\"\n{keys}"
@@ -34,8 +36,8 @@ fn port_with(certificate: ServerCertificate) -> (testbed::Front, u16) {
 }
 
 #[test]
-fn a_server_that_answers_n_gets_no_login() {
-    assert_no_login(
+fn a_server_without_tls_is_refused() {
+    assert_login_refused(
         answer_ssl_request(b"N"),
         "",
         "the database server does not offer TLS",
@@ -44,10 +46,10 @@ fn a_server_that_answers_n_gets_no_login() {
 }
 
 #[test]
-fn a_server_that_answers_with_an_error_gets_no_login_and_its_text_is_not_shown() {
+fn a_server_that_answers_with_an_error_is_refused_and_its_text_is_not_shown() {
     let port = answer_ssl_request(b"E\0\0\0\x0fSFATAL\0\0");
     let message = "the database server sent an error response during SSL exchange";
-    assert_no_login(
+    assert_login_refused(
         port,
         "",
         message,
@@ -56,9 +58,9 @@ fn a_server_that_answers_with_an_error_gets_no_login_and_its_text_is_not_shown()
 }
 
 #[test]
-fn a_server_that_answers_something_else_gets_no_login() {
+fn a_server_that_answers_with_an_unknown_byte_is_refused() {
     let message = "the database server does not answer SSLRequest as PostgreSQL does";
-    assert_no_login(
+    assert_login_refused(
         answer_ssl_request(b"H"),
         "",
         message,
@@ -67,9 +69,9 @@ fn a_server_that_answers_something_else_gets_no_login() {
 }
 
 #[test]
-fn an_extra_byte_behind_the_answer_gets_no_login() {
+fn a_server_that_sends_an_extra_byte_after_its_answer_is_refused() {
     let message = "received unencrypted data after SSL response from the database server";
-    assert_no_login(
+    assert_login_refused(
         answer_ssl_request(b"SX"),
         "",
         message,
@@ -78,10 +80,10 @@ fn an_extra_byte_behind_the_answer_gets_no_login() {
 }
 
 #[test]
-fn a_server_that_agrees_and_then_speaks_plaintext_gets_no_login() {
+fn a_server_that_agrees_to_tls_and_then_speaks_plaintext_is_refused() {
     let port = serve(|mut stream| {
         use std::io::{Read, Write};
-        // What comes behind the ClientHello is an AuthenticationOk, in clear.
+        // The server answers the ClientHello with an AuthenticationOk in plaintext.
         let _ = stream
             .read_exact(&mut [0; 8])
             .and_then(|()| stream.write_all(b"S"));
@@ -91,7 +93,7 @@ fn a_server_that_agrees_and_then_speaks_plaintext_gets_no_login() {
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let message = "received unencrypted or corrupt data in the TLS handshake";
-    assert_no_login(
+    assert_login_refused(
         port,
         "",
         message,
@@ -100,9 +102,9 @@ fn a_server_that_agrees_and_then_speaks_plaintext_gets_no_login() {
 }
 
 #[test]
-fn a_server_that_closes_gets_no_login() {
+fn a_server_that_closes_the_connection_fails_the_login() {
     let port = serve(drop);
-    assert_no_login(
+    assert_login_refused(
         port,
         "",
         "the database server closed the connection during SSL exchange",
@@ -111,10 +113,10 @@ fn a_server_that_closes_gets_no_login() {
 }
 
 #[test]
-fn a_certificate_for_another_name_gets_no_login() {
+fn a_certificate_for_another_name_is_refused() {
     let (_front, port) = port_with(ServerCertificate::WrongName);
     let cause = "the server's certificate is not for localhost; it names other.example.com";
-    assert_no_login(
+    assert_login_refused(
         port,
         "",
         "the server's certificate is for another host name",
@@ -128,7 +130,8 @@ fn tls_server_name_is_the_name_that_is_verified() {
     let aws = bed.aws();
     let (_front, port) = port_with(ServerCertificate::WrongName);
     let keys = format!(
-        "host = \"localhost\"\nport = {port}\ntls_server_name = \"other.example.com\"\ndb_user = \"ana\"\ndatabase = \"dev\""
+        "host = \"localhost\"\nport = {port}\ntls_server_name = \"other.example.com\"\n\
+         db_user = \"ana\"\ndatabase = \"dev\""
     );
     let proxy = Proxy::with_config(&aws, &redshift_config(&aws, &keys));
     assert_eq!(
@@ -139,7 +142,7 @@ fn tls_server_name_is_the_name_that_is_verified() {
     );
     let (_front, port) = port_with(ServerCertificate::Good);
     let message = "the server's certificate is for another host name";
-    assert_no_login(
+    assert_login_refused(
         port,
         "tls_server_name = \"nobody.example.com\"",
         message,
@@ -148,9 +151,9 @@ fn tls_server_name_is_the_name_that_is_verified() {
 }
 
 #[test]
-fn an_expired_certificate_gets_no_login() {
+fn an_expired_certificate_is_refused() {
     let (_front, port) = port_with(ServerCertificate::Expired);
-    assert_no_login(
+    assert_login_refused(
         port,
         "",
         "the server's certificate has expired",
@@ -159,10 +162,10 @@ fn an_expired_certificate_gets_no_login() {
 }
 
 #[test]
-fn a_certificate_of_an_unknown_authority_gets_no_login() {
+fn a_certificate_of_an_unknown_authority_is_refused() {
     let (_front, port) = port_with(ServerCertificate::UnknownCa);
     let message = "the server's certificate is signed by no known authority";
-    assert_no_login(
+    assert_login_refused(
         port,
         "",
         message,
@@ -191,13 +194,13 @@ fn without_ca_file_only_the_built_in_roots_are_trusted() {
 }
 
 #[test]
-fn a_port_where_nobody_listens_and_a_name_that_does_not_exist_are_told_apart() {
+fn a_closed_port_and_an_unknown_host_name_are_reported_differently() {
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
         .port();
-    assert_no_login(
+    assert_login_refused(
         port,
         "",
         "cannot connect to the database server",

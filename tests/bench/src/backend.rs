@@ -1,9 +1,9 @@
-//! A server that is never what limits a proxy: as much PostgreSQL as a proxy needs to see, and
-//! nothing behind it.
+//! Which server do the proxies talk to? One that is never the bottleneck: it does as much of
+//! PostgreSQL as a proxy needs to see, and nothing behind it.
 //!
-//! TLS is asked for with SSLRequest or begun at once; without it nobody is let in. It asks for a
-//! cleartext password, as RDS does for a token, and takes any. `down N` and `up N` move N pieces of
-//! CopyData; `select` gives one row, and any other statement succeeds.
+//! Clients ask for TLS with SSLRequest or begin it at once; nobody gets in without it. The server
+//! asks for a cleartext password, as RDS does for a token, and accepts any. `down N` and `up N`
+//! move N pieces of CopyData, `select` returns one row, and any other statement succeeds.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::leg::{self, Leg};
 use crate::threads::Threads;
 use crate::wire;
 
-/// Bytes of CopyData in a piece of `down` and `up`.
+/// The bytes of CopyData in one piece of `down` and `up`.
 pub const PIECE: usize = 256 * 1024;
 const LISTENERS: usize = 16;
 const TLS_HANDSHAKE: u8 = 22;
@@ -31,8 +31,8 @@ struct Shared {
     piece: Vec<u8>,
 }
 
-/// Prints the ports; ends with standard input. Several ports, since loopback has 28 000 connections
-/// to one.
+/// Prints the ports and serves until standard input ends. There are several ports, since loopback
+/// allows only 28 000 connections to one.
 pub fn run(certificate: &str, key: &str) -> Result<()> {
     let shared = Arc::new(Shared {
         config: leg::server_config(&std::fs::read(certificate)?, &std::fs::read(key)?)?,
@@ -58,7 +58,7 @@ pub fn run(certificate: &str, key: &str) -> Result<()> {
         for (index, stream) in accepted.into_iter().enumerate() {
             let shared = Arc::clone(&shared);
             drop(threads.spawn(index, async move {
-                // A client that goes away in the middle is not news.
+                // A client that leaves in the middle is nothing to report.
                 let _ = serve(stream, &shared).await;
             }));
         }
@@ -142,7 +142,7 @@ async fn next(leg: &mut Leg, inbox: &mut Vec<u8>) -> Result<(u8, Vec<u8>)> {
     let kind = inbox[0];
     inbox.drain(..end);
     if inbox.is_empty() {
-        // Ten thousand idle sessions are held here too.
+        // The buffer is released, because this process also holds ten thousand idle sessions.
         inbox.shrink_to(0);
     }
     Ok((kind, message))

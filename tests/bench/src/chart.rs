@@ -1,5 +1,5 @@
-//! The chart of the README: a row for each of five figures, a column for each leg, a bar for
-//! everybody.
+//! What does the chart of the README look like? It has a row for each of five figures, a column for
+//! each leg, and a bar for each subject.
 
 use crate::goals::OURS;
 use crate::peers::LegKind;
@@ -35,16 +35,19 @@ const LEGS: [(LegKind, &str); 2] = [
 const NAMES: [&str; 5] = [OURS, "haproxy", "nginx", "pgbouncer", "stunnel"];
 const COLUMN: usize = 430;
 const LABEL: usize = 96;
-/// For the number behind a bar.
+/// The space for the number next to a bar.
 const NUMBER: usize = 70;
 const BAR: usize = 12;
 const STEP: usize = 16;
 const TITLE: usize = 18;
 const GAP: usize = 14;
-const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#57606a}.title{font-weight:600;fill:#24292f}.ours{fill:#0a7f5a}.peer{fill:#9aa4af}\
-    @media(prefers-color-scheme:dark){text{fill:#9aa4af}.title{fill:#e6edf3}.ours{fill:#3fb98c}.peer{fill:#5b6570}}";
+const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#57606a}\
+    .title{font-weight:600;fill:#24292f}\
+    .ours{fill:#0a7f5a}.peer{fill:#9aa4af}\
+    @media(prefers-color-scheme:dark){text{fill:#9aa4af}.title{fill:#e6edf3}\
+    .ours{fill:#3fb98c}.peer{fill:#5b6570}}";
 
-/// None where nothing of it was measured.
+/// Returns `None` if nothing that the chart shows was measured.
 pub fn svg(results: &Results) -> Option<String> {
     let mut y = TITLE;
     let mut rows = String::new();
@@ -61,13 +64,14 @@ pub fn svg(results: &Results) -> Option<String> {
     }
     (y > heading).then(|| {
         format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {y}\" role=\"img\" aria-label=\"pg-iam-proxy and its peers\">\n<style>{STYLE}</style>\n{rows}</svg>\n",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {y}\" role=\"img\" \
+             aria-label=\"pg-iam-proxy and its peers\">\n<style>{STYLE}</style>\n{rows}</svg>\n",
             2 * COLUMN
         )
     })
 }
 
-/// And its height.
+/// Draws one row, and returns it with its height.
 fn row(results: &Results, figure: &str, title: &str) -> Option<(String, usize)> {
     let median = |leg, name| Some(results.spread(figure, leg, name)?.median);
     let most = LEGS
@@ -95,7 +99,8 @@ fn row(results: &Results, figure: &str, title: &str) -> Option<(String, usize)> 
                 start - 6
             );
             text += &format!(
-                "<rect class=\"{class}\" x=\"{start}\" y=\"{}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>",
+                "<rect class=\"{class}\" x=\"{start}\" y=\"{}\" width=\"{width:.1}\" \
+                 height=\"{BAR}\" rx=\"2\"/>",
                 y + 2 - BAR
             );
             text += &format!(

@@ -1,11 +1,11 @@
-//! What is asked of the proxy, as ratios to peers measured in the same run.
+//! What must the proxy achieve, as ratios to peers measured in the same run?
 
 use crate::peers::LegKind;
 use crate::results::{Results, Spread};
 
-/// The build that is judged.
+/// The name of the build that is judged.
 pub const OURS: &str = "pg-iam-proxy";
-/// Share of all processors from which on nothing more could go through.
+/// The share of all processors above which the machine counts as full.
 const FULL: f64 = 0.9;
 const PEERS: [&str; 4] = ["haproxy", "nginx", "pgbouncer", "stunnel"];
 
@@ -18,14 +18,14 @@ pub struct Goal {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Against {
-    /// Whichever peer has the better median.
+    /// Compares with the peer that has the best median.
     Best,
     Peer(&'static str),
-    /// A peer's other figure.
+    /// Compares with another figure of this peer.
     Figure(&'static str, &'static str),
-    /// The same without a proxy.
+    /// Compares with the same work without a proxy.
     Direct,
-    /// The figure itself is judged.
+    /// Judges the figure itself.
     Nothing,
 }
 
@@ -38,7 +38,7 @@ pub enum Bound {
 pub struct Judged {
     pub goal: Goal,
     pub ours: Spread,
-    /// Against whom, and their figure.
+    /// The peer of the comparison, and its figure.
     pub peer: Option<(String, Spread)>,
     pub ratio: Spread,
     pub word: Word,
@@ -48,7 +48,7 @@ pub struct Judged {
 pub enum Word {
     Met,
     Missed,
-    /// Server, load and proxy together had no processor left: the machine was measured and not the
+    /// Server, load and proxy left no processor idle, so the machine was measured rather than the
     /// proxy.
     MachineFull,
 }
@@ -124,7 +124,7 @@ pub fn goals() -> Vec<Goal> {
         ] {
             add(figure, leg, Nothing, AtMost(most));
         }
-        // The rest of it is pages of the program's file, most of them the AWS SDK's code.
+        // The rest of its memory is pages of the program's file, mostly code of the AWS SDK.
         add("memory_rest_anonymous_kib", leg, Nothing, AtMost(8192.0));
         add("beside_growth", leg, Nothing, AtMost(1.05));
     }
@@ -132,7 +132,7 @@ pub fn goals() -> Vec<Goal> {
 }
 
 impl Goal {
-    /// None where it was not measured.
+    /// Returns `None` if the figure was not measured.
     pub fn judge(self, results: &Results) -> Option<Judged> {
         let ours = results.spread(self.figure, self.leg, OURS)?;
         let higher = matches!(self.bound, AtLeast(_));

@@ -1,5 +1,5 @@
-//! One connection of the backend or of the load, plain or TLS 1.3; it holds no buffer while it is
-//! idle.
+//! How do the backend and the load read and write a connection, in plaintext or in TLS 1.3? It
+//! holds no buffer while it is idle.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -39,7 +39,7 @@ impl Leg {
         }
     }
 
-    /// `first` is what was read of the client before.
+    /// `first` are the bytes that the client has sent before.
     pub async fn accept(
         mut stream: TcpStream,
         config: &Arc<ServerConfig>,
@@ -74,7 +74,8 @@ impl Leg {
         Ok(())
     }
 
-    /// Waits for bytes and hands what there is to `sink`, which may be nothing; false at the end.
+    /// Waits for bytes and passes them to `sink`, which may get none. Returns false at the end of
+    /// the stream.
     pub async fn read(&mut self, mut sink: impl FnMut(&[u8])) -> Result<bool> {
         poll_fn(|cx| {
             READ.with_borrow_mut(|scratch| {
@@ -83,7 +84,7 @@ impl Leg {
                     scratch[..held].copy_from_slice(&records.left);
                     held
                 });
-                // A handshake may have brought whole records with it.
+                // Whole records may have arrived with the last bytes of the handshake.
                 let mut filled = held;
                 if !self
                     .records
@@ -121,7 +122,8 @@ fn is_whole(bytes: &[u8]) -> bool {
     bytes.len() >= 5 && bytes.len() >= 5 + usize::from(u16::from_be_bytes([bytes[3], bytes[4]]))
 }
 
-/// As PostgreSQL up to 17, and so RDS: P-256 is the only group, and there are no session tickets.
+/// The settings of PostgreSQL up to 17, and so of RDS: P-256 is the only group, and there are no
+/// session tickets.
 pub fn server_config(certificate: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>> {
     let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
     let builder = ServerConfig::builder_with_provider(provider(&[kx_group::SECP256R1]));
@@ -152,7 +154,7 @@ pub fn client_config(authority: &[u8]) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// One cipher, so that everybody does the same work.
+/// There is only one cipher, so that everybody does the same work.
 fn provider(groups: &[&'static dyn SupportedKxGroup]) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![cipher_suite::TLS13_AES_256_GCM_SHA384],

@@ -1,4 +1,4 @@
-//! What do the clients do? A process that is told by lines of JSON and answers each with one.
+//! What do the clients do? This process reads jobs as lines of JSON and answers each with one line.
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::leg::{self, Leg};
 use crate::threads::{Threads, join};
 use crate::wire;
 
-/// How to reach a server and who to be there.
+/// The address of a server, and the user to log in as.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Server {
     pub address: SocketAddr,
@@ -32,9 +32,9 @@ pub struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tls {
     None,
-    /// From the first byte on.
+    /// TLS begins with the first byte.
     Direct,
-    /// As drivers do.
+    /// The client asks for TLS with SSLRequest, as drivers do.
     SslRequest,
 }
 
@@ -46,39 +46,39 @@ pub enum Job {
         sessions: usize,
         clients: usize,
     },
-    /// Ends the last of the sessions that are kept.
+    /// Ends this many of the sessions that are kept, the newest first.
     Close { sessions: usize },
-    /// The statement on each of the last sessions at once, again and again, and its answer thrown
-    /// away.
+    /// Runs a statement on each of the newest sessions at once, again and again, and throws the
+    /// answers away.
     Down {
         statement: String,
         sessions: usize,
         milliseconds: u64,
     },
-    /// The same, with `pieces` of CopyData sent each time.
+    /// Does the same, and sends `pieces` of CopyData each time.
     Up {
         statement: String,
         pieces: usize,
         sessions: usize,
         milliseconds: u64,
     },
-    /// `select 1` on each of the last sessions, one after another.
+    /// Runs `select 1` again and again on each of the newest sessions.
     Trips { sessions: usize, milliseconds: u64 },
-    /// So many pieces down and up on every session that is kept, one after another on each of
-    /// `clients`.
+    /// Moves this many pieces down and up on every session that is kept. Each of `clients` takes
+    /// one session after another.
     Burst { pieces: usize, clients: usize },
-    /// Connections that log in and close, with a pause in between.
+    /// Logs in and closes the connection, again and again, with a pause in between.
     Logins {
         server: Server,
         clients: usize,
         milliseconds: u64,
         pause_milliseconds: u64,
     },
-    /// So many logins at once, one for each client.
+    /// Logs in this many sessions at once, each with a client of its own.
     Rush { server: Server, sessions: usize },
 }
 
-/// `count` is what the job counts: sessions, bytes, round trips, logins.
+/// What a job has achieved. `count` is what it counts: sessions, bytes, round trips or logins.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct Done {
     pub seconds: f64,
@@ -94,13 +94,13 @@ struct Load {
     sessions: Vec<Session>,
 }
 
-/// A connection is woken by the thread that made it, and stays there.
+/// A connection stays with the thread that has made it, because that thread is the one it wakes.
 struct Session {
     leg: Leg,
     thread: usize,
 }
 
-/// Of one task: what it counted, how long each took, and its session where it keeps it.
+/// What one task counted, how long each item took, and the sessions that it keeps.
 #[derive(Default)]
 struct Share {
     count: u64,
@@ -245,7 +245,7 @@ impl Load {
         )
     }
 
-    /// The threads in turn, so that the last sessions are always of both.
+    /// Keeps sessions of the two threads in turn, so that the newest ones always belong to both.
     fn keep(&mut self, sessions: impl Iterator<Item = Session>) {
         let (mut even, mut odd): (Vec<_>, Vec<_>) =
             sessions.partition(|session| session.thread % 2 == 0);
@@ -348,7 +348,7 @@ async fn trips(mut session: Session, end: Instant) -> Result<Share> {
     Ok(share)
 }
 
-/// At least once; up where there are `pieces` to send.
+/// Runs the statement at least once, and sends data if there are `pieces`.
 async fn bulk(
     mut session: Session,
     query: Vec<u8>,
@@ -361,7 +361,7 @@ async fn bulk(
     loop {
         leg.write(&query).await?;
         if let Some(pieces) = pieces {
-            // The server says that it listens.
+            // The server answers that it is ready to receive.
             ensure!(leg.read(|_| ()).await?, "closed");
             for _ in 0..pieces {
                 leg.write(&piece).await?;
@@ -379,7 +379,7 @@ async fn bulk(
     }
 }
 
-/// Reads an answer to its end and says how long it was.
+/// Reads an answer to its end, and returns its length.
 async fn until_ready(leg: &mut Leg) -> Result<u64> {
     let mut tail = Tail::default();
     while !tail.is_ready() {
@@ -392,7 +392,7 @@ async fn until_ready(leg: &mut Leg) -> Result<u64> {
     Ok(tail.length)
 }
 
-/// The last bytes of an answer, which end it.
+/// The last bytes of an answer, which tell whether it is complete.
 #[derive(Default)]
 struct Tail {
     first: Option<u8>,
@@ -418,8 +418,8 @@ impl Tail {
     }
 }
 
-/// Until the first query is answered: pgbouncer says that a login is done before it has a server
-/// for it.
+/// Logs in and waits until the first query is answered, because pgbouncer completes a login before
+/// it has a server for it.
 async fn open_session(config: &Arc<ClientConfig>, server: &Server) -> Result<Leg> {
     let mut leg = log_in(config, server).await?;
     leg.write(&wire::query("select 1")).await?;

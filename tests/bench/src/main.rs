@@ -1,7 +1,8 @@
-//! `make bench`: the proxy and its peers, measured on the same work in one interleaved run.
+//! What does `make bench` do? It measures the proxy and its peers on the same work in one
+//! interleaved run.
 //!
-//! Backend and load are processes of their own (this program again), so that what they cost is
-//! never a proxy's.
+//! Backend and load are separate processes of this program, so that their cost is never counted as
+//! a proxy's.
 
 mod backend;
 mod chart;
@@ -39,7 +40,8 @@ fn main() -> ExitCode {
         ["backend", certificate, key] => backend::run(certificate, key),
         ["load", authority] => load::run(authority),
         _ => Err(anyhow::anyhow!(
-            "usage: bench, with variables QUICK, ONLY, ROUNDS, PEERS, LEGS, PROXY, OUTPUT, README in the environment"
+            "usage: bench, with variables QUICK, ONLY, ROUNDS, PEERS, LEGS, PROXY, OUTPUT, README \
+             in the environment"
         )),
     };
     match done {
@@ -57,7 +59,8 @@ fn bench() -> Result<()> {
     if run.files.sessions < run::MANY && run.options.has("memory") {
         let (fit, asked) = (run.files.sessions, run::MANY);
         run.note(&format!(
-            "{asked} idle sessions: {fit} fit under the hard limit of open files, and stand for them; raise it (ulimit -Hn)"
+            "{asked} idle sessions: {fit} fit under the hard limit of open files, and stand for \
+             them; raise it (ulimit -Hn)"
         ));
     }
     let failed = measure(&mut run).err();
@@ -67,7 +70,7 @@ fn bench() -> Result<()> {
 
 fn measure(run: &mut Run) -> Result<()> {
     let rounds = run.options.rounds;
-    // These take longest, and differ least from round to round.
+    // These measurements take longest and differ least from round to round.
     let few = rounds.div_ceil(3);
     let has = |run: &Run, groups: &[&str]| groups.iter().any(|group| run.options.has(group));
     let steady =

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::process::{cpu_seconds_of_all, pause};
 
-/// About 15 ms of one processor.
+/// Hashing this much takes about 15 ms of one processor.
 const HASHED: usize = 16 * 1024 * 1024;
 const SETTLE: Duration = Duration::from_millis(50);
-/// A figure is not worth more than the spread of a loop that does the same each time.
+/// No figure can be more accurate than a loop that does the same work each time.
 const MOST_SPREAD: f64 = 0.15;
 const MOST_STEAL: f64 = 0.03;
 const MOST_OTHERS: f64 = 0.08;
@@ -25,13 +25,13 @@ pub struct Noise {
 }
 
 pub struct Verdict {
-    /// The slowest tenth of the calibration loops by the fastest tenth, less one.
+    /// How much longer the slowest tenth of the calibration loops took than the fastest tenth.
     pub spread: f64,
-    /// Of the processors' time.
+    /// The share of the processors' time that the hypervisor took.
     pub steal: f64,
-    /// The same, of programs that are not the benchmark's.
+    /// The share of the processors' time that other programs than the benchmark took.
     pub others: f64,
-    /// Empty on a quiet machine.
+    /// Why the machine was not quiet; empty if it was.
     pub reasons: Vec<String>,
 }
 
@@ -52,9 +52,9 @@ impl Noise {
         }
     }
 
-    /// Between measurements, when nothing of ours runs.
+    /// Runs the calibration loop between measurements, when nothing of ours is running.
     pub fn calibrate(&mut self) {
-        // What was just stopped may still be tidied up.
+        // Programs that were just stopped may still be cleaning up.
         pause(SETTLE);
         let started = Instant::now();
         std::hint::black_box(digest(&SHA256, &self.block));
@@ -100,7 +100,12 @@ impl Noise {
 
 impl Verdict {
     pub fn to_json(&self) -> Value {
-        json!({ "calibration_spread": self.spread, "steal": self.steal, "others": self.others, "too_noisy": self.reasons })
+        json!({
+            "calibration_spread": self.spread,
+            "steal": self.steal,
+            "others": self.others,
+            "too_noisy": self.reasons,
+        })
     }
 }
 
@@ -110,12 +115,13 @@ impl std::fmt::Display for Verdict {
             (self.spread * 100.0, self.steal * 100.0, self.others * 100.0);
         write!(
             f,
-            "calibration loop within {spread:.0} %, {steal:.1} % of the processors stolen, {others:.1} % taken by other programs"
+            "calibration loop within {spread:.0} %, {steal:.1} % of the processors stolen, \
+             {others:.1} % taken by other programs"
         )
     }
 }
 
-/// How busy the machine is while something is done.
+/// Measures how busy the machine is while something is done.
 pub struct Busy(Ticks);
 
 impl Busy {
@@ -123,14 +129,14 @@ impl Busy {
         Busy(ticks())
     }
 
-    /// Share of all processors' time since then.
+    /// The share of all processors' time that was used since then.
     pub fn share(&self) -> f64 {
         let now = ticks();
         (now.busy - self.0.busy) / (now.all - self.0.all).max(1.0)
     }
 }
 
-/// The first line of /proc/stat.
+/// Reads the first line of /proc/stat.
 fn ticks() -> Ticks {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields: Vec<f64> = text

@@ -1,5 +1,5 @@
-//! What was asked for? Everything comes by environment variables, as `make bench NAME=value` hands
-//! them over.
+//! What should this run measure? All options are environment variables, which `make bench
+//! NAME=value` passes on.
 
 use std::env;
 use std::path::PathBuf;
@@ -20,24 +20,26 @@ pub const GROUPS: [&str; 7] = [
 ];
 
 pub struct Options {
-    /// Under five minutes: fewer rounds, shorter measurements, 10 000 sessions through ours only.
+    /// Stays under five minutes, with fewer rounds, shorter measurements, and 10 000 sessions only
+    /// for our own proxy.
     pub quick: bool,
     pub rounds: usize,
-    /// Of one measurement: many short ones meet more of the scheduler's moods than few long ones.
+    /// The duration of one measurement. Many short ones average out more of the scheduler's moods
+    /// than few long ones.
     pub milliseconds: u64,
     pub only: Vec<String>,
     pub legs: Vec<LegKind>,
     pub subjects: Vec<Subject>,
-    /// Where table, JSON and chart go.
+    /// The folder for the table, the JSON and the chart.
     pub output: PathBuf,
-    /// Whether the table of docs/performance.md and the chart of the README are to be replaced.
+    /// Whether to replace the table in docs/performance.md and the chart of the README.
     pub publish: bool,
     pub started: Instant,
 }
 
 impl Options {
-    /// QUICK, ROUNDS, ONLY (groups), PEERS (names), LEGS (plain, tls), PROXY (a path, or
-    /// name=path,...), OUTPUT (a folder), README.
+    /// Reads QUICK, ROUNDS, ONLY (groups), PEERS (names), LEGS (plain, tls), PROXY (a path, or
+    /// name=path,...), OUTPUT (a folder) and README.
     pub fn from_environment() -> Result<Options> {
         let list = |name: &str| -> Vec<String> {
             let text = env::var(name).unwrap_or_default();
@@ -104,7 +106,7 @@ impl Options {
     }
 }
 
-/// The first is "ours"; the others go by their names.
+/// The first build is "ours", and the others go by their names.
 fn ours(builds: &[String], default: PathBuf) -> Result<Vec<Subject>> {
     let mut subjects = Vec::new();
     for (index, build) in builds.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! What does a process and all under it cost? From /proc; and processes that end with their owner.
+//! What do a process and its descendants cost, according to /proc, and how does a process end with
+//! its owner?
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,18 +11,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::load::{Done, Job};
 
-/// Of /proc/PID/stat: USER_HZ, which is 100 on every Linux.
+/// The unit of /proc/PID/stat is USER_HZ, which is 100 on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Ends with its owner: asked first, then made to.
+/// A process that ends with its owner: it is asked to first, and then killed.
 pub struct Process(Child);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Stat {
     parent: u32,
-    /// Of the process.
+    /// The ticks of the process itself.
     own: u64,
-    /// Of its children that have ended.
+    /// The ticks of its children that have ended.
     ended: u64,
 }
 
@@ -48,7 +49,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // SIGTERM by kill(1): signals need unsafe code or a dependency.
+        // kill(1) sends the SIGTERM, because signals need unsafe code or a dependency.
         let _ = Command::new("kill")
             .arg(self.id().to_string())
             .stderr(Stdio::null())
@@ -62,7 +63,7 @@ impl Drop for Process {
     }
 }
 
-/// CPU seconds, user and system, of a process and all living ones under it.
+/// The CPU seconds, user and system, of a process and its living descendants.
 pub fn cpu_seconds(root: u32) -> f64 {
     let stats = stats();
     tree(root, &stats)
@@ -72,7 +73,7 @@ pub fn cpu_seconds(root: u32) -> f64 {
         / TICKS_PER_SECOND
 }
 
-/// The same, with those that have ended.
+/// The same, including the descendants that have ended.
 pub fn cpu_seconds_of_all(root: u32) -> f64 {
     let stats = stats();
     tree(root, &stats)
@@ -82,11 +83,12 @@ pub fn cpu_seconds_of_all(root: u32) -> f64 {
         / TICKS_PER_SECOND
 }
 
-/// Resident memory of a process and all under it.
+/// The resident memory of a process and its descendants.
 #[derive(Clone, Copy, Default)]
 pub struct Resident {
     pub all_kib: f64,
-    /// What is not pages of a file, which the kernel can drop: mostly the program's own code.
+    /// The part that is not pages of a file, which are mostly the program's own code and which the
+    /// kernel can drop.
     pub anonymous_kib: f64,
 }
 
@@ -130,7 +132,7 @@ fn stats() -> BTreeMap<u32, Stat> {
 
 fn stat(id: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name of a program may have spaces and parentheses in it.
+    // The name of a program may contain spaces and parentheses.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
     Some(Stat {
@@ -140,7 +142,7 @@ fn stat(id: u32) -> Option<Stat> {
     })
 }
 
-/// Another part of this program, spoken to in lines.
+/// Another process of this program, which is spoken to in lines.
 pub struct Part {
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -174,7 +176,7 @@ impl Part {
         Ok(line)
     }
 
-    /// For the load.
+    /// Has the load do a job.
     pub fn perform(&mut self, job: &Job) -> Result<Done> {
         writeln!(self.stdin, "{}", serde_json::to_string(job)?)?;
         let done: Done = serde_json::from_str(&self.line()?)?;

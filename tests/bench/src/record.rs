@@ -1,6 +1,6 @@
-//! TLS 1.3 records sealed and opened with the keys of a finished rustls handshake.
+//! How are TLS 1.3 records sealed and opened with the keys of a finished rustls handshake?
 //!
-//! Backend and load must not be what limits a proxy: rustls' own buffers read 4 KiB at a time and
+//! Backend and load must not be the bottleneck, and rustls' own buffers read 4 KiB at a time and
 //! copy twice.
 
 use anyhow::{Result, bail, ensure};
@@ -9,19 +9,19 @@ use rustls::{Connection, ConnectionTrafficSecrets};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Plaintext of a full record.
+/// The plaintext of a full record.
 const FRAGMENT: usize = 16 * 1024;
 const HEADER: usize = 5;
 const TAG: usize = 16;
 const APPLICATION_DATA: u8 = 23;
 const ALERT: u8 = 21;
-/// Nothing of a handshake is longer.
+/// No flight of a handshake is longer.
 const HANDSHAKE_READ: usize = 32 * 1024;
 
 pub struct Records {
     seal: Half,
     open: Half,
-    /// Ciphertext that came and is not a whole record yet.
+    /// Ciphertext that was received but does not make up a whole record yet.
     pub left: Vec<u8>,
 }
 
@@ -31,16 +31,16 @@ struct Half {
     sequence: u64,
 }
 
-/// What a pass over received ciphertext found.
+/// What was found in received ciphertext.
 pub struct Opened {
-    /// Bytes of whole records.
+    /// The bytes of whole records.
     pub consumed: usize,
-    /// The peer has said goodbye.
+    /// Whether the peer has sent close_notify.
     pub closed: bool,
 }
 
 impl Records {
-    /// Performs the handshake; `first` is what was read of the peer's bytes before.
+    /// Performs the handshake. `first` are the bytes that the peer has sent before.
     pub async fn handshake(
         stream: &mut TcpStream,
         mut connection: Connection,
@@ -84,7 +84,7 @@ impl Records {
         })
     }
 
-    /// Appends the records of `plaintext`.
+    /// Appends the records that carry `plaintext`.
     pub fn seal(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<()> {
         for fragment in plaintext.chunks(FRAGMENT) {
             let length = u16::try_from(fragment.len() + 1 + TAG)?.to_be_bytes();
@@ -104,7 +104,7 @@ impl Records {
         Ok(())
     }
 
-    /// Opens the whole records in `received` and hands their plaintext to `sink`.
+    /// Opens the whole records in `received` and passes their plaintext to `sink`.
     pub fn open(&mut self, received: &mut [u8], sink: &mut impl FnMut(&[u8])) -> Result<Opened> {
         let mut consumed = 0;
         while let Some(length) = record_length(&received[consumed..]) {
@@ -127,7 +127,7 @@ impl Records {
                         closed: true,
                     });
                 }
-                // Session tickets; nobody here rekeys.
+                // These are session tickets, since nobody here updates keys.
                 _ => {}
             }
         }

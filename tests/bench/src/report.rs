@@ -1,4 +1,5 @@
-//! How are the figures shown? Two tables as text and as Markdown, and everything as JSON.
+//! How are the figures shown? There are two tables, as text and as Markdown, and everything as
+//! JSON.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,12 +15,12 @@ use crate::results::Spread;
 use crate::run::Run;
 use crate::titles::{number, title};
 
-/// The page that has the whole table, and the chart that it shares with the README.
+/// The page with the whole table, and with the chart that it shares with the README.
 const PAGE: &str = "docs/performance.md";
 const CHART: &str = "docs/performance.svg";
 const FIGURES: [&str; 2] = ["<!-- figures -->\n", "<!-- /figures -->"];
 
-/// Prints the tables and writes the files; says where they are.
+/// Prints the tables, writes the files, and says where they are.
 pub fn write(run: &Run) -> Result<()> {
     let verdict = run.noise.verdict();
     let judged: Vec<Judged> = goals()
@@ -86,7 +87,7 @@ pub fn write(run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// A page with what stands between its marks replaced.
+/// Replaces what stands between the marks of a page.
 fn with_figures(page: &str, figures: &str) -> Result<String> {
     let (before, rest) = page
         .split_once(FIGURES[0])
@@ -100,7 +101,7 @@ fn with_figures(page: &str, figures: &str) -> Result<String> {
     ))
 }
 
-/// Medians of everybody.
+/// The medians of all subjects.
 fn figures(run: &Run) -> Vec<Vec<String>> {
     let mut names: Vec<&str> = run
         .options
@@ -189,8 +190,8 @@ fn ratios(judged: &[Judged], verdict: &Verdict) -> Vec<Vec<String>> {
     table
 }
 
-/// Of the page, in words: a row for each figure and whom it is compared with, a column for each
-/// leg.
+/// The table of the page in words, with a row for each figure and the peer that it is compared
+/// with, and a column for each leg.
 fn short(judged: &[Judged]) -> Vec<Vec<String>> {
     let mut table = vec![
         [
@@ -263,7 +264,10 @@ fn words(run: &Run, judged: &[Judged], verdict: &Verdict) -> String {
             count(Word::Missed),
             count(Word::MachineFull),
         );
-        lines.push(format!("{met} goals met, {missed} missed, {full} that this machine has too few processors to show."));
+        lines.push(format!(
+            "{met} goals met, {missed} missed, {full} that this machine has too \
+            few processors to show."
+        ));
     } else {
         lines.push(format!(
             "No verdict, the machine was too noisy: {}.",
@@ -338,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_a_place_for_them() {
+    fn the_page_has_marks_for_the_figures() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
         let page = std::fs::read_to_string(format!("{root}/{PAGE}")).expect("it is there");
         assert!(with_figures(&page, "new").is_ok());

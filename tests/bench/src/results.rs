@@ -1,4 +1,4 @@
-//! What was measured, by figure, leg, subject and round.
+//! What was measured, by figure, leg, subject and round?
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub struct Results {
     pub failures: Vec<String>,
 }
 
-/// Of the rounds.
+/// How a figure is spread over the rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     pub min: f64,
@@ -52,7 +52,7 @@ impl Results {
         )
     }
 
-    /// One by the other of the same round; each may be on a leg and a figure of its own.
+    /// Divides one figure by another of the same round. Each may have a leg and a name of its own.
     pub fn ratio(
         &self,
         one: (&str, LegKind, &str),
@@ -69,7 +69,9 @@ impl Results {
 
     pub fn to_json(&self) -> Value {
         let figures =
-            self.samples.iter().map(|((figure, leg), subjects)| json!({ "figure": figure, "leg": leg.name(), "subjects": subjects }));
+            self.samples.iter().map(|((figure, leg), subjects)| {
+                json!({ "figure": figure, "leg": leg.name(), "subjects": subjects })
+            });
         json!({ "figures": figures.collect::<Vec<_>>(), "failures": self.failures })
     }
 

@@ -1,4 +1,4 @@
-//! One run: what it is made of, and how a measurement is taken.
+//! What makes up a run, and how is a measurement taken?
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,9 +15,9 @@ use crate::peers::{Files, LegKind, Mode, Peer, Subject, Upstream};
 use crate::process::{Part, cpu_seconds};
 use crate::results::Results;
 
-/// The most idle sessions that are measured.
+/// The largest number of idle sessions that is measured.
 pub const MANY: usize = 10_000;
-/// What a proxy has open besides sessions.
+/// The files that a proxy has open besides its sessions.
 const SPARE_FILES: u64 = 400;
 
 pub struct Run {
@@ -25,14 +25,14 @@ pub struct Run {
     pub files: Files,
     pub results: Results,
     pub noise: Noise,
-    /// Of the synthetic server.
+    /// The ports of the synthetic server.
     ports: Vec<u16>,
     peers_started: usize,
     _backend: Part,
     _dir: TempDir,
 }
 
-/// What was done, and the peer's CPU seconds for it.
+/// What was done, and the CPU seconds that the peer spent on it.
 pub struct Cost {
     pub done: Done,
     pub cpu: f64,
@@ -42,7 +42,7 @@ impl Run {
     pub fn new(mut options: Options) -> Result<Run> {
         let sessions = allow_open_files(MANY)?;
         let dir = tempfile::Builder::new().prefix("bench-").tempdir()?;
-        // Peers that are not root look into it.
+        // Peers that do not run as root need to read this folder.
         fs::set_permissions(
             dir.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
@@ -64,7 +64,7 @@ impl Run {
         };
         for (index, subject) in options.subjects.iter_mut().enumerate() {
             if let Subject::Ours { binary, .. } = subject {
-                // A build that goes on meanwhile must not change what is measured.
+                // A build during the run must not replace what is measured.
                 let copy = dir.path().join(format!("pg-iam-proxy-{index}"));
                 fs::copy(&binary, &copy)?;
                 *binary = copy;
@@ -90,19 +90,19 @@ impl Run {
         })
     }
 
-    /// In front of the synthetic server.
+    /// Starts a peer in front of the synthetic server.
     pub fn start(&mut self, subject: &Subject, mode: Mode) -> Result<Peer> {
         let port = self.next_port();
         subject.start(mode, &self.files, &Upstream::synthetic(port))
     }
 
-    /// Of the synthetic server, for another peer.
+    /// A port of the synthetic server for another peer.
     pub fn next_port(&mut self) -> u16 {
         self.peers_started += 1;
         self.ports[self.peers_started % self.ports.len()]
     }
 
-    /// All that can be started; what cannot is noted as failed.
+    /// Starts all that can be started, and notes what cannot.
     pub fn start_all(
         &mut self,
         mode: Mode,
@@ -135,8 +135,8 @@ impl Run {
         ])
     }
 
-    /// In every round each peer on each leg, beginning with another one each time; what fails is
-    /// noted and left out.
+    /// Measures each peer on each leg once in every round, and begins with another one each time.
+    /// What fails is noted and left out.
     pub fn interleaved(
         &mut self,
         what: &str,
@@ -203,7 +203,7 @@ impl Upstream {
     }
 }
 
-/// The load's work and what the peer spends on it.
+/// Has the load do a job, and measures what the peer spends on it.
 pub fn costed(load: &mut Part, peer: &Peer, job: &Job) -> Result<Cost> {
     let cpu = || peer.id().map_or(0.0, cpu_seconds);
     let before = cpu();
@@ -214,8 +214,8 @@ pub fn costed(load: &mut Part, peer: &Peer, job: &Job) -> Result<Cost> {
     })
 }
 
-/// Raises the limit of open files, for us and everybody we start, and says how many of `sessions` a
-/// proxy can then have: each is two files there.
+/// Raises the limit of open files for this process and everybody it starts. Returns how many of
+/// `sessions` a proxy can then have, each of which takes it two files.
 pub fn allow_open_files(sessions: usize) -> Result<usize> {
     let needed = 2 * sessions as u64 + SPARE_FILES;
     let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE)?;

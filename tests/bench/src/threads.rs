@@ -1,5 +1,5 @@
-//! Threads that share nothing, each with a runtime of its own: who runs where is decided here and
-//! not by the scheduler.
+//! Which thread does what? Threads share nothing and have a runtime each, so that this is decided
+//! here rather than by the scheduler.
 
 use std::future::Future;
 
@@ -23,7 +23,7 @@ impl Threads {
         Threads((0..count).map(|_| start()).collect())
     }
 
-    /// On thread `index`, counted round and round.
+    /// Spawns a task on thread `index`, counted in a circle.
     pub fn spawn<T: Send + 'static>(
         &self,
         index: usize,
@@ -33,7 +33,7 @@ impl Threads {
     }
 }
 
-/// Waits on a thread that runs no tasks.
+/// Waits for tasks. It must be called on a thread that runs none of them.
 pub fn join<T>(handles: Vec<JoinHandle<T>>) -> Result<Vec<T>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     handles

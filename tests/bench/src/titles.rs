@@ -1,6 +1,6 @@
-//! What are the figures called where people read them?
+//! What are figures called where people read them?
 
-/// A figure's words and unit; the figure itself where it has none.
+/// The words and the unit of a figure, or its own name if it has none.
 pub fn title(figure: &str) -> String {
     let words: Vec<&str> = figure.split('_').collect();
     let unit = [
@@ -65,7 +65,7 @@ pub fn title(figure: &str) -> String {
     }
 }
 
-/// Three digits that count.
+/// Formats a number with three significant digits.
 pub fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),

@@ -1,10 +1,10 @@
-//! What messages do the backend and the load exchange?
+//! Which messages do the backend and the load exchange?
 
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 pub const READY: [u8; 6] = *b"Z\0\0\0\x05I";
 pub const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
 pub const COPY_DONE: [u8; 5] = *b"c\0\0\0\x04";
-/// Of one CopyData message: PostgreSQL sends one a row, and this is a wide one.
+/// The size of one CopyData message. PostgreSQL sends one for each row, and this is a wide one.
 pub const ROW: usize = 8 * 1024;
 
 pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -26,7 +26,7 @@ pub fn query(text: &str) -> Vec<u8> {
     message(b'Q', format!("{text}\0").as_bytes())
 }
 
-/// AuthenticationOk to ReadyForQuery, with what PostgreSQL reports.
+/// The messages from AuthenticationOk to ReadyForQuery, with the settings that PostgreSQL reports.
 pub fn greeting() -> Vec<u8> {
     let settings = [
         ("application_name", ""),
@@ -52,9 +52,9 @@ pub fn greeting() -> Vec<u8> {
     bytes
 }
 
-/// The answer to some statements: each `select` gives one row, as PostgreSQL gives it for `select
-/// 1`, or true where it asks what exists, as a proxy does that has reset a session; any other
-/// succeeds.
+/// The answer to these statements. Each `select` returns one row with the number 1, or with true if
+/// it asks whether something exists, as a proxy does after it has reset a session. Any other
+/// statement succeeds.
 pub fn answer(statements: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for statement in statements
@@ -87,12 +87,12 @@ pub fn answer(statements: &str) -> Vec<u8> {
     bytes
 }
 
-/// CommandComplete and ReadyForQuery.
+/// A CommandComplete and a ReadyForQuery.
 pub fn complete(tag: &str) -> Vec<u8> {
     [message(b'C', format!("{tag}\0").as_bytes()), READY.to_vec()].concat()
 }
 
-/// CopyData messages of about this many bytes in all.
+/// CopyData messages of about this many bytes in total.
 pub fn rows(bytes: usize) -> Vec<u8> {
     let mut line = [b'x'; ROW];
     line[ROW - 1] = b'\n';

@@ -1,4 +1,4 @@
-//! A client that speaks protocol 3 byte by byte, and so can say what no driver would.
+//! How does a test send what no driver would? With a client that speaks protocol 3 byte by byte.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -8,15 +8,15 @@ use super::PATIENCE;
 
 pub struct Client<S = TcpStream> {
     pub stream: S,
-    /// `ParameterStatus` by name.
+    /// The settings that the server reported with `ParameterStatus`, by name.
     pub settings: BTreeMap<String, String>,
-    /// Body of `BackendKeyData`: process id and secret key.
+    /// The body of `BackendKeyData`: the process ID and the secret key.
     pub key: Vec<u8>,
-    /// Body of `NegotiateProtocolVersion`, where one came.
+    /// The body of `NegotiateProtocolVersion`, if there was one.
     pub negotiated: Option<Vec<u8>>,
 }
 
-/// An `ErrorResponse` by field type.
+/// The fields of an `ErrorResponse`, by their type.
 #[derive(Debug)]
 pub struct ServerError(pub BTreeMap<char, String>);
 
@@ -34,7 +34,7 @@ impl ServerError {
     }
 }
 
-/// One message of the server, or the end of the stream.
+/// A message of the server, or the end of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reply {
     Message(u8, Vec<u8>),
@@ -48,7 +48,7 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A startup packet with this code or version.
+/// A startup packet with this protocol version or request code.
 pub fn startup_packet(code: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
     let mut body = code.to_be_bytes().to_vec();
     for (name, value) in parameters {
@@ -58,7 +58,7 @@ pub fn startup_packet(code: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
     packet(&body)
 }
 
-/// A length that counts itself, and a body.
+/// The body, preceded by a length that includes itself.
 pub fn packet(body: &[u8]) -> Vec<u8> {
     [&u32::try_from(body.len() + 4).unwrap().to_be_bytes(), body].concat()
 }
@@ -83,7 +83,7 @@ pub fn read_reply(stream: &mut impl Read) -> Reply {
     Reply::Message(header[0], body)
 }
 
-/// The `ErrorResponse` that comes next, and the close behind it.
+/// Reads an `ErrorResponse`, and asserts that the connection is closed after it.
 pub fn read_refusal(stream: &mut impl Read) -> ServerError {
     match read_reply(stream) {
         Reply::Message(b'E', body) => {
@@ -133,7 +133,7 @@ impl Client {
 }
 
 impl<S: Read + Write> Client<S> {
-    /// Logs in on a connection that is as it should be protected.
+    /// Logs in on a connection on which TLS, if there is any, has been established.
     pub fn log_in_over(
         mut stream: S,
         version: u32,
@@ -179,13 +179,13 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// First column of each row.
+    /// Runs a query and returns the first column of each row.
     pub fn query(&mut self, sql: &str) -> Result<Vec<String>, ServerError> {
         self.send_query(sql);
         self.read_rows()
     }
 
-    /// The only value of the only row.
+    /// Runs a query and returns its only value.
     pub fn value(&mut self, sql: &str) -> String {
         self.query(sql)
             .expect("the query succeeds")
@@ -219,10 +219,10 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// Starts a long query and waits, with another session's eyes, until the server runs it.
-    pub fn sleep_on_server(&mut self, observer: &mut Self) {
+    /// Starts a long query, and waits until another session sees that the server runs it.
+    pub fn sleep_on_server<O: Read + Write>(&mut self, observer: &mut Client<O>) {
         self.send_query("select pg_sleep(60)");
-        // Every user may see the lock that a running transaction holds on itself.
+        // All users can see the lock that a running transaction holds on its own virtual ID.
         let running = format!(
             "select count(*) from pg_locks where pid = {} and locktype = 'virtualxid'",
             self.process_id()
@@ -232,13 +232,14 @@ impl<S: Read + Write> Client<S> {
         });
     }
 
-    /// Process id as the client was told it.
+    /// The process ID that the client was given.
     pub fn process_id(&self) -> u32 {
         u32::from_be_bytes(self.key[..4].try_into().unwrap())
     }
 }
 
-/// Sends a `CancelRequest` and waits for the close that is its only answer.
+/// Sends a `CancelRequest` and waits until the proxy closes the connection, which is its only
+/// answer.
 pub fn cancel(address: SocketAddr, key: &[u8]) {
     let mut stream = connect(address);
     stream

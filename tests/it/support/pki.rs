@@ -1,4 +1,4 @@
-//! Authorities of a test's own, what they sign, and what they take back.
+//! How does a test make certificate authorities, certificates and revocation lists of its own?
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
@@ -6,28 +6,28 @@ use rcgen::{
     RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
-/// Who signs certificates.
+/// A certificate authority.
 pub struct Authority {
-    /// Its own certificate, PEM.
+    /// Its own certificate, as PEM.
     pub certificate: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A certificate and its key, both PEM.
+/// A certificate and its key, both as PEM.
 pub struct Identity {
-    /// The leaf, and its chain where there is one.
+    /// The certificate itself, followed by its chain if there is one.
     pub certificate: String,
     pub key: String,
 }
 
-/// What a certificate is to say.
+/// What a certificate says.
 #[derive(Clone, Copy, Default)]
 pub struct Leaf<'a> {
     pub common_name: &'a str,
-    /// With an `@` it is a mail address, without one a DNS name or an IP address.
+    /// A name with an `@` is a mail address; any other is a DNS name or an IP address.
     pub alternative_names: &'a [&'a str],
     pub expired: bool,
-    /// Random where it is 0.
+    /// The serial number, which is random if this is 0.
     pub serial: u64,
 }
 
@@ -40,7 +40,7 @@ impl Authority {
         }
     }
 
-    /// An authority below this one.
+    /// Creates an authority whose certificate this one signs.
     pub fn intermediate(&self, name: &str) -> Self {
         let (params, key) = authority(name);
         Self {
@@ -49,7 +49,7 @@ impl Authority {
         }
     }
 
-    /// For `localhost` and 127.0.0.1.
+    /// Signs a certificate for `localhost` and 127.0.0.1.
     pub fn server(&self) -> Identity {
         self.sign(&Leaf {
             common_name: "localhost",
@@ -96,7 +96,7 @@ impl Authority {
         }
     }
 
-    /// PEM list of the certificates with these serial numbers.
+    /// A revocation list with these serial numbers, as PEM.
     pub fn revoke(&self, serials: &[u64]) -> String {
         let revoked = |&serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(serial),

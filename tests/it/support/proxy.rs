@@ -1,4 +1,4 @@
-//! The binary under test, started as a user starts it.
+//! How do tests start the binary as a user would, and read what it prints and logs?
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ use testbed::{Aws, Testbed};
 
 use super::PATIENCE;
 
-/// A running proxy; it is killed when dropped.
+/// A running proxy, which is killed when it is dropped.
 pub struct Proxy {
     child: Child,
-    /// What it printed, up to its last listener.
+    /// What it has printed, up to the lines of its last listener.
     pub printed: String,
-    /// Addresses in the order of the listeners.
+    /// The addresses of its listeners, in their order.
     pub addresses: Vec<SocketAddr>,
     log: Arc<Log>,
 }
@@ -26,7 +26,7 @@ struct Log {
     grown: Condvar,
 }
 
-/// The binary with nothing of this machine's AWS configuration.
+/// A command that runs the binary without any AWS or PostgreSQL settings of this machine.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pg-iam-proxy"));
     for (name, _) in
@@ -41,7 +41,7 @@ pub fn command() -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs the binary and waits until it ends.
 pub fn output(arguments: &[&str]) -> Output {
     command()
         .args(arguments)
@@ -49,7 +49,7 @@ pub fn output(arguments: &[&str]) -> Output {
         .expect("the binary starts")
 }
 
-/// What `hash-password` prints for a password on standard input.
+/// Returns what `hash-password` prints for this password on its standard input.
 pub fn hash_password(password: &str) -> String {
     let mut child = command()
         .arg("hash-password")
@@ -74,7 +74,7 @@ pub fn hash_password(password: &str) -> String {
         .to_string()
 }
 
-/// A configuration file that is deleted with the value.
+/// Writes a configuration file that is deleted when the value is dropped.
 pub fn config_file(text: &str) -> tempfile::TempPath {
     let file = tempfile::Builder::new()
         .suffix(".toml")
@@ -85,7 +85,8 @@ pub fn config_file(text: &str) -> tempfile::TempPath {
 }
 
 impl Proxy {
-    /// `run` with a configuration file and the AWS endpoint's own identity, at log level debug.
+    /// Starts `run` with a configuration file and the identity of this AWS endpoint, at log level
+    /// debug.
     pub fn with_config(aws: &Aws, text: &str) -> Self {
         Self::with_config_and_env(text, aws.env())
     }
@@ -98,11 +99,12 @@ impl Proxy {
             .args(["run", "--log-level", "debug", "--config"])
             .arg(&file)
             .envs(env);
-        // The file is read before the first address is printed.
+        // The file may be deleted after this, because the proxy reads it before it prints an
+        // address.
         Self::start(command, listeners)
     }
 
-    /// `run` with target URLs, each on a port that is free.
+    /// Starts `run` with target URLs, each on a free port.
     pub fn with_urls(aws: &Aws, urls: &[&str]) -> Self {
         let mut command = command();
         command
@@ -112,12 +114,13 @@ impl Proxy {
         Self::start(command, urls.len())
     }
 
-    /// With one listener, on a unix socket.
+    /// Starts a proxy with one listener on a Unix socket.
     pub fn start_unix(command: Command) -> Self {
         Self::start_until(command, |printed, _| printed.contains("  psql  "))
     }
 
-    /// With this many listeners on TCP; the JDBC line is the last of each one's lines.
+    /// Starts a proxy with this many TCP listeners. The JDBC line is the last one that each of them
+    /// prints.
     pub fn start(command: Command, listeners: usize) -> Self {
         Self::start_until(command, |printed, addresses| {
             addresses.len() >= listeners
@@ -140,7 +143,7 @@ impl Proxy {
             let read = stdout.read_line(&mut line).expect("stdout is text");
             assert!(read > 0, "the proxy ended: {}", log.text());
             if let Some((_, address)) = line.trim_end().rsplit_once(" on ") {
-                // A unix socket is not one of them.
+                // Unix sockets are left out, because they have no such address.
                 addresses.extend(
                     address
                         .parse()
@@ -158,7 +161,7 @@ impl Proxy {
         }
     }
 
-    /// Address of the only listener.
+    /// The address of the first listener.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
     }
@@ -171,7 +174,7 @@ impl Proxy {
         self.log.text()
     }
 
-    /// The first log line that has all of `parts`, now or soon.
+    /// Waits for a log line that contains all of `parts`, and returns the first one.
     pub fn log_line(&self, parts: &[&str]) -> String {
         self.log.line(parts)
     }
@@ -184,7 +187,7 @@ impl Proxy {
         assert!(status.success());
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until the proxy ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("it is our child")
     }
@@ -228,7 +231,7 @@ impl Log {
     }
 }
 
-/// A listener and a target for the RDS flavour; `keys` are further lines of the target.
+/// A listener and a target for the RDS flavour. `keys` are further lines of the target.
 pub fn rds_config(keys: &str) -> String {
     let bed = Testbed::shared();
     format!(
@@ -253,7 +256,7 @@ ca_file = "{}"
     )
 }
 
-/// A listener and a target for the Redshift flavour; `keys` are further lines of the target.
+/// A listener and a target for the Redshift flavour. `keys` are further lines of the target.
 pub fn redshift_config(aws: &Aws, keys: &str) -> String {
     let bed = Testbed::shared();
     format!(
@@ -280,7 +283,7 @@ endpoint_url = "{}"
     )
 }
 
-/// A listener and a target for the Redshift Serverless flavour; `keys` are further lines of the
+/// A listener and a target for the Redshift Serverless flavour. `keys` are further lines of the
 /// target.
 pub fn serverless_config(aws: &Aws, keys: &str) -> String {
     let config = redshift_config(aws, &format!("cluster_identifier = \"\"\n{keys}"));
@@ -289,7 +292,7 @@ pub fn serverless_config(aws: &Aws, keys: &str) -> String {
         .replace("cluster_identifier = \"\"\n", "")
 }
 
-/// A listener and a target for the DSQL flavour; `keys` are further lines of the target.
+/// A listener and a target for the DSQL flavour. `keys` are further lines of the target.
 pub fn dsql_config(keys: &str) -> String {
     let port = Testbed::shared().dsql().port();
     let host = default_key(keys, "host", "host = \"localhost\"\n");

@@ -1,10 +1,11 @@
-//! Servers that do what no real server does: each connection is given to a script.
+//! How does a test get a server that does what no real one does? Each connection is handed to a
+//! script.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// Serves every connection with `script`, until the process ends; gives the port.
+/// Runs `script` for every connection until the process ends, and returns the port.
 pub fn serve(script: impl Fn(TcpStream) + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().unwrap().port();
@@ -12,7 +13,7 @@ pub fn serve(script: impl Fn(TcpStream) + Send + 'static) -> u16 {
     port
 }
 
-/// Connections on their way to another port, which a test can hold up.
+/// Forwards connections to another port, and can hold them up on the way.
 pub struct Relay {
     pub port: u16,
     held: Arc<(Mutex<Held>, Condvar)>,
@@ -41,17 +42,17 @@ impl Relay {
         Self { port, held }
     }
 
-    /// Holds up the connections that come from now on.
+    /// Holds up all connections that arrive from now on.
     pub fn hold(&self) {
         self.held.0.lock().unwrap().holding = true;
     }
 
-    /// Whether a connection is being held up.
+    /// Whether a connection is waiting.
     pub fn is_holding_one(&self) -> bool {
         self.held.0.lock().unwrap().waiting > 0
     }
 
-    /// Lets all go on.
+    /// Lets all waiting connections continue.
     pub fn release(&self) {
         self.held.0.lock().unwrap().holding = false;
         self.held.1.notify_all();
@@ -70,7 +71,8 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// Reads the `SSLRequest`, answers with these bytes, and waits for the proxy to close.
+/// Reads the `SSLRequest`, answers with these bytes, and waits until the proxy closes the
+/// connection.
 pub fn answer_ssl_request(answer: &'static [u8]) -> u16 {
     serve(move |mut stream| {
         let mut request = [0; 8];

@@ -1,5 +1,5 @@
-//! A client's side of TLS, with and without `SSLRequest`, that verifies the proxy and shows what it
-//! is told to.
+//! How does a test connect with TLS, with and without `SSLRequest`? Its client verifies the proxy
+//! and shows the certificate that it is given.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -19,7 +19,7 @@ use super::pki::Identity;
 
 pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
-/// What a client asks for; as it is made, what libpq asks for with `sslmode=verify-full`.
+/// The settings of a client. By default they are those of libpq with `sslmode=verify-full`.
 #[derive(Clone)]
 pub struct TlsClient {
     config: ClientConfig,
@@ -27,22 +27,22 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// Trusts this PEM authority and no other.
+    /// Trusts this authority and no other.
     pub fn trusting(authority: &str) -> Self {
         Self::new(authority, &[&TLS12, &TLS13], None)
     }
 
-    /// Speaks this version only.
+    /// Speaks only this version of TLS.
     pub fn speaking(authority: &str, version: &'static SupportedProtocolVersion) -> Self {
         Self::new(authority, &[version], None)
     }
 
-    /// Shows this certificate when it is asked for one.
+    /// Shows this certificate when the proxy asks for one.
     pub fn showing(authority: &str, identity: &Identity) -> Self {
         Self::new(authority, &[&TLS12, &TLS13], Some(identity))
     }
 
-    /// Both of these.
+    /// Speaks only this version of TLS, and shows this certificate.
     pub fn speaking_and_showing(
         authority: &str,
         version: &'static SupportedProtocolVersion,
@@ -86,7 +86,7 @@ impl TlsClient {
         }
     }
 
-    /// Names these protocols in ALPN instead of `postgresql`.
+    /// Offers these protocols in ALPN instead of `postgresql`.
     pub fn naming(mut self, protocols: &[&str]) -> Self {
         self.config.alpn_protocols = protocols
             .iter()
@@ -95,28 +95,28 @@ impl TlsClient {
         self
     }
 
-    /// Would resume an earlier connection of this client.
+    /// Tries to resume earlier TLS sessions of this client.
     pub fn resuming(mut self) -> Self {
         self.config.resumption = Resumption::in_memory_sessions(8);
         self
     }
 
-    /// The next connection, before its first byte.
+    /// A new connection on which nothing has been sent yet.
     pub fn connection(&self) -> ClientConnection {
         ClientConnection::new(Arc::new(self.config.clone()), self.server_name.clone()).unwrap()
     }
 
-    /// Asks with `SSLRequest`, and performs the handshake.
+    /// Sends an `SSLRequest` and performs the handshake.
     pub fn ssl_request(&self, address: SocketAddr) -> io::Result<TlsStream> {
         handshake(self.connection(), ask(address))
     }
 
-    /// Performs the handshake without asking.
+    /// Performs the handshake without an `SSLRequest`.
     pub fn direct(&self, address: SocketAddr) -> io::Result<TlsStream> {
         handshake(self.connection(), connect(address))
     }
 
-    /// Logs in after `SSLRequest`.
+    /// Logs in after an `SSLRequest` and the handshake.
     pub fn log_in(
         &self,
         address: SocketAddr,
@@ -130,7 +130,7 @@ impl TlsClient {
     }
 }
 
-/// A connection on which the proxy has agreed to TLS.
+/// Sends an `SSLRequest`, and returns the connection once the proxy has agreed to TLS.
 pub fn ask(address: SocketAddr) -> TcpStream {
     let mut tcp = connect(address);
     tcp.write_all(&SSL_REQUEST).unwrap();
@@ -153,14 +153,14 @@ pub fn handshake(mut connection: ClientConnection, mut tcp: TcpStream) -> io::Re
     Ok(stream)
 }
 
-/// Ends the client's side of TLS and of TCP, and leaves the other open.
+/// Ends the client's side of TLS and of TCP, and leaves the proxy's side open.
 pub fn close_writing(stream: &mut TlsStream) {
     stream.conn.send_close_notify();
     stream.flush().unwrap();
     stream.sock.shutdown(Shutdown::Write).unwrap();
 }
 
-/// Asserts that the proxy has ended its side of TLS, and not merely TCP.
+/// Asserts that the proxy has ended its side of TLS, rather than just closing TCP.
 #[track_caller]
 pub fn assert_close_notify(stream: &mut TlsStream) {
     assert_eq!(
@@ -171,7 +171,7 @@ pub fn assert_close_notify(stream: &mut TlsStream) {
     );
 }
 
-/// The certificate that the proxy has shown.
+/// The certificate that the proxy has shown on this connection.
 pub fn shown(stream: &TlsStream) -> CertificateDer<'static> {
     stream.conn.peer_certificates().unwrap()[0].clone()
 }

@@ -1,9 +1,9 @@
-//! The wall clock of one process, moved while it runs. Its monotonic clock stays as it is, as on a
-//! machine that slept.
+//! How does a test move the wall clock of a running process? Its monotonic clock stays as it is, as
+//! on a machine that slept.
 
 use std::path::PathBuf;
 
-/// By libfaketime, which reads a file at each look at the clock.
+/// A wall clock that libfaketime reads from a file whenever the process asks for the time.
 pub struct WallClock {
     folder: tempfile::TempDir,
     library: PathBuf,
@@ -19,7 +19,7 @@ impl WallClock {
         clock
     }
 
-    /// What the process needs to be told.
+    /// The environment variables that the process needs.
     pub fn env(&self) -> Vec<(String, String)> {
         let pairs = [
             ("LD_PRELOAD", self.library.display().to_string()),
@@ -30,11 +30,11 @@ impl WallClock {
         pairs.map(|(name, value)| (name.to_string(), value)).into()
     }
 
-    /// Ahead of this machine's by so many seconds, from now on.
+    /// Sets the clock ahead of this machine's by this many seconds, from now on.
     pub fn set_ahead(&self, seconds: i64) {
         let next = self.folder.path().join("next");
         std::fs::write(&next, format!("{seconds:+}\n")).expect("the file is written");
-        // In one step: nobody reads half a file.
+        // The file is replaced in one step, so that nobody reads half of it.
         std::fs::rename(next, self.file()).expect("the file is replaced");
     }
 
@@ -43,7 +43,7 @@ impl WallClock {
     }
 }
 
-/// In the folder of the machine's architecture.
+/// Finds the library, which is in the folder of the machine's architecture.
 fn library() -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib")
         .into_iter()

@@ -1,6 +1,6 @@
 //! Which AWS access keys are known, and whose are they?
 //!
-//! One registry for all endpoints and databases of a testbed, as one AWS account has one IAM.
+//! All endpoints and databases of a testbed share one registry, as one AWS account has one IAM.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -29,7 +29,7 @@ pub enum Principal {
     Role { name: String, session: String },
 }
 
-/// What an identity source hands to a client.
+/// The credentials that an identity source hands to a client.
 #[derive(Clone, Debug)]
 pub struct AccessKey {
     pub id: String,
@@ -39,12 +39,12 @@ pub struct AccessKey {
 }
 
 impl Accounts {
-    /// A long-lived key of an IAM user.
+    /// Creates a long-lived key of an IAM user.
     pub fn add_user(&self, name: &str) -> AccessKey {
         self.issue(Principal::User(name.to_owned()), None)
     }
 
-    /// A temporary key with a session token, as every role session has.
+    /// Creates a temporary key with a session token, as every role session has.
     pub fn add_role_session(&self, name: &str, session: &str, life: Duration) -> AccessKey {
         self.issue(
             Principal::Role {
@@ -63,8 +63,8 @@ impl Accounts {
         locked(&self.keys).get(id).cloned()
     }
 
-    /// Every secret access key and session token, for tests that look for them where they must not
-    /// be.
+    /// All secret access keys and session tokens, for tests that make sure they do not show up
+    /// anywhere.
     pub fn secrets(&self) -> Vec<String> {
         locked(&self.keys)
             .values()
@@ -73,7 +73,7 @@ impl Accounts {
             .collect()
     }
 
-    /// As when an administrator deletes the key.
+    /// Deletes a key, as an administrator would.
     pub fn remove(&self, id: &str) {
         locked(&self.keys).remove(id);
     }

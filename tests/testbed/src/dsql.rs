@@ -1,9 +1,9 @@
-//! PostgreSQL dressed as an Aurora DSQL cluster: TLS that wants a server name, tokens for
-//! passwords, few startup parameters.
+//! How does a stand-in for an Aurora DSQL cluster work? It is PostgreSQL with TLS that requires a
+//! server name, with tokens for passwords, and with few startup parameters.
 //!
 //! Behind it is the RDS flavour's server. A front takes TLS, finds the cluster by the name in the
-//! handshake, looks at the StartupMessage, and passes everything on; PostgreSQL asks for the
-//! password and has it judged by a bind server, which recomputes the token's signature.
+//! handshake, checks the StartupMessage, and passes everything on. PostgreSQL asks for the password
+//! and has it judged by a bind server, which recomputes the token's signature.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
@@ -29,20 +29,20 @@ use crate::wire::{self, First, Startup};
 use crate::{REGION, locked, shifted};
 
 pub const CLUSTER: &str = "foo0bar1baz2quux3quuux4qux";
-/// The cluster's name at AWS, and the one it has here.
+/// The cluster's name at AWS, and its name here.
 pub const NAMES: [&str; 2] = [
     "foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws",
     "localhost",
 ];
-/// The user for whom tokens are for another action.
+/// The user whose tokens are for another action.
 pub const ADMIN: &str = "admin";
-/// A database role for everybody else.
+/// A database role whose tokens are for the ordinary action.
 pub const USER: &str = "dsql_reader";
-/// Role of which all users of the cluster are members.
+/// The role that all users of the cluster are members of.
 pub(crate) const GROUP: &str = "dsql_user";
 
 const MAX_LIFE: Duration = Duration::from_hours(7 * 24);
-/// Where AWS publishes no list, what common drivers send and log in with.
+/// The parameters that common drivers send and that can log in. AWS publishes no list.
 const KNOWN_PARAMETERS: [&str; 9] = [
     "user",
     "database",
@@ -66,14 +66,14 @@ struct Inner {
     _guards: [Guard; 2],
 }
 
-/// What fronts and bind server decide by, and what they decided.
+/// What the fronts and the bind server base their decisions on, and what they decided.
 struct Cluster {
     accounts: Accounts,
     socket: PathBuf,
     accepted: Mutex<Vec<(String, String)>>,
     refusals: Mutex<Vec<String>>,
     startups: Mutex<Vec<Vec<(String, String)>>>,
-    /// By access key: the cluster's users are the same for all.
+    /// Denials are by access key, because all tests share the cluster's users.
     denied: Mutex<BTreeSet<String>>,
     clocks_ahead: Mutex<HashMap<String, i64>>,
 }
@@ -116,7 +116,7 @@ impl Dsql {
         self.inner.port
     }
 
-    /// Refuses whatever this access key has signed, as where no policy allows `dsql:DbConnect`.
+    /// Refuses whatever this access key has signed, as if no policy allowed `dsql:DbConnect`.
     pub fn deny(&self, access_key_id: &str) {
         locked(&self.inner.cluster.denied).insert(access_key_id.to_owned());
     }
@@ -126,7 +126,7 @@ impl Dsql {
         locked(&self.inner.cluster.clocks_ahead).insert(access_key_id.to_owned(), seconds);
     }
 
-    /// User and action of every token that was good, oldest first.
+    /// The user and the action of every token that was accepted, oldest first.
     pub fn accepted(&self) -> Vec<(String, String)> {
         locked(&self.inner.cluster.accepted).clone()
     }
@@ -156,7 +156,7 @@ impl Cluster {
         }
     }
 
-    /// The action that the token is for.
+    /// Checks a token, and returns the action that it is for.
     fn check(&self, user: &str, password: &[u8], now: SystemTime) -> Result<String, String> {
         let token =
             std::str::from_utf8(password).map_err(|_| "not a token: not UTF-8".to_owned())?;
@@ -270,12 +270,12 @@ async fn encrypted(mut client: TlsStream<TcpStream>, cluster: &Cluster) -> Resul
     upstream
         .write_all(&wire::startup(&startup.parameters))
         .await?;
-    // Clients that just close are as welcome as those that end TLS properly.
+    // Clients that just close the connection are as welcome as those that end TLS properly.
     let _ = copy_bidirectional(&mut client, &mut upstream).await;
     Ok(client.shutdown().await?)
 }
 
-/// The texts are those of AWS's documentation where it has them, the codes are not documented.
+/// The texts are those of AWS's documentation where it has them. The codes are not documented.
 fn admit(name: Option<&str>, startup: &Startup) -> Result<(), (&'static str, String)> {
     let name = name.ok_or_else(|| {
         (

@@ -1,9 +1,9 @@
 //! What does Redshift do at login that stock PostgreSQL does not?
 //!
-//! A front takes TLS, asks with the chosen challenge, finds which live credential the client's
-//! answer was made from, and logs in to PostgreSQL as that credential's role. With no match the
+//! A front takes TLS, asks with the chosen challenge, finds the live credential that the client's
+//! answer was made from, and logs in to PostgreSQL as that credential's role. If none matches, the
 //! login goes on under the DbUser's own name. Either way PostgreSQL decides on password, expiry and
-//! SQL, and its refusal comes back. After ReadyForQuery bytes are only passed on.
+//! SQL, and its refusal is passed back. After ReadyForQuery the front only passes bytes on.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ pub enum Challenge {
     Digest,
     /// AuthenticationCleartextPassword (3).
     Cleartext,
-    /// A request of this code and nothing in it, for clients to refuse: 14 (IdP), or one that does
-    /// not exist.
+    /// A request with this code and no body, which clients should refuse: 14 (IdP), or one that
+    /// does not exist.
     Code(u32),
 }
 
@@ -59,13 +59,13 @@ const REDSHIFT_ONLY: [&str; 10] = [
     "identity_namespace",
     "idc_client_display_name",
 ];
-/// Parameters of PostgreSQL that Redshift, which is older than they are, refuses.
+/// Parameters of PostgreSQL that Redshift refuses, because it is older than they are.
 const UNKNOWN_TO_REDSHIFT: [&str; 3] = [
     "IntervalStyle",
     "standard_conforming_strings",
     "ssl_renegotiation_limit",
 ];
-/// ParameterStatus of PostgreSQL that Redshift does not send.
+/// Settings that PostgreSQL reports with ParameterStatus and Redshift does not.
 const NOT_REPORTED: [&str; 7] = [
     "IntervalStyle",
     "standard_conforming_strings",
@@ -104,7 +104,7 @@ async fn serve(
     challenge: Challenge,
     backend: Arc<Backend>,
 ) {
-    // Sessions end with the front, as those of a cluster that goes away.
+    // Sessions end with the front, like those of a cluster that goes away.
     let mut sessions = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (acceptor, backend) = (acceptor.clone(), Arc::clone(&backend));
@@ -135,7 +135,7 @@ async fn session(
     }
 }
 
-/// Redshift does not say that TLS is missing: temporary passwords are just wrong without it.
+/// Redshift does not say that TLS is missing: without it, temporary passwords are just wrong.
 async fn refuse_without_tls(mut stream: TcpStream, startup: &Startup) -> Result<()> {
     let user = startup.value("user").unwrap_or_default();
     stream
@@ -149,7 +149,8 @@ async fn refuse_without_tls(mut stream: TcpStream, startup: &Startup) -> Result<
 async fn cancel(packet: &[u8], backend: &Backend) -> Result<()> {
     let mut upstream = UnixStream::connect(&backend.socket).await?;
     upstream.write_all(packet).await?;
-    // PostgreSQL closes when the signal is sent; a client may wait for just that.
+    // PostgreSQL closes the connection when it has sent the signal, and a client may wait for just
+    // that.
     let _ = upstream.read(&mut [0]).await?;
     Ok(())
 }
@@ -171,7 +172,7 @@ async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(
     let outcome = log_in(&mut client, &startup, challenge, backend).await;
     match outcome {
         Ok(mut upstream) => {
-            // Clients that just close are as welcome as those that end TLS properly.
+            // Clients that just close the connection are as welcome as those that end TLS properly.
             let _ = copy_bidirectional(&mut client, &mut upstream).await;
         }
         Err(refusal) => {
@@ -186,7 +187,7 @@ async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(client.shutdown().await?)
 }
 
-/// An ErrorResponse for the client.
+/// An ErrorResponse that is passed to the client.
 #[derive(Debug)]
 struct Refused(Vec<u8>);
 
@@ -256,7 +257,8 @@ async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(upstream)
 }
 
-/// Which of the user's live credentials the client answered with.
+/// Asks for the password, and returns the live credential of the user that the answer was made
+/// from.
 async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     client: &mut S,
     user: &str,
@@ -305,8 +307,8 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(live.into_iter().find(answered_with))
 }
 
-/// `Int32 length, digest, Int32 length, client nonce`, where the digest is
-/// SHA256(SHA256(password, salt), server nonce, client nonce). The user is not in it.
+/// The answer is `Int32 length, digest, Int32 length, client nonce`, where the digest is
+/// SHA256(SHA256(password, salt), server nonce, client nonce). It does not depend on the user.
 fn is_digest_of(answer: &[u8], password: &str, salt: &[u8], nonce: &[u8]) -> bool {
     let Some(rest) = answer.strip_prefix(&32_u32.to_be_bytes()) else {
         return false;
@@ -322,7 +324,8 @@ fn is_digest_of(answer: &[u8], password: &str, salt: &[u8], nonce: &[u8]) -> boo
     size == counted_size(client_nonce) && claimed == expected.as_ref()
 }
 
-/// Over the unix socket PostgreSQL asks for the password itself, whichever way it is stored.
+/// Over the Unix socket PostgreSQL asks for the password itself, in the way that suits how it is
+/// stored.
 async fn give_password(
     upstream: &mut UnixStream,
     password: &str,
@@ -342,7 +345,7 @@ async fn give_password(
     }
 }
 
-/// From AuthenticationOk to ReadyForQuery.
+/// Sends everything from AuthenticationOk to ReadyForQuery.
 async fn report_parameters<S: AsyncWrite + Unpin>(
     client: &mut S,
     upstream: &mut UnixStream,
@@ -381,7 +384,7 @@ fn redshift_status(body: &[u8], user: &str) -> Vec<u8> {
     }
 }
 
-/// asyncpg knows Redshift by padb_revision.
+/// asyncpg recognizes Redshift by padb_revision.
 fn redshift_only_status(startup: &Startup) -> Vec<(&'static str, &'static str)> {
     let mut status = vec![
         ("padb_revision", "unknown"),
@@ -389,14 +392,14 @@ fn redshift_only_status(startup: &Startup) -> Vec<(&'static str, &'static str)> 
         ("max_numeric_precision", "38"),
         ("max_varchar_size", "65535"),
     ];
-    // PostgreSQL's RowDescription is that of version 0, whichever the driver offers.
+    // PostgreSQL's RowDescription is that of version 0, whatever the driver offers.
     if startup.value("client_protocol_version").is_some() {
         status.push(("server_protocol_version", "0"));
     }
     status
 }
 
-/// As on Redshift, found only after the password was right.
+/// As on Redshift, a bad parameter is found only after the password was accepted.
 fn refused_parameter(startup: &Startup) -> Option<Vec<u8>> {
     startup.parameters.iter().find_map(|(name, value)| {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -450,7 +453,7 @@ impl Startup {
     }
 }
 
-/// The credential's role is no name that the client knows.
+/// Replaces the name of the credential's role, which the client does not know.
 struct Rename<'a> {
     login_role: &'a str,
     user: &'a str,

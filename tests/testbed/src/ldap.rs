@@ -1,8 +1,9 @@
-//! Who binds, and with which password? The few bytes of LDAP that PostgreSQL's `ldap` method
+//! Who binds, and with which password? This is the little LDAP that PostgreSQL's `ldap` method
 //! speaks.
 //!
-//! PostgreSQL hands every password, of any length it accepts itself, to the bind server and takes
-//! its word. It sends one simple BindRequest (RFC 4511 §4.2) a connection, then UnbindRequest.
+//! PostgreSQL hands every password, of any length that it accepts itself, to the bind server and
+//! takes its word. For each connection it sends one simple BindRequest (RFC 4511 §4.2) and then an
+//! UnbindRequest.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Whether this user may come in with this password.
+/// Whether this user may log in with this password.
 pub trait Judge: Send + Sync + 'static {
     fn decide(&self, user: &str, password: &[u8]) -> bool;
 }
@@ -30,17 +31,18 @@ const UNBIND_REQUEST: u8 = 0x42;
 const SIMPLE: u8 = 0x80;
 const SUCCESS: u8 = 0;
 const INVALID_CREDENTIALS: u8 = 49;
-/// PostgreSQL reads passwords up to 65 535 bytes (PG_MAX_AUTH_TOKEN_LENGTH); the rest is for the
+/// PostgreSQL reads passwords of up to 65 535 bytes (PG_MAX_AUTH_TOKEN_LENGTH). The rest is for the
 /// name and the framing.
 const LIMIT: usize = 80_000;
 
 const DN_PREFIX: &str = "uid=";
 const DN_SUFFIX: &str = ",dc=testbed";
 
-/// The method and its options in a line of `pg_hba.conf`.
+/// The method and its options, as in a line of `pg_hba.conf`.
 pub fn hba_method(port: u16) -> String {
     format!(
-        "ldap ldapserver=127.0.0.1 ldapport={port} ldapprefix=\"{DN_PREFIX}\" ldapsuffix=\"{DN_SUFFIX}\""
+        "ldap ldapserver=127.0.0.1 ldapport={port} ldapprefix=\"{DN_PREFIX}\" \
+         ldapsuffix=\"{DN_SUFFIX}\""
     )
 }
 
@@ -59,13 +61,13 @@ async fn serve_one(mut stream: TcpStream, judge: &impl Judge) -> Result<()> {
     Ok(())
 }
 
-/// PostgreSQL puts the user between prefix and suffix without any escapes.
+/// PostgreSQL puts the user's name between prefix and suffix without escaping it.
 fn user_of(name: &str) -> &str {
     let name = name.strip_prefix(DN_PREFIX).unwrap_or(name);
     name.strip_suffix(DN_SUFFIX).unwrap_or(name)
 }
 
-/// None when the peer only connects, or unbinds.
+/// Returns `None` if the peer only connects, or unbinds.
 async fn read_bind(stream: &mut TcpStream) -> Result<Option<Bind>> {
     let Some(message) = read_message(stream).await? else {
         return Ok(None);
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_short_and_long_lengths() {
+    async fn short_and_long_lengths_are_read() {
         let short = read(b"\x30\x0e\x02\x01\x01\x60\x09\x02\x01\x03\x04\x01u\x80\x01p".to_vec())
             .await
             .unwrap()
@@ -186,13 +188,15 @@ mod tests {
             (short.id, short.name.as_str(), &short.password[..]),
             (1, "u", &b"p"[..])
         );
-        let mut long = b"\x30\x82\x01\x3b\x02\x01\x02\x60\x82\x01\x34\x02\x01\x03\x04\x81\x01u\x80\x82\x01\x29".to_vec();
+        let mut long = b"\x30\x82\x01\x3b\x02\x01\x02\x60\x82\x01\x34\x02\x01\x03\x04\x81\x01u\
+            \x80\x82\x01\x29"
+            .to_vec();
         long.extend([b'p'; 297]);
         assert_eq!(read(long).await.unwrap().unwrap().password, vec![b'p'; 297]);
     }
 
     #[tokio::test]
-    async fn takes_a_probe_and_an_unbind_for_what_they_are_and_refuses_the_rest() {
+    async fn probes_and_unbinds_are_recognized_and_the_rest_is_refused() {
         assert!(read(Vec::new()).await.unwrap().is_none());
         assert!(
             read(b"\x30\x05\x02\x01\x02\x42\x00".to_vec())

@@ -1,10 +1,10 @@
-//! AWS and its databases, made of real parts on loopback: PostgreSQL over TLS dressed as RDS,
-//! Aurora DSQL and Redshift, and an HTTP endpoint that verifies signatures. For tests, benchmarks
-//! and the demo.
+//! How can AWS and its databases be had on loopback? They are made of real parts: PostgreSQL over
+//! TLS dressed as RDS, Aurora DSQL and Redshift, and an HTTP endpoint that verifies signatures.
+//! Tests, benchmarks and the demo use them.
 //!
-//! A [`Testbed`] holds the databases; each [`Testbed::aws`] is an endpoint with its own key, faults
-//! and request log, so tests that share the databases do not meet. What is refused is refused by
-//! PostgreSQL or by recomputing a signature.
+//! A [`Testbed`] holds the databases. Each [`Testbed::aws`] is an endpoint with its own key, faults
+//! and request log, so tests that share the databases do not disturb each other. Every refusal
+//! comes from PostgreSQL or from recomputing a signature.
 
 pub mod accounts;
 pub mod aws;
@@ -42,7 +42,7 @@ use runtime::OwnRuntime;
 
 pub const REGION: &str = "us-west-2";
 
-/// Fields end in this order: tasks before the servers they talk to.
+/// Fields are dropped in this order: tasks before the servers that they talk to.
 pub struct Testbed {
     rds: Rds,
     dsql: Dsql,
@@ -54,7 +54,7 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// One for the whole process, started by whoever comes first.
+    /// The testbed of the whole process, which is started by whoever comes first.
     ///
     /// # Panics
     /// When it cannot be started; the text says what to install.
@@ -102,7 +102,8 @@ impl Testbed {
         })
     }
 
-    /// A new AWS endpoint with an IAM user and key of its own, in front of the same databases.
+    /// Starts a new AWS endpoint with an IAM user and a key of its own, in front of the same
+    /// databases.
     ///
     /// # Panics
     /// When loopback has no free port.
@@ -133,7 +134,8 @@ impl Testbed {
         &self.accounts
     }
 
-    /// The CA under which the good, the expired and the wrongly named certificate are.
+    /// The CA that has signed the good certificate, the expired one and the one with the wrong
+    /// name.
     pub fn ca_file(&self) -> &Path {
         &self.ca_files[0]
     }
@@ -143,7 +145,7 @@ impl Testbed {
         &self.ca_files[1]
     }
 
-    /// Of the two PostgreSQL servers.
+    /// The process IDs of the two PostgreSQL servers.
     pub fn process_ids(&self) -> Vec<u32> {
         self.servers
             .iter()
@@ -152,7 +154,7 @@ impl Testbed {
     }
 }
 
-/// Most of the time is initdb's, so the two run at once.
+/// Most of the time goes to initdb, so the two run at once.
 fn start_servers(pki: &Pki, rds_hba: &str) -> Result<[Postgres; 2]> {
     let identity = pki.identity(ServerCertificate::Good);
     std::thread::scope(|scope| {
@@ -173,7 +175,7 @@ fn start_servers(pki: &Pki, rds_hba: &str) -> Result<[Postgres; 2]> {
     })
 }
 
-/// A panic elsewhere does not make what was recorded before it wrong.
+/// A panic elsewhere does not make wrong what was recorded before it.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -183,7 +185,7 @@ fn shifted(at: SystemTime, seconds: i64) -> SystemTime {
     if seconds < 0 { at - by } else { at + by }
 }
 
-/// As AWS writes times.
+/// Formats a time as AWS does.
 fn timestamp(at: SystemTime) -> String {
     let format =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");

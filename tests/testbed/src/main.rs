@@ -1,4 +1,4 @@
-//! `testbed serve`: the stand-ins for programs that are not Rust tests.
+//! How do programs that are not Rust tests use the stand-ins? They run `testbed serve`.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,8 @@ fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments != ["serve"] {
         bail!(
-            "usage: testbed serve\nStarts the stand-ins, prints where they are as a line of JSON, and ends with its stdin or a signal."
+            "usage: testbed serve\nStarts the stand-ins, prints where they are as a line of JSON, \
+             and ends with its stdin or a signal."
         );
     }
     let end = End::listen()?;
@@ -47,17 +48,34 @@ fn description(testbed: &Testbed, aws: &Aws, digest: &Front) -> serde_json::Valu
         "access_key_id": aws.access_key_id(),
         "secret_access_key": aws.secret_access_key(),
         "region": aws.region(),
-        "rds": { "host": rds.host(), "reader_host": rds.reader_host(), "port": rds.port(), "user": testbed::rds::IAM_USERS[0], "database": "postgres" },
-        "dsql": { "host": dsql.host(), "port": dsql.port(), "user": testbed::dsql::USER, "database": "postgres" },
+        "rds": {
+            "host": rds.host(),
+            "reader_host": rds.reader_host(),
+            "port": rds.port(),
+            "user": testbed::rds::IAM_USERS[0],
+            "database": "postgres",
+        },
+        "dsql": {
+            "host": dsql.host(),
+            "port": dsql.port(),
+            "user": testbed::dsql::USER,
+            "database": "postgres",
+        },
         "redshift": {
-            "host": redshift.host(), "port": redshift.port(), "direct_port": redshift.direct_port(), "digest_port": digest.port(),
-            "cluster_identifier": redshift.cluster_identifier(), "workgroup_name": testbed::redshift::WORKGROUP, "db_user": "ana", "database": "dev"
+            "host": redshift.host(),
+            "port": redshift.port(),
+            "direct_port": redshift.direct_port(),
+            "digest_port": digest.port(),
+            "cluster_identifier": redshift.cluster_identifier(),
+            "workgroup_name": testbed::redshift::WORKGROUP,
+            "db_user": "ana",
+            "database": "dev",
         },
         "pids": testbed.process_ids(),
     })
 }
 
-/// Listens from the start on: a signal at any time has to clean up.
+/// Listens for signals from the start, because a signal at any time has to clean up.
 struct End {
     runtime: Runtime,
     interrupt: Signal,
@@ -94,8 +112,8 @@ impl End {
                 _ = self.terminate.recv() => {}
             }
         });
-        // The thread that reads stdin may still do so after a signal, and the ordinary drop waits
-        // for it.
+        // The thread that reads stdin may still be doing so after a signal, and the ordinary drop
+        // would wait for it.
         self.runtime.shutdown_background();
     }
 }

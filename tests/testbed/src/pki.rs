@@ -1,8 +1,8 @@
 //! Which certificates do the stand-ins show?
 //!
-//! One CA that tests trust (`ca.pem`) and one good server certificate under it; one of each way a
-//! certificate can be bad: expired, for another name, from a CA nobody was told about
-//! (`other-ca.pem`).
+//! There is one CA that tests trust (`ca.pem`) with one good server certificate, and one
+//! certificate for each way to be bad: expired, for another name, and from a CA that nobody was
+//! told about (`other-ca.pem`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 
-/// Names of AWS endpoints that the good certificate also carries, for clients that dial one address
-/// and verify another.
+/// The names of AWS endpoints that the good certificate also carries, for clients that dial one
+/// address and verify another.
 pub const AWS_NAMES: [&str; 8] = [
     "mydb.123456789012.us-west-2.rds.amazonaws.com",
     "mydb.cluster-123456789012.us-west-2.rds.amazonaws.com",
@@ -35,9 +35,9 @@ pub enum ServerCertificate {
     #[default]
     Good,
     Expired,
-    /// Valid, but for `other.example.com`.
+    /// A valid certificate for `other.example.com`.
     WrongName,
-    /// Signed by the CA in `other-ca.pem`.
+    /// A certificate that the CA in `other-ca.pem` has signed.
     UnknownCa,
 }
 
@@ -51,7 +51,7 @@ pub struct Pki {
     unknown_ca: Identity,
 }
 
-/// A certificate and its key, both PEM.
+/// A certificate and its key, both as PEM.
 #[derive(Clone)]
 pub struct Identity {
     pub certificate: String,
@@ -79,7 +79,7 @@ impl Pki {
         })
     }
 
-    /// Writes the two CAs to `dir` and tells where.
+    /// Writes the two CAs to `dir`, and returns their paths.
     pub fn write_authorities(&self, dir: &Path) -> Result<[PathBuf; 2]> {
         let files = [dir.join("ca.pem"), dir.join("other-ca.pem")];
         std::fs::write(&files[0], &self.ca)?;

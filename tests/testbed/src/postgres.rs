@@ -1,8 +1,8 @@
 //! How is a throw-away PostgreSQL made, supervised and removed?
 //!
 //! A small shell runs each server and holds the read end of a pipe from this process. However this
-//! process ends, the pipe closes, and the shell stops the server and removes its directory. Root is
-//! dropped, as PostgreSQL demands.
+//! process ends, the pipe closes, and the shell stops the server and removes its directory. A
+//! process that runs as root becomes another user first, because PostgreSQL demands it.
 
 use std::fs;
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::pki::Identity;
 
-/// What one server differs in from another.
+/// The settings in which servers differ.
 pub struct Setup<'a> {
     pub hba: &'a str,
     pub identity: &'a Identity,
@@ -31,13 +31,14 @@ pub struct Postgres {
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The shell is there before the first file of the server, and outlives it. Background commands of
-/// a shell read /dev/null, hence the copy of stdin. A signal can come before PostgreSQL handles it,
-/// hence the repetition.
+/// The shell is there before the first file of the server, and outlives it. It copies stdin,
+/// because background commands of a shell read /dev/null, and it repeats the signal, because one
+/// that comes too early finds no handler in PostgreSQL.
 const SUPERVISE: &str = r#"
 exec 3<&0
 serve() {
-    "$BIN/initdb" --pgdata "$1/data" --auth=trust --no-sync --username=postgres --encoding=UTF8 --locale=C &&
+    "$BIN/initdb" --pgdata "$1/data" --auth=trust --no-sync --username=postgres \
+        --encoding=UTF8 --locale=C &&
     [ ! -e "$1/end" ] && exec "$BIN/postgres" -D "$1/data" -c "config_file=$1/postgresql.conf"
 }
 serve "$1" >"$1/server.log" 2>&1 </dev/null 3<&- &
@@ -50,8 +51,8 @@ rm -rf "$1"
 "#;
 
 impl Postgres {
-    /// Blocks until the server takes connections. A free port can be taken by somebody else before
-    /// the server binds it, so a few are tried.
+    /// Starts a server, and blocks until it accepts connections. Somebody else can take a free port
+    /// before the server binds it, so it tries a few.
     pub fn start(setup: &Setup<'_>) -> Result<Postgres> {
         let binaries = find_binaries()?;
         let mut attempts = 1;
@@ -67,12 +68,12 @@ impl Postgres {
         self.port
     }
 
-    /// Removed with the server.
+    /// The server's directory, which is removed with it.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The unix socket, where the superuser `postgres` is trusted; only the server's user may enter
+    /// The Unix socket, where the superuser `postgres` is trusted. Only the server's user may enter
     /// its directory.
     pub fn socket(&self) -> PathBuf {
         self.dir.join(format!("data/.s.PGSQL.{}", self.port))
@@ -99,7 +100,7 @@ impl Postgres {
     }
 }
 
-/// The way to a server as its superuser.
+/// Connects to a server as its superuser.
 #[derive(Clone)]
 pub struct Administrator {
     socket_dir: PathBuf,
@@ -127,7 +128,8 @@ impl Drop for Postgres {
     }
 }
 
-/// Newest first in Debian's places, which are not on the PATH; `PG_BIN` overrides.
+/// Finds the newest version in Debian's folders, which are not on the PATH. `PG_BIN` overrides
+/// them.
 fn find_binaries() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("PG_BIN") {
         let dir = PathBuf::from(dir);
@@ -157,7 +159,10 @@ fn find_binaries() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists())
-        .context("PostgreSQL 15 or newer is needed and was not found; install it with: apt-get install postgresql")
+        .context(
+            "PostgreSQL 15 or newer is needed and was not found; install it with: apt-get \
+            install postgresql",
+        )
 }
 
 fn attempt(binaries: &Path, setup: &Setup<'_>) -> Result<Postgres> {
@@ -206,10 +211,11 @@ fn settings(dir: &Path, port: u16) -> Result<String> {
         "unix socket names have 107 bytes: set TMPDIR to a shorter path than {dir}"
     );
     Ok(format!(
-        "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{dir}/data'\nmax_connections = 200\n\
-         hba_file = '{dir}/pg_hba.conf'\ntimezone = 'UTC'\nlog_timezone = 'UTC'\nlog_connections = on\n\
-         shared_buffers = '16MB'\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n\
-         ssl = on\nssl_cert_file = '{dir}/server.crt'\nssl_key_file = '{dir}/server.key'\n\
+        "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{dir}/data'\n\
+         max_connections = 200\nhba_file = '{dir}/pg_hba.conf'\ntimezone = 'UTC'\n\
+         log_timezone = 'UTC'\nlog_connections = on\nshared_buffers = '16MB'\nfsync = off\n\
+         synchronous_commit = off\nfull_page_writes = off\nautovacuum = off\nssl = on\n\
+         ssl_cert_file = '{dir}/server.crt'\nssl_key_file = '{dir}/server.key'\n\
          ssl_ecdh_curve = 'prime256v1'\nssl_min_protocol_version = 'TLSv1.2'\n"
     ))
 }
@@ -235,7 +241,7 @@ fn wait_until_ready(server: &Postgres) -> Result<()> {
     )
 }
 
-/// The last line of the lock file is the server's own word for its state.
+/// Reads the last line of the lock file, which is the server's own word for its state.
 fn server_is_up(dir: &Path) -> bool {
     fs::read_to_string(dir.join("data/postmaster.pid")).is_ok_and(|text| {
         text.lines()
@@ -248,14 +254,15 @@ fn log_of(dir: &Path) -> String {
     fs::read_to_string(dir.join("server.log")).unwrap_or_default()
 }
 
-/// Whom root becomes for a server that refuses to run as root.
+/// The user that root becomes, because PostgreSQL refuses to run as root.
 struct ServerUser {
     uid: u32,
     gid: u32,
 }
 
 impl ServerUser {
-    /// The owner of what this process creates is its effective user, which std does not tell.
+    /// This process's effective user owns what it creates, and std has no other way to find out who
+    /// that is.
     fn instead_of_owner(dir: &Path) -> Result<Option<ServerUser>> {
         if dir.metadata()?.uid() != 0 {
             return Ok(None);
@@ -272,13 +279,17 @@ impl ServerUser {
             })
         };
         let user = find("postgres").or_else(|| find("nobody"));
-        Ok(Some(user.context("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody to run it as")?))
+        Ok(Some(user.context(
+            "PostgreSQL refuses to run as root, and there is neither a user \
+            postgres nor nobody to run it as",
+        )?))
     }
 }
 
 fn command(program: &Path, directory: &Path, user: Option<&ServerUser>) -> Command {
     let mut command = Command::new(program);
-    // An own process group: Ctrl-C at the terminal must not end the shell before it has cleaned up.
+    // The shell gets its own process group, because Ctrl-C at the terminal must not end it before
+    // it has cleaned up.
     command
         .current_dir(directory)
         .process_group(0)

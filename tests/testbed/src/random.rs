@@ -1,9 +1,9 @@
-//! Unguessable text for keys, passwords and tokens.
+//! Where does unguessable text for keys, passwords and tokens come from?
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// `length` characters of the base64 alphabet, as AWS secrets and Redshift's temporary passwords
-/// have; `+` and `/` show missing escapes.
+/// Returns `length` characters of the base64 alphabet, like AWS secrets and Redshift's temporary
+/// passwords. Their `+` and `/` reveal missing escapes.
 pub fn base64(length: usize) -> String {
     bytes(length)
         .into_iter()
@@ -11,7 +11,7 @@ pub fn base64(length: usize) -> String {
         .collect()
 }
 
-/// `length` upper-case letters and digits, as in access key ids.
+/// Returns `length` upper-case letters and digits, as in access key IDs.
 pub fn identifier(length: usize) -> String {
     bytes(length)
         .into_iter()

@@ -1,8 +1,9 @@
-//! PostgreSQL that lets members of `rds_iam` in with an authentication token only, as RDS does.
+//! How does a stand-in for RDS work? It is PostgreSQL that lets members of `rds_iam` in only with
+//! an authentication token, as RDS does.
 //!
 //! RDS asks for a cleartext password over TLS and has PAM judge it. Here PostgreSQL's `ldap` method
-//! does the same against a bind server in this process, which recomputes the token's signature. No
-//! root, and no limit below PostgreSQL's.
+//! does the same with a bind server in this process, which recomputes the token's signature. This
+//! needs no root, and passwords may be as long as PostgreSQL allows.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -20,10 +21,10 @@ use crate::runtime::{Background, Guard};
 use crate::sigv4::{self, Presigned};
 use crate::{REGION, dsql, ldap, locked, shifted};
 
-/// The user without `rds_iam`, who has an ordinary password.
+/// A user without `rds_iam`, who has an ordinary password.
 pub const MASTER_USER: &str = "master";
 pub const MASTER_PASSWORD: &str = "master-password";
-/// Members of `rds_iam` that exist from the start; the second needs every kind of escaping.
+/// Members of `rds_iam` that exist from the start. The second name needs every kind of escaping.
 pub const IAM_USERS: [&str; 2] = ["jane_doe", "a+b@c d"];
 pub const DB_INSTANCE: &str = "mydb";
 pub const DB_CLUSTER: &str = "mycluster";
@@ -45,21 +46,21 @@ struct Inner {
     _binds: Guard,
 }
 
-/// What the bind server decides by, and what it decided.
+/// What the bind server bases its decisions on, and what it decided.
 struct Gate {
     accounts: Accounts,
     endpoints: Mutex<BTreeSet<String>>,
     accepted: Mutex<Vec<String>>,
     refusals: Mutex<Vec<(String, String)>>,
     refuse_next: Mutex<Vec<(Option<String>, usize)>>,
-    /// Seconds by which the server's clock is ahead of this machine's, for tokens of a user.
+    /// The seconds by which the server's clock is ahead of this machine's, for tokens of each user.
     clocks_ahead: Mutex<HashMap<String, i64>>,
 }
 
 const MAX_LIFE: Duration = Duration::from_mins(15);
 
-/// The bind servers' ports have to be known before the server starts. DSQL's front comes through
-/// the unix socket.
+/// The bind servers' ports have to be known before the server starts. The front of DSQL comes
+/// through the Unix socket.
 pub(crate) fn hba(rds_binds: u16, dsql_binds: u16) -> String {
     format!(
         "local all postgres trust\n\
@@ -83,7 +84,8 @@ impl Rds {
         let superuser = postgres.superuser("postgres").await?;
         superuser.batch_execute("CREATE DATABASE exampledb").await?;
         let master = format!(
-            "CREATE ROLE rds_iam NOLOGIN; CREATE ROLE {} LOGIN CREATEDB CREATEROLE PASSWORD {}; GRANT CREATE ON SCHEMA public TO PUBLIC",
+            "CREATE ROLE rds_iam NOLOGIN; CREATE ROLE {} LOGIN CREATEDB CREATEROLE PASSWORD {}; \
+             GRANT CREATE ON SCHEMA public TO PUBLIC",
             escape_identifier(MASTER_USER),
             escape_literal(MASTER_PASSWORD)
         );
@@ -118,7 +120,7 @@ impl Rds {
         "localhost"
     }
 
-    /// The reader endpoint of the DB cluster; the same server.
+    /// The reader endpoint of the DB cluster, which is the same server.
     #[allow(
         clippy::unused_self,
         reason = "belongs to the endpoint as the port does"
@@ -131,7 +133,7 @@ impl Rds {
         self.inner.port
     }
 
-    /// Another member of `rds_iam`, so that a test can have one of its own.
+    /// Creates another member of `rds_iam`, so that a test can have one of its own.
     pub fn create_user(&self, name: &str) -> Result<()> {
         let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
         self.inner
@@ -139,7 +141,7 @@ impl Rds {
             .wait(async move { create_user(&inner.superuser, &name).await })
     }
 
-    /// Runs statements as the superuser, whom no client can be.
+    /// Runs statements as the superuser, which no client can be.
     pub fn administer(&self, database: &str, sql: &str) -> Result<()> {
         let (administrator, database, sql) = (
             self.inner.administrator.clone(),
@@ -155,7 +157,7 @@ impl Rds {
         })
     }
 
-    /// `host:port` for which tokens may be signed.
+    /// Each `host:port` for which tokens may be signed.
     pub fn endpoints(&self) -> Vec<String> {
         locked(&self.inner.gate.endpoints).iter().cloned().collect()
     }
@@ -164,7 +166,7 @@ impl Rds {
         locked(&self.inner.gate.endpoints).insert(format!("{host}:{port}"));
     }
 
-    /// Refuses the next `logins` whatever their token, whoever logs in.
+    /// Refuses the next `logins`, whatever their token and whoever logs in.
     pub fn refuse_next(&self, logins: usize) {
         locked(&self.inner.gate.refuse_next).push((None, logins));
     }

@@ -1,10 +1,10 @@
-//! PostgreSQL dressed as a Redshift cluster: users made by GetClusterCredentials, fronts that speak
-//! Redshift's login.
+//! How does a stand-in for a Redshift cluster work? It is PostgreSQL whose users are made by
+//! GetClusterCredentials, behind fronts that speak Redshift's login.
 //!
-//! Redshift honours several temporary passwords of one user at a time, PostgreSQL one a role. So
-//! each credential is a login role of its own, with its password and VALID UNTIL, that becomes the
-//! API's DbUser (`SET role`) as it logs in. The DbUser's role carries the newest password too, for
-//! the direct port, where PostgreSQL itself does the whole login.
+//! Redshift accepts several temporary passwords of one user at a time, but PostgreSQL only one for
+//! each role. So each credential is a login role of its own, with its password and VALID UNTIL, and
+//! becomes the API's DbUser (`SET role`) as it logs in. The DbUser's role has the newest password
+//! too, for the direct port, where PostgreSQL itself does the whole login.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -23,17 +23,17 @@ use crate::runtime::Background;
 use crate::{locked, random, timestamp};
 
 pub const CLUSTER: &str = "examplecluster";
-/// A custom domain name that the cluster is known by.
+/// A custom domain name of the cluster.
 pub const CUSTOM_DOMAIN: &str = "warehouse.example.com";
-/// One that is on record for the cluster, and that GetClusterCredentials does not take.
+/// A custom domain name that is on record for the cluster, but that GetClusterCredentials refuses.
 pub const STALE_CUSTOM_DOMAIN: &str = "old-warehouse.example.com";
-/// A Redshift Serverless workgroup; behind it is the same PostgreSQL.
+/// A Redshift Serverless workgroup, with the same PostgreSQL behind it.
 pub const WORKGROUP: &str = "myworkgroup";
-/// A custom domain name that the workgroup is known by.
+/// A custom domain name of the workgroup.
 pub const WORKGROUP_DOMAIN: &str = "serverless.example.com";
 /// Database users that exist before anybody asks for AutoCreate.
 pub const DB_USERS: [&str; 3] = ["ana", "temp_creds_user", "bi_tableau"];
-/// Logs in on the direct port without any challenge: AuthenticationOk at once.
+/// A user who logs in on the direct port without any challenge, with an AuthenticationOk at once.
 pub const TRUSTED_USER: &str = "trusted";
 
 #[derive(Clone)]
@@ -73,12 +73,12 @@ pub enum PasswordEncryption {
 }
 
 pub(crate) struct Wanted {
-    /// The API's name, `IAM:ana`.
+    /// The user's name as the API returns it, such as `IAM:ana`.
     pub db_user: String,
     pub groups: Vec<String>,
     pub life: Duration,
     pub encryption: PasswordEncryption,
-    /// False: the user is made up, the credential will not log in.
+    /// Whether the user exists. If not, its name is made up, and the credential will not log in.
     pub user_exists: bool,
 }
 
@@ -160,12 +160,14 @@ impl Redshift {
         "localhost"
     }
 
-    /// The front with the md5 challenge and the good certificate, which DescribeClusters tells.
+    /// The port of the front with the md5 challenge and the good certificate, which
+    /// DescribeClusters returns.
     pub fn port(&self) -> u16 {
         self.inner.front.port()
     }
 
-    /// PostgreSQL over TLS without a front: its own challenges, no Redshift habits.
+    /// The port of PostgreSQL with TLS and without a front: it has its own challenges and no habits
+    /// of Redshift.
     pub fn direct_port(&self) -> u16 {
         self.inner.direct_port
     }
@@ -178,7 +180,7 @@ impl Redshift {
         CLUSTER
     }
 
-    /// Another front, on a port of its own, that ends when it is dropped.
+    /// Starts another front on a port of its own, which ends when it is dropped.
     pub fn front(&self, options: FrontOptions) -> Result<Front> {
         let (inner, background) = (Arc::clone(&self.inner), self.inner.background.clone());
         let open = async move {
@@ -187,7 +189,7 @@ impl Redshift {
         self.inner.background.wait(open)
     }
 
-    /// Makes a database user known, as CREATE USER does: credentials for it work without
+    /// Adds a database user, as CREATE USER does, so that credentials for it work without
     /// AutoCreate.
     pub fn create_user(&self, name: &str) {
         let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
@@ -196,7 +198,7 @@ impl Redshift {
             .wait(async move { inner.catalog.lock().await.users.insert(name) });
     }
 
-    /// Ends the validity of all credentials of an API DbUser now, so that PostgreSQL refuses them.
+    /// Ends the validity of all credentials of a DbUser now, so that PostgreSQL refuses them.
     pub fn revoke(&self, db_user: &str) -> Result<()> {
         let (inner, db_user) = (Arc::clone(&self.inner), db_user.to_owned());
         self.inner
@@ -204,8 +206,8 @@ impl Redshift {
             .wait(async move { inner.revoke(&db_user).await })
     }
 
-    /// Every temporary password of this cluster and of the workgroup, for tests that look for them
-    /// where they must not be.
+    /// All temporary passwords of this cluster and of the workgroup, for tests that make sure they
+    /// do not show up anywhere.
     pub fn passwords(&self) -> Vec<String> {
         locked(&self.inner.backend.credentials)
             .iter()
@@ -319,13 +321,14 @@ impl Wanted {
     }
 }
 
-/// Redshift has groups and users of the same name; PostgreSQL's roles share one namespace.
+/// Redshift may have a group and a user of the same name, while PostgreSQL's roles share one
+/// namespace.
 fn group_role(group: &str) -> String {
     truncated(&format!("group {group}"))
 }
 
-/// PostgreSQL cuts names at 63 bytes where Redshift allows 127, both in SQL and in the
-/// StartupMessage.
+/// PostgreSQL truncates names to 63 bytes, in SQL and in the StartupMessage, where Redshift allows
+/// 127.
 pub(crate) fn truncated(name: &str) -> String {
     name.chars()
         .scan(0, |size, character| {

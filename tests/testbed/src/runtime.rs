@@ -1,5 +1,5 @@
-//! Where do the stand-ins run? On threads of their own, so that tests on any runtime, or none, can
-//! share one testbed.
+//! Where do the stand-ins run? They have threads of their own, so that tests on any runtime, or on
+//! none, can share a testbed.
 
 use std::future::Future;
 use std::sync::mpsc;
@@ -8,13 +8,13 @@ use anyhow::Result;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
-/// Ends the stand-ins' tasks when dropped.
+/// A runtime that ends the stand-ins' tasks when it is dropped.
 pub struct OwnRuntime(Option<Runtime>);
 
 #[derive(Clone)]
 pub struct Background(Handle);
 
-/// A task that ends with its owner.
+/// A task that ends when its owner is dropped.
 pub struct Guard(JoinHandle<()>);
 
 impl OwnRuntime {
@@ -40,7 +40,7 @@ impl OwnRuntime {
 
 impl Drop for OwnRuntime {
     fn drop(&mut self) {
-        // The ordinary drop blocks, which panics inside another runtime.
+        // An ordinary drop blocks, which panics inside another runtime.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
@@ -52,7 +52,8 @@ impl Background {
         Guard(self.0.spawn(task))
     }
 
-    /// Blocks the calling thread, which `block_on` would refuse inside another runtime.
+    /// Waits for a future by blocking the calling thread, which `block_on` would refuse inside
+    /// another runtime.
     pub fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.0.spawn(async move {

@@ -1,8 +1,8 @@
 //! Is this request signed with Signature Version 4 by a key we know?
 //!
-//! Written from the published algorithm and not with the SDK, so that the SDK's own signatures are
-//! judged by something else. Two forms: signed headers (API calls) and a presigned query (RDS
-//! authentication tokens).
+//! It is written from the published algorithm and not with the SDK, so that something else judges
+//! the SDK's own signatures. There are two forms: signed headers (API calls) and a presigned query
+//! (RDS authentication tokens).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 
 use crate::accounts::{AccessKey, Accounts, Principal};
 
-/// An HTTP request as it came in; header names in lower case.
+/// An HTTP request as it came in. The names of its headers are in lower case.
 pub struct Request<'a> {
     pub method: &'a str,
     pub path: &'a str,
@@ -24,7 +24,7 @@ pub struct Request<'a> {
     pub body: &'a [u8],
 }
 
-/// Who signed, and for which service.
+/// Who has signed, and for which service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signer {
     pub access_key_id: String,
@@ -32,9 +32,9 @@ pub struct Signer {
     pub service: String,
 }
 
-/// What a presigned query must be good for.
+/// What a presigned query must be valid for.
 pub struct Presigned<'a> {
-    /// `host:port`, the signed Host header.
+    /// The signed Host header, `host:port`.
     pub host: &'a str,
     pub query: &'a str,
     pub region: &'a str,
@@ -74,10 +74,10 @@ pub enum Refusal {
     SignatureMismatch,
 }
 
-/// The time by which a caller's clock may be off.
+/// How far a caller's clock may be off.
 const SKEW: Duration = Duration::from_mins(5);
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
-/// RFC 3986 unreserved characters stay, everything else is encoded.
+/// Unreserved characters of RFC 3986 stay as they are, and all others are encoded.
 const RESERVED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -139,7 +139,7 @@ pub fn verify_headers(
     })
 }
 
-/// Also returns the query's parameters, decoded.
+/// Verifies a presigned query, and returns its parameters too, decoded.
 pub fn verify_presigned(
     presigned: &Presigned<'_>,
     accounts: &Accounts,
@@ -172,7 +172,7 @@ pub fn verify_presigned(
     }
     let date = parameter("X-Amz-Date")?;
     let at = scope.check_date(date)?;
-    // The date has whole seconds, so a token of this very second is never ahead of the clock.
+    // The date is in whole seconds, so a token of this very second is never ahead of the clock.
     if at > now {
         return Err(Refusal::NotYetCurrent);
     }
@@ -200,7 +200,7 @@ pub fn verify_presigned(
     Ok((signer, parameters))
 }
 
-/// An RDS authentication token, for tests that want one without a client of AWS.
+/// An RDS authentication token, for tests that need one without an AWS client.
 pub struct Token<'a> {
     pub host: &'a str,
     pub port: u16,
@@ -215,7 +215,8 @@ impl Token<'_> {
         let date = amz_date(self.at);
         let scope = format!("{}/{}/rds-db/aws4_request", &date[..8], self.region);
         let mut query = format!(
-            "Action=connect&DBUser={}&X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={}&X-Amz-Date={date}&X-Amz-Expires={}",
+            "Action=connect&DBUser={}&X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={}\
+             &X-Amz-Date={date}&X-Amz-Expires={}",
             encode(self.user),
             encode(&format!("{}/{scope}", key.id)),
             self.life.as_secs()
@@ -239,8 +240,8 @@ impl Token<'_> {
     }
 }
 
-/// The headers that sign a POST to `/` of `host`, for tests that want an API call without a client
-/// of AWS.
+/// The headers that sign a POST to `/` of `host`, for tests that need an API call without an AWS
+/// client.
 pub fn sign_post(
     host: &str,
     service: &str,
@@ -441,7 +442,7 @@ fn header<'a>(request: &'a Request<'_>, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.as_str())
 }
 
-/// A parameter given twice would let signer and verifier read different values.
+/// If a parameter could be given twice, signer and verifier might read different values.
 fn decode_query(query: &str) -> Result<BTreeMap<String, String>, Refusal> {
     let mut parameters = BTreeMap::new();
     for (name, value) in pairs(query) {
@@ -511,7 +512,8 @@ mod tests {
     /// The service of AWS's published test suite is called `service`.
     fn authorization(signed: &str, signature: &str) -> String {
         format!(
-            "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, SignedHeaders={signed}, Signature={signature}"
+            "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, \
+             SignedHeaders={signed}, Signature={signature}"
         )
     }
 
@@ -630,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_a_signed_request_counts() {
+    fn every_part_of_a_signed_request_is_verified() {
         let good = authorization("host;x-amz-date", VANILLA);
         let refusal = |method, query, pairs: &[(&str, &str)], authorization: &str, body| {
             check(method, query, &headers(pairs, authorization), body).unwrap_err()
@@ -734,7 +736,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_request_is_good_for_five_minutes_and_as_long_as_its_key() {
+    fn a_signed_request_is_valid_for_five_minutes_and_as_long_as_its_key() {
         let headers = headers(&[HOST, DATE], &authorization("host;x-amz-date", VANILLA));
         let request = Request {
             method: "GET",
@@ -796,7 +798,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_carries_any_user_name_for_fifteen_minutes() {
+    fn a_token_is_valid_for_any_user_name_for_fifteen_minutes() {
         for user in [
             "peccy",
             "a+b",
@@ -820,7 +822,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_a_token_counts() {
+    fn every_part_of_a_token_is_verified() {
         let refusal = |from: &str, to: &str| {
             check_token(&token("peccy").replace(from, to), DATE.1).unwrap_err()
         };

@@ -1,6 +1,6 @@
-//! The messages of the startup phase, read and written as bytes.
+//! How are the messages of the startup phase read and written?
 //!
-//! Not the proxy's own code, so that a mistake there is not made twice. Lengths are checked because
+//! This is not the proxy's own code, so that no mistake is made twice. Lengths are checked because
 //! the peer under test may be wrong, not because it may be hostile.
 
 use anyhow::{Result, bail, ensure};
@@ -9,21 +9,22 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 pub enum First {
     SslRequest,
     GssEncRequest,
-    /// The whole packet, to be passed on.
+    /// A CancelRequest, as a whole packet to be passed on.
     Cancel(Vec<u8>),
     Startup(Startup),
 }
 
 pub struct Startup {
     pub minor: u16,
-    /// In the order they came.
+    /// The parameters in the order in which they came.
     pub parameters: Vec<(String, String)>,
 }
 
 const MAX_STARTUP: usize = 10_004;
 const MAX_MESSAGE: usize = 70_000;
 
-/// None when the peer closed without a word, as a load balancer's probe does.
+/// Returns `None` if the peer closed the connection without a word, as the probe of a load balancer
+/// does.
 pub async fn read_first(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<First>> {
     let Ok(length) = stream.read_u32().await else {
         return Ok(None);
@@ -86,7 +87,7 @@ pub fn parameter_status(name: &str, value: &str) -> Vec<u8> {
     message(b'S', &[cstring(name), cstring(value)].concat())
 }
 
-/// NegotiateProtocolVersion: 3.0 is what is spoken, these options are not known.
+/// A NegotiateProtocolVersion that says that 3.0 is spoken and that these options are unknown.
 pub fn negotiate_version(unknown: &[&str]) -> Vec<u8> {
     let mut body = 0x0003_0000_u32.to_be_bytes().to_vec();
     body.extend(

@@ -1,4 +1,5 @@
-//! Does the testbed agree with software that is not ours? Amazon's Python SDK signs, libpq logs in.
+//! Does the testbed agree with software that is not ours? Amazon's Python SDK signs, and libpq logs
+//! in.
 
 use std::io::Write;
 use std::path::PathBuf;

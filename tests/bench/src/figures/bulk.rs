@@ -10,7 +10,8 @@ use crate::process::Part;
 use crate::results::Results;
 use crate::run::{Cost, Run, costed};
 
-/// 64 MiB, so that a measurement is as long as it is to be and not as long as a statement.
+/// 64 MiB are little enough that a measurement lasts as long as it should, rather than as long as a
+/// statement.
 const PIECES: usize = 64 * 1024 * 1024 / PIECE;
 
 pub fn one_session(run: &mut Run, round: usize, peers: &[(Subject, Peer)]) {
@@ -21,7 +22,7 @@ pub fn one_session(run: &mut Run, round: usize, peers: &[(Subject, Peer)]) {
             sessions: 1,
             clients: 1,
         })?;
-        // The first statement finds caches cold and the congestion window small.
+        // The first statement would find cold caches and a small congestion window.
         for direction in ["down", "up"] {
             moved(load, peer, direction, 1, 0)?;
             let cost = moved(load, peer, direction, 1, milliseconds)?;
@@ -43,7 +44,7 @@ pub fn one_session(run: &mut Run, round: usize, peers: &[(Subject, Peer)]) {
     });
 }
 
-/// Two busy sessions against one of them.
+/// Compares two busy sessions with one of them.
 pub fn two_sessions(run: &mut Run, round: usize, peers: &[(Subject, Peer)]) {
     let (milliseconds, quick) = (run.options.milliseconds, run.options.quick);
     run.interleaved(

@@ -1,5 +1,5 @@
-//! What is a login made of, by the proxy's own log, and how often is AWS asked when everybody comes
-//! at once?
+//! Which phases make up a login, by the proxy's own log, and how often is AWS asked when everybody
+//! logs in at once?
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ const TOGETHER: usize = 1000;
 const OPERATION: &str = "GetClusterCredentials";
 
 /// # Errors
-/// When not every login got in, or AWS was asked more than once.
+/// When not every login succeeded, or when AWS was asked more than once.
 pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
     let Some(Subject::Ours { binary, .. }) = run
         .options
@@ -30,15 +30,15 @@ pub fn measure(run: &mut Run, testbed: &Arc<Testbed>) -> Result<()> {
     else {
         return Ok(());
     };
-    phases_of_a_login(run, testbed, &binary)?;
-    first_logins_at_once(run, testbed, &binary)
+    phases(run, testbed, &binary)?;
+    first_logins(run, testbed, &binary)
 }
 
-/// How long each phase of a login takes, one login after the other.
-fn phases_of_a_login(run: &mut Run, testbed: &Arc<Testbed>, binary: &Path) -> Result<()> {
+/// Measures how long each phase of a login takes when there is no crowd.
+fn phases(run: &mut Run, testbed: &Testbed, binary: &Path) -> Result<()> {
     run.progress("phases of a login");
-    let redshift = testbed.redshift();
     let aws = testbed.aws();
+    let redshift = testbed.redshift();
     let server = (redshift.host(), redshift.port());
     let (peer, log) = start(run, testbed, binary, &aws, server)?;
     let milliseconds = if run.options.quick { 1000 } else { 5000 };
@@ -50,7 +50,7 @@ fn phases_of_a_login(run: &mut Run, testbed: &Arc<Testbed>, binary: &Path) -> Re
         pause_milliseconds: 0,
     })?;
     drop(peer);
-    // The first login waits for AWS and is not like the others.
+    // The first login waits for AWS, unlike the others.
     let opened = lines(&log, "session opened")?.split_off(1);
     for phase in PHASES {
         let mut times: Vec<f64> = opened
@@ -70,8 +70,8 @@ fn phases_of_a_login(run: &mut Run, testbed: &Arc<Testbed>, binary: &Path) -> Re
     Ok(())
 }
 
-/// How long many first logins wait that come at once, and how often they ask AWS.
-fn first_logins_at_once(run: &mut Run, testbed: &Arc<Testbed>, binary: &Path) -> Result<()> {
+/// Counts the calls to AWS when a thousand clients log in before there is a credential.
+fn first_logins(run: &mut Run, testbed: &Testbed, binary: &Path) -> Result<()> {
     run.progress(&format!("{TOGETHER} first logins at once"));
     let aws = testbed.aws();
     let server = ("127.0.0.1", run.next_port());
@@ -105,8 +105,8 @@ fn first_logins_at_once(run: &mut Run, testbed: &Arc<Testbed>, binary: &Path) ->
     Ok(())
 }
 
-/// Starts the proxy with the server at this host and port as its target. Returns it and the path of
-/// its log.
+/// Starts a proxy that gets credentials for a Redshift cluster and uses them at `server`. Returns
+/// it with the path of its log.
 fn start(
     run: &Run,
     testbed: &Testbed,
@@ -124,8 +124,9 @@ fn start(
         .concat(),
     )?;
     let target = format!(
-        "engine = \"redshift\"\ncluster_identifier = \"{}\"\nhost = \"{host}\"\nport = {port}\nregion = \"{}\"\nca_file = \"{}\"\n\
-         endpoint_url = \"{}\"\ndb_user = \"ana\"\ndatabase = \"dev\"\n",
+        "engine = \"redshift\"\ncluster_identifier = \"{}\"\nhost = \"{host}\"\nport = {port}\n\
+         region = \"{}\"\nca_file = \"{}\"\nendpoint_url = \"{}\"\ndb_user = \"ana\"\n\
+         database = \"dev\"\n",
         testbed.redshift().cluster_identifier(),
         aws.region(),
         authorities.display(),

@@ -1,7 +1,8 @@
-//! How many logins a second, for how much CPU, and how long does one take when there is no crowd?
+//! How many logins are there in a second, for how much CPU, and how long does one take when there
+//! is no crowd?
 //!
-//! A login ends with the answer to its first query: a pooler may welcome a client before it has a
-//! server for it.
+//! A login lasts until its first query is answered, because a pooler may welcome a client before it
+//! has a server for it.
 
 use anyhow::Result;
 
@@ -14,10 +15,10 @@ use crate::results::Results;
 use crate::run::{Run, costed};
 
 const CLIENTS: usize = 16;
-/// Between the logins of one client whose time is taken.
+/// The pause between the logins whose duration is measured.
 const PAUSE_MILLISECONDS: u64 = 5;
 
-/// Peers by what they keep between logins.
+/// The peers, by what they keep between logins.
 pub struct Kinds(Vec<(&'static str, Vec<(Subject, Peer)>)>);
 
 pub fn start(run: &mut Run) -> Kinds {
@@ -71,7 +72,7 @@ fn one(
         pause_milliseconds,
     };
     load.perform(&job(1, 50, 0))?;
-    // What is kept ready is filled up again.
+    // The proxy fills its pool up again in the meantime.
     pause(Duration::from_millis(200));
     let calm = load.perform(&job(1, milliseconds, PAUSE_MILLISECONDS))?;
     let cost = costed(load, peer, &job(CLIENTS, milliseconds, 0))?;

@@ -1,5 +1,5 @@
-//! How much memory does an idle session hold, before and after traffic, and do many of them slow
-//! busy ones down?
+//! How much memory does an idle session hold, before and after traffic, and do many idle sessions
+//! slow busy ones down?
 
 use anyhow::Result;
 
@@ -11,18 +11,18 @@ use crate::process::{Part, Resident, cpu_seconds, pause, resident};
 use crate::results::Results;
 use crate::run::{MANY, Run, costed};
 
-/// Logins at a time while sessions are opened.
+/// How many logins run at a time while sessions are opened.
 const OPENERS: usize = 16;
-/// Of the burst, each way on every session.
+/// The pieces that the burst moves in each direction on every session.
 const BURST_PIECES: usize = 1;
 const BUSY: usize = 16;
-/// Threads go to sleep and allocators give back.
+/// How long threads need to go to sleep, and allocators to return memory.
 const REST: Duration = Duration::from_millis(300);
-/// CPU seconds within a rest: a hundredth is what /proc can tell.
+/// The CPU seconds that an idle peer may use within a rest. /proc counts in hundredths.
 const IDLE: f64 = 0.02;
 const MOST_WAIT: Duration = Duration::from_secs(20);
 
-/// A peer of its own for each leg: memory that was once used is seldom given back.
+/// Each leg gets a peer of its own, because memory that was used once is seldom returned.
 pub fn measure(run: &mut Run, round: usize) {
     let subjects: Vec<Subject> = run
         .options
@@ -43,7 +43,7 @@ pub fn measure(run: &mut Run, round: usize) {
                 subject.name()
             ));
             run.noise.calibrate();
-            // Where time is short, ten thousand are for ours only.
+            // In a quick run, only our own proxy gets ten thousand sessions.
             let many = if run.options.quick && !subject.is_ours() {
                 0
             } else {
@@ -183,7 +183,7 @@ fn beside(
     Ok(())
 }
 
-/// Ten thousand sessions that end at once keep some peers busy for seconds.
+/// Some peers are busy for seconds when ten thousand sessions end at once.
 fn wait_until_idle(peer: &Peer) {
     let cpu = || peer.id().map_or(0.0, cpu_seconds);
     let deadline = Instant::now() + MOST_WAIT;

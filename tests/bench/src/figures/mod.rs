@@ -1,4 +1,4 @@
-//! What is measured; a file for each group of figures.
+//! What is measured? There is a file for each group of figures.
 
 pub mod bulk;
 pub mod credentials;

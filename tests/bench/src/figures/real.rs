@@ -1,5 +1,5 @@
-//! What is left of all this when the server is a real PostgreSQL? pgbench and COPY, as shares of
-//! the same without a proxy.
+//! What is left of the differences when the server is a real PostgreSQL? pgbench and COPY are
+//! measured as shares of what they reach without a proxy.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,17 +17,18 @@ use crate::results::Results;
 use crate::run::{Run, costed};
 
 const DATABASE: &str = "postgres";
-/// Rows as pgbench_accounts has them, 48 MB.
+/// 48 MB of rows like those of pgbench_accounts.
 const COPY_DOWN: &str =
     "copy (select i, 1, 0, repeat(' ', 84) from generate_series(1, 500000) i) to stdout";
-/// Parsed and thrown away: what storing costs is nobody's here.
+/// The server parses these rows and throws them away, because the cost of storing them belongs to
+/// no proxy.
 const COPY_UP: &str = "copy sink from stdin where line is null";
 const UP_PIECES: usize = 32 * 1024 * 1024 / PIECE;
 
-/// A real PostgreSQL with its AWS, and who stands in front of it.
+/// A real PostgreSQL, its AWS endpoint, and the proxies in front of it.
 pub struct Real {
     peers: Vec<(Subject, Peer)>,
-    /// Both authorities: that of the server and that of the proxies.
+    /// The certificates of both authorities, the server's and the proxies'.
     authority: PathBuf,
     script: PathBuf,
     log: PathBuf,
@@ -63,7 +64,7 @@ impl Real {
             iam_user: rds::IAM_USERS[0].into(),
         };
         let mut peers = Vec::new();
-        // The other two do not speak PostgreSQL, and this server knows TLS after SSLRequest only.
+        // haproxy and nginx do not speak PostgreSQL, and this server expects SSLRequest before TLS.
         let speak = |subject: &&Subject| !matches!(subject, Subject::Haproxy | Subject::Nginx);
         for subject in run
             .options
@@ -202,7 +203,7 @@ impl Real {
         (round, protocol, clients, seconds): (usize, &str, usize, u32),
     ) -> Result<()> {
         if *subject == Subject::Stunnel {
-            // libpq takes the offer of SCRAM-SHA-256-PLUS outside TLS for an attack.
+            // libpq takes an offer of SCRAM-SHA-256-PLUS without TLS for an attack.
             return Ok(());
         }
         let server = peer.server(leg);
@@ -224,8 +225,8 @@ impl Real {
             .arg("--file")
             .arg(&self.script);
         if clients == 1 {
-            // With several it takes a time once for all that are ready, and finds that many of
-            // their answers took none.
+            // With several clients, pgbench reads the clock once for all that are ready, and finds
+            // that many of their answers took no time.
             command.arg("--log").arg("--log-prefix").arg(&self.log);
         }
         let output = command
@@ -295,14 +296,15 @@ impl Real {
             ),
         };
         format!(
-            "host=localhost hostaddr={} port={} user={user} dbname={database} gssencmode=disable {tls}",
+            "host=localhost hostaddr={} port={} user={user} dbname={database} gssencmode=disable \
+             {tls}",
             address.ip(),
             address.port()
         )
     }
 
-    /// Microseconds of each transaction, ascending; the third word of pgbench's log lines. The
-    /// files are removed.
+    /// The duration of each transaction in microseconds, in ascending order. It is the third word
+    /// in each line of pgbench's logs, which are removed.
     fn times(&self) -> Result<Vec<f64>> {
         let mut times = Vec::new();
         let prefix = self

@@ -1,4 +1,4 @@
-//! haproxy, `mode tcp`: TLS to TLS, and no idea of PostgreSQL.
+//! How is haproxy measured? It forwards TLS to TLS in `mode tcp` and knows nothing of PostgreSQL.
 
 use std::fs;
 use std::path::Path;
@@ -17,10 +17,11 @@ pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
         [fs::read(&files.certificate)?, fs::read(&files.key)?].concat(),
     )?;
     let text = format!(
-        "global\n  maxconn {}\ndefaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n\
-         frontend plain\n  bind {plain}\n  default_backend server\n\
+        "global\n  maxconn {}\ndefaults\n  mode tcp\n  timeout connect 10s\n  timeout client \
+         1h\n  timeout server 1h\nfrontend plain\n  bind {plain}\n  default_backend server\n\
          frontend tls\n  bind {tls} ssl crt {} ssl-min-ver TLSv1.3\n  default_backend server\n\
-         backend server\n  server server 127.0.0.1:{} ssl verify required ca-file {} verifyhost localhost sni str(localhost) ssl-min-ver TLSv1.3\n",
+         backend server\n  server server 127.0.0.1:{} ssl verify required ca-file {} verifyhost \
+         localhost sni str(localhost) ssl-min-ver TLSv1.3\n",
         files.sessions + 50,
         bundle.display(),
         upstream.port,

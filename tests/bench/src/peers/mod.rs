@@ -1,4 +1,4 @@
-//! Who is measured, each as people run it.
+//! Which proxies are measured, each in the way that people run it?
 
 mod haproxy;
 mod nginx;
@@ -31,21 +31,21 @@ pub enum Subject {
     Nginx,
     Pgbouncer,
     Stunnel,
-    /// No proxy: the client's own TLS to the server.
+    /// There is no proxy, and the client itself speaks TLS to the server.
     Direct,
 }
 
-/// How sessions are kept between logins.
+/// What a peer keeps between logins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
-    /// Nothing is kept, every login reaches the server; pgbouncer: what it does untold, which is to
-    /// keep them.
+    /// Nothing is kept, and every login reaches the server. pgbouncer does what it does by default,
+    /// which is to keep sessions.
     Default,
-    /// pgbouncer: a server connection is made anew for each login.
+    /// pgbouncer opens a new server connection for each login.
     Fresh,
-    /// `warm_sessions`.
+    /// The proxy has `warm_sessions`.
     Warm,
-    /// `reuse_sessions`.
+    /// The proxy has `reuse_sessions`.
     Reused,
 }
 
@@ -55,30 +55,30 @@ pub enum LegKind {
     Tls,
 }
 
-/// Where a peer is told to go, and how.
+/// The server that a peer connects to, and how it logs in.
 pub struct Upstream {
     pub port: u16,
     pub user: String,
     pub password: String,
     pub database: String,
-    /// What our proxy finds in its environment, and the user whose token it signs.
+    /// The environment of our proxy, and the user for whom it signs tokens.
     pub aws: Vec<(String, String)>,
     pub iam_user: String,
 }
 
-/// Files that all peers share.
+/// The files that all peers share.
 #[derive(Clone)]
 pub struct Files {
     pub dir: PathBuf,
     pub authority: PathBuf,
     pub certificate: PathBuf,
     pub key: PathBuf,
-    /// The most that the limit of open files allows a peer.
+    /// How many sessions a peer can have under the limit of open files.
     pub sessions: usize,
 }
 
 pub struct Peer {
-    /// None where there is nothing in between.
+    /// `None` if there is no proxy.
     process: Option<Process>,
     plain: SocketAddr,
     tls: Option<SocketAddr>,
@@ -104,7 +104,7 @@ impl Subject {
         matches!(self, Subject::Ours { .. })
     }
 
-    /// stunnel is a TLS client here and has no TLS towards clients.
+    /// stunnel runs as a TLS client here, so it offers no TLS to clients.
     pub fn legs(&self) -> &'static [LegKind] {
         match self {
             Subject::Stunnel => &[LegKind::Plain],
@@ -113,7 +113,7 @@ impl Subject {
         }
     }
 
-    /// What differs from the peer's own defaults.
+    /// The settings that differ from the peer's defaults.
     pub fn settings(&self) -> &'static str {
         match self {
             Subject::Ours { .. } => {
@@ -124,7 +124,8 @@ impl Subject {
             }
             Subject::Nginx => "stream, worker_processes auto, TLS 1.3, proxy_ssl_verify on",
             Subject::Pgbouncer => {
-                "pool_mode session, server_tls_sslmode verify-full, TLS 1.3; one thread, it has no more"
+                "pool_mode session, server_tls_sslmode verify-full, TLS 1.3; one thread, it has \
+                 no more"
             }
             Subject::Stunnel => "client, protocol pgsql, TLS 1.3, verifyChain, checkHost",
             Subject::Direct => "the client's own TLS 1.3, no proxy",
@@ -214,8 +215,8 @@ impl Peer {
     }
 }
 
-/// With its own log, and nothing of this machine's AWS or PostgreSQL settings. However the
-/// benchmark ends, it ends too.
+/// A command with a log of its own and without any AWS or PostgreSQL settings of this machine. It
+/// ends when the benchmark does, however that happens.
 fn command(program: &Path, dir: &Path) -> Result<Command> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]).arg(program);
@@ -233,7 +234,7 @@ fn command(program: &Path, dir: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Debian has daemons where only root's PATH looks.
+/// Debian installs daemons in folders that are only on root's PATH.
 fn program(name: &str) -> PathBuf {
     let sbin = Path::new("/usr/sbin").join(name);
     if sbin.exists() {

@@ -1,4 +1,4 @@
-//! nginx with its stream module: TLS to TLS, and no idea of PostgreSQL.
+//! How is nginx measured? Its stream module forwards TLS to TLS and knows nothing of PostgreSQL.
 
 use std::fs;
 use std::path::Path;
@@ -20,12 +20,14 @@ pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     };
     let user = if is_root()? { "user root;\n" } else { "" };
     let text = format!(
-        "{module}{user}daemon off;\npid {dir}/pid;\nerror_log {dir}/error.log warn;\nworker_processes auto;\n\
-         events {{ worker_connections 25000; }}\n\
-         stream {{\n  proxy_ssl on;\n  proxy_ssl_protocols TLSv1.3;\n  proxy_ssl_verify on;\n  proxy_ssl_trusted_certificate {authority};\n\
+        "{module}{user}daemon off;\npid {dir}/pid;\nerror_log {dir}/error.log warn;\n\
+         worker_processes auto;\nevents {{ worker_connections 25000; }}\n\
+         stream {{\n  proxy_ssl on;\n  proxy_ssl_protocols TLSv1.3;\n  proxy_ssl_verify on;\n  \
+         proxy_ssl_trusted_certificate {authority};\n\
          \x20 proxy_ssl_name localhost;\n  proxy_ssl_server_name on;\n  proxy_timeout 1h;\n\
          \x20 server {{ listen {plain}; proxy_pass 127.0.0.1:{port}; }}\n\
-         \x20 server {{ listen {tls} ssl; ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key}; proxy_pass 127.0.0.1:{port}; }}\n}}\n",
+         \x20 server {{ listen {tls} ssl; ssl_protocols TLSv1.3; ssl_certificate {certificate}; \
+         ssl_certificate_key {key}; proxy_pass 127.0.0.1:{port}; }}\n}}\n",
         dir = dir.display(),
         authority = files.authority.display(),
         certificate = files.certificate.display(),

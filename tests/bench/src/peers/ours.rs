@@ -1,5 +1,5 @@
-//! pg-iam-proxy, in front of what it takes for RDS: tokens are signed by itself, so AWS is not
-//! asked.
+//! How is pg-iam-proxy measured? It takes the server for RDS and signs tokens by itself, so it
+//! never asks AWS.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ use super::{Files, Mode, Peer, Upstream, command};
 use crate::load::Tls;
 use crate::process::Process;
 
-/// Twice the clients that log in at a time.
+/// There are twice as many warm sessions as clients that log in at a time.
 const WARM_SESSIONS: usize = 32;
 
 pub fn start(
@@ -29,7 +29,8 @@ pub fn start(
         Mode::Reused => "reuse_sessions = true\n".to_string(),
     };
     let target = format!(
-        "engine = \"rds\"\nhost = \"127.0.0.1\"\nport = {}\ndb_user = \"{}\"\ndatabase = \"{}\"\nregion = \"us-west-2\"\nca_file = \"{}\"\n{kept}",
+        "engine = \"rds\"\nhost = \"127.0.0.1\"\nport = {}\ndb_user = \"{}\"\ndatabase = \"{}\"\n\
+         region = \"us-west-2\"\nca_file = \"{}\"\n{kept}",
         upstream.port,
         upstream.iam_user,
         upstream.database,
@@ -38,7 +39,7 @@ pub fn start(
     start_with_target(binary, dir, files, &target, &upstream.aws)
 }
 
-/// With the lines of a target; its log is JSON.
+/// Starts a proxy with these lines of a target, and with a log in JSON.
 pub fn start_with_target(
     binary: &Path,
     dir: &Path,
@@ -48,9 +49,10 @@ pub fn start_with_target(
 ) -> Result<Peer> {
     let text = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\n\
-         [[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\ntls = \"required\"\ncertificate = \"{}\"\nkey = \"{}\"\n\
-         [limits]\nmax_sessions = 25000\nstartup_timeout = \"60s\"\n[log]\nformat = \"json\"\n\
-         [target.bench]\nmax_logins_per_second = 100000\nmax_concurrent_logins = 10000\n{target}",
+         [[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"bench\"]\nauth = \"trust\"\n\
+         tls = \"required\"\ncertificate = \"{}\"\nkey = \"{}\"\n[limits]\nmax_sessions = 25000\n\
+         startup_timeout = \"60s\"\n[log]\nformat = \"json\"\n[target.bench]\n\
+         max_logins_per_second = 100000\nmax_concurrent_logins = 10000\n{target}",
         files.certificate.display(),
         files.key.display(),
     );
@@ -69,7 +71,7 @@ pub fn start_with_target(
                 .and_then(|(_, address)| address.parse::<SocketAddr>().ok()),
         );
         if let [plain, tls] = addresses[..] {
-            // What else it prints has to go somewhere.
+            // Whatever else the proxy prints must be read, or it would block.
             std::thread::spawn(move || lines.for_each(drop));
             return Ok(Peer {
                 process: Some(process),

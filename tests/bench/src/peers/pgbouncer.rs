@@ -1,4 +1,4 @@
-//! pgbouncer, pooling sessions.
+//! How is pgbouncer measured? It pools sessions.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -17,18 +17,21 @@ pub fn start(mode: Mode, dir: &Path, files: &Files, upstream: &Upstream) -> Resu
     let key = dir.join("server.key");
     fs::copy(&files.certificate, &certificate)?;
     fs::copy(&files.key, &key)?;
-    // A server connection of no lifetime is used once; nothing is reset that is thrown away.
+    // A server connection with no lifetime is used once, and there is no need to reset it.
     let once = if mode == Mode::Fresh {
         "server_lifetime = 0\nserver_reset_query =\n"
     } else {
         ""
     };
     let text = format!(
-        "[databases]\n{database} = host=127.0.0.1 port={port} user={user} password={password} dbname={database}\n[pgbouncer]\n\
-         listen_addr = 127.0.0.1\nlisten_port = {listen}\nunix_socket_dir =\nauth_type = any\npool_mode = session\n\
-         server_tls_sslmode = verify-full\nserver_tls_ca_file = {authority}\nserver_tls_protocols = tlsv1.3\n\
-         client_tls_sslmode = allow\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\nclient_tls_protocols = tlsv1.3\n\
-         max_client_conn = 25000\ndefault_pool_size = 25000\n{once}",
+        "[databases]\n{database} = host=127.0.0.1 port={port} user={user} password={password} \
+         dbname={database}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {listen}\n\
+         unix_socket_dir =\nauth_type = any\npool_mode = session\n\
+         server_tls_sslmode = verify-full\nserver_tls_ca_file = {authority}\n\
+         server_tls_protocols = tlsv1.3\nclient_tls_sslmode = allow\n\
+         client_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n\
+         client_tls_protocols = tlsv1.3\nmax_client_conn = 25000\ndefault_pool_size = 25000\n\
+         {once}",
         database = upstream.database,
         port = upstream.port,
         user = upstream.user,
@@ -42,7 +45,7 @@ pub fn start(mode: Mode, dir: &Path, files: &Files, upstream: &Upstream) -> Resu
     fs::write(&file, text)?;
     let mut command = command(&program("pgbouncer"), dir)?;
     if is_root()? {
-        // It refuses to run as root.
+        // pgbouncer refuses to run as root.
         let (uid, gid) = nobody()?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
         for path in [dir, &certificate, &key, &file] {

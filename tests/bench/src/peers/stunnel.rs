@@ -1,4 +1,5 @@
-//! stunnel as a PostgreSQL client's TLS: `protocol = pgsql` sends SSLRequest for it.
+//! How is stunnel measured? It speaks TLS for a PostgreSQL client: with `protocol = pgsql` it sends
+//! the SSLRequest.
 
 use std::fs;
 use std::path::Path;
@@ -12,8 +13,9 @@ use crate::process::Process;
 pub fn start(dir: &Path, files: &Files, upstream: &Upstream) -> Result<Peer> {
     let plain = free_address()?;
     let text = format!(
-        "foreground = quiet\nsyslog = no\npid =\noutput = {}\n[server]\nclient = yes\naccept = {plain}\nconnect = 127.0.0.1:{}\nprotocol = pgsql\n\
-         CAfile = {}\nverifyChain = yes\ncheckHost = localhost\nsslVersionMin = TLSv1.3\n",
+        "foreground = quiet\nsyslog = no\npid =\noutput = {}\n[server]\nclient = yes\n\
+         accept = {plain}\nconnect = 127.0.0.1:{}\nprotocol = pgsql\nCAfile = {}\n\
+         verifyChain = yes\ncheckHost = localhost\nsslVersionMin = TLSv1.3\n",
         dir.join("stunnel.log").display(),
         upstream.port,
         files.authority.display(),

@@ -1,5 +1,5 @@
-//! Success and error, in the query protocol's XML or in JSON 1.1, as the service speaks it; and
-//! text escaped for XML.
+//! How does a service answer? Success and errors are in the XML of the query protocol or in JSON
+//! 1.1, as the service speaks it.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -45,7 +45,7 @@ impl Service {
         }
     }
 
-    /// The name in a signature's credential scope.
+    /// The name that the credential scope of a signature has for the service.
     pub fn scope(self) -> &'static str {
         match self {
             Service::Redshift => "redshift",
@@ -55,7 +55,7 @@ impl Service {
         }
     }
 
-    /// Of the XML; JSON has none.
+    /// The namespace of the XML, which JSON does not have.
     fn namespace(self) -> &'static str {
         match self {
             Service::RedshiftServerless => "",
@@ -75,8 +75,8 @@ impl ApiError {
         }
     }
 
-    /// JSON services have exceptions where query services have codes, and one status for all that
-    /// is the caller's fault.
+    /// JSON services name exceptions where query services have codes, and answer all mistakes of
+    /// the caller with one status.
     fn in_json(&self) -> (u16, &'static str) {
         let name = match self.code {
             "Throttling" => "ThrottlingException",
@@ -156,7 +156,8 @@ pub fn error(service: Option<Service>, error: &ApiError) -> Response {
         error.status,
         &id,
         format!(
-            "<ErrorResponse xmlns=\"{}\"><Error><Type>{blame}</Type>{}{}</Error><RequestId>{id}</RequestId></ErrorResponse>",
+            "<ErrorResponse xmlns=\"{}\"><Error><Type>{blame}</Type>{}{}</Error>\
+             <RequestId>{id}</RequestId></ErrorResponse>",
             service.map_or("", Service::namespace),
             element("Code", error.code),
             element("Message", &error.message),

@@ -2,31 +2,32 @@
 
 use std::time::Duration;
 
-/// In AWS's own shape, so that SDKs classify it as they do AWS's.
+/// A failure in the shape that AWS gives it, so that SDKs classify it in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// 400 `Throttling` or `ThrottlingException`, "Rate exceeded".
+    /// Answers with 400 `Throttling` or `ThrottlingException`, "Rate exceeded".
     Throttle,
-    /// 403, or 400 of a JSON service, naming caller, action and resource.
+    /// Answers with 403, or with 400 if it is a JSON service, and names caller, action and
+    /// resource.
     Deny,
-    /// 403, naming this action instead of the operation's own.
+    /// Answers with 403, and names this action instead of the operation's own.
     DenyAction(&'static str),
-    /// 500.
+    /// Answers with 500.
     InternalError,
-    /// Takes the request and never answers.
+    /// Accepts the request and never answers.
     Hang,
-    /// Answers well, and this late.
+    /// Answers correctly after this delay.
     Slow(Duration),
-    /// 200 with a document that breaks off.
+    /// Answers with 200 and a document that breaks off.
     Malformed,
 }
 
 #[derive(Clone, Debug)]
 pub struct FaultRule {
     pub fault: Fault,
-    /// None: every operation.
+    /// The operation to which it applies, or `None` for all.
     pub action: Option<String>,
-    /// None: until the rules are reset.
+    /// For how many calls it applies, or `None` until the rules are reset.
     pub calls: Option<usize>,
 }
 
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_is_used_up_and_only_for_its_operation() {
+    fn a_rule_applies_only_to_its_operation_and_is_used_up() {
         let mut rules = [
             FaultRule::new(Fault::Throttle)
                 .of("DescribeClusters")

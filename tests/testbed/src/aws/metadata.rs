@@ -1,5 +1,5 @@
-//! Identity sources that need no key: instance metadata (v2), container credentials, the single
-//! sign-on portal.
+//! How do clients get AWS credentials without a key? From instance metadata (version 2), from
+//! container credentials, and from the single sign-on portal.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -17,7 +17,8 @@ use crate::accounts::AccessKey;
 use crate::{REGION, timestamp};
 
 pub const INSTANCE_ROLE: &str = "instance-role";
-/// The Authorization header that container credentials take; none is taken too.
+/// The Authorization header that container credentials accept. A request without one is accepted
+/// too.
 pub const CONTAINER_TOKEN: &str = "container-authorization-token";
 /// The access token of a single sign-on session.
 pub const SSO_TOKEN: &str = "sso-access-token";
@@ -70,7 +71,7 @@ fn instance(endpoint: &Endpoint, parts: &Parts) -> Response {
             _ => status(400),
         };
     }
-    // Version 1, which has no token, is switched off.
+    // Version 1, which has no session token, is switched off.
     if header(parts, "x-aws-ec2-metadata-token") != Some(IMDS_TOKEN) {
         return status(401);
     }
@@ -98,7 +99,7 @@ fn instance(endpoint: &Endpoint, parts: &Parts) -> Response {
 fn imds_token(life: Option<&str>) -> Response {
     let mut response = respond(200, "text/plain", IMDS_TOKEN.to_owned());
     let life = life.and_then(|life| life.parse().ok());
-    // SDKs take the token's life from the answer and refuse one without.
+    // SDKs read the token's life from the answer, and refuse an answer without it.
     response.headers_mut().extend(life.map(|life| {
         (
             axum::http::HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds"),

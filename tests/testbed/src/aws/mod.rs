@@ -1,7 +1,9 @@
-//! An AWS endpoint: HTTP on loopback, signatures verified, answers in AWS's own shapes.
+//! What is an AWS endpoint here? An HTTP server on loopback that verifies signatures and answers in
+//! AWS's own shapes.
 //!
-//! All services share the address; the credential scope of the signature tells which one is meant,
-//! as at AWS the host name does. Order of one request: log, verify, fault, operation.
+//! All services share the address. The credential scope of the signature tells which one is meant,
+//! as the host name does at AWS. Each request is logged, then verified, then checked for a fault,
+//! and then answered by the operation.
 
 mod answer;
 mod fault;
@@ -46,10 +48,11 @@ pub struct Aws {
     _guard: Guard,
 }
 
-/// One request as it came in, whether it was answered well or not.
+/// A request as it came in, whether it succeeded or not.
 #[derive(Clone, Debug)]
 pub struct LoggedRequest {
-    /// The operation (`GetClusterCredentials`), or `metadata`, `container`, `GetRoleCredentials`.
+    /// The operation, such as `GetClusterCredentials`; or `metadata`, `container` or
+    /// `GetRoleCredentials`.
     pub action: String,
     pub params: BTreeMap<String, String>,
     pub access_key_id: Option<String>,
@@ -71,19 +74,19 @@ struct Settings {
     role_life: Option<Duration>,
     encryption: PasswordEncryption,
     rds_address: Option<String>,
-    /// Seconds by which AWS's clock is ahead of this machine's.
+    /// The seconds by which AWS's clock is ahead of this machine's.
     clock_ahead: i64,
-    /// Role name to the external id it wants.
+    /// The external ID that each role requires, by the name of the role.
     roles: HashMap<String, Option<String>>,
 }
 
-/// One verified call of an operation; JSON members are parameters like those of a form.
+/// A verified call of an operation. JSON members count as parameters, like those of a form.
 struct Call<'a> {
     endpoint: &'a Endpoint,
     settings: Settings,
     action: &'a str,
     params: &'a BTreeMap<String, String>,
-    /// None for the operations that take unsigned requests.
+    /// `None` for operations that accept unsigned requests.
     signer: Option<Signer>,
 }
 
@@ -131,13 +134,13 @@ impl Aws {
         format!("http://127.0.0.1:{}", self.endpoint.port)
     }
 
-    /// For `AWS_EC2_METADATA_SERVICE_ENDPOINT`.
+    /// The value for `AWS_EC2_METADATA_SERVICE_ENDPOINT`.
     pub fn imds_url(&self) -> String {
         self.endpoint_url()
     }
 
-    /// For `AWS_CONTAINER_CREDENTIALS_FULL_URI`; with [`CONTAINER_TOKEN`] as
-    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN`, or without.
+    /// The value for `AWS_CONTAINER_CREDENTIALS_FULL_URI`. `AWS_CONTAINER_AUTHORIZATION_TOKEN` may
+    /// be [`CONTAINER_TOKEN`] or unset.
     pub fn container_credentials_url(&self) -> String {
         format!("{}/container/credentials", self.endpoint_url())
     }
@@ -162,12 +165,13 @@ impl Aws {
         &self.key.secret
     }
 
-    /// The IAM user of the key.
+    /// The name of the IAM user that the key belongs to.
     pub fn user_name(&self) -> &str {
         &self.user_name
     }
 
-    /// Everything an AWS SDK needs to find this endpoint, and nothing of the machine it runs on.
+    /// The environment variables that an AWS SDK needs to find this endpoint, and to find nothing
+    /// of the machine it runs on.
     pub fn env(&self) -> Vec<(String, String)> {
         let mut env = self.env_without_key();
         env.push(("AWS_ACCESS_KEY_ID".to_owned(), self.key.id.clone()));
@@ -175,7 +179,7 @@ impl Aws {
         env
     }
 
-    /// For the other identity sources: the same without a key.
+    /// The same without a key, for the other identity sources.
     pub fn env_without_key(&self) -> Vec<(String, String)> {
         let url = self.endpoint_url();
         let pairs = [
@@ -191,7 +195,7 @@ impl Aws {
             .to_vec()
     }
 
-    /// For all operations, until changed; `None` ends every fault.
+    /// Makes all operations fail until the next call. `None` ends every fault.
     pub fn set_fault(&self, fault: impl Into<Option<Fault>>) {
         let rule = fault.into().map(|fault| FaultRule {
             fault,
@@ -201,12 +205,12 @@ impl Aws {
         *locked(&self.endpoint.faults) = rule.into_iter().collect();
     }
 
-    /// In addition to earlier rules; the first that fits is used.
+    /// Adds a rule to the earlier ones. The first that applies is used.
     pub fn add_fault(&self, rule: FaultRule) {
         locked(&self.endpoint.faults).push(rule);
     }
 
-    /// How often an operation was asked for.
+    /// How often an operation was called.
     pub fn calls(&self, action: &str) -> usize {
         locked(&self.endpoint.requests)
             .iter()
@@ -218,17 +222,17 @@ impl Aws {
         locked(&self.endpoint.requests).clone()
     }
 
-    /// Life of database credentials, whatever DurationSeconds asks for.
+    /// Sets the life of database credentials, whatever DurationSeconds asks for.
     pub fn set_credential_life(&self, life: Duration) {
         locked(&self.endpoint.settings).credential_life = Some(life);
     }
 
-    /// Life of role sessions, from every source.
+    /// Sets the life of role sessions from every source.
     pub fn set_role_life(&self, life: Duration) {
         locked(&self.endpoint.settings).role_life = Some(life);
     }
 
-    /// Endpoint of every instance, cluster and proxy, as the descriptions give it.
+    /// Sets the address that the descriptions give for every instance, cluster and proxy.
     pub fn set_rds_address(&self, host: &str) {
         locked(&self.endpoint.settings).rds_address = Some(host.to_owned());
     }
@@ -237,14 +241,14 @@ impl Aws {
         locked(&self.endpoint.settings).encryption = encryption;
     }
 
-    /// AWS's clock, ahead of this machine's by so many seconds, in the Date of every answer and in
-    /// what it verifies.
+    /// Sets AWS's clock ahead of this machine's by this many seconds. It shows in the Date of every
+    /// answer and in what is verified.
     pub fn set_clock_ahead(&self, seconds: i64) {
         locked(&self.endpoint.settings).clock_ahead = seconds;
     }
 
-    /// A role that can be assumed, by those who know the external id if there is one. Returns its
-    /// ARN.
+    /// Adds a role that can be assumed, by those who know the external ID if there is one. Returns
+    /// its ARN.
     pub fn add_role(&self, name: &str, external_id: Option<&str>) -> String {
         locked(&self.endpoint.settings)
             .roles
@@ -273,8 +277,8 @@ async fn serve(
     response
 }
 
-/// The query protocol has operation and parameters in a form; JSON 1.1 has the operation in a
-/// header (`Service.Operation`).
+/// The query protocol has the operation and its parameters in a form, and JSON 1.1 has the
+/// operation in a header (`Service.Operation`).
 fn operation(parts: &Parts, body: &Bytes) -> (String, BTreeMap<String, String>) {
     if let Some(target) = parts.headers.get("x-amz-target") {
         let target = String::from_utf8_lossy(target.as_bytes());
@@ -356,7 +360,7 @@ fn verify(endpoint: &Endpoint, parts: &Parts, body: &Bytes) -> Result<Signer, Re
         body,
     };
     match sigv4::verify_headers(&request, &endpoint.accounts, REGION, endpoint.now()) {
-        // Each region has an STS, and any of them knows every key.
+        // Each region has an STS, and each of them knows every key.
         Err(Refusal::Region(region))
             if form(body)
                 .get("Action")
@@ -412,7 +416,7 @@ impl Call<'_> {
         }
     }
 
-    /// A time of this machine's, as AWS tells it.
+    /// Translates a time of this machine into AWS's.
     fn told(&self, time: SystemTime) -> SystemTime {
         shifted(time, self.settings.clock_ahead)
     }
@@ -435,7 +439,7 @@ impl Call<'_> {
         self.signer.as_ref().ok_or_else(|| Refusal::Unsigned.into())
     }
 
-    /// The error that AWS would give for this fault of this call.
+    /// The error with which AWS would answer this call.
     fn failed(&self, fault: Fault) -> ApiError {
         match fault {
             Fault::Throttle => ApiError::new(400, "Throttling", "Rate exceeded".to_owned()),
@@ -456,7 +460,7 @@ impl Call<'_> {
         self.denied_action(&format!("{service}:{}", self.action))
     }
 
-    /// An operation can need the right to other actions too: GetClusterCredentials that to
+    /// An operation can require permission for other actions too: GetClusterCredentials requires
     /// redshift:CreateClusterUser.
     fn denied_action(&self, action: &str) -> ApiError {
         let caller = self

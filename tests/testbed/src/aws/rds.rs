@@ -1,4 +1,4 @@
-//! The RDS operations: where instances and clusters are.
+//! What does the RDS API answer? It tells where instances and clusters are.
 
 use super::Call;
 use super::answer::{ApiError, element};
@@ -26,7 +26,8 @@ pub fn describe_instances(call: &Call<'_>) -> Result<String, ApiError> {
     let endpoint =
         element("Address", address(call, rds.host())) + &element("Port", &rds.port().to_string());
     Ok(format!(
-        "<DBInstances><DBInstance>{}{}{cluster}<Endpoint>{endpoint}</Endpoint>{}</DBInstance></DBInstances>",
+        "<DBInstances><DBInstance>{}{}{cluster}<Endpoint>{endpoint}</Endpoint>{}</DBInstance>\
+         </DBInstances>",
         element("DBInstanceIdentifier", identifier),
         element("DbiResourceId", resource_id),
         common("DBInstanceStatus", "postgres"),
@@ -46,7 +47,8 @@ pub fn describe_clusters(call: &Call<'_>) -> Result<String, ApiError> {
     }
     let rds = &call.endpoint.rds;
     Ok(format!(
-        "<DBClusters><DBCluster>{}{}{}{}<CustomEndpoints>{}</CustomEndpoints>{}{}</DBCluster></DBClusters>",
+        "<DBClusters><DBCluster>{}{}{}{}<CustomEndpoints>{}</CustomEndpoints>{}{}</DBCluster>\
+         </DBClusters>",
         element("DBClusterIdentifier", DB_CLUSTER),
         element("DbClusterResourceId", "cluster-ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
         element("Endpoint", address(call, rds.host())),
@@ -81,7 +83,7 @@ fn address<'a>(call: &'a Call<'_>, host: &'a str) -> &'a str {
     call.settings.rds_address.as_deref().unwrap_or(host)
 }
 
-/// What a policy would have to allow.
+/// The resource that a policy would have to allow.
 pub fn resource(call: &Call<'_>) -> String {
     let resource = match call.action {
         "DescribeDBInstances" => {

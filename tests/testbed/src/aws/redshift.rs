@@ -1,4 +1,5 @@
-//! The Redshift operations: temporary database credentials, and where the cluster is.
+//! What does the Redshift API answer? It hands out temporary database credentials, and tells where
+//! the cluster is.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use crate::accounts::ACCOUNT_ID;
 use crate::redshift::{CLUSTER, CUSTOM_DOMAIN, Issued, STALE_CUSTOM_DOMAIN, Wanted};
 use crate::{REGION, timestamp};
 
-/// A few of the words Redshift reserves.
+/// A few of the words that Redshift reserves.
 const RESERVED: [&str; 8] = [
     "public", "user", "select", "table", "group", "all", "default", "order",
 ];
@@ -82,7 +83,8 @@ pub fn describe_clusters(call: &Call<'_>) -> Result<String, ApiError> {
     let endpoint =
         element("Address", redshift.host()) + &element("Port", &redshift.port().to_string());
     Ok(format!(
-        "<Clusters><Cluster>{}{}{}<MasterUsername>awsuser</MasterUsername><DBName>dev</DBName><Endpoint>{endpoint}</Endpoint>{}</Cluster></Clusters>",
+        "<Clusters><Cluster>{}{}{}<MasterUsername>awsuser</MasterUsername>\
+         <DBName>dev</DBName><Endpoint>{endpoint}</Endpoint>{}</Cluster></Clusters>",
         element("ClusterIdentifier", CLUSTER),
         element("ClusterStatus", "available"),
         element("ClusterAvailabilityStatus", "Available"),
@@ -92,7 +94,7 @@ pub fn describe_clusters(call: &Call<'_>) -> Result<String, ApiError> {
 
 pub fn describe_custom_domain_associations(call: &Call<'_>) -> Result<String, ApiError> {
     let name = call.param("CustomDomainName").unwrap_or(CUSTOM_DOMAIN);
-    // One that is gone from its cluster is still on record.
+    // A domain name that its cluster no longer has is still on record.
     if name != CUSTOM_DOMAIN && name != STALE_CUSTOM_DOMAIN {
         let text = format!("The custom domain association {name} was not found.");
         return Err(ApiError::new(
@@ -103,7 +105,8 @@ pub fn describe_custom_domain_associations(call: &Call<'_>) -> Result<String, Ap
     }
     let association = element("CustomDomainName", name) + &element("ClusterIdentifier", CLUSTER);
     Ok(format!(
-        "<Associations><Association>{}<CertificateAssociations><CertificateAssociation>{association}</CertificateAssociation>\
+        "<Associations><Association>{}<CertificateAssociations>\
+         <CertificateAssociation>{association}</CertificateAssociation>\
          </CertificateAssociations></Association></Associations>",
         element(
             "CustomDomainCertificateArn",
@@ -112,7 +115,7 @@ pub fn describe_custom_domain_associations(call: &Call<'_>) -> Result<String, Ap
     ))
 }
 
-/// What a policy would have to allow.
+/// The resource that a policy would have to allow.
 pub fn resource(call: &Call<'_>) -> String {
     let cluster = call.param("ClusterIdentifier").unwrap_or(CLUSTER);
     let resource = match call.action {

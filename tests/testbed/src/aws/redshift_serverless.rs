@@ -1,5 +1,5 @@
-//! The Redshift Serverless operations: the caller's own database credentials, and where the
-//! workgroup is.
+//! What does the Redshift Serverless API answer? It hands out the caller's own database
+//! credentials, and tells where the workgroup is.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -64,11 +64,12 @@ pub fn workgroup(call: &Call<'_>) -> Result<String, ApiError> {
     .to_string())
 }
 
-/// What a policy would have to allow: the ARN has an identifier that nobody can guess from the
-/// name.
+/// The resource that a policy would have to allow. Its ARN has an identifier that cannot be guessed
+/// from the name.
 pub fn resource() -> String {
     format!(
-        "arn:aws:redshift-serverless:{REGION}:{ACCOUNT_ID}:workgroup/12345678-1234-1234-1234-123456789012"
+        "arn:aws:redshift-serverless:{REGION}:{ACCOUNT_ID}:\
+         workgroup/12345678-1234-1234-1234-123456789012"
     )
 }
 

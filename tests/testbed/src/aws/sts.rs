@@ -1,4 +1,4 @@
-//! The STS operations: who calls, and being somebody else for a while.
+//! What does STS answer? It tells callers who they are, and lets them be somebody else for a while.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use super::answer::{ApiError, element};
 use crate::accounts::{ACCOUNT_ID, AccessKey};
 use crate::timestamp;
 
-/// A role that every signed caller may assume.
+/// A role that every caller with a valid signature may assume.
 pub const ROLE: &str = "analyst";
-/// A role that wants [`EXTERNAL_ID`].
+/// A role that requires [`EXTERNAL_ID`].
 pub const PARTNER_ROLE: &str = "partner";
 pub const EXTERNAL_ID: &str = "external-id-7";
-/// A role for [`WEB_IDENTITY_TOKEN`].
+/// A role that can be assumed with [`WEB_IDENTITY_TOKEN`].
 pub const WEB_IDENTITY_ROLE: &str = "pod-role";
 pub const WEB_IDENTITY_TOKEN: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJwb2QifQ.testbed";
 
@@ -27,7 +27,7 @@ pub fn role_arn(name: &str) -> String {
     format!("arn:aws:iam::{ACCOUNT_ID}:role/{name}")
 }
 
-/// The web identity is proof enough.
+/// A web identity is proof enough without a signature.
 pub fn takes_unsigned(action: &str) -> bool {
     action == "AssumeRoleWithWebIdentity"
 }

@@ -1,4 +1,4 @@
-//! What an AWS endpoint answers to clients without a signature, and when it is told to fail.
+//! What does an AWS endpoint answer to clients without a signature, and when it is told to fail?
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use testbed::{Aws, Fault, FaultRule, Testbed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Status code and body.
+/// Sends a request, and returns the status code and the body.
 async fn http(
     aws: &Aws,
     method: &str,
@@ -25,7 +25,8 @@ async fn http(
         .collect();
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-length: {length}\r\n{headers}\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -37,7 +38,7 @@ async fn http(
     )
 }
 
-/// The answer's body to an API call, made without an SDK.
+/// Makes an API call without an SDK, and returns the answer.
 pub fn signed_call(aws: &Aws, service: &str, body: &str) -> String {
     let address = aws.endpoint_url().replace("http://", "");
     let headers = testbed::sigv4::sign_post(
@@ -63,12 +64,14 @@ pub fn signed_call(aws: &Aws, service: &str, body: &str) -> String {
 
 fn web_identity() -> String {
     format!(
-        "Action=AssumeRoleWithWebIdentity&RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2F{WEB_IDENTITY_ROLE}&RoleSessionName=s&WebIdentityToken={WEB_IDENTITY_TOKEN}"
+        "Action=AssumeRoleWithWebIdentity\
+         &RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2F{WEB_IDENTITY_ROLE}&RoleSessionName=s\
+         &WebIdentityToken={WEB_IDENTITY_TOKEN}"
     )
 }
 
 #[tokio::test]
-async fn metadata_wants_a_session_first() {
+async fn instance_metadata_requires_a_session() {
     let aws = Testbed::shared().aws();
     let path = "/latest/meta-data/iam/security-credentials/";
     assert_eq!(http(&aws, "GET", path, &[], "").await.0, 401);
@@ -97,7 +100,7 @@ async fn metadata_wants_a_session_first() {
 }
 
 #[tokio::test]
-async fn container_and_portal_want_their_token() {
+async fn container_credentials_and_the_portal_check_their_tokens() {
     let aws = Testbed::shared().aws();
     assert_eq!(
         http(&aws, "GET", "/container/credentials", &[], "").await.0,
@@ -155,7 +158,7 @@ async fn container_and_portal_want_their_token() {
 }
 
 #[tokio::test]
-async fn faults_come_in_order_and_end() {
+async fn faults_occur_in_order_and_end() {
     let aws = Testbed::shared().aws();
     let action = "AssumeRoleWithWebIdentity";
     aws.add_fault(FaultRule::new(Fault::Throttle).of(action).times(1));
@@ -194,7 +197,7 @@ async fn faults_come_in_order_and_end() {
 }
 
 #[tokio::test]
-async fn an_unsigned_call_is_told_so() {
+async fn an_unsigned_call_is_refused_as_such() {
     let aws = Testbed::shared().aws();
     let (status, body) = http(
         &aws,

@@ -14,7 +14,7 @@ async fn first_answer(parameters: &[(&str, &str)]) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn startup_parameters_are_few() {
+async fn only_known_startup_parameters_are_accepted() {
     let base = [
         ("user", "admin"),
         ("database", "postgres"),

@@ -59,14 +59,14 @@ fn assert_gone(description: &Value) {
 }
 
 #[test]
-fn servers_end_with_an_owner_that_is_killed() {
+fn servers_end_when_their_owner_is_killed() {
     let (mut serve, description) = serve();
     serve.kill().unwrap();
     serve.wait().unwrap();
     assert_gone(&description);
 }
 
-/// Starting, asking and ending block, which a runtime's own thread must survive.
+/// Starting, asking and ending block the thread, and a thread of a runtime must survive that.
 #[tokio::test]
 async fn a_testbed_starts_and_ends_inside_a_runtime() {
     let testbed = testbed::Testbed::start().unwrap();
@@ -79,7 +79,7 @@ async fn a_testbed_starts_and_ends_inside_a_runtime() {
 }
 
 #[test]
-fn serve_ends_with_its_stdin() {
+fn serve_ends_when_its_stdin_is_closed() {
     let (mut serve, description) = serve();
     drop(serve.stdin.take());
     assert!(serve.wait().unwrap().success());
@@ -87,7 +87,7 @@ fn serve_ends_with_its_stdin() {
 }
 
 #[test]
-fn serve_ends_with_sigterm() {
+fn serve_ends_on_sigterm() {
     let (mut serve, description) = serve();
     let pid = serve.id().to_string();
     assert!(
@@ -102,7 +102,7 @@ fn serve_ends_with_sigterm() {
 }
 
 #[test]
-fn a_missing_server_is_told_with_what_installs_it() {
+fn the_error_for_a_missing_server_says_how_to_install_it() {
     let output = Command::new(env!("CARGO_BIN_EXE_testbed"))
         .arg("serve")
         .env("PG_BIN", "/nonexistent")

@@ -1,4 +1,5 @@
-//! The testbed against real clients: psql, and a raw one for what no common client speaks.
+//! Does the testbed work with real clients? They are psql, and a raw one for what no common client
+//! speaks.
 
 mod aws;
 mod dsql;

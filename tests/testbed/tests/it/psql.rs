@@ -1,4 +1,4 @@
-//! psql as a client that verifies certificate and name.
+//! How do tests run psql so that it verifies the certificate and the name?
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ pub struct Psql<'a> {
 }
 
 impl Psql<'_> {
-    /// What the statement returns, or what psql complains about.
+    /// Runs a statement, and returns its result or psql's complaint.
     pub fn run(&self, sql: &str) -> Result<String, String> {
         let mut psql = Command::new("psql");
         psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql]);

@@ -1,5 +1,5 @@
-//! A login by hand: for Redshift's own challenge, for parameters libpq would not send, for cancel
-//! inside TLS.
+//! How do tests log in by hand? They need it for Redshift's own challenge, for parameters that
+//! libpq would not send, and for cancel requests inside TLS.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Raw {
         (kind, body)
     }
 
-    /// Everything up to and including ReadyForQuery or ErrorResponse.
+    /// Receives everything up to and including ReadyForQuery or ErrorResponse.
     pub async fn receive_all(&mut self) -> Vec<Message> {
         let mut messages = Vec::new();
         loop {
@@ -79,7 +79,7 @@ impl Raw {
     }
 }
 
-/// The value of one field of the last message, an ErrorResponse.
+/// The value of one field of the last message, which is an ErrorResponse.
 pub fn error_field(messages: &[Message], field: u8) -> String {
     let (kind, body) = messages.last().unwrap();
     assert_eq!(*kind, b'E', "an ErrorResponse was expected");

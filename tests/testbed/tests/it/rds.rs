@@ -37,7 +37,7 @@ fn psql<'a>(testbed: &'a Testbed, user: &'a str, password: &'a str) -> Psql<'a> 
 }
 
 #[test]
-fn a_token_logs_its_user_in_over_tls_only() {
+fn a_token_logs_its_user_in_only_over_tls() {
     let testbed = Testbed::shared();
     let token = token(testbed, "jane_doe", testbed.aws().key());
     let client = psql(testbed, "jane_doe", &token);
@@ -65,7 +65,7 @@ fn a_token_logs_its_user_in_over_tls_only() {
 }
 
 #[test]
-fn a_long_token_is_not_cut() {
+fn a_long_token_is_not_truncated() {
     let testbed = Testbed::shared();
     testbed.rds().create_user("long").unwrap();
     let session_token = "t".repeat(60_000);
@@ -102,7 +102,7 @@ fn a_long_token_is_not_cut() {
 }
 
 #[test]
-fn a_login_is_refused_as_often_as_told() {
+fn logins_are_refused_as_often_as_requested() {
     let testbed = Testbed::shared();
     testbed.rds().create_user("unlucky").unwrap();
     let token = token(testbed, "unlucky", testbed.aws().key());
@@ -128,7 +128,7 @@ fn a_login_is_refused_as_often_as_told() {
 }
 
 #[test]
-fn a_token_ends_with_the_session_that_signed_it() {
+fn a_token_expires_with_the_session_that_signed_it() {
     let testbed = Testbed::shared();
     testbed.rds().create_user("short").unwrap();
     let key = testbed
@@ -144,7 +144,7 @@ fn a_token_ends_with_the_session_that_signed_it() {
 }
 
 #[test]
-fn the_master_user_has_a_password() {
+fn the_master_user_logs_in_with_a_password() {
     let testbed = Testbed::shared();
     assert_eq!(
         psql(testbed, MASTER_USER, MASTER_PASSWORD).run("SELECT current_user"),

@@ -16,10 +16,12 @@ struct Credentials {
     password: String,
 }
 
-/// Each caller names a user of its own, so that tests can revoke and not disturb.
+/// Each caller names a user of its own, so that tests can revoke credentials without disturbing
+/// each other.
 fn credentials(aws: &Aws, parameters: &str) -> Credentials {
     let body = format!(
-        "Action=GetClusterCredentials&Version=2012-12-01&ClusterIdentifier=examplecluster&AutoCreate=true&{parameters}"
+        "Action=GetClusterCredentials&Version=2012-12-01&ClusterIdentifier=examplecluster&\
+         AutoCreate=true&{parameters}"
     );
     let answer = crate::aws::signed_call(aws, "redshift", &body);
     let text = |name: &str| {
@@ -48,7 +50,7 @@ fn psql<'a>(testbed: &'a Testbed, port: u16, credentials: &'a Credentials) -> Ps
 }
 
 #[test]
-fn several_credentials_of_a_user_live_side_by_side_until_they_end() {
+fn several_credentials_of_a_user_are_valid_at_the_same_time_until_they_end() {
     let testbed = Testbed::shared();
     let (redshift, aws) = (testbed.redshift(), testbed.aws());
     let first = credentials(&aws, "DbUser=twin");
@@ -96,7 +98,7 @@ fn several_credentials_of_a_user_live_side_by_side_until_they_end() {
 }
 
 #[test]
-fn a_credential_ends_at_its_expiration() {
+fn a_credential_expires_at_its_expiration() {
     let testbed = Testbed::shared();
     let aws = testbed.aws();
     aws.set_credential_life(Duration::from_secs(2));
@@ -110,7 +112,7 @@ fn a_credential_ends_at_its_expiration() {
 }
 
 #[test]
-fn without_tls_the_password_is_just_wrong() {
+fn without_tls_the_password_is_reported_as_wrong() {
     let testbed = Testbed::shared();
     let credentials = credentials(&testbed.aws(), "DbUser=plain");
     let client = Psql {
@@ -125,7 +127,7 @@ fn without_tls_the_password_is_just_wrong() {
 }
 
 #[test]
-fn groups_are_joined_and_names_longer_than_postgresqls_work() {
+fn groups_are_joined_and_names_may_be_longer_than_those_of_postgresql() {
     let testbed = Testbed::shared();
     let user = "u".repeat(64);
     let credentials = credentials(
@@ -218,7 +220,7 @@ fn the_direct_port_asks_as_postgresql_does() {
 }
 
 #[tokio::test]
-async fn redshift_parameters_are_taken_and_answered() {
+async fn parameters_of_redshift_are_accepted_and_answered() {
     let testbed = Testbed::shared();
     let credentials = credentials(&testbed.aws(), "DbUser=driver");
     let more = [
@@ -281,7 +283,7 @@ async fn parameters_younger_than_redshift_are_refused_after_the_password() {
 }
 
 #[tokio::test]
-async fn every_challenge_finds_the_credential() {
+async fn the_credential_is_found_with_every_challenge() {
     let testbed = Testbed::shared();
     let aws = testbed.aws();
     let first = credentials(&aws, "DbUser=challenged");
@@ -335,8 +337,8 @@ async fn a_query_is_cancelled_from_inside_tls_and_from_outside() {
             .1;
         session.send(b'Q', b"SELECT pg_sleep(30)\0").await;
         let packet = [&[0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e][..], &key].concat();
-        // A cancel that arrives before the query is forgotten, so it is sent until the answer is
-        // there.
+        // A cancel request that arrives before the query has no effect, so it is sent until the
+        // answer is there.
         let cancel = async {
             loop {
                 if inside {
@@ -365,7 +367,7 @@ async fn a_query_is_cancelled_from_inside_tls_and_from_outside() {
     }
 }
 
-/// Answers whatever is asked, and returns what came after that.
+/// Logs in, whatever is asked, and returns the messages that came after that.
 async fn log_in(
     testbed: &Testbed,
     port: u16,

@@ -1,4 +1,5 @@
-//! The client's name on its way: to AWS, to the database, and from a load balancer.
+//! Do AWS, the database and the log learn which person a session belongs to, even behind a load
+//! balancer?
 
 use std::io::Write;
 
@@ -10,13 +11,13 @@ use crate::support::client::{
 use crate::support::proxy::{Proxy, rds_config, redshift_config};
 
 #[test]
-fn a_persons_name_is_the_role_session_the_source_identity_and_a_tag() {
+fn the_clients_name_becomes_the_session_name_the_source_identity_and_a_tag() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let role = aws.add_role("named", None);
     let keys = format!(
-        "host = \"localhost\"\nport = {}\napi = \"get-cluster-credentials-with-iam\"\ndatabase = \"dev\"\n\
-         role_arn = \"{role}\"\nsession_name = \"{{user}}\"",
+        "host = \"localhost\"\nport = {}\napi = \"get-cluster-credentials-with-iam\"\n\
+         database = \"dev\"\nrole_arn = \"{role}\"\nsession_name = \"{{user}}\"",
         bed.redshift().port()
     );
     let proxy = Proxy::with_config(&aws, &redshift_config(&aws, &keys));
@@ -38,7 +39,7 @@ fn a_persons_name_is_the_role_session_the_source_identity_and_a_tag() {
     assert_eq!(
         of("RoleSessionName"),
         ["ana", "bob-smith"],
-        "one session a person, however often they log in"
+        "there is one role session per person, however often they log in"
     );
     assert_eq!(of("SourceIdentity"), ["ana", "bob-smith"]);
     assert_eq!(
@@ -54,7 +55,7 @@ fn a_persons_name_is_the_role_session_the_source_identity_and_a_tag() {
 }
 
 #[test]
-fn a_fixed_session_name_names_nobody_and_is_shared() {
+fn a_fixed_session_name_names_nobody_and_is_shared_by_all_clients() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let role = aws.add_role("shared", None);
@@ -83,7 +84,7 @@ fn a_fixed_session_name_names_nobody_and_is_shared() {
 }
 
 #[test]
-fn a_user_may_have_a_role_of_its_own() {
+fn a_user_can_have_a_role_of_its_own() {
     let bed = Testbed::shared();
     let aws = bed.aws();
     let (role, own) = (
@@ -105,7 +106,7 @@ fn a_user_may_have_a_role_of_its_own() {
 }
 
 #[test]
-fn application_name_tells_the_database_who_it_is_and_where() {
+fn application_name_tells_the_database_who_the_client_is_and_where() {
     let aws = Testbed::shared().aws();
     let proxy = Proxy::with_config(
         &aws,
@@ -127,7 +128,7 @@ fn application_name_tells_the_database_who_it_is_and_where() {
     assert_eq!(
         name(&[("user", "ana"), ("application_name", &long)]),
         format!("{} ana@127.0.0.1", "x".repeat(49)),
-        "the suffix is never cut"
+        "the suffix is never truncated"
     );
 }
 
@@ -143,7 +144,7 @@ fn proxy_behind_a_load_balancer(from: &str) -> Proxy {
 
 fn application_name(proxy: &Proxy, header: &[u8]) -> Result<String, String> {
     let mut stream = connect(proxy.address());
-    // In one segment, as load balancers send it.
+    // Load balancers send the header and the client's first bytes in one segment.
     stream
         .write_all(&[header, &startup_packet(V3_0, &[("user", "ana")])].concat())
         .unwrap();
@@ -188,12 +189,12 @@ fn a_proxy_header_from_a_configured_network_says_who_the_client_is() {
     assert_eq!(
         application_name(&proxy, b"PROXY UNKNOWN\r\n").unwrap(),
         "ana@127.0.0.1",
-        "a load balancer speaks for itself"
+        "with UNKNOWN, the load balancer is the client"
     );
 }
 
 #[test]
-fn without_the_header_that_is_due_there_is_no_login() {
+fn a_connection_without_the_required_proxy_header_is_closed() {
     let proxy = proxy_behind_a_load_balancer("127.0.0.0/8");
     assert_eq!(application_name(&proxy, b"").unwrap_err(), "closed");
     proxy.log_line(&["expected a PROXY header"]);
@@ -204,60 +205,15 @@ fn without_the_header_that_is_due_there_is_no_login() {
     assert_eq!(
         read_reply(&mut stream),
         Reply::Closed,
-        "at once, though an SSLRequest is shorter than any header"
+        "the close comes at once, although an SSLRequest is shorter than any header"
     );
 }
 
 #[test]
-fn a_header_from_anywhere_else_is_not_believed() {
+fn a_proxy_header_from_another_network_is_not_believed() {
     let proxy = proxy_behind_a_load_balancer("192.0.2.0/24");
     assert_eq!(application_name(&proxy, b"").unwrap(), "ana@127.0.0.1");
     let error =
         application_name(&proxy, b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 5439\r\n").unwrap_err();
     assert_eq!(error, "08P01: invalid length of startup packet");
-}
-
-#[test]
-fn every_limit_on_sessions_is_named_in_detail() {
-    let aws = Testbed::shared().aws();
-    let base = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"");
-    for (config, detail) in [
-        (
-            format!("{base}[limits]\nmax_sessions = 1\n"),
-            "limits.max_sessions = 1",
-        ),
-        (
-            base.replace("auth = \"trust\"\n", "auth = \"trust\"\nmax_sessions = 1\n"),
-            "max_sessions of listener 127.0.0.1:0 = 1",
-        ),
-        (
-            base.replace("engine = \"rds\"\n", "engine = \"rds\"\nmax_sessions = 1\n"),
-            "target.app.max_sessions = 1",
-        ),
-        (
-            format!("{base}[user.ana]\nmax_sessions = 1\n"),
-            "user.ana.max_sessions = 1",
-        ),
-    ] {
-        let proxy = Proxy::with_config(&aws, &config);
-        let first = Client::log_in(proxy.address(), &[("user", "ana")]).unwrap();
-        let error = Client::log_in(proxy.address(), &[("user", "ana")])
-            .err()
-            .unwrap();
-        assert_eq!(
-            (error.sqlstate(), error.message()),
-            ("53300", "sorry, too many clients already")
-        );
-        assert!(
-            error
-                .detail()
-                .starts_with(&format!("{detail}; pg-iam-proxy session ")),
-            "{}",
-            error.detail()
-        );
-        drop(first);
-        crate::support::wait_for("the free place", || {
-            Client::log_in(proxy.address(), &[("user", "ana")]).ok()
-        });
-    }
 }

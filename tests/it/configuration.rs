@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::support::pki::Authority;
 use crate::support::proxy::{Proxy, command, config_file, output};
+use crate::support::python;
 use crate::support::reports::{complaint, reports};
 
 const LISTENER: &str =
@@ -858,15 +859,7 @@ fn validated(configurations: &[&str]) -> Vec<Vec<String>> {
         .collect();
     let input =
         config_file(&serde_json::json!({"schema": schema(), "instances": instances}).to_string());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join("target/venv/bin/python");
-    assert!(
-        python.exists(),
-        "{} does not exist: run\n    make venv",
-        python.display()
-    );
-    let output = std::process::Command::new(python)
-        .arg(root.join("tests/it/validate_schema.py"))
+    let output = python::script("validate_schema.py")
         .arg(&*input)
         .output()
         .expect("Python starts");

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use testbed::{Aws, Testbed};
 
 use crate::support::proxy::{Proxy, command};
+use crate::support::python;
 
 const PASSWORD: &str = "correct horse";
 /// Shows who the client is to the server.
@@ -276,13 +277,9 @@ fn the_recipes_of_libpq_lead_to_logins() {
         with_own_ports(journey.block("python")),
     )
     .unwrap();
-    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv/bin/python");
-    assert!(
-        Path::new(python).exists(),
-        "{python} does not exist: run\n    make venv"
-    );
+    let python = python::interpreter();
     let environment = [("PGHOSTADDR", "127.0.0.1"), ("PGPASSWORD", PASSWORD)];
-    let (output, error) = journey.shell(&format!("{python} recipe.py"), &environment);
+    let (output, error) = journey.shell(&format!("{} recipe.py", python.display()), &environment);
     assert_eq!(
         output.as_deref(),
         Some("('jane_doe', 'postgres')"),

@@ -2,13 +2,13 @@
 //! them?
 
 use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use testbed::{Aws, Fault, FaultRule, Testbed};
 
 use crate::support::proxy::{command, config_file};
+use crate::support::python;
 
 const SCRAM: &str = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const EVERYTHING: &str = r#"
@@ -114,16 +114,8 @@ fn run(mut command: Command, config: &str, arguments: &[&str]) -> (Value, Vec<St
 
 /// What the linter finds wrong; `None` when it finds nothing.
 fn lint(printed: &Value) -> Option<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join("target/venv/bin/python");
-    assert!(
-        python.exists(),
-        "{} does not exist: run\n    make venv",
-        python.display()
-    );
-    let mut command = Command::new(python);
+    let mut command = python::script("lint_policies.py");
     command
-        .arg(root.join("tests/it/lint_policies.py"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -1,25 +1,30 @@
 //! How do tests run software that is not ours? Scripts use the Python environment that `make venv`
 //! creates.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A command that runs this script of `tests/it` without any PostgreSQL settings of the machine.
-pub fn script(name: &str) -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join("target/venv/bin/python");
+/// The interpreter of the environment.
+pub fn interpreter() -> PathBuf {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
     assert!(
         python.exists(),
         "{} does not exist: run\n    make venv",
         python.display()
     );
-    let mut command = Command::new(python);
+    python
+}
+
+/// A command that runs this script of `tests/it` without any PostgreSQL settings of the machine.
+pub fn script(name: &str) -> Command {
+    let mut command = Command::new(interpreter());
     for (name, _) in
         std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG"))
     {
         command.env_remove(name);
     }
-    command.arg(root.join("tests/it").join(name));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    command.arg(folder.join(name));
     command
 }
 

@@ -1,9 +1,12 @@
 //! Where is the server of a target whose configuration names no endpoint? AWS is asked.
 
+use super::describe::{
+    DESCRIBE_DB_CLUSTERS, DESCRIBE_DB_INSTANCES, DESCRIBE_REDSHIFT_CLUSTERS, GET_WORKGROUP,
+    db_cluster, db_instance, redshift_cluster, redshift_workgroup,
+};
 use super::error::AwsError;
 use super::identity::AwsContext;
 use crate::config::{ClusterRole, Discovery, Endpoint};
-use crate::iam::Action;
 
 /// Finds the endpoint; `port` takes precedence over the port in the answer.
 ///
@@ -18,79 +21,40 @@ pub async fn discover(
     let _permit = aws.call_permit().await;
     let (action, host, found_port) = match what {
         Discovery::RedshiftCluster(identifier) => {
-            const ACTION: &str = Action::RedshiftDescribeClusters.name();
-            let answer = aws_sdk_redshift::Client::new(&aws.config)
-                .describe_clusters()
-                .cluster_identifier(identifier)
-                .send()
-                .await
-                .map_err(|error| AwsError::call_failed(ACTION, error))?;
-            let endpoint = answer
-                .clusters
-                .unwrap_or_default()
-                .into_iter()
-                .next()
-                .and_then(|cluster| cluster.endpoint);
-            let endpoint = endpoint
+            let found = redshift_cluster(aws, identifier).await?;
+            let endpoint = found.and_then(|cluster| cluster.endpoint);
+            let (host, port) = endpoint
                 .map(|endpoint| (endpoint.address, endpoint.port))
                 .unwrap_or_default();
-            (ACTION, endpoint.0, endpoint.1)
+            (DESCRIBE_REDSHIFT_CLUSTERS, host, port)
         }
         Discovery::RedshiftWorkgroup(name) => {
-            const ACTION: &str = Action::RedshiftServerlessGetWorkgroup.name();
-            let answer = aws_sdk_redshiftserverless::Client::new(&aws.config)
-                .get_workgroup()
-                .workgroup_name(name)
-                .send()
-                .await
-                .map_err(|error| AwsError::call_failed(ACTION, error))?;
-            let endpoint = answer.workgroup.and_then(|workgroup| workgroup.endpoint);
-            let endpoint = endpoint
+            let found = redshift_workgroup(aws, name).await?;
+            let endpoint = found.and_then(|workgroup| workgroup.endpoint);
+            let (host, port) = endpoint
                 .map(|endpoint| (endpoint.address, endpoint.port))
                 .unwrap_or_default();
-            (ACTION, endpoint.0, endpoint.1)
+            (GET_WORKGROUP, host, port)
         }
         Discovery::RdsInstance(identifier) => {
-            const ACTION: &str = Action::RdsDescribeDbInstances.name();
-            let answer = aws_sdk_rds::Client::new(&aws.config)
-                .describe_db_instances()
-                .db_instance_identifier(identifier)
-                .send()
-                .await
-                .map_err(|error| AwsError::call_failed(ACTION, error))?;
-            let endpoint = answer
-                .db_instances
-                .unwrap_or_default()
-                .into_iter()
-                .next()
-                .and_then(|instance| instance.endpoint);
-            let endpoint = endpoint
+            let found = db_instance(aws, identifier).await?;
+            let endpoint = found.and_then(|instance| instance.endpoint);
+            let (host, port) = endpoint
                 .map(|endpoint| (endpoint.address, endpoint.port))
                 .unwrap_or_default();
-            (ACTION, endpoint.0, endpoint.1)
+            (DESCRIBE_DB_INSTANCES, host, port)
         }
         Discovery::RdsCluster { identifier, role } => {
-            const ACTION: &str = Action::RdsDescribeDbClusters.name();
-            let answer = aws_sdk_rds::Client::new(&aws.config)
-                .describe_db_clusters()
-                .db_cluster_identifier(identifier)
-                .send()
-                .await
-                .map_err(|error| AwsError::call_failed(ACTION, error))?;
-            let cluster = answer.db_clusters.unwrap_or_default().into_iter().next();
-            let (host, found_port) = cluster.map_or((None, None), |cluster| match role {
+            let found = db_cluster(aws, identifier).await?;
+            let (host, port) = found.map_or((None, None), |cluster| match role {
                 ClusterRole::Writer => (cluster.endpoint, cluster.port),
                 ClusterRole::Reader => (cluster.reader_endpoint, cluster.port),
             });
-            (ACTION, host, found_port)
+            (DESCRIBE_DB_CLUSTERS, host, port)
         }
     };
-    let port = port.or_else(|| {
-        found_port
-            .and_then(|port| u16::try_from(port).ok())
-            .filter(|&port| port > 0)
-    });
-    match (host, port) {
+    let found_port = found_port.and_then(|port| u16::try_from(port).ok());
+    match (host, port.or(found_port.filter(|&port| port > 0))) {
         (Some(host), Some(port)) => Ok(Endpoint { host, port }),
         _ => Err(AwsError::no_endpoint(action)),
     }

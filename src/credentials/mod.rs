@@ -9,6 +9,7 @@ mod caller;
 mod clock;
 mod credential_sources;
 mod deadline;
+mod describe;
 mod discovery;
 mod dsql;
 mod error;

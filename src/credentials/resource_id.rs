@@ -6,6 +6,10 @@ use std::sync::Arc;
 
 use aws_sdk_rds::types::DbCluster;
 
+use super::describe::{
+    DESCRIBE_DB_CLUSTERS, DESCRIBE_DB_INSTANCES, GET_WORKGROUP, db_cluster, db_instance,
+    redshift_workgroup,
+};
 use super::error::AwsError;
 use super::identity::{AwsContext, Identities};
 use crate::config::{
@@ -14,10 +18,7 @@ use crate::config::{
 use crate::iam::{Action, configured_server_id};
 
 const DESCRIBE_CUSTOM_DOMAINS: &str = Action::RedshiftDescribeCustomDomainAssociations.name();
-const DESCRIBE_INSTANCES: &str = Action::RdsDescribeDbInstances.name();
-const DESCRIBE_CLUSTERS: &str = Action::RdsDescribeDbClusters.name();
 const DESCRIBE_PROXIES: &str = Action::RdsDescribeDbProxies.name();
-const GET_WORKGROUP: &str = Action::RedshiftServerlessGetWorkgroup.name();
 
 /// The id that the ARNs of a login contain for the server: `ClusterIdentifier`, `DbiResourceId`,
 /// `DbClusterResourceId`, `prx-…`, `workgroupId`, or the identifier of a DSQL cluster.
@@ -79,15 +80,8 @@ pub async fn cluster_of_custom_domain(aws: &AwsContext, domain: &str) -> Result<
 
 /// Calls take the workgroup's name, whereas ARNs contain its id.
 async fn workgroup_id(aws: &AwsContext, name: &str) -> Result<String, AwsError> {
-    let call = aws_sdk_redshiftserverless::Client::new(&aws.config)
-        .get_workgroup()
-        .workgroup_name(name)
-        .send();
-    let answer = call
-        .await
-        .map_err(|error| AwsError::call_failed(GET_WORKGROUP, error))?;
-    answer
-        .workgroup
+    redshift_workgroup(aws, name)
+        .await?
         .and_then(|workgroup| workgroup.workgroup_id)
         .ok_or_else(|| AwsError::incomplete_answer(GET_WORKGROUP))
 }
@@ -123,7 +117,7 @@ async fn rds_resource_id(
                 what: Discovery::RedshiftCluster(_) | Discovery::RedshiftWorkgroup(_),
                 ..
             },
-        ) => Err(not_found(DESCRIBE_INSTANCES)),
+        ) => Err(not_found(DESCRIBE_DB_INSTANCES)),
     }
 }
 
@@ -159,28 +153,17 @@ async fn instance(
     identifier: &str,
     host: Option<&str>,
 ) -> Result<String, AwsError> {
-    let call = aws_sdk_rds::Client::new(&aws.config)
-        .describe_db_instances()
-        .db_instance_identifier(identifier)
-        .send();
-    let answer = call
-        .await
-        .map_err(|error| AwsError::call_failed(DESCRIBE_INSTANCES, error))?;
-    let found = answer
-        .db_instances
-        .into_iter()
-        .flatten()
-        .next()
-        .ok_or_else(|| not_found(DESCRIBE_INSTANCES))?;
+    let found = db_instance(aws, identifier).await?;
+    let found = found.ok_or_else(|| not_found(DESCRIBE_DB_INSTANCES))?;
     let address = found.endpoint.and_then(|endpoint| endpoint.address);
     if host.is_some() && address.as_deref() != host {
-        return Err(not_found(DESCRIBE_INSTANCES));
+        return Err(not_found(DESCRIBE_DB_INSTANCES));
     }
     match found.db_cluster_identifier {
         Some(identifier) => cluster(aws, &identifier, None).await,
         None => found
             .dbi_resource_id
-            .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_INSTANCES)),
+            .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_DB_INSTANCES)),
     }
 }
 
@@ -189,28 +172,17 @@ async fn cluster(
     identifier: &str,
     host: Option<&str>,
 ) -> Result<String, AwsError> {
-    let call = aws_sdk_rds::Client::new(&aws.config)
-        .describe_db_clusters()
-        .db_cluster_identifier(identifier)
-        .send();
-    let answer = call
-        .await
-        .map_err(|error| AwsError::call_failed(DESCRIBE_CLUSTERS, error))?;
-    let found = answer
-        .db_clusters
-        .into_iter()
-        .flatten()
-        .next()
-        .ok_or_else(|| not_found(DESCRIBE_CLUSTERS))?;
+    let found = db_cluster(aws, identifier).await?;
+    let found = found.ok_or_else(|| not_found(DESCRIBE_DB_CLUSTERS))?;
     if host.is_some()
         && found.endpoint.as_deref() != host
         && found.reader_endpoint.as_deref() != host
     {
-        return Err(not_found(DESCRIBE_CLUSTERS));
+        return Err(not_found(DESCRIBE_DB_CLUSTERS));
     }
     found
         .db_cluster_resource_id
-        .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_CLUSTERS))
+        .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_DB_CLUSTERS))
 }
 
 /// The name of a custom endpoint does not contain its cluster's, so every cluster is looked at.
@@ -227,14 +199,14 @@ async fn custom_endpoint(aws: &AwsContext, host: &str) -> Result<String, AwsErro
         .items()
         .send();
     while let Some(found) = clusters.next().await {
-        let found = found.map_err(|error| AwsError::call_failed(DESCRIBE_CLUSTERS, error))?;
+        let found = found.map_err(|error| AwsError::call_failed(DESCRIBE_DB_CLUSTERS, error))?;
         if has(&found) {
             return found
                 .db_cluster_resource_id
-                .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_CLUSTERS));
+                .ok_or_else(|| AwsError::incomplete_answer(DESCRIBE_DB_CLUSTERS));
         }
     }
-    Err(not_found(DESCRIBE_CLUSTERS))
+    Err(not_found(DESCRIBE_DB_CLUSTERS))
 }
 
 /// RDS returns the id of a proxy only as a part of its ARN,

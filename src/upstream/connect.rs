@@ -17,6 +17,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::tls::TlsFailure;
 use crate::tls::upstream::UpstreamTls;
 use crate::wire::frontend::SSL_REQUEST;
+use crate::wire::protocol::{ENCRYPTION_DECLINED, PQMSG_ERROR_RESPONSE, SSL_ACCEPTED};
 
 /// Timeout for name resolution, for each TCP address and for the TLS handshake. It is far above
 /// what a reachable server needs, and below what drivers wait by default (10 to 30 s).
@@ -216,8 +217,12 @@ impl TcpConnection {
         match answer {
             SslResponse::Yes => {}
             SslResponse::YesAndMore => return Err(ConnectError::UnencryptedData(address)),
-            SslResponse::Byte(b'N') => return Err(ConnectError::TlsNotOffered(address)),
-            SslResponse::Byte(b'E') => return Err(ConnectError::ErrorInSslExchange(address)),
+            SslResponse::Byte(ENCRYPTION_DECLINED) => {
+                return Err(ConnectError::TlsNotOffered(address));
+            }
+            SslResponse::Byte(PQMSG_ERROR_RESPONSE) => {
+                return Err(ConnectError::ErrorInSslExchange(address));
+            }
             SslResponse::Byte(byte) => {
                 return Err(ConnectError::UnexpectedAnswer { address, byte });
             }
@@ -251,8 +256,8 @@ async fn request_tls(tcp: &mut TcpStream) -> io::Result<SslResponse> {
     let mut answer = [0; 2];
     match (tcp.read(&mut answer).await?, answer[0]) {
         (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-        (1, b'S') => Ok(SslResponse::Yes),
-        (_, b'S') => Ok(SslResponse::YesAndMore),
+        (1, SSL_ACCEPTED) => Ok(SslResponse::Yes),
+        (_, SSL_ACCEPTED) => Ok(SslResponse::YesAndMore),
         (_, byte) => Ok(SslResponse::Byte(byte)),
     }
 }

@@ -16,6 +16,7 @@ use crate::wire::backend::{
     Authentication, BackendKey, BackendMessage, ErrorResponse, RawMessage, parse, read_message,
 };
 use crate::wire::frontend::{sasl_initial_response, sasl_response, startup_message};
+use crate::wire::protocol::TRANSACTION_STATUS_IDLE;
 use crate::wire::{ReadError, Violation, scram};
 
 /// Timeout for the whole login. A paused Aurora Serverless cluster takes up to half a minute to
@@ -41,7 +42,7 @@ pub struct LoggedIn {
 impl LoggedIn {
     /// Whether the server says that no transaction is open.
     pub fn is_idle(&self) -> bool {
-        self.ready.body == "I"
+        self.ready.body[..] == [TRANSACTION_STATUS_IDLE]
     }
 
     /// The value of a setting, if the server has reported it.
@@ -183,50 +184,47 @@ async fn authenticate(
                 ));
             }
         };
-        let answer = match request {
+        match request {
             Authentication::Ok => return Ok(()),
-            Authentication::CleartextPassword => password::cleartext(password),
-            Authentication::Md5Password { salt } => password::md5(user, password, salt),
-            Authentication::RedshiftDigest {
-                algorithm: 0,
-                salt,
-                server_nonce,
-            } => password::redshift_digest(password, &salt, &server_nonce),
-            Authentication::RedshiftDigest { algorithm, .. } => {
-                return Err(UpstreamLoginError::Unsupported(format!(
-                    "Redshift digest algorithm {algorithm} (authentication code 13)"
-                )));
-            }
-            Authentication::RedshiftIdp => {
-                return Err(UpstreamLoginError::Unsupported(
-                    "an identity provider token (authentication code 14)".to_string(),
-                ));
-            }
-            Authentication::Unsupported(code) => {
-                return Err(UpstreamLoginError::Unsupported(format!(
-                    "authentication code {code}"
-                )));
-            }
-            Authentication::SaslContinue(_) | Authentication::SaslFinal(_) => {
-                return Err(unexpected(
-                    "an authentication request",
-                    "a SASL message outside an exchange",
-                ));
-            }
             Authentication::Sasl { mechanisms } => {
-                exchange_scram(
-                    stream,
-                    &mechanisms,
-                    certificate.end_point_binding(),
-                    password,
-                )
-                .await?;
-                answered = true;
-                continue;
+                let binding = certificate.end_point_binding();
+                exchange_scram(stream, &mechanisms, binding, password).await?;
             }
-        };
+            other => send(stream, answer(&other, user, password)?.expose()).await?,
+        }
         answered = true;
-        send(stream, answer.expose()).await?;
+    }
+}
+
+/// What is answered to a request that one message answers.
+fn answer(
+    request: &Authentication,
+    user: &str,
+    password: &Secret,
+) -> Result<Secret, UpstreamLoginError> {
+    let unsupported = |what: String| Err(UpstreamLoginError::Unsupported(what));
+    match request {
+        Authentication::CleartextPassword => Ok(password::cleartext(password)),
+        Authentication::Md5Password { salt } => Ok(password::md5(user, password, *salt)),
+        Authentication::RedshiftDigest {
+            algorithm: 0,
+            salt,
+            server_nonce,
+        } => Ok(password::redshift_digest(password, salt, server_nonce)),
+        Authentication::RedshiftDigest { algorithm, .. } => unsupported(format!(
+            "Redshift digest algorithm {algorithm} (authentication code 13)"
+        )),
+        Authentication::RedshiftIdp => {
+            unsupported("an identity provider token (authentication code 14)".to_string())
+        }
+        Authentication::Unsupported(code) => unsupported(format!("authentication code {code}")),
+        Authentication::Ok
+        | Authentication::Sasl { .. }
+        | Authentication::SaslContinue(_)
+        | Authentication::SaslFinal(_) => Err(unexpected(
+            "an authentication request",
+            "a SASL message outside an exchange",
+        )),
     }
 }
 

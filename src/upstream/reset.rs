@@ -26,6 +26,10 @@ use tokio::time::timeout;
 use crate::random;
 use crate::wire::backend::{ErrorResponse, RawMessage, read_message};
 use crate::wire::frontend::query;
+use crate::wire::protocol::{
+    PQMSG_COMMAND_COMPLETE, PQMSG_DATA_ROW, PQMSG_ERROR_RESPONSE, PQMSG_PARAMETER_STATUS,
+    PQMSG_READY_FOR_QUERY, PQMSG_ROW_DESCRIPTION, TRANSACTION_STATUS_IDLE,
+};
 use crate::wire::settings::Settings;
 use crate::wire::{ReadError, Violation};
 
@@ -136,12 +140,14 @@ async fn read_until_ready<S: AsyncRead + Unpin>(
     loop {
         let RawMessage { tag, body } = read_message(stream).await?;
         match tag {
-            b'C' | b'T' => {}
-            b'D' => last_row = Some(body),
-            b'S' => settings.report(body)?,
-            b'Z' if body == "I" => return Ok(last_row),
-            b'Z' => return Err(ResetError::InTransaction),
-            b'E' => return Err(ResetError::Refused(ErrorResponse::parse(body)?.message())),
+            PQMSG_COMMAND_COMPLETE | PQMSG_ROW_DESCRIPTION => {}
+            PQMSG_DATA_ROW => last_row = Some(body),
+            PQMSG_PARAMETER_STATUS => settings.report(body)?,
+            PQMSG_READY_FOR_QUERY if body[..] == [TRANSACTION_STATUS_IDLE] => return Ok(last_row),
+            PQMSG_READY_FOR_QUERY => return Err(ResetError::InTransaction),
+            PQMSG_ERROR_RESPONSE => {
+                return Err(ResetError::Refused(ErrorResponse::parse(body)?.message()));
+            }
             other => return Err(ResetError::UnexpectedMessage(other)),
         }
     }

@@ -46,6 +46,10 @@ pub const PQMSG_COPY_DATA: u8 = b'd';
 
 /// `NotificationResponse`: somebody has sent NOTIFY to a channel to which the session listens.
 pub const PQMSG_NOTIFICATION_RESPONSE: u8 = b'A';
+/// `CommandComplete`.
+pub const PQMSG_COMMAND_COMPLETE: u8 = b'C';
+/// `DataRow`.
+pub const PQMSG_DATA_ROW: u8 = b'D';
 /// `ErrorResponse`.
 pub const PQMSG_ERROR_RESPONSE: u8 = b'E';
 /// `BackendKeyData`.
@@ -56,6 +60,8 @@ pub const PQMSG_NOTICE_RESPONSE: u8 = b'N';
 pub const PQMSG_AUTHENTICATION_REQUEST: u8 = b'R';
 /// `ParameterStatus`.
 pub const PQMSG_PARAMETER_STATUS: u8 = b'S';
+/// `RowDescription`.
+pub const PQMSG_ROW_DESCRIPTION: u8 = b'T';
 /// `CopyBothResponse`, with which streaming replication begins.
 pub const PQMSG_COPY_BOTH_RESPONSE: u8 = b'W';
 /// `ReadyForQuery`.

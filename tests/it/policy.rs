@@ -2,7 +2,8 @@
 //! them?
 
 use std::io::Write;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use testbed::{Aws, Fault, FaultRule, Testbed};

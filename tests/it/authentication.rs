@@ -374,6 +374,30 @@ fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
 }
 
 #[test]
+fn a_file_at_the_path_of_a_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("precious");
+    std::fs::write(&path, "data").unwrap();
+    let config =
+        rds_config("db_user = \"jane_doe\"").replace("127.0.0.1:0", &path.display().to_string());
+    let file = crate::support::proxy::config_file(&config);
+    let mut command = command();
+    let output = command
+        .args(["run", "--config"])
+        .arg(&*file)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    let expected = format!(
+        "pg-iam-proxy: cannot listen on {}: there is a file that is not a socket\n",
+        path.display()
+    );
+    assert_eq!(error, expected);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+}
+
+#[test]
 fn users_can_be_restricted_to_targets_and_have_a_database_user_of_their_own() {
     let bed = Testbed::shared();
     let aws = bed.aws();

@@ -85,9 +85,9 @@ pub struct CancelKeys<T> {
 }
 
 /// Entries by process id.
-type Sessions<T> = HashMap<u32, Vec<Entry<T>>>;
+type Sessions<T> = HashMap<u32, Vec<KeyEntry<T>>>;
 
-struct Entry<T> {
+struct KeyEntry<T> {
     /// The key that a request must contain to mean this session.
     secret_key: Secret,
     destination: Destination<T>,
@@ -153,7 +153,7 @@ impl<T: Clone + Display> CancelKeys<T> {
         let client_key = sealed.unwrap_or_else(|| destination.key.clone());
         self.insert(
             &mut self.sessions.lock(),
-            Entry {
+            KeyEntry {
                 secret_key,
                 destination,
                 in_flight: Arc::default(),
@@ -194,7 +194,7 @@ impl<T: Clone + Display> CancelKeys<T> {
         };
         self.insert(
             &mut sessions,
-            Entry {
+            KeyEntry {
                 secret_key,
                 destination,
                 in_flight: Arc::default(),
@@ -206,7 +206,7 @@ impl<T: Clone + Display> CancelKeys<T> {
     fn insert(
         self: &Arc<Self>,
         sessions: &mut Sessions<T>,
-        entry: Entry<T>,
+        entry: KeyEntry<T>,
         client_key: BackendKey,
     ) -> Registration<T> {
         let in_flight = entry.in_flight.clone();

@@ -39,7 +39,7 @@ impl TargetReport {
             region: target.region.clone(),
             ok: steps
                 .iter()
-                .all(|step| matches!(step.status, Status::Ok | Status::Unknown)),
+                .all(|step| matches!(step.status, StepStatus::Ok | StepStatus::Unknown)),
             steps,
         }
     }
@@ -49,7 +49,7 @@ impl TargetReport {
 #[derive(Serialize)]
 pub struct StepReport {
     pub step: Step,
-    pub status: Status,
+    pub status: StepStatus,
     /// How long it took, in milliseconds; `None` when it was not tried.
     pub ms: Option<f64>,
     /// What was found out or what failed; `None` when the step was not tried.
@@ -67,7 +67,7 @@ impl StepReport {
     pub fn not_tried(step: Step) -> Self {
         Self {
             step,
-            status: Status::NotTried,
+            status: StepStatus::NotTried,
             ms: None,
             text: None,
             facts: json!({}),
@@ -133,7 +133,7 @@ impl Step {
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum StepStatus {
     Ok,
     /// It could not be found out, and logins do not need it.
     Unknown,

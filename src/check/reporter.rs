@@ -3,7 +3,7 @@
 
 use std::io::{IsTerminal, Write, stdout};
 
-use super::report::{Report, Status, Step, StepReport};
+use super::report::{Report, Step, StepReport, StepStatus};
 use crate::config::TargetSettings;
 
 /// Prints to standard output.
@@ -71,10 +71,10 @@ impl Reporter {
 
 fn lines(report: &StepReport) -> String {
     let status = match report.status {
-        Status::Ok => "ok",
-        Status::Unknown => "unknown",
-        Status::Failed => "FAILED",
-        Status::NotTried => "not tried",
+        StepStatus::Ok => "ok",
+        StepStatus::Unknown => "unknown",
+        StepStatus::Failed => "FAILED",
+        StepStatus::NotTried => "not tried",
     };
     let time = report
         .ms

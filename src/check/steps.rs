@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::explain;
 use super::login::CheckedLogin;
-use super::report::{Failure, Status};
+use super::report::{Failure, StepStatus};
 use crate::address::UpstreamAddr;
 use crate::config::{
     AwsIdentity, Choice, Endpoint, EndpointSource, Engine, Redshift, RedshiftApi, TargetSettings,
@@ -43,7 +43,7 @@ pub type StepResult<T> = Result<(T, StepDetails), Failure>;
 
 /// What a step that works tells.
 pub struct StepDetails {
-    pub status: Status,
+    pub status: StepStatus,
     /// For people.
     pub text: String,
     /// For programs: a JSON object.
@@ -53,7 +53,7 @@ pub struct StepDetails {
 impl StepDetails {
     fn ok(text: impl Into<String>, facts: Value) -> Self {
         Self {
-            status: Status::Ok,
+            status: StepStatus::Ok,
             text: text.into(),
             facts,
         }
@@ -153,7 +153,7 @@ impl Steps<'_> {
             }
             Err(CallerError::Sts(error)) if error.is_transient() => {
                 let details = StepDetails {
-                    status: Status::Unknown,
+                    status: StepStatus::Unknown,
                     text: format!("{error} (logins do not need it)"),
                     facts: json!({}),
                 };

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::login::CheckedLogin;
-use super::report::{Failure, Status, Step, StepReport};
+use super::report::{Failure, Step, StepReport, StepStatus};
 use super::reporter::Reporter;
 use super::steps::{StepDetails, StepResult, Steps, dns, select, tcp};
 
@@ -93,7 +93,7 @@ impl StepRecorder<'_> {
             Err(Failure { error, advice }) => {
                 self.add(StepReport {
                     step,
-                    status: Status::Failed,
+                    status: StepStatus::Failed,
                     ms,
                     text: Some(error),
                     facts: json!({}),

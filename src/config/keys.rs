@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::EngineName::{self, Dsql, Rds, Redshift, RedshiftServerless};
-use super::spec::{Bounds, Form, Kind, Omitted, Times};
+use super::spec::{Bounds, Form, Omitted, Times, ValueType};
 use super::tables::{Section, keys};
 use super::values::{Findings, Given, Value, Words};
 use super::{Auth, ClusterRole, LogFormat, LogLevel, redshift_rules};
@@ -436,7 +436,7 @@ impl Words for Api {
 }
 
 impl Value for LogFormat {
-    const KIND: Kind = Kind::Words(&["text", "json"]);
+    const VALUE_TYPE: ValueType = ValueType::Words(&["text", "json"]);
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         given.leaf(findings)
@@ -444,7 +444,7 @@ impl Value for LogFormat {
 }
 
 impl Value for LogLevel {
-    const KIND: Kind = Kind::Words(&["error", "warn", "info", "debug", "trace"]);
+    const VALUE_TYPE: ValueType = ValueType::Words(&["error", "warn", "info", "debug", "trace"]);
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         given.leaf(findings)

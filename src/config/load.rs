@@ -29,7 +29,7 @@ const LONGEST_CANCEL_KEY: u64 = 1 << 20;
 /// # Errors
 /// Every problem: those that were found by the check, and those of the files.
 pub(super) fn load(checked: Checked) -> Result<Config, ConfigError> {
-    let mut loader = Loader {
+    let mut loader = FileLoader {
         sources: checked.sources,
         problems: checked.problems,
         trust: BTreeMap::new(),
@@ -84,14 +84,14 @@ pub(super) fn load(checked: Checked) -> Result<Config, ConfigError> {
     })
 }
 
-struct Loader {
+struct FileLoader {
     sources: Vec<Source>,
     problems: Problems,
     /// The trust setups so far. All targets with the same CA file share one.
     trust: BTreeMap<Option<PathBuf>, UpstreamTls>,
 }
 
-impl Loader {
+impl FileLoader {
     fn trust(&mut self, file: Option<&NamedFile>) -> Option<UpstreamTls> {
         let path = file.map(|file| file.path.clone());
         if let Some(tls) = self.trust.get(&path) {

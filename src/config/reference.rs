@@ -3,7 +3,7 @@
 
 use super::EngineName;
 use super::keys::{File, URL_PARAMETERS};
-use super::spec::{Form, KeySpec, Kind, Omitted, Table};
+use super::spec::{Form, KeySpec, Omitted, Table, ValueType};
 use super::tables::Keys;
 
 /// What stands before the tables of keys.
@@ -54,33 +54,35 @@ fn section(page: &mut String, table: &Table) {
         ));
     }
     for key in table.keys {
-        if let Kind::Table(inner) | Kind::Tables(inner) | Kind::Named(inner) = key.kind {
+        if let ValueType::Table(inner) | ValueType::Tables(inner) | ValueType::Named(inner) =
+            key.value_type
+        {
             section(page, inner);
         }
     }
 }
 
 fn type_of(key: &KeySpec) -> String {
-    match &key.kind {
-        Kind::Text => match key.form {
+    match &key.value_type {
+        ValueType::Text => match key.form {
             Form::Plain | Form::Secret => "string".to_string(),
             Form::Path => "path".to_string(),
             Form::Url => "URL".to_string(),
         },
-        Kind::Time => "time".to_string(),
-        Kind::Flag => "boolean".to_string(),
-        Kind::Texts => "list of strings".to_string(),
-        Kind::Words(words) => {
+        ValueType::Time => "time".to_string(),
+        ValueType::Flag => "boolean".to_string(),
+        ValueType::Texts => "list of strings".to_string(),
+        ValueType::Words(words) => {
             let words: Vec<_> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
             words.join(", ")
         }
-        Kind::Number => match &key.bounds {
+        ValueType::Number => match &key.bounds {
             Some(bounds) => format!("{} to {}", bounds.least(), bounds.range.end()),
             None => "integer".to_string(),
         },
-        Kind::Table(_) => "table".to_string(),
-        Kind::Tables(_) => "tables".to_string(),
-        Kind::Named(_) => "tables by name".to_string(),
+        ValueType::Table(_) => "table".to_string(),
+        ValueType::Tables(_) => "tables".to_string(),
+        ValueType::Named(_) => "tables by name".to_string(),
     }
 }
 

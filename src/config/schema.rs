@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::EngineName;
 use super::keys::File;
-use super::spec::{Form, KeySpec, Kind, Omitted, Table};
+use super::spec::{Form, KeySpec, Omitted, Table, ValueType};
 use super::tables::Keys;
 
 /// The JSON Schema of the configuration file, with a final newline.
@@ -69,15 +69,15 @@ fn foreign_keys(table: &Table) -> Vec<Value> {
 }
 
 fn key(spec: &KeySpec) -> Value {
-    let mut schema = match &spec.kind {
-        Kind::Text | Kind::Time => object([("type", json!("string"))]),
-        Kind::Flag => object([("type", json!("boolean"))]),
-        Kind::Texts => list(json!({"type": "string"})),
-        Kind::Words(words) => object([("enum", json!(words))]),
-        Kind::Number => number(spec),
-        Kind::Table(inner) => table(inner),
-        Kind::Tables(inner) => list(table(inner).into()),
-        Kind::Named(inner) => object([
+    let mut schema = match &spec.value_type {
+        ValueType::Text | ValueType::Time => object([("type", json!("string"))]),
+        ValueType::Flag => object([("type", json!("boolean"))]),
+        ValueType::Texts => list(json!({"type": "string"})),
+        ValueType::Words(words) => object([("enum", json!(words))]),
+        ValueType::Number => number(spec),
+        ValueType::Table(inner) => table(inner),
+        ValueType::Tables(inner) => list(table(inner).into()),
+        ValueType::Named(inner) => object([
             ("type", json!("object")),
             ("additionalProperties", table(inner).into()),
         ]),

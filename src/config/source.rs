@@ -61,7 +61,7 @@ impl Source {
             mistakes: syntax,
             incomplete,
             lost,
-        } = Syntax::of(&text, errors);
+        } = Syntax::from_errors(&text, errors);
         let mut findings = Findings::default();
         let file = if lost {
             File::default()
@@ -193,7 +193,7 @@ impl Syntax {
     /// The parser continues after a mistake. As long as a mistake is confined to its line, the next
     /// one is a mistake of its own. After a broken header, or a list or string that has no end,
     /// whatever seems to be wrong below is only a consequence, and is left out.
-    fn of(text: &str, errors: Vec<toml::de::Error>) -> Self {
+    fn from_errors(text: &str, errors: Vec<toml::de::Error>) -> Self {
         let mut mistakes: Vec<Mistake> = Vec::new();
         let mut incomplete = false;
         for error in errors {

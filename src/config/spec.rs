@@ -41,7 +41,7 @@ pub(super) struct KeySpec {
     /// Its name, as it is written in the file.
     pub name: &'static str,
     /// How its value is written.
-    pub kind: Kind,
+    pub value_type: ValueType,
     /// What it means, in sentences for the reference page and for editors.
     pub meaning: &'static str,
     /// The engines that it is for. Only keys of a target are for some engines and not for others.
@@ -60,7 +60,7 @@ impl KeySpec {
     /// What is true of most keys; each key overrides what is different.
     pub const USUAL: Self = Self {
         name: "",
-        kind: Kind::Text,
+        value_type: ValueType::Text,
         meaning: "",
         engines: &EngineName::ALL,
         default: Omitted::Means("none"),
@@ -72,7 +72,7 @@ impl KeySpec {
 
 /// How a value is written.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum ValueType {
     Text,
     Number,
     Flag,

@@ -10,7 +10,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::spec::{Form, KeySpec, Kind, Table};
+use super::spec::{Form, KeySpec, Table, ValueType};
 use super::values::{Findings, Given, Key, Value};
 use crate::nearest::nearest;
 
@@ -41,7 +41,7 @@ impl<T> Key<Section<T>> {
 }
 
 impl<T: Keys> Value for Section<T> {
-    const KIND: Kind = Kind::Table(&T::TABLE);
+    const VALUE_TYPE: ValueType = ValueType::Table(&T::TABLE);
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         let header = T::TABLE.header.unwrap_or_default();
@@ -53,7 +53,7 @@ impl<T: Keys> Value for Section<T> {
 }
 
 impl<T: Keys> Value for Vec<Spanned<T>> {
-    const KIND: Kind = Kind::Tables(&T::TABLE);
+    const VALUE_TYPE: ValueType = ValueType::Tables(&T::TABLE);
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         let header = T::TABLE.header.unwrap_or_default();
@@ -83,7 +83,7 @@ impl<T: Keys> Value for Vec<Spanned<T>> {
 }
 
 impl<T: Keys> Value for BTreeMap<String, Spanned<T>> {
-    const KIND: Kind = Kind::Named(&T::TABLE);
+    const VALUE_TYPE: ValueType = ValueType::Named(&T::TABLE);
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         let header = T::TABLE.header.unwrap_or_default();
@@ -237,7 +237,7 @@ macro_rules! keys {
                 keys: &[$(
                     $crate::config::spec::KeySpec {
                         name: stringify!($key),
-                        kind: <$type as $crate::config::values::Value>::KIND,
+                        value_type: <$type as $crate::config::values::Value>::VALUE_TYPE,
                         meaning: concat!($($meaning),+),
                         $($field: $value,)*
                         ..$crate::config::spec::KeySpec::USUAL

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeValue, ValueDeserializer};
 
-use super::spec::{Form, KeySpec, Kind, either};
+use super::spec::{Form, KeySpec, ValueType, either};
 
 /// A key that may have a value. The span is the place of the key, because that is what a message
 /// points at; the items of a list have places of their own.
@@ -122,7 +122,7 @@ impl Findings {
 /// A type that a key's value can have.
 pub(super) trait Value: Sized {
     /// How such a value is written.
-    const KIND: Kind;
+    const VALUE_TYPE: ValueType;
 
     /// Reads a value. `None` means that it cannot be used, which has then been reported.
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self>;
@@ -188,7 +188,7 @@ impl Given<'_> {
 }
 
 impl Value for String {
-    const KIND: Kind = Kind::Text;
+    const VALUE_TYPE: ValueType = ValueType::Text;
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         given.leaf(findings)
@@ -196,7 +196,7 @@ impl Value for String {
 }
 
 impl Value for bool {
-    const KIND: Kind = Kind::Flag;
+    const VALUE_TYPE: ValueType = ValueType::Flag;
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         given.leaf(findings)
@@ -204,7 +204,7 @@ impl Value for bool {
 }
 
 impl Value for Vec<Spanned<String>> {
-    const KIND: Kind = Kind::Texts;
+    const VALUE_TYPE: ValueType = ValueType::Texts;
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         given.leaf(findings)
@@ -216,7 +216,7 @@ impl Value for Vec<Spanned<String>> {
 macro_rules! numbers {
     ($($type:ty),+) => {$(
         impl Value for $type {
-            const KIND: Kind = Kind::Number;
+            const VALUE_TYPE: ValueType = ValueType::Number;
 
             fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
                 given.number(findings)?.try_into().ok()
@@ -227,7 +227,7 @@ macro_rules! numbers {
 numbers!(u16, i32, u32, usize);
 
 impl Value for Duration {
-    const KIND: Kind = Kind::Time;
+    const VALUE_TYPE: ValueType = ValueType::Time;
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         let text: String = given.leaf(findings)?;
@@ -257,7 +257,7 @@ pub(super) trait Words: Copy + 'static {
 }
 
 impl<T: Words> Value for T {
-    const KIND: Kind = Kind::Words(T::WORDS);
+    const VALUE_TYPE: ValueType = ValueType::Words(T::WORDS);
 
     fn read(given: &Given<'_>, findings: &mut Findings) -> Option<Self> {
         let text: String = given.leaf(findings)?;

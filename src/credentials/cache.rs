@@ -58,12 +58,12 @@ pub(super) trait Loader<V>: Send + Sync + 'static {
 pub(super) struct Cache<K, V>(Mutex<HashMap<K, Arc<Slot<V>>>>);
 
 struct Slot<V> {
-    state: Mutex<State<V>>,
+    state: Mutex<SlotState<V>>,
     /// Held by the login or the task that is loading a value.
     loading: tokio::sync::Mutex<()>,
 }
 
-struct State<V> {
+struct SlotState<V> {
     value: Option<Arc<V>>,
     /// Whether the value has been handed out since it was made.
     used: bool,
@@ -82,7 +82,7 @@ impl<K, V> Default for Cache<K, V> {
 impl<V> Default for Slot<V> {
     fn default() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(SlotState {
                 value: None,
                 used: false,
                 failure: None,
@@ -192,7 +192,7 @@ impl<V: Expires> Slot<V> {
 
     fn store(&self, name: &str, value: V) -> Arc<V> {
         let value = Arc::new(value);
-        let state = State {
+        let state = SlotState {
             value: Some(value.clone()),
             used: false,
             failure: None,
@@ -300,13 +300,13 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     /// A number that is valid for a limited time.
-    struct Value {
+    struct Number {
         number: usize,
         use_until: Deadline,
         replace_at: Deadline,
     }
 
-    impl Expires for Value {
+    impl Expires for Number {
         fn use_until(&self) -> Deadline {
             self.use_until
         }
@@ -349,18 +349,18 @@ mod tests {
         }
     }
 
-    impl Loader<Value> for Counter {
+    impl Loader<Number> for Counter {
         fn label(&self) -> String {
             "number".to_string()
         }
 
-        async fn load(&self) -> Result<Value, AwsError> {
+        async fn load(&self) -> Result<Number, AwsError> {
             let number = self.calls.fetch_add(1, SeqCst) + 1;
             // Other logins of the key arrive while this call is under way.
             tokio::task::yield_now().await;
             match self.failure.lock().clone() {
                 Some((kind, from)) if number >= from => Err(AwsError::new(kind, "no")),
-                _ => Ok(Value {
+                _ => Ok(Number {
                     number,
                     use_until: Deadline::after(self.life),
                     replace_at: Deadline::after(self.replaced_after),
@@ -370,7 +370,7 @@ mod tests {
     }
 
     async fn number(
-        cache: &Cache<String, Value>,
+        cache: &Cache<String, Number>,
         counter: &Counter,
     ) -> Result<usize, AwsErrorReason> {
         cache
@@ -389,7 +389,7 @@ mod tests {
     }
 
     fn spawn_a_thousand_logins(
-        cache: &Arc<Cache<String, Value>>,
+        cache: &Arc<Cache<String, Number>>,
         counter: &Counter,
     ) -> Vec<tokio::task::JoinHandle<Result<usize, AwsErrorReason>>> {
         let login = |_| {

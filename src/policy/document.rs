@@ -17,7 +17,7 @@ use crate::iam::{Action, account_of, partition_of};
 #[serde(untagged)]
 pub enum PolicyOutput {
     /// The proxy's own identity does everything.
-    One(Policy),
+    One(PolicyDocument),
     /// Several identities have a policy each.
     Several(Policies),
 }
@@ -27,7 +27,7 @@ pub enum PolicyOutput {
 #[serde(rename_all = "PascalCase")]
 pub struct Policies {
     #[serde(skip_serializing_if = "Option::is_none")]
-    proxy_policy: Option<Policy>,
+    proxy_policy: Option<PolicyDocument>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     profiles: Vec<ProfilePolicy>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -38,22 +38,22 @@ pub struct Policies {
 #[serde(rename_all = "PascalCase")]
 struct ProfilePolicy {
     profile: String,
-    policy: Policy,
+    policy: PolicyDocument,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct RolePolicies {
     role_arn: String,
-    policy: Policy,
-    trust_policy: Policy,
+    policy: PolicyDocument,
+    trust_policy: PolicyDocument,
 }
 
 /// A policy document:
 /// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html>.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Policy {
+pub struct PolicyDocument {
     version: &'static str,
     statement: Vec<Statement>,
 }
@@ -74,11 +74,13 @@ struct Statement {
 
 impl PolicyOutput {
     /// Writes down the permissions, and the trust policies of the roles.
-    pub fn of(required: &RequiredPermissions, ids: &AwsIds, notes: &mut Notes) -> Self {
+    pub fn new(required: &RequiredPermissions, ids: &AwsIds, notes: &mut Notes) -> Self {
         let principals: Vec<&Principal> = required.by_principal.keys().collect();
         if let [] | [Principal::Proxy(_)] = principals[..] {
             let only = required.by_principal.values().next();
-            return Self::One(Policy::allowing(only.unwrap_or(&Permissions::new())));
+            return Self::One(PolicyDocument::allowing(
+                only.unwrap_or(&Permissions::new()),
+            ));
         }
         let mut policies = Policies {
             proxy_policy: None,
@@ -86,7 +88,7 @@ impl PolicyOutput {
             roles: Vec::new(),
         };
         for (principal, permissions) in &required.by_principal {
-            let policy = Policy::allowing(permissions);
+            let policy = PolicyDocument::allowing(permissions);
             match principal {
                 Principal::Proxy(None) => policies.proxy_policy = Some(policy),
                 Principal::Proxy(Some(profile)) => policies.profiles.push(ProfilePolicy {
@@ -94,7 +96,7 @@ impl PolicyOutput {
                     policy,
                 }),
                 Principal::Role(arn) => {
-                    let trust_policy = Policy::trusting(arn, required, ids, notes);
+                    let trust_policy = PolicyDocument::trusting(arn, required, ids, notes);
                     policies.roles.push(RolePolicies {
                         role_arn: arn.clone(),
                         policy,
@@ -107,7 +109,7 @@ impl PolicyOutput {
     }
 }
 
-impl Policy {
+impl PolicyDocument {
     /// The policy that allows an identity these permissions.
     pub fn allowing(permissions: &Permissions) -> Self {
         let statement = |(permission, resources): (&Permission, &BTreeSet<String>)| Statement {

@@ -50,7 +50,7 @@ fn generate(config: &Config, ids: &AwsIds, notes: &mut Notes) -> PolicyOutput {
     if logins.is_empty() {
         notes.add("nobody can log in, so that nothing has to be allowed".to_string());
     }
-    let mut required = RequiredPermissions::of(config, &logins, ids, notes);
+    let mut required = RequiredPermissions::collect(config, &logins, ids, notes);
     for (principal, permissions) in &mut required.by_principal {
         if let Some(note) = size_limit::fit(permissions) {
             notes.add(match principal {
@@ -62,5 +62,5 @@ fn generate(config: &Config, ids: &AwsIds, notes: &mut Notes) -> PolicyOutput {
             });
         }
     }
-    PolicyOutput::of(&required, ids, notes)
+    PolicyOutput::new(&required, ids, notes)
 }

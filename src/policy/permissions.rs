@@ -111,7 +111,7 @@ pub struct RequiredPermissions {
 
 impl RequiredPermissions {
     /// Adds up what every allowed login and every endpoint lookup needs.
-    pub fn of(
+    pub fn collect(
         config: &Config,
         logins: &[AllowedLogin<'_>],
         ids: &AwsIds,

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::document::Policy;
+use super::document::PolicyDocument;
 use super::permissions::{Permission, Permissions};
 
 /// How many characters a managed policy may have, not counting white space:
@@ -64,7 +64,7 @@ pub fn fit(permissions: &mut Permissions) -> Option<String> {
 }
 
 fn size(permissions: &Permissions) -> usize {
-    Policy::allowing(permissions).size()
+    PolicyDocument::allowing(permissions).size()
 }
 
 /// Groups of resources of one permission that differ in their last parts only. The resources of a

@@ -15,7 +15,7 @@ use crate::wire::startup::StartupMessage;
 pub(super) struct Acquired {
     pub startup: StartupMessage,
     pub target: Arc<Target>,
-    pub upstream: target::Acquired,
+    pub upstream: target::AcquiredSession,
     pub permits: Permits,
 }
 

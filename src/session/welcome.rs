@@ -38,7 +38,7 @@ pub(super) async fn welcome(
         upstream,
         permits,
     } = acquired;
-    let target::Acquired {
+    let target::AcquiredSession {
         session,
         permit,
         reuse,

@@ -39,7 +39,7 @@ pub struct Target {
 }
 
 /// A session that a client has been given, and what belongs to it.
-pub struct Acquired {
+pub struct AcquiredSession {
     /// The session.
     pub session: UpstreamSession,
     /// Counts the session against the target's limit.
@@ -103,10 +103,10 @@ impl Target {
         &self,
         login: UpstreamLogin,
         progress: &mut LoginProgress,
-    ) -> Result<Acquired, LoginError> {
+    ) -> Result<AcquiredSession, LoginError> {
         match &self.pool {
             Some(pool) => self.acquire_from(pool, login, progress).await,
-            None => Ok(Acquired {
+            None => Ok(AcquiredSession {
                 permit: self.limit.acquire()?,
                 session: login.log_in(progress).await?,
                 reuse: None,
@@ -119,7 +119,7 @@ impl Target {
         pool: &Arc<Pool<UpstreamLogin>>,
         login: UpstreamLogin,
         progress: &mut LoginProgress,
-    ) -> Result<Acquired, LoginError> {
+    ) -> Result<AcquiredSession, LoginError> {
         let key = login.pool_key();
         let (session, permit) = if let Some((session, permit)) = pool.take(&key).await {
             progress.db_user = Some(session.server.user.clone());
@@ -150,7 +150,7 @@ impl Target {
             pool: pool.clone(),
             key,
         });
-        Ok(Acquired {
+        Ok(AcquiredSession {
             session,
             permit,
             reuse,

@@ -397,7 +397,11 @@ fn logins_that_the_server_refuses_are_counted_by_target() {
 #[test]
 fn requests_that_aws_refuses_are_counted_by_target_and_outcome() {
     let aws = Testbed::shared().aws();
-    aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeClusters").times(1));
+    aws.add_fault(
+        FaultRule::new(Fault::Deny)
+            .for_action("DescribeClusters")
+            .times(1),
+    );
     let watched = Watched::with_config(&aws, &redshift_config(&aws, REDSHIFT_USER));
     assert_eq!(watched.log_in().err().as_deref(), Some("28000"));
     assert_eq!(
@@ -409,7 +413,7 @@ fn requests_that_aws_refuses_are_counted_by_target_and_outcome() {
     );
     aws.add_fault(
         FaultRule::new(Fault::Deny)
-            .of("GetClusterCredentials")
+            .for_action("GetClusterCredentials")
             .times(1),
     );
     let denied = "pg_iam_proxy_credential_requests_total{target=\"warehouse\",outcome=\"denied\"}";

@@ -615,7 +615,7 @@ fn a_denied_action_is_named_with_the_arn_to_allow_it_on() {
         ),
     ] {
         aws.set_fault(None);
-        aws.add_fault(FaultRule::new(Fault::DenyAction(action)).of(call));
+        aws.add_fault(FaultRule::new(Fault::DenyAction(action)).for_action(call));
         let error = format!("{action} is not allowed for the proxy's AWS identity");
         let explanation = format!("{} may not use {action}", user_arn(&aws));
         let remedy = format!("allow {action} on {resources} to {}", user_arn(&aws));
@@ -643,7 +643,7 @@ fn a_denied_action_is_named_with_the_arn_to_allow_it_on() {
         ),
     ] {
         aws.set_fault(None);
-        aws.add_fault(FaultRule::new(Fault::Deny).of(call));
+        aws.add_fault(FaultRule::new(Fault::Deny).for_action(call));
         let error = format!("rds:{call} is not allowed for the proxy's AWS identity");
         let explanation = format!("{} may not use rds:{call}", user_arn(&aws));
         let remedy = format!(
@@ -662,7 +662,7 @@ fn a_denied_action_is_named_with_the_arn_to_allow_it_on() {
 #[test]
 fn an_aws_that_fails() {
     let aws = Testbed::shared().aws();
-    aws.add_fault(FaultRule::new(Fault::Throttle).of("GetClusterCredentials"));
+    aws.add_fault(FaultRule::new(Fault::Throttle).for_action("GetClusterCredentials"));
     let target = target(aws.env(), &redshift_config(&aws, ANA), &[], 1);
     let step = &target["steps"][3];
     assert_eq!(

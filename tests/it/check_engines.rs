@@ -69,7 +69,7 @@ fn serverless_actions_that_are_missing_are_named_with_where_to_allow_them() {
     let aws = Testbed::shared().aws();
     for (call, step) in [("GetWorkgroup", "endpoint"), ("GetCredentials", "mint")] {
         aws.set_fault(None);
-        aws.add_fault(FaultRule::new(Fault::Deny).of(call));
+        aws.add_fault(FaultRule::new(Fault::Deny).for_action(call));
         let action = format!("redshift-serverless:{call}");
         let error = format!("{action} is not allowed for the proxy's AWS identity");
         let explanation = format!("{} may not use {action}", user_arn(&aws));
@@ -139,7 +139,7 @@ fn a_region_that_is_not_the_workgroups_dialled_or_through_a_tunnel() {
 #[test]
 fn a_serverless_api_that_fails() {
     let aws = Testbed::shared().aws();
-    aws.add_fault(FaultRule::new(Fault::Throttle).of("GetCredentials"));
+    aws.add_fault(FaultRule::new(Fault::Throttle).for_action("GetCredentials"));
     let target = target(aws.env(), &serverless_config(&aws, WORKGROUP), &[], 1);
     let step = &target["steps"][3];
     assert_eq!(

@@ -219,8 +219,8 @@ fn redshift_asks_for_the_identifier_behind_a_custom_domain_name_when_it_is_not_c
 #[test]
 fn redshift_reports_the_error_of_the_first_call_when_there_is_no_second() {
     let aws = Testbed::shared().aws();
-    aws.add_fault(FaultRule::new(Fault::Deny).of("GetClusterCredentials"));
-    aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeCustomDomainAssociations"));
+    aws.add_fault(FaultRule::new(Fault::Deny).for_action("GetClusterCredentials"));
+    aws.add_fault(FaultRule::new(Fault::Deny).for_action("DescribeCustomDomainAssociations"));
     let proxy = Proxy::with_config(&aws, &custom_domain_config(&aws, CUSTOM_DOMAIN, ""));
     let error = Client::log_in(proxy.address(), &[("user", "x")])
         .err()
@@ -363,7 +363,7 @@ fn serverless_failures_are_reported_by_their_cause() {
         ),
     ] {
         let aws = Testbed::shared().aws();
-        aws.add_fault(FaultRule::new(fault).of("GetCredentials"));
+        aws.add_fault(FaultRule::new(fault).for_action("GetCredentials"));
         let proxy = Proxy::with_config(
             &aws,
             &serverless_config(&aws, "workgroup_name = \"myworkgroup\"\ndatabase = \"dev\""),

@@ -15,10 +15,14 @@ fn refusal(proxy: &Proxy) -> ServerError {
 fn the_error_for_a_denied_call_names_the_missing_action_and_no_arn() {
     let aws = Testbed::shared().aws();
     let config = redshift_config(&aws, "db_user = \"ana\"\ndatabase = \"dev\"");
-    aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeClusters").times(1));
+    aws.add_fault(
+        FaultRule::new(Fault::Deny)
+            .for_action("DescribeClusters")
+            .times(1),
+    );
     aws.add_fault(
         FaultRule::new(Fault::DenyAction("redshift:JoinGroup"))
-            .of("GetClusterCredentials")
+            .for_action("GetClusterCredentials")
             .times(1),
     );
     let proxy = Proxy::with_config(&aws, &config);
@@ -57,7 +61,7 @@ fn a_denial_is_cached_only_for_a_moment() {
     );
     aws.add_fault(
         FaultRule::new(Fault::Deny)
-            .of("GetClusterCredentials")
+            .for_action("GetClusterCredentials")
             .times(1),
     );
     assert_eq!(refusal(&proxy).sqlstate(), "28000");

@@ -24,7 +24,7 @@ struct Journey {
 
 impl Journey {
     /// A page of the repository, and an empty folder.
-    fn of(page: &str) -> Self {
+    fn from_page(page: &str) -> Self {
         let page =
             std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
         Self {
@@ -147,7 +147,7 @@ fn before_run(block: &str) -> Vec<&str> {
 
 #[test]
 fn five_commands_lead_from_nothing_to_a_tls_and_scram_login() {
-    let journey = Journey::of("docs/getting-started.md");
+    let journey = Journey::from_page("docs/getting-started.md");
     let block = journey.block("sh");
     let (script, rest) = block
         .split_once("pg-iam-proxy run --config pg-iam-proxy.toml\n")
@@ -177,7 +177,7 @@ fn five_commands_lead_from_nothing_to_a_tls_and_scram_login() {
 #[test]
 fn the_laptop_page_leads_to_a_login_through_socket_and_loopback() {
     let config = ".pg-iam-proxy/pg-iam-proxy.toml";
-    let journey = Journey::of("deploy/laptop.md");
+    let journey = Journey::from_page("deploy/laptop.md");
     journey.write_config(config);
     assert!(
         journey
@@ -217,7 +217,7 @@ fn the_laptop_page_leads_to_a_login_through_socket_and_loopback() {
 
 #[test]
 fn the_laptop_pages_listener_for_several_people_is_good() {
-    let journey = Journey::of("deploy/laptop.md");
+    let journey = Journey::from_page("deploy/laptop.md");
     let listener = journey.block("toml fragment");
     assert!(listener.contains("auth = \"peer\""));
     let target = journey
@@ -239,7 +239,7 @@ fn the_laptop_pages_listener_for_several_people_is_good() {
 
 #[test]
 fn the_recipes_of_libpq_lead_to_logins() {
-    let journey = Journey::of("docs/recipes.md");
+    let journey = Journey::from_page("docs/recipes.md");
     journey.write_config("pg-iam-proxy.toml");
     journey.run([
         "openssl req -x509 -newkey rsa:2048 -nodes -days 7 -subj /CN=db.example.com -addext subjectAltName=DNS:db.example.com -keyout server.key -out server.crt",
@@ -289,7 +289,7 @@ fn the_recipes_of_libpq_lead_to_logins() {
 
 #[test]
 fn the_bi_server_page_leads_to_logins_of_modern_and_of_old_tools() {
-    let journey = Journey::of("deploy/bi-server.md");
+    let journey = Journey::from_page("deploy/bi-server.md");
     journey.write_config("pg-iam-proxy.toml");
     assert!(
         journey
@@ -366,7 +366,7 @@ fn the_bi_server_page_leads_to_logins_of_modern_and_of_old_tools() {
 
 #[test]
 fn the_bastion_page_leads_to_logins_that_cloudtrail_can_name() {
-    let journey = Journey::of("deploy/bastion.md");
+    let journey = Journey::from_page("deploy/bastion.md");
     for role in ["analyst", "pipelines"] {
         let arn = journey.aws.add_role(role, None);
         assert!(journey.page.contains(&arn), "{arn}");
@@ -439,7 +439,7 @@ fn the_bastion_page_leads_to_logins_that_cloudtrail_can_name() {
 
 #[test]
 fn the_trust_policy_of_the_bastion_page_allows_what_the_proxy_asks_for() {
-    let journey = Journey::of("deploy/bastion.md");
+    let journey = Journey::from_page("deploy/bastion.md");
     let policy: serde_json::Value = serde_json::from_str(journey.block("json")).unwrap();
     assert_eq!(
         policy["Statement"][0]["Action"],
@@ -449,8 +449,8 @@ fn the_trust_policy_of_the_bastion_page_allows_what_the_proxy_asks_for() {
 
 #[test]
 fn the_policy_page_leads_to_the_policy_that_aws_is_given() {
-    let journey = Journey::of("docs/aws-permissions.md");
-    let readme = Journey::of("README.md");
+    let journey = Journey::from_page("docs/aws-permissions.md");
+    let readme = Journey::from_page("README.md");
     std::fs::write(journey.path("pg-iam-proxy.toml"), readme.block("toml")).unwrap();
     let (print, put) = journey.block("sh").split_once('\n').unwrap();
     let environment = journey.aws.env();

@@ -31,7 +31,7 @@ fn on_an_instance(aws: &Aws) -> Proxy {
 #[test]
 fn logins_wait_for_a_slow_instance_metadata_service() {
     let aws = Testbed::shared().aws();
-    aws.add_fault(FaultRule::new(Fault::Slow(Duration::from_millis(700))).of("metadata"));
+    aws.add_fault(FaultRule::new(Fault::Slow(Duration::from_millis(700))).for_action("metadata"));
     let started = Instant::now();
     assert_eq!(log_in(&on_an_instance(&aws), "ana").unwrap(), "IAM:ana");
     assert!(
@@ -43,7 +43,7 @@ fn logins_wait_for_a_slow_instance_metadata_service() {
 #[test]
 fn logins_fail_instead_of_hanging_when_the_instance_metadata_service_hangs() {
     let aws = Testbed::shared().aws();
-    aws.add_fault(FaultRule::new(Fault::Hang).of("metadata"));
+    aws.add_fault(FaultRule::new(Fault::Hang).for_action("metadata"));
     let proxy = on_an_instance(&aws);
     let started = Instant::now();
     // All of them wait for the same request.
@@ -76,7 +76,7 @@ fn logins_fail_with_57p03_when_the_instance_metadata_service_hangs_later() {
     aws.set_credential_life(Duration::from_secs(1));
     let proxy = on_an_instance(&aws);
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
-    aws.add_fault(FaultRule::new(Fault::Hang).of("metadata"));
+    aws.add_fault(FaultRule::new(Fault::Hang).for_action("metadata"));
     let error = wait_for("the end of all credentials", || log_in(&proxy, "ana").err());
     assert_eq!(
         (error.sqlstate(), error.message()),
@@ -89,7 +89,7 @@ fn a_hanging_instance_metadata_service_delays_nobody_while_its_credentials_are_v
     let aws = Testbed::shared().aws();
     let proxy = on_an_instance(&aws);
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
-    aws.add_fault(FaultRule::new(Fault::Hang).of("metadata"));
+    aws.add_fault(FaultRule::new(Fault::Hang).for_action("metadata"));
     let started = Instant::now();
     // The first login uses a cached password, and the second one gets a new password with the AWS
     // credentials at hand.
@@ -110,7 +110,7 @@ fn an_instance_metadata_service_that_hangs_during_a_renewal_delays_nobody() {
     let proxy = on_an_instance(&aws);
     assert_eq!(log_in(&proxy, "ana").unwrap(), "IAM:ana");
     let asked = aws.calls("metadata");
-    aws.add_fault(FaultRule::new(Fault::Hang).of("metadata"));
+    aws.add_fault(FaultRule::new(Fault::Hang).for_action("metadata"));
     assert_eq!(
         log_in(&proxy, "temp_creds_user").unwrap(),
         "IAM:temp_creds_user"
@@ -224,7 +224,9 @@ fn a_thousand_simultaneous_first_logins_make_one_call_per_database_user() {
     const LOGINS: usize = 1_000;
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let aws = Testbed::shared().aws();
-    aws.add_fault(FaultRule::new(Fault::Slow(Duration::from_secs(1))).of("GetClusterCredentials"));
+    aws.add_fault(
+        FaultRule::new(Fault::Slow(Duration::from_secs(1))).for_action("GetClusterCredentials"),
+    );
     // Nobody listens where the credential would be used, because this test is not about what a
     // thousand PostgreSQL processes cost.
     let (_socket, nobody) = dead_port();

@@ -540,7 +540,7 @@ fn what_aws_does_not_say_is_a_wildcard_and_it_is_said_why() {
         why(&rds_target("host = \"h\"")),
         "app: the server's id is not known: \"h\" is not a name that RDS gives"
     );
-    aws.add_fault(FaultRule::new(Fault::Deny).of("DescribeDBInstances"));
+    aws.add_fault(FaultRule::new(Fault::Deny).for_action("DescribeDBInstances"));
     let denied = "rds:DescribeDBInstances is not allowed for the proxy's AWS identity";
     assert_eq!(
         why(&rds_target(host)),

@@ -54,7 +54,7 @@ struct Circumstances<'a> {
 
 impl Checker<'_> {
     pub(super) fn listener(&mut self, raw: &Spanned<keys::Listener>) -> UnloadedListener {
-        let head = Head::of(raw);
+        let head = Head::new(raw);
         let raw = raw.as_ref();
         let (targets, targets_are_known) = self.listener_targets(&head, raw);
         let address = self.address(&head, raw);
@@ -195,7 +195,7 @@ impl Checker<'_> {
     fn rules(&mut self, head: &Head<'_>, raw: &keys::Listener) -> Vec<(Rule, Range<usize>)> {
         let mut rules = Vec::new();
         for rule in raw.rule.items() {
-            let head = Head::of(rule);
+            let head = Head::new(rule);
             let rule = rule.as_ref();
             let remedy = "say which proof, as in auth = \"scram-sha-256\", or \"reject\"";
             let auth = self.required(&head, ("listener.rule.", "auth"), &rule.auth, remedy);
@@ -294,7 +294,7 @@ impl Checker<'_> {
     fn certificate_map(&mut self, raw: &keys::Listener) -> Vec<CertificateMapping> {
         let mut map = Vec::new();
         for mapping in raw.certificate_map.items() {
-            let head = Head::of(mapping);
+            let head = Head::new(mapping);
             let keys::CertificateMap {
                 certificate, user, ..
             } = mapping.as_ref();

@@ -163,7 +163,7 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn of(table: &'a Spanned<impl Keys>) -> Self {
+    fn new(table: &'a Spanned<impl Keys>) -> Self {
         Self {
             span: table.span(),
             wrong: table.as_ref().wrong(),

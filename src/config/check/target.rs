@@ -71,7 +71,7 @@ fn logins_per_second(engine: EngineName) -> NonZeroU32 {
 
 impl Checker<'_> {
     pub(super) fn target(&mut self, name: &str, raw: &Spanned<keys::Target>) -> UnloadedTarget {
-        let head = Head::of(raw);
+        let head = Head::new(raw);
         let raw = raw.as_ref();
         let remedy = "say engine = \"redshift\", \"redshift-serverless\", \"rds\" or \"dsql\"";
         let engine = self.required(&head, ("", "engine"), &raw.engine, remedy);

@@ -15,7 +15,7 @@ use url::Url;
 use super::Problem;
 use super::keys::{Target, URL_PARAMETERS};
 use super::source::Source;
-use super::spec::{Kind, Table};
+use super::spec::{Table, ValueType};
 use super::tables::Keys;
 use crate::nearest::nearest;
 
@@ -199,16 +199,16 @@ fn from_url(text: &str) -> Result<TargetUrl, String> {
 /// The TOML value that a key's text stands for. A text that does not fit stays a text, which is
 /// then refused like that of a file.
 pub(super) fn typed(key: &str, value: &str) -> toml::Value {
-    match TARGET.key(key).map(|key| &key.kind) {
-        Some(Kind::Flag) => match value.to_ascii_lowercase().as_str() {
+    match TARGET.key(key).map(|key| &key.value_type) {
+        Some(ValueType::Flag) => match value.to_ascii_lowercase().as_str() {
             "true" | "1" => true.into(),
             "false" | "0" => false.into(),
             _ => value.into(),
         },
-        Some(Kind::Number) => value
+        Some(ValueType::Number) => value
             .parse::<i64>()
             .map_or_else(|_| value.into(), Into::into),
-        Some(Kind::Texts) => value
+        Some(ValueType::Texts) => value
             .split(',')
             .map(str::trim)
             .filter(|item| !item.is_empty())

@@ -43,13 +43,13 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Pool<L: LogIn> {
     settings: Arc<TargetSettings>,
     limit: Arc<Limit>,
-    state: Mutex<State<L>>,
+    state: Mutex<PoolState<L>>,
     changed: Notify,
     closing: CancellationToken,
     tasks: TaskTracker,
 }
 
-struct State<L: LogIn> {
+struct PoolState<L: LogIn> {
     /// Oldest first.
     logins: VecDeque<Arc<RecentLogin<L>>>,
     /// Oldest first.
@@ -99,7 +99,7 @@ impl<L: LogIn> Pool<L> {
     /// Creates an empty pool, and starts the tasks that fill it. It must be called on a tokio
     /// runtime.
     pub fn start(settings: Arc<TargetSettings>, limit: Arc<Limit>) -> Arc<Self> {
-        let state = State {
+        let state = PoolState {
             logins: VecDeque::new(),
             sessions: Vec::new(),
             next_id: 0,
@@ -352,7 +352,7 @@ impl<L: LogIn> Pool<L> {
 
     fn start_login(
         self: &Arc<Self>,
-        state: &mut State<L>,
+        state: &mut PoolState<L>,
         recent: Arc<RecentLogin<L>>,
         permit: Permit,
     ) {
@@ -531,7 +531,7 @@ impl<L: LogIn> Pool<L> {
     }
 }
 
-impl<L: LogIn> State<L> {
+impl<L: LogIn> PoolState<L> {
     /// Takes a session of this key, preferably one that this thread watches.
     fn take(
         &mut self,

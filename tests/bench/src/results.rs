@@ -44,7 +44,7 @@ impl Results {
     }
 
     pub fn spread(&self, figure: &str, leg: LegKind, subject: &str) -> Option<Spread> {
-        Spread::of(
+        Spread::from_values(
             self.rounds(figure, leg, subject)?
                 .values()
                 .copied()
@@ -60,7 +60,7 @@ impl Results {
     ) -> Option<Spread> {
         let others = self.rounds(other.0, other.1, other.2)?;
         let ones = self.rounds(one.0, one.1, one.2)?.iter();
-        Spread::of(
+        Spread::from_values(
             ones.filter_map(|(round, value)| Some(value / others.get(round)?))
                 .filter(|ratio| ratio.is_finite())
                 .collect(),
@@ -81,7 +81,7 @@ impl Results {
 }
 
 impl Spread {
-    pub fn of(mut values: Vec<f64>) -> Option<Spread> {
+    pub fn from_values(mut values: Vec<f64>) -> Option<Spread> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);

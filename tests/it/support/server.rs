@@ -16,21 +16,21 @@ pub fn serve(script: impl Fn(TcpStream) + Send + 'static) -> u16 {
 /// Forwards connections to another port, and can hold them up on the way.
 pub struct Relay {
     pub port: u16,
-    held: Arc<(Mutex<Held>, Condvar)>,
+    gate: Arc<(Mutex<Gate>, Condvar)>,
 }
 
 #[derive(Default)]
-struct Held {
+struct Gate {
     holding: bool,
     waiting: usize,
 }
 
 impl Relay {
     pub fn to(port: u16) -> Self {
-        let held: Arc<(Mutex<Held>, Condvar)> = Arc::default();
-        let gate = held.clone();
+        let gate: Arc<(Mutex<Gate>, Condvar)> = Arc::default();
+        let shared = gate.clone();
         let port = serve(move |near| {
-            let gate = gate.clone();
+            let gate = shared.clone();
             std::thread::spawn(move || {
                 pass(&gate);
                 let far = TcpStream::connect(("127.0.0.1", port)).expect("the server accepts");
@@ -39,31 +39,31 @@ impl Relay {
                 copy(near, far);
             });
         });
-        Self { port, held }
+        Self { port, gate }
     }
 
     /// Holds up all connections that arrive from now on.
     pub fn hold(&self) {
-        self.held.0.lock().unwrap().holding = true;
+        self.gate.0.lock().unwrap().holding = true;
     }
 
     /// Whether a connection is waiting.
     pub fn is_holding_one(&self) -> bool {
-        self.held.0.lock().unwrap().waiting > 0
+        self.gate.0.lock().unwrap().waiting > 0
     }
 
     /// Lets all waiting connections continue.
     pub fn release(&self) {
-        self.held.0.lock().unwrap().holding = false;
-        self.held.1.notify_all();
+        self.gate.0.lock().unwrap().holding = false;
+        self.gate.1.notify_all();
     }
 }
 
-fn pass((held, released): &(Mutex<Held>, Condvar)) {
-    let mut held = held.lock().unwrap();
-    held.waiting += 1;
-    let mut held = released.wait_while(held, |held| held.holding).unwrap();
-    held.waiting -= 1;
+fn pass((gate, released): &(Mutex<Gate>, Condvar)) {
+    let mut gate = gate.lock().unwrap();
+    gate.waiting += 1;
+    let mut gate = released.wait_while(gate, |gate| gate.holding).unwrap();
+    gate.waiting -= 1;
 }
 
 fn copy(mut from: TcpStream, mut to: TcpStream) {

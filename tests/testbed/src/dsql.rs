@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::accounts::Accounts;
-use crate::ldap::{self, Judge};
+use crate::ldap::{self, Authenticator};
 use crate::pki::{Pki, ServerCertificate};
 use crate::postgres::Postgres;
 use crate::runtime::{Background, Guard};
@@ -199,7 +199,7 @@ impl Cluster {
     }
 }
 
-impl Judge for Cluster {
+impl Authenticator for Cluster {
     fn decide(&self, user: &str, password: &[u8]) -> bool {
         match self.check(user, password, SystemTime::now()) {
             Ok(action) => {

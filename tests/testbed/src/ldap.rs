@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Whether this user may log in with this password.
-pub trait Judge: Send + Sync + 'static {
+pub trait Authenticator: Send + Sync + 'static {
     fn decide(&self, user: &str, password: &[u8]) -> bool;
 }
 
@@ -46,16 +46,16 @@ pub fn hba_method(port: u16) -> String {
     )
 }
 
-pub async fn serve(listener: TcpListener, judge: Arc<impl Judge>) {
+pub async fn serve(listener: TcpListener, authenticator: Arc<impl Authenticator>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let judge = Arc::clone(&judge);
-        tokio::spawn(async move { serve_one(stream, &*judge).await });
+        let authenticator = Arc::clone(&authenticator);
+        tokio::spawn(async move { serve_one(stream, &*authenticator).await });
     }
 }
 
-async fn serve_one(mut stream: TcpStream, judge: &impl Judge) -> Result<()> {
+async fn serve_one(mut stream: TcpStream, authenticator: &impl Authenticator) -> Result<()> {
     while let Some(bind) = read_bind(&mut stream).await? {
-        let accepted = judge.decide(user_of(&bind.name), &bind.password);
+        let accepted = authenticator.decide(user_of(&bind.name), &bind.password);
         answer(&mut stream, &bind, accepted).await?;
     }
     Ok(())

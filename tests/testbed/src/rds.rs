@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_postgres::Client;
 
 use crate::accounts::Accounts;
-use crate::ldap::Judge;
+use crate::ldap::Authenticator;
 use crate::postgres::{Administrator, Postgres};
 use crate::runtime::{Background, Guard};
 use crate::sigv4::{self, Presigned};
@@ -267,7 +267,7 @@ impl Gate {
     }
 }
 
-impl Judge for Gate {
+impl Authenticator for Gate {
     fn decide(&self, user: &str, password: &[u8]) -> bool {
         let ahead = locked(&self.clocks_ahead)
             .get(user)

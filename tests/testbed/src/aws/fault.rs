@@ -41,7 +41,7 @@ impl FaultRule {
     }
 
     #[must_use]
-    pub fn of(self, action: &str) -> FaultRule {
+    pub fn for_action(self, action: &str) -> FaultRule {
         FaultRule {
             action: Some(action.to_owned()),
             ..self
@@ -73,7 +73,7 @@ mod tests {
     fn a_rule_applies_only_to_its_operation_and_is_used_up() {
         let mut rules = [
             FaultRule::new(Fault::Throttle)
-                .of("DescribeClusters")
+                .for_action("DescribeClusters")
                 .times(1),
             FaultRule::new(Fault::Deny).times(1),
         ];

@@ -161,8 +161,12 @@ async fn container_credentials_and_the_portal_check_their_tokens() {
 async fn faults_occur_in_order_and_end() {
     let aws = Testbed::shared().aws();
     let action = "AssumeRoleWithWebIdentity";
-    aws.add_fault(FaultRule::new(Fault::Throttle).of(action).times(1));
-    aws.add_fault(FaultRule::new(Fault::InternalError).of(action).times(1));
+    aws.add_fault(FaultRule::new(Fault::Throttle).for_action(action).times(1));
+    aws.add_fault(
+        FaultRule::new(Fault::InternalError)
+            .for_action(action)
+            .times(1),
+    );
     aws.add_fault(FaultRule::new(Fault::DenyAction("sts:TagSession")).times(1));
     aws.add_fault(FaultRule::new(Fault::Malformed).times(1));
     aws.add_fault(FaultRule::new(Fault::Hang).times(1));

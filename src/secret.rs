@@ -1,4 +1,4 @@
-//! What holds a secret, and how are two of them compared?
+//! What holds a secret, and how are two secrets compared?
 //!
 //! Passwords, authentication tokens and cancel keys are printed as `…` by `Debug`, have no
 //! `Display` and are wiped from memory when they are dropped.

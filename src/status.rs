@@ -1,5 +1,5 @@
-//! What can be seen of a running proxy? Plain data, taken at one moment, on which nothing else
-//! depends.
+//! What can be seen of a running proxy? Its sessions, targets and pools, as plain data taken at one
+//! moment.
 
 use std::time::Duration;
 

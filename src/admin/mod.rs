@@ -1,5 +1,5 @@
 //! What do operators see, and how? Metrics and health are served over HTTP, on an address of their
-//! own, to anyone who can connect to it. It exposes nothing confidential.
+//! own, to anyone who can connect to it. Nothing that is served there is confidential.
 //!
 //! Its clients cannot take resources from sessions: only a few are served at a time, each for a
 //! short time, and the rest wait in the kernel's queue.

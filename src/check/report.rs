@@ -1,4 +1,4 @@
-//! What does a check find out? The JSON object of `--json`, which the README documents.
+//! What does a check find out? The JSON object of `--json`, which `docs/check.md` documents.
 
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -13,13 +13,13 @@ pub(super) fn connection_lines(address: &ListenerAddr, listener: &ListenerSettin
         ("", "ssl=false", "sslmode=disable")
     };
     let everybody = listener.rules.iter().all(|rule| rule.auth == Auth::Trust);
-    // The driver wants one, whatever it is.
+    // The driver wants a password, whatever it is.
     let password = if everybody { "none" } else { "PASSWORD" };
     let mut lines = Vec::new();
     for target in &listener.targets {
         let user = match &target.db_user {
-            // Whoever connects is let in under any name: then the one that the server will see is
-            // the best.
+            // Clients are let in under any name, so the best one to print is the one that the
+            // server will see.
             Choice::Fixed(user) if everybody => encoded(user),
             Choice::Fixed(_) | Choice::Client => "USER".to_string(),
         };
@@ -58,7 +58,7 @@ pub(super) fn connection_lines(address: &ListenerAddr, listener: &ListenerSettin
                 ));
                 lines.push(format!("  JDBC  {jdbc}"));
             }
-            // The JDBC drivers cannot do unix sockets.
+            // The JDBC drivers do not support unix sockets.
             ListenerAddr::Unix(path) => lines.push(unix_line(path, &user, &database)),
         }
     }

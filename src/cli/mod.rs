@@ -1,5 +1,5 @@
-//! The command line: what did the person ask for, and with which exit code does it end? One file a
-//! subcommand.
+//! The command line: what did the person ask for, and with which exit code does it end? One file
+//! per subcommand.
 
 mod check;
 mod connection_lines;

@@ -16,7 +16,7 @@ pub(super) fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Tells every mistake of a configuration, and ends with 78.
+/// Prints every mistake of a configuration, and ends with 78.
 pub(super) fn bad_configuration(error: &ConfigError) -> ExitCode {
     // Colours are taken out where standard error is no terminal, or where NO_COLOR asks for that.
     anstream::eprintln!("{}", error.styled());

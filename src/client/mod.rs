@@ -1,4 +1,4 @@
-//! How are clients spoken to, in the role of the server?
+//! How does the proxy speak to clients? On the client leg it is the server.
 //!
 //! Architecture invariant: nothing here knows the upstream leg, and only [`reject`] writes error
 //! responses that are the proxy's own.

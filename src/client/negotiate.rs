@@ -205,7 +205,7 @@ fn violation(text: &'static str) -> LoginError {
 
 /// A connection without TLS.
 trait PlaintextSocket: AsyncRead + AsyncWrite + Unpin {
-    /// Whether bytes have come that nobody has read, so that the client has not waited.
+    /// Whether bytes have come that nobody has read, which means that the client has not waited.
     async fn has_unread_data(&self) -> bool;
 }
 

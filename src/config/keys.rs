@@ -17,7 +17,7 @@ use super::{Auth, ClusterRole, LogFormat, LogLevel, redshift_rules};
 
 /// More sessions than a machine has ports for one address; a number above it is a slip.
 pub(super) const MOST_SESSIONS: i64 = 1_000_000;
-/// A password prompt may stand in the way of a client's startup, a night may not.
+/// Long enough for a person to type a password, and too short for a client to be left overnight.
 const LONGEST_STARTUP_TIMEOUT: Duration = Duration::from_mins(10);
 /// The longest life of a credential. Aurora DSQL ends its sessions at this age.
 const LONGEST_SPARE_MAX_AGE: Duration = Duration::from_hours(1);
@@ -35,7 +35,7 @@ const DURATION_SECONDS: Option<Bounds> = Some(Bounds {
 });
 
 keys! {
-    /// These keys stand at the top of the file, before the first table.
+    /// These keys go at the top of the file, before the first table.
     File (None) {
         /// The addresses that clients connect to.
         listener: Vec<Spanned<Listener>> { default: Omitted::Required }
@@ -45,8 +45,8 @@ keys! {
         /// The people and tools that log in to the proxy. The name is the one that the client
         /// gives.
         user: BTreeMap<String, Spanned<User>> {}
-        /// File of users and their verifiers, in the format of pgbouncer's `userlist.txt`: one
-        /// `"name" "verifier"` a line. Where a `[user.NAME]` has a password of its own, that one
+        /// File of users and their verifiers, in the format of pgbouncer's `userlist.txt`, with one
+        /// `"name" "verifier"` per line. Where a `[user.NAME]` has a password of its own, that one
         /// wins.
         users_file: String { form: Form::Path }
         /// File with at least 32 secret bytes that all replicas share, so that each of them can
@@ -118,8 +118,8 @@ keys! {
 }
 
 keys! {
-    /// A line as in PostgreSQL's `pg_hba.conf`. The first rule that fits a client decides, then
-    /// `auth` of the listener; a client that nothing fits is refused.
+    /// A line as in PostgreSQL's `pg_hba.conf`. The first rule that fits a client decides. If none
+    /// does, `auth` of the listener decides, and without that the client is refused.
     Rule (Some("[[listener.rule]]")) {
         /// A network, an IP address, or `"local"` for unix sockets.
         from: String { default: Omitted::Means("anywhere") }
@@ -132,7 +132,7 @@ keys! {
 
 keys! {
     /// A line as in PostgreSQL's `pg_ident.conf`: which certificate may be which user. With any
-    /// such line, the names in a certificate are no user names by themselves.
+    /// such line, the names in a certificate are not user names by themselves.
     CertificateMap (Some("[[listener.certificate_map]]")) {
         /// A name in the certificate (common name or subject alternative name), or
         /// `"/expression"`, a regular expression for a whole name.
@@ -180,35 +180,35 @@ keys! {
                  guessed",
             ),
         }
-        /// Redshift: `ClusterIdentifier`. RDS: `DBClusterIdentifier`, for AWS to be asked where the
-        /// cluster is. Aurora DSQL: the 26 characters at the front of the endpoint.
+        /// Redshift: `ClusterIdentifier`. RDS: `DBClusterIdentifier`, by which AWS is asked where
+        /// the cluster is. Aurora DSQL: the 26 characters at the front of the endpoint.
         cluster_identifier: String {
             engines: &[Redshift, Rds, Dsql],
             default: Omitted::Means("Redshift: the first label of `host`"),
         }
-        /// `DBInstanceIdentifier`, for AWS to be asked where the instance is.
+        /// `DBInstanceIdentifier`, by which AWS is asked where the instance is.
         instance_identifier: String { engines: &[Rds] }
         /// `workgroupName`.
         workgroup_name: String {
             engines: &[RedshiftServerless],
             default: Omitted::Means("the first label of `host`"),
         }
-        /// The name of your own under which the server is reached, and the host to dial where
+        /// A domain name of your own under which the server is reached, and the host to dial where
         /// there is no other. Redshift: `CustomDomainName`; where AWS refuses it, the cluster
-        /// identifier is used, or asked for. Serverless: `customDomainName`, where
-        /// `workgroup_name` is not known.
+        /// identifier is used, or asked for. Serverless: `customDomainName`, where `workgroup_name`
+        /// is not known.
         custom_domain_name: String { engines: &[Redshift, RedshiftServerless] }
         /// Which endpoint of the cluster AWS is asked for.
         endpoint: ClusterRole { engines: &[Rds], default: Omitted::Is("\"writer\"") }
         /// Which call makes the credentials. With `"get-cluster-credentials-with-iam"` the AWS
         /// identity itself is the database user.
         api: Api { engines: &[Redshift], default: Omitted::Is("\"get-cluster-credentials\"") }
-        /// Database user. Aurora DSQL has tokens of their own kind for `admin`.
+        /// Database user. Aurora DSQL has a separate kind of token for `admin`.
         db_user: String {
             engines: &[Redshift, Rds, Dsql],
             default: Omitted::Means("the client's own user name"),
         }
-        /// Database, whatever the client asks for. Aurora DSQL has `"postgres"` only.
+        /// Database, whatever the client asks for. Aurora DSQL has only `"postgres"`.
         database: String { default: Omitted::Means("the client's own database") }
         /// `AutoCreate`: a database user that does not exist is created.
         auto_create: bool { engines: &[Redshift], default: Omitted::Is("false") }
@@ -339,7 +339,7 @@ keys! {
     }
 }
 
-/// Parameters of target URLs that are no keys of a target, and what they mean.
+/// Parameters of target URLs that are not keys of a target, and what they mean.
 pub(super) const URL_PARAMETERS: [(&str, &str); 2] = [
     (
         "listen",

@@ -38,7 +38,7 @@ pub enum ClientTls {
     /// A client may ask for TLS.
     Optional(Arc<ListenerTls>),
     /// Sessions without TLS are refused. Cancel requests without it are accepted, because most
-    /// drivers send them in clear.
+    /// drivers send them in the clear.
     Required(Arc<ListenerTls>),
 }
 

@@ -19,7 +19,7 @@ use crate::tls::listener::{self, ListenerFiles, ListenerTls, ListenerTlsError};
 use crate::tls::upstream::UpstreamTls;
 use crate::tls::{CaFileError, trusted_roots};
 
-/// The least number of bytes that nobody can guess.
+/// The smallest number of bytes that counts as impossible to guess.
 const SHORTEST_CANCEL_KEY: usize = 32;
 /// The longest file of a cancel key in bytes. The limit is there for files that never end.
 const LONGEST_CANCEL_KEY: u64 = 1 << 20;

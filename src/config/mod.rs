@@ -111,7 +111,7 @@ pub struct Log {
 pub enum LogFormat {
     /// One line of text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

@@ -49,7 +49,7 @@ pub(super) enum Label {
 pub(super) struct Parsed {
     pub source: Source,
     pub mistakes: Vec<Mistake>,
-    /// Whether parts of it could not be read, so that keys may seem to be missing that are not.
+    /// Whether parts of it could not be read, so keys that are there may seem to be missing.
     pub incomplete: bool,
 }
 

@@ -70,7 +70,7 @@ impl<T: Keys> Value for Vec<Spanned<T>> {
                 }
                 Some(tables)
             }
-            // Somebody wrote single brackets. What is meant is clear, so that the rest is checked.
+            // Somebody wrote single brackets. What is meant is clear, so the rest is checked.
             DeValue::Table(table) => {
                 let text = format!("there may be several of these: write {header}");
                 findings.mistake(given.value.span(), text);

@@ -100,8 +100,8 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Keeps a value out of messages. The span of a table may be that of its key or header only,
-    /// so that its values have to be hidden one by one.
+    /// Keeps a value out of messages. The span of a table may be that of its key or header only, so
+    /// its values have to be hidden one by one.
     pub fn hide(&mut self, value: &Spanned<DeValue<'_>>) {
         self.secrets.push(value.span());
         match value.as_ref() {

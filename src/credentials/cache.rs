@@ -35,7 +35,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 pub(super) trait Expires: Send + Sync + 'static {
     /// The moment until which the value may be handed out.
     fn use_until(&self) -> Deadline;
-    /// When to replace the value; the moment varies, so that values made together are not replaced
+    /// When to replace the value. The moment varies, so that values made together are not replaced
     /// together.
     fn replace_at(&self) -> Deadline;
 }

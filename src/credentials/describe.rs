@@ -1,7 +1,8 @@
 //! What does AWS say of one cluster, workgroup or instance? One call each.
 //!
-//! `None` means that the answer is a success that names nothing. AWS has an error of its own for what
-//! does not exist, which arrives as [`AwsErrorReason::NotFound`](super::AwsErrorReason::NotFound).
+//! `None` means that the answer is a success that names nothing. AWS has an error of its own for
+//! what does not exist, which arrives as
+//! [`AwsErrorReason::NotFound`](super::AwsErrorReason::NotFound).
 
 use aws_sdk_rds::types::{DbCluster, DbInstance};
 use aws_sdk_redshift::types::Cluster;

@@ -1,5 +1,5 @@
-//! As whom is AWS asked? With the credentials of the default chain, of a profile or of an assumed
-//! role, which are cached as database credentials are.
+//! As whom is AWS asked? As the identity of the default chain, of a profile or of an assumed role,
+//! whose credentials are cached as database credentials are.
 //!
 //! The SDK caches credentials only inside service clients and by the wall clock, and it waits for a
 //! slow source even while the credentials at hand are still valid. So its cache is turned off, and
@@ -37,7 +37,7 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long finding AWS credentials may take: SSO, `credential_process` and the metadata service
 /// may each take seconds.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long before they expire credentials are renewed; half of their life if that is shorter.
+/// How long before their expiry credentials are renewed; half of their life if that is shorter.
 const RENEW_AHEAD: Duration = Duration::from_mins(5);
 /// How long credentials without an expiry are used, so that rotated keys are noticed. The SDK does
 /// the same.

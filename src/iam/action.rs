@@ -1,4 +1,4 @@
-//! Which IAM actions does this program need somebody to be allowed?
+//! Which IAM actions do the AWS identities of the proxy have to be allowed?
 
 use serde::{Serialize, Serializer};
 

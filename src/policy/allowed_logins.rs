@@ -99,7 +99,7 @@ fn db_groups(target: &TargetSettings) -> &[String] {
 }
 
 /// The clients that the listener may let in, with their settings. The name is `None` for everybody
-/// whom neither a rule nor the configuration of users names.
+/// whose name is neither in a rule nor in the configuration of users.
 fn clients<'a>(
     listener: &'a ListenerSettings,
     config: &'a Config,

@@ -292,8 +292,8 @@ fn is_caused_by_client(error: &io::Error) -> bool {
 /// Loads certificates again when their files change. A file that cannot be used is reported once,
 /// and the old certificate stays in use.
 ///
-/// Files are read on a thread of their own: on a slow file system, reading would hold up the sessions
-/// of this one.
+/// Files are read on a thread of their own: on a slow file system, reading would hold up the
+/// sessions of this one.
 async fn reload_changed_certificates(certificates: Vec<Arc<ListenerTls>>, reload: Arc<Notify>) {
     let mut reported = vec![None; certificates.len()];
     loop {

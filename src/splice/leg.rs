@@ -101,7 +101,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
 pub struct PlainStream<T> {
     pub(super) io: T,
     unsent: Unsent,
-    /// Whether the last time more bytes came than one payload has.
+    /// Whether more bytes came the last time than one payload holds.
     is_busy: bool,
 }
 

@@ -96,7 +96,7 @@ pub struct Outcome {
 ///
 /// A client that closes its sending side still gets everything that the server has to say. When the
 /// server closes, all its bytes are delivered before the client's side is closed. The end of a file
-/// counts as a close also without TLS's `close_notify`.
+/// counts as a close even without TLS's `close_notify`.
 ///
 /// When `observer` sees a `Terminate` of the client, the bytes that the server has sent by then are
 /// delivered, the client's side is closed, and the server's side is left open.
@@ -134,7 +134,7 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
     }
 }
 
-/// Ends a splice that was broken off: says to both sides that no more will come, and waits for
+/// Ends a splice that was broken off: tells both sides that no more will come, and waits for
 /// neither longer than [`END_TIMEOUT`].
 pub async fn end<C: Leg, U: Leg>(client: &mut C, upstream: &mut U, traffic: &Traffic) -> Outcome {
     let _ = timeout(END_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;

@@ -6,7 +6,7 @@ pub trait Observer {
     /// them are for the server.
     ///
     /// Fewer than all of them means that a `Terminate` begins behind those, with which the client
-    /// takes its leave. From then on nothing is sent to the server any more, and the observer is
+    /// ends its session. From then on nothing is sent to the server any more, and the observer is
     /// shown whatever else the client sends.
     fn client_sent(&mut self, bytes: &[u8]) -> usize;
 

@@ -26,7 +26,7 @@ impl Traffic {
 pub(super) struct ByteCount(AtomicU64);
 
 impl ByteCount {
-    /// Nobody else adds, so that this need not be one atomic step, which would lock the bus.
+    /// Nobody else adds, so this need not be one atomic step, which would lock the bus.
     pub(super) fn add(&self, bytes: u64) {
         self.0.store(self.0.load(Relaxed) + bytes, Relaxed);
     }

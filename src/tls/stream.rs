@@ -28,8 +28,8 @@ thread_local! {
 /// An open TLS connection, which holds no buffer while it is idle.
 pub struct TlsStream<T> {
     io: T,
-    /// It is boxed because a future has a copy of what it is given for each function that hands
-    /// that on.
+    /// It is boxed because a future holds a copy of each argument for every function that passes
+    /// the argument on.
     pub(super) records: Box<RecordLayer>,
     /// The bytes that have been received and not opened. They are less than a record, except right
     /// after a login.
@@ -77,7 +77,7 @@ impl<T> TlsStream<T> {
         &self.io
     }
 
-    /// Makes the key due for replacement after so many records.
+    /// Makes the key due for replacement after this many records.
     #[cfg(test)]
     pub(crate) fn update_key_after(&mut self, records: u64) {
         self.records.update_key_after(records);
@@ -324,8 +324,8 @@ impl PayloadSink for OnePayload {
     }
 }
 
-/// The error for an end of the connection without `close_notify`. PostgreSQL and many drivers end
-/// it so.
+/// The error for a connection that ends without `close_notify`, as PostgreSQL and many drivers end
+/// theirs.
 fn eof() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,

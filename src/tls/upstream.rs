@@ -14,7 +14,7 @@ use super::{ServerCertificate, TlsFailure, channel_binding};
 
 /// The key exchange groups. P-256 comes first because PostgreSQL up to 17, and so RDS, takes no
 /// other, and a key share that a server does not take costs a `HelloRetryRequest`. There is no
-/// post-quantum share, which servers do not take and which doubles the `ClientHello`.
+/// post-quantum share: servers do not take one, and it would double the `ClientHello`.
 static UPSTREAM_KEY_EXCHANGE: [&dyn SupportedKxGroup; 3] = [
     aws_lc_rs::kx_group::SECP256R1,
     aws_lc_rs::kx_group::X25519,

@@ -17,7 +17,8 @@ use crate::wire::frontend::cancel_request;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sends the request over verified TLS and waits until the server has closed the connection, which
-/// means that it has acted. Returns `false` if the server has not done so in time and in due form.
+/// means that it has acted. Returns `false` if the server has not done so in time, or not in the
+/// proper way.
 ///
 /// # Errors
 /// The connection could not be established. What happens after that stays unknown, since servers

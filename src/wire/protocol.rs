@@ -89,7 +89,7 @@ pub const SSL_ACCEPTED: u8 = b'S';
 /// The server's answer to an `SSLRequest` or a `GSSENCRequest` when it goes on without encryption.
 pub const ENCRYPTION_DECLINED: u8 = b'N';
 /// The first byte of a TLS record that has a handshake message in it (RFC 8446 §5.1). Connections
-/// with `sslnegotiation=direct` begin so, and no startup packet is long enough to do it.
+/// with `sslnegotiation=direct` begin with it, and no startup packet is long enough to do so.
 pub const TLS_HANDSHAKE: u8 = 0x16;
 
 // Codes of authentication requests.

@@ -23,7 +23,7 @@ impl Checker<'_> {
         });
         let identifier = raw.cluster_identifier.as_ref();
         self.rule("cluster_identifier", identifier, check_identifier);
-        // The endpoint has the identifier in its name, so that AWS need not be asked.
+        // The endpoint has the identifier in its name, so AWS need not be asked.
         let public_name = match (raw.cluster_identifier.value(), &dial.region) {
             (Some(identifier), Some(region)) => Some(format!("{identifier}.dsql.{region}.on.aws")),
             // The missing region has been reported.

@@ -1,4 +1,4 @@
-//! What happens to the server's connection when an observer has seen the client's goodbye?
+//! What happens to the server's connection when an observer has seen the client's `Terminate`?
 
 use std::task::Poll;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::super::{Leg, Observer, PlainStream, Side, Traffic, splice};
 
-/// An observer for which the client says goodbye with an exclamation mark.
+/// An observer that takes an exclamation mark for the client's `Terminate`.
 #[derive(Default)]
 struct Exclamation {
     behind: Vec<u8>,

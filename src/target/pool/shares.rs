@@ -12,9 +12,9 @@ pub struct Claim {
 }
 
 /// Divides this many sessions among keys, of which the first has logged in last, in proportion to
-/// their logins (as D'Hondt's method divides the seats of a parliament). If two keys deserve a
-/// session equally, it goes to the one that holds it, so that they do not take it from each other
-/// at every login; otherwise it goes to the one that logged in last.
+/// their logins (by D'Hondt's method, which parliaments use). If two keys deserve a session
+/// equally, it goes to the one that holds it, so that they do not take it from each other at every
+/// login; otherwise it goes to the one that logged in last.
 pub fn allot(claims: &[Claim], sessions: usize) -> Vec<usize> {
     let mut shares = vec![0; claims.len()];
     let bid = |key: usize, share: usize| {

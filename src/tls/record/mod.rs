@@ -25,8 +25,8 @@ pub const MAX_RECORD: usize = HEADER + MAX_PAYLOAD + 2048;
 const MAX_RECORD_TLS13: usize = HEADER + MAX_PAYLOAD + 256;
 /// The space for a sealed alert or `KeyUpdate`, in bytes, with any cipher.
 pub const MAX_CONTROL: usize = 64;
-/// How many records in a row may carry nothing. A peer that sends more only wants to keep the proxy
-/// busy.
+/// How many records in a row may carry nothing. A peer that sends more of them only wants to keep
+/// the proxy busy.
 const MAX_EMPTY_RECORDS: u8 = 32;
 /// How often a peer may ask for renegotiation, which is declined each time.
 const MAX_RENEGOTIATIONS: u8 = 32;
@@ -107,7 +107,7 @@ pub struct RecordOverhead {
 /// The contents of an opened record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
-    /// So many bytes for the application.
+    /// This many bytes for the application.
     Data(usize),
     /// Nothing for the application.
     Nothing,

@@ -77,7 +77,7 @@
 //! Dependencies point one way: `cli → server → session → {runtime, target, route, client} →
 //! {credentials, upstream, cancel, splice} → {config, error, wire, tls, secret}`. The test
 //! `architecture` in `tests/it` has every edge that is allowed, and fails on any other edge, on a
-//! permission that nobody uses, and on files that use each other in a circle. `docs/decisions` says
+//! permission that nobody uses, and on files that use each other in a cycle. `docs/decisions` says
 //! why the larger choices were made.
 //!
 //! ## Invariants

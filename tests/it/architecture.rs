@@ -147,7 +147,7 @@ struct Source {
 
 impl Source {
     /// The first folder, or the file's own name.
-    fn room(&self) -> String {
+    fn top_module(&self) -> String {
         match &self.module[..] {
             [] => "lib".to_string(),
             [first, ..] => first.clone(),
@@ -322,31 +322,34 @@ impl<'a> Visit<'a> for Paths<'_> {
     }
 }
 
-/// The rooms that a file uses besides its own.
-fn used_rooms(source: &Source, rooms: &BTreeSet<String>) -> BTreeSet<String> {
-    let room = source.room();
+/// The top-level modules that a file uses besides its own.
+fn used_top_modules(source: &Source, top_modules: &BTreeSet<String>) -> BTreeSet<String> {
+    let top_module = source.top_module();
     source
         .paths()
         .into_iter()
         .filter(|path| path[0] == "crate")
         .filter_map(|path| path.get(1).cloned())
-        .filter(|used| *used != room && rooms.contains(used))
+        .filter(|used| *used != top_module && top_modules.contains(used))
         .collect()
 }
 
 #[test]
 fn modules_use_only_what_is_below_them() {
     let sources = sources();
-    let rooms: BTreeSet<_> = sources.iter().map(Source::room).collect();
+    let top_modules: BTreeSet<_> = sources.iter().map(Source::top_module).collect();
     let listed: BTreeSet<_> = MAY_USE
         .iter()
-        .map(|(room, _)| (*room).to_string())
+        .map(|(top_module, _)| (*top_module).to_string())
         .collect();
-    assert_eq!(rooms, listed, "every module has its place in MAY_USE");
-    for (room, allowed) in MAY_USE {
+    assert_eq!(top_modules, listed, "every module has its place in MAY_USE");
+    for (top_module, allowed) in MAY_USE {
         let mut unused: BTreeSet<_> = allowed.iter().map(ToString::to_string).collect();
-        for source in sources.iter().filter(|source| source.room() == *room) {
-            for used in used_rooms(source, &rooms) {
+        for source in sources
+            .iter()
+            .filter(|source| source.top_module() == *top_module)
+        {
+            for used in used_top_modules(source, &top_modules) {
                 let path = source.path.display();
                 assert!(allowed.contains(&used.as_str()), "{path} uses {used}");
                 unused.remove(&used);
@@ -354,23 +357,23 @@ fn modules_use_only_what_is_below_them() {
         }
         assert!(
             unused.is_empty(),
-            "{room} does not use {unused:?}, which it may"
+            "{top_module} does not use {unused:?}, which it may"
         );
     }
 }
 
 #[test]
 fn modules_can_be_put_in_an_order() {
-    let edges = |room: &&str| {
-        let (_, used) = MAY_USE.iter().find(|(name, _)| name == room).unwrap();
+    let edges = |top_module: &&str| {
+        let (_, used) = MAY_USE.iter().find(|(name, _)| name == top_module).unwrap();
         used.to_vec()
     };
-    let rooms: Vec<_> = MAY_USE.iter().map(|(room, _)| *room).collect();
-    assert_eq!(circle(&rooms, edges), None);
+    let top_modules: Vec<_> = MAY_USE.iter().map(|(top_module, _)| *top_module).collect();
+    assert_eq!(cycle(&top_modules, edges), None);
 }
 
 #[test]
-fn files_do_not_use_each_other_in_a_circle() {
+fn files_do_not_use_each_other_in_a_cycle() {
     let sources = sources();
     let files: BTreeMap<&[String], &Source> = sources
         .iter()
@@ -400,12 +403,12 @@ fn files_do_not_use_each_other_in_a_circle() {
         })
         .collect();
     let all: Vec<_> = edges.keys().copied().collect();
-    let found = circle(&all, |module| edges[module].clone());
-    assert_eq!(found, None, "files that use each other in a circle");
+    let found = cycle(&all, |module| edges[module].clone());
+    assert_eq!(found, None, "files that use each other in a cycle");
 }
 
-/// A circle that can be reached from these nodes.
-fn circle<T: Copy + Ord>(nodes: &[T], edges: impl Fn(&T) -> Vec<T>) -> Option<Vec<T>> {
+/// A cycle that can be reached from these nodes.
+fn cycle<T: Copy + Ord>(nodes: &[T], edges: impl Fn(&T) -> Vec<T>) -> Option<Vec<T>> {
     let mut done = BTreeSet::new();
     for &start in nodes {
         let mut path = vec![start];
@@ -484,12 +487,12 @@ fn only_reject_writes_an_error_response_of_ours() {
 }
 
 #[test]
-fn only_the_legs_and_the_session_know_their_leg() {
+fn only_the_session_knows_both_legs() {
     for source in sources() {
-        let rooms = BTreeSet::from(["client".to_string(), "upstream".to_string()]);
-        let both = used_rooms(&source, &rooms).len() == 2;
+        let top_modules = BTreeSet::from(["client".to_string(), "upstream".to_string()]);
+        let both = used_top_modules(&source, &top_modules).len() == 2;
         assert!(
-            !both || source.room() == "session",
+            !both || source.top_module() == "session",
             "{}",
             source.path.display()
         );

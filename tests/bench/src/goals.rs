@@ -35,7 +35,7 @@ pub enum Bound {
     AtMost(f64),
 }
 
-pub struct Judged {
+pub struct GoalResult {
     pub goal: Goal,
     pub ours: Spread,
     /// The peer of the comparison, and its figure.
@@ -133,7 +133,7 @@ pub fn goals() -> Vec<Goal> {
 
 impl Goal {
     /// Returns `None` if the figure was not measured.
-    pub fn judge(self, results: &Results) -> Option<Judged> {
+    pub fn judge(self, results: &Results) -> Option<GoalResult> {
         let ours = results.spread(self.figure, self.leg, OURS)?;
         let higher = matches!(self.bound, AtLeast(_));
         let (peer, figure, leg) = match self.against {
@@ -175,7 +175,7 @@ impl Goal {
             (false, true) => Word::MachineFull,
             (false, false) => Word::Missed,
         };
-        Some(Judged {
+        Some(GoalResult {
             goal: self,
             ours,
             peer,
@@ -199,7 +199,12 @@ mod tests {
         results
     }
 
-    fn judge(results: &Results, figure: &'static str, against: Against, bound: Bound) -> Judged {
+    fn judge(
+        results: &Results,
+        figure: &'static str,
+        against: Against,
+        bound: Bound,
+    ) -> GoalResult {
         Goal {
             figure,
             leg: Plain,

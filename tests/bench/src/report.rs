@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::chart;
-use crate::goals::{Against, Bound, Judged, Word, goals};
+use crate::goals::{Against, Bound, GoalResult, Word, goals};
 use crate::noise::Verdict;
 use crate::peers::LegKind;
 use crate::results::Spread;
@@ -23,7 +23,7 @@ const FIGURES: [&str; 2] = ["<!-- figures -->\n", "<!-- /figures -->"];
 /// Prints the tables, writes the files, and says where they are.
 pub fn write(run: &Run) -> Result<()> {
     let verdict = run.noise.verdict();
-    let judged: Vec<Judged> = goals()
+    let judged: Vec<GoalResult> = goals()
         .into_iter()
         .filter_map(|goal| goal.judge(&run.results))
         .collect();
@@ -138,7 +138,7 @@ fn figures(run: &Run) -> Vec<Vec<String>> {
     table
 }
 
-fn ratios(judged: &[Judged], verdict: &Verdict) -> Vec<Vec<String>> {
+fn ratios(judged: &[GoalResult], verdict: &Verdict) -> Vec<Vec<String>> {
     let heading = [
         "figure",
         "leg",
@@ -152,7 +152,7 @@ fn ratios(judged: &[Judged], verdict: &Verdict) -> Vec<Vec<String>> {
         "verdict",
     ];
     let mut table = vec![heading.map(str::to_owned).to_vec()];
-    for Judged {
+    for GoalResult {
         goal,
         ours,
         peer,
@@ -192,7 +192,7 @@ fn ratios(judged: &[Judged], verdict: &Verdict) -> Vec<Vec<String>> {
 
 /// The table of the page in words, with a row for each figure and the peer that it is compared
 /// with, and a column for each leg.
-fn short(judged: &[Judged]) -> Vec<Vec<String>> {
+fn short(judged: &[GoalResult]) -> Vec<Vec<String>> {
     let mut table = vec![
         [
             "ours : theirs, ratio (least to most)",
@@ -203,7 +203,7 @@ fn short(judged: &[Judged]) -> Vec<Vec<String>> {
         .to_vec(),
     ];
     let mut rows: Vec<(&str, Against, [String; 2])> = Vec::new();
-    for Judged {
+    for GoalResult {
         goal,
         ours,
         peer,
@@ -237,7 +237,7 @@ fn short(judged: &[Judged]) -> Vec<Vec<String>> {
     table
 }
 
-fn words(run: &Run, judged: &[Judged], verdict: &Verdict) -> String {
+fn words(run: &Run, judged: &[GoalResult], verdict: &Verdict) -> String {
     let mut lines: Vec<String> = Vec::new();
     lines.push(format!(
         "{} rounds, interleaved, {} s in all; medians, ratios within a round.",
@@ -277,7 +277,7 @@ fn words(run: &Run, judged: &[Judged], verdict: &Verdict) -> String {
     lines.join("\n")
 }
 
-fn to_json(judged: &Judged) -> serde_json::Value {
+fn to_json(judged: &GoalResult) -> serde_json::Value {
     let (bound, value) = match judged.goal.bound {
         Bound::AtLeast(least) => ("at_least", least),
         Bound::AtMost(most) => ("at_most", most),

@@ -52,7 +52,8 @@ impl Verifier {
             Md5Verifier::parse(digits).map(Self::Md5)
         } else {
             Err(
-                "is not a verifier: plain passwords are not accepted; write what `pg-iam-proxy hash-password` prints",
+                "is not a verifier: plain passwords are not accepted; write what `pg-iam-proxy \
+                 hash-password` prints",
             )
         }
     }
@@ -143,7 +144,9 @@ impl ScramVerifier {
     }
 
     fn parse(fields: &str) -> Result<Self, &'static str> {
-        let form = "a SCRAM verifier has the form SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>, the last three in base64";
+        let form = "a SCRAM verifier has the form \
+                    SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>, the last three in \
+                    base64";
         let ((iterations, salt), (stored_key, server_key)) = fields
             .split_once('$')
             .and_then(|(head, keys)| Some((head.split_once(':')?, keys.split_once(':')?)))
@@ -229,7 +232,8 @@ impl Md5Verifier {
             Ok(Self(Secret::new(digits)))
         } else {
             Err(
-                "an MD5 verifier is `md5` and 32 lower-case hexadecimal digits; `pg-iam-proxy hash-password` makes a better one",
+                "an MD5 verifier is `md5` and 32 lower-case hexadecimal digits; `pg-iam-proxy \
+                 hash-password` makes a better one",
             )
         }
     }
@@ -267,7 +271,9 @@ mod tests {
     use super::*;
 
     /// PostgreSQL 15 has made this for the password `pencil`.
-    const PENCIL: &str = "SCRAM-SHA-256$4096:PlgQOD9gi62hACYn+ytEzw==$NpU/7WzoAqg0pq/0vBq/RaBMjj2q28iYSsI0bfq5DEg=:QhfEcnQlXI/kXJ5LjW7w8T3lSeNuLoqpLgY3Wcm85lk=";
+    const PENCIL: &str = "SCRAM-SHA-256$4096:PlgQOD9gi62hACYn+ytEzw==$\
+        NpU/7WzoAqg0pq/0vBq/RaBMjj2q28iYSsI0bfq5DEg=:\
+        QhfEcnQlXI/kXJ5LjW7w8T3lSeNuLoqpLgY3Wcm85lk=";
     /// PostgreSQL 15 has made this for the same password of the user `bob`.
     const PENCIL_MD5: &str = "md5e4f70fb0b8f2745aa7a69557c80cbd0c";
 
@@ -306,26 +312,39 @@ mod tests {
             // SASLprep maps this one to "IX IX x".
             (
                 "I\u{ad}X \u{2168}\u{a0}x",
-                "SCRAM-SHA-256$4096:ayFht7pDYb6sJyPuJOtWjA==$k/NhBUB3VbYfTfCTLolO15x0sDAQuAD1VYhfogpWOvc=:/7fCIGV3k/+gcSo/v6urwUVoZgeYRr2Q0EWeWm8RgGs=",
+                "SCRAM-SHA-256$4096:ayFht7pDYb6sJyPuJOtWjA==$\
+                 k/NhBUB3VbYfTfCTLolO15x0sDAQuAD1VYhfogpWOvc=:\
+                 /7fCIGV3k/+gcSo/v6urwUVoZgeYRr2Q0EWeWm8RgGs=",
             ),
             // SASLprep leaves nothing of this one.
             (
                 "\u{ad}",
-                "SCRAM-SHA-256$4096:RLqGaIw9KF6B+jrKyOkmUQ==$RhfgXJoO5xb1Yagyc1eIIdTrrEivpz4l0ez23bfz2yk=:5ECN0G6dVea+2NZYEOiH1JVDDaXOnffnxLGkig//z7w=",
+                "SCRAM-SHA-256$4096:RLqGaIw9KF6B+jrKyOkmUQ==$\
+                 RhfgXJoO5xb1Yagyc1eIIdTrrEivpz4l0ez23bfz2yk=:\
+                 5ECN0G6dVea+2NZYEOiH1JVDDaXOnffnxLGkig//z7w=",
             ),
             // SASLprep prohibits characters of these two.
             (
                 "a\u{7}\u{ad}",
-                "SCRAM-SHA-256$4096:4ZxDZ6Twao09fx5Rh75EJg==$7jCg4JBf02BpVpMU9Mj1+9f38Z/wf2OeUCJ3OQ3UM5w=:iRy0wcu5fA40o5N86Y8JIHkVIrXbmXyzmxiJQQtqZvc=",
+                "SCRAM-SHA-256$4096:4ZxDZ6Twao09fx5Rh75EJg==$\
+                 7jCg4JBf02BpVpMU9Mj1+9f38Z/wf2OeUCJ3OQ3UM5w=:\
+                 iRy0wcu5fA40o5N86Y8JIHkVIrXbmXyzmxiJQQtqZvc=",
             ),
             (
                 "\u{e000}b\u{ad}",
-                "SCRAM-SHA-256$4096:hXuO8cseMsPiq53CN6NwSw==$GbWy4jENemf1t9X+HH6WrdvNWRk1Bmckb9+wRb5RZ04=:YI2Q4z9Lvxg3t/v42taOnRc3+B4prpdIJuBH1VGGoXA=",
+                "SCRAM-SHA-256$4096:hXuO8cseMsPiq53CN6NwSw==$\
+                 GbWy4jENemf1t9X+HH6WrdvNWRk1Bmckb9+wRb5RZ04=:\
+                 YI2Q4z9Lvxg3t/v42taOnRc3+B4prpdIJuBH1VGGoXA=",
             ),
         ] {
             assert!(scram(verifier).matches(password.as_bytes()), "{password:?}");
         }
-        assert!(scram("SCRAM-SHA-256$4096:ayFht7pDYb6sJyPuJOtWjA==$k/NhBUB3VbYfTfCTLolO15x0sDAQuAD1VYhfogpWOvc=:/7fCIGV3k/+gcSo/v6urwUVoZgeYRr2Q0EWeWm8RgGs=").matches(b"IX IX x"));
+        let normalised = scram(
+            "SCRAM-SHA-256$4096:ayFht7pDYb6sJyPuJOtWjA==$\
+             k/NhBUB3VbYfTfCTLolO15x0sDAQuAD1VYhfogpWOvc=:\
+             /7fCIGV3k/+gcSo/v6urwUVoZgeYRr2Q0EWeWm8RgGs=",
+        );
+        assert!(normalised.matches(b"IX IX x"));
     }
 
     #[test]
@@ -343,7 +362,8 @@ mod tests {
     #[test]
     fn what_is_no_verifier_is_refused_with_what_to_write_instead() {
         let refusal = |text: &str| Verifier::parse(text).expect_err("it is refused");
-        let plain = "is not a verifier: plain passwords are not accepted; write what `pg-iam-proxy hash-password` prints";
+        let plain = "is not a verifier: plain passwords are not accepted; write what \
+                     `pg-iam-proxy hash-password` prints";
         for text in [
             "",
             "pencil",
@@ -352,7 +372,8 @@ mod tests {
         ] {
             assert_eq!(refusal(text), plain, "{text}");
         }
-        let md5 = "an MD5 verifier is `md5` and 32 lower-case hexadecimal digits; `pg-iam-proxy hash-password` makes a better one";
+        let md5 = "an MD5 verifier is `md5` and 32 lower-case hexadecimal digits; `pg-iam-proxy \
+                   hash-password` makes a better one";
         for text in [
             "md5",
             "md5e4f7",
@@ -361,7 +382,9 @@ mod tests {
         ] {
             assert_eq!(refusal(text), md5, "{text}");
         }
-        let form = "a SCRAM verifier has the form SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>, the last three in base64";
+        let form = "a SCRAM verifier has the form \
+                    SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>, the last three in \
+                    base64";
         for text in [
             "",
             "4096",

@@ -2,8 +2,8 @@
 //! about the first one that does not?
 //!
 //! `target_check` goes through the steps in their order, and `steps` has each of them, made of the
-//! code that serves sessions. `login` is what is known of the login that is checked, `explain` finds
-//! the words for an error, and `reporter` prints lines or JSON.
+//! code that serves sessions. `login` is what is known of the login that is checked, `explain`
+//! finds the words for an error, and `reporter` prints lines or JSON.
 
 mod explain;
 mod login;

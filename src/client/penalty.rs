@@ -36,7 +36,11 @@ impl Penalties {
         let network = network(address);
         let count = self.count(network, now);
         if count == FREE_FAILURES + 1 {
-            tracing::warn!(%address, failures = count, "repeated failures: this address is slowed down from now on");
+            tracing::warn!(
+                %address,
+                failures = count,
+                "repeated failures: this address is slowed down from now on"
+            );
         }
         match count.checked_sub(FREE_FAILURES + 1) {
             None => Duration::ZERO,

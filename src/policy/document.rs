@@ -202,7 +202,8 @@ fn trusted_account(
         None => (
             account_of(role)?,
             format!(
-                "{role}: its trust policy takes the proxy to be in its own account: --account says otherwise"
+                "{role}: its trust policy takes the proxy to be in its own account: --account \
+                 says otherwise"
             ),
         ),
     };

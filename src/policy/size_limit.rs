@@ -59,7 +59,8 @@ pub fn fit(permissions: &mut Permissions) -> Option<String> {
         String::new()
     };
     Some(format!(
-        "had {before} characters where IAM takes {LIMIT}, so that names became wildcards: {wildcards}{rest}"
+        "had {before} characters where IAM takes {LIMIT}, so that names became wildcards: \
+         {wildcards}{rest}"
     ))
 }
 

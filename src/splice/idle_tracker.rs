@@ -2,8 +2,8 @@
 //! have it after a reset?
 //!
 //! It errs on one side only. Whatever it does not understand or cannot count makes it give up for
-//! the rest of the session, which then passes as if nobody observed it. It keeps the type and length
-//! of one message in each direction, and at most one `ParameterStatus`.
+//! the rest of the session, which then passes as if nobody observed it. It keeps the type and
+//! length of one message in each direction, and at most one `ParameterStatus`.
 
 use bytes::Bytes;
 

@@ -235,24 +235,29 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn any_pieces_arrive_the_same_from_a_client_in_clear(script in script()) {
+    fn any_pieces_arrive_the_same_from_a_client_without_tls(script in script()) {
         run(async {
             let ((client, near), (far, server)) = (duplex(KERNEL), duplex(KERNEL));
             let near = Halting::new(near, &script.client_limits);
-            let (mut upstream, server) = our_client(&configs(None), Halting::new(far, &script.upstream_limits), server).await;
+            let far = Halting::new(far, &script.upstream_limits);
+            let (mut upstream, server) = our_client(&configs(None), far, server).await;
             upstream.update_key_after(3);
             play(&script, &mut PlainStream::new(near), &mut upstream, client, server).await;
         });
     }
 
     #[test]
-    fn any_pieces_arrive_the_same_from_a_client_over_tls(script in script(), suites in (0..SUITES.len(), 0..SUITES.len())) {
+    fn any_pieces_arrive_the_same_from_a_client_over_tls(
+        script in script(),
+        suites in (0..SUITES.len(), 0..SUITES.len()),
+    ) {
         run(async {
+            let (ours, theirs) = (configs(Some(SUITES[suites.0])), configs(Some(SUITES[suites.1])));
             let ((client, near), (far, server)) = (duplex(KERNEL), duplex(KERNEL));
             let near = Halting::new(near, &script.client_limits);
-            let (mut near, client) = our_server(&configs(Some(SUITES[suites.0])), near, client).await;
+            let (mut near, client) = our_server(&ours, near, client).await;
             let far = Halting::new(far, &script.upstream_limits);
-            let (mut upstream, server) = our_client(&configs(Some(SUITES[suites.1])), far, server).await;
+            let (mut upstream, server) = our_client(&theirs, far, server).await;
             play(&script, &mut near, &mut upstream, client, server).await;
         });
     }

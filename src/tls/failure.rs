@@ -16,7 +16,8 @@ pub enum TlsFailure {
     NotYetValid,
     /// The certificate is valid for other names only.
     #[error(
-        "the server's certificate is not for {expected}; it names {presented} (if that is the server you mean, set tls_server_name)"
+        "the server's certificate is not for {expected}; it names {presented} (if that is the \
+         server you mean, set tls_server_name)"
     )]
     WrongName {
         /// The name that was asked for.

@@ -124,12 +124,14 @@ pub fn checked_body_length(length: [u8; 4]) -> Result<usize, Violation> {
     match &length {
         b"GET " | b"POST" | b"HEAD" | b"PUT " | b"OPTI" | b"PRI " | b"CONN" | b"DELE" => {
             return Err(Violation::new(
-                "invalid length of startup packet: this looks like HTTP, and this port speaks PostgreSQL",
+                "invalid length of startup packet: this looks like HTTP, and this port speaks \
+                 PostgreSQL",
             ));
         }
         [TLS_HANDSHAKE, 0x03, ..] => {
             return Err(Violation::new(
-                "invalid length of startup packet: this looks like TLS without an SSLRequest (sslnegotiation=direct), which this port does not speak",
+                "invalid length of startup packet: this looks like TLS without an SSLRequest \
+                 (sslnegotiation=direct), which this port does not speak",
             ));
         }
         _ => {}
@@ -268,13 +270,15 @@ mod tests {
     fn other_protocols_are_named() {
         assert_eq!(
             checked_body_length(*b"GET ").unwrap_err().to_string(),
-            "invalid length of startup packet: this looks like HTTP, and this port speaks PostgreSQL"
+            "invalid length of startup packet: this looks like HTTP, and this port speaks \
+             PostgreSQL"
         );
         assert_eq!(
             checked_body_length([0x16, 3, 1, 2])
                 .unwrap_err()
                 .to_string(),
-            "invalid length of startup packet: this looks like TLS without an SSLRequest (sslnegotiation=direct), which this port does not speak"
+            "invalid length of startup packet: this looks like TLS without an SSLRequest \
+             (sslnegotiation=direct), which this port does not speak"
         );
     }
 

@@ -59,7 +59,15 @@ fn assert_fails_in(
             std::cmp::Ordering::Greater => {
                 assert_eq!(
                     found,
-                    &json!({ "step": STEPS[index], "status": "not_tried", "ms": null, "text": null, "facts": {}, "explanation": null, "remedy": null })
+                    &json!({
+                        "step": STEPS[index],
+                        "status": "not_tried",
+                        "ms": null,
+                        "text": null,
+                        "facts": {},
+                        "explanation": null,
+                        "remedy": null,
+                    })
                 );
             }
             std::cmp::Ordering::Equal => {
@@ -85,12 +93,14 @@ pub fn user_arn(aws: &Aws) -> String {
 /// An RDS target at this port. Every step before the TCP connection works.
 fn at_port(port: u16, keys: &str) -> String {
     rds_config(&format!(
-        "host = \"localhost\"\nport = {port}\ndb_user = \"jane_doe\"\ndatabase = \"postgres\"\n{keys}"
+        "host = \"localhost\"\nport = {port}\ndb_user = \"jane_doe\"\ndatabase = \"postgres\"\n\
+         {keys}"
     ))
 }
 
 pub const ANA: &str = "db_user = \"ana\"\ndatabase = \"dev\"";
-const TUNNEL: &str = "database = \"postgres\"\nsigning_host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\"";
+const TUNNEL: &str = "database = \"postgres\"\n\
+    signing_host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\"";
 
 #[test]
 fn a_good_target_is_a_line_a_step_with_its_time() {
@@ -117,7 +127,8 @@ fn a_good_target_is_a_line_a_step_with_its_time() {
             format!("  dns       ok  {}", addresses.join(", ")),
             format!("  tcp       ok  127.0.0.1:{port}"),
             format!(
-                "  tls       ok  issuer pg-iam-proxy testbed CA, 29 days left, names localhost, {} and 7 more",
+                "  tls       ok  issuer pg-iam-proxy testbed CA, 29 days left, names localhost, \
+                 {} and 7 more",
                 testbed::pki::AWS_NAMES[0]
             ),
             "  login     ok  as IAM:ana".to_string(),
@@ -221,8 +232,10 @@ fn a_failure_is_explained_on_two_lines_below_its_step() {
         lines,
         [
             "  login     FAILED  password authentication failed for user \"IAM:nobody_here\"",
-            "    why     auto_create is false and user \"nobody_here\" does not exist: AWS gives passwords for such users, too",
-            "    remedy  CREATE USER \"nobody_here\" PASSWORD DISABLE; or set auto_create = true and allow redshift:CreateClusterUser on \
+            "    why     auto_create is false and user \"nobody_here\" does not exist: AWS gives \
+             passwords for such users, too",
+            "    remedy  CREATE USER \"nobody_here\" PASSWORD DISABLE; or set auto_create = true \
+             and allow redshift:CreateClusterUser on \
              arn:aws:redshift:us-west-2:123456789012:dbuser:examplecluster/nobody_here",
             "  select    not tried",
             "0 of 1 targets good",
@@ -258,7 +271,8 @@ fn the_clients_own_choice_comes_from_flags_or_the_operating_system_and_is_named(
     assert_eq!(
         by_default["steps"][0]["text"],
         format!(
-            "user \"{own}\", database \"{own}\" (the client's own: taken from the operating system's user; see --user, --database)"
+            "user \"{own}\", database \"{own}\" (the client's own: taken from the operating \
+             system's user; see --user, --database)"
         )
     );
 }
@@ -378,11 +392,15 @@ fn no_aws_credentials_and_where_they_were_looked_for() {
             "identity",
             [
                 "no AWS credentials",
-                "looked at: environment (AWS_ACCESS_KEY_ID is not set, AWS_SECRET_ACCESS_KEY is not set); profile \"default\" \
-             (/nonexistent/config does not exist, /nonexistent/credentials does not exist); web identity (AWS_WEB_IDENTITY_TOKEN_FILE is \
-             not set, AWS_ROLE_ARN is not set); container (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is not set, \
-             AWS_CONTAINER_CREDENTIALS_FULL_URI is not set); instance metadata (turned off by AWS_EC2_METADATA_DISABLED)",
-                "log in (aws sso login), name a profile with profile or AWS_PROFILE, or give this machine a role",
+                "looked at: environment (AWS_ACCESS_KEY_ID is not set, AWS_SECRET_ACCESS_KEY is \
+                 not set); profile \"default\" (/nonexistent/config does not exist, \
+                 /nonexistent/credentials does not exist); web identity \
+                 (AWS_WEB_IDENTITY_TOKEN_FILE is not set, AWS_ROLE_ARN is not set); container \
+                 (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is not set, \
+                 AWS_CONTAINER_CREDENTIALS_FULL_URI is not set); instance metadata (turned off by \
+                 AWS_EC2_METADATA_DISABLED)",
+                "log in (aws sso login), name a profile with profile or AWS_PROFILE, or give this \
+                 machine a role",
             ],
         );
     }
@@ -428,7 +446,8 @@ fn a_profile_that_is_missing_is_named_with_the_nearest() {
         "looked at: profile \"work\" ({} has none, /nonexistent/credentials does not exist)",
         file.display()
     );
-    let remedy = "log in (aws sso login), name a profile with profile or AWS_PROFILE, or give this machine a role";
+    let remedy = "log in (aws sso login), name a profile with profile or AWS_PROFILE, or give \
+                  this machine a role";
     assert_fails_in(
         env,
         &empty,
@@ -475,7 +494,8 @@ fn keys_that_aws_does_not_know() {
     let step = &target["steps"][1];
     assert_eq!(
         step["text"],
-        "sts:GetCallerIdentity: AWS does not accept the proxy's AWS credentials (InvalidClientTokenId)"
+        "sts:GetCallerIdentity: AWS does not accept the proxy's AWS credentials \
+         (InvalidClientTokenId)"
     );
     let explanation =
         "InvalidClientTokenId: The security token included in the request is invalid. (request ";
@@ -488,7 +508,8 @@ fn keys_that_aws_does_not_know() {
     );
     assert_eq!(
         step["remedy"],
-        "correct what is named; an access key must be active, the secret its own, and a temporary one (ASIA…) needs its session token"
+        "correct what is named; an access key must be active, the secret its own, and a temporary \
+         one (ASIA…) needs its session token"
     );
 }
 
@@ -498,8 +519,8 @@ fn a_role_that_may_not_be_assumed() {
     let role = aws.add_role("check_guarded", Some("another id"));
     let explanation = format!("{} may not assume {role}", user_arn(&aws));
     let remedy = format!(
-        "allow sts:AssumeRole on {role} to {}, and name that in the role's trust policy; where it has a condition on sts:ExternalId, set \
-         external_id",
+        "allow sts:AssumeRole on {role} to {}, and name that in the role's trust policy; where it \
+         has a condition on sts:ExternalId, set external_id",
         user_arn(&aws)
     );
     let config = redshift_config(
@@ -547,7 +568,8 @@ fn a_role_is_who_logs_in() {
 fn sts_that_cannot_be_asked_is_unknown_and_no_failure() {
     let aws = Testbed::shared().aws();
     let config = rds_config(
-        "db_user = \"jane_doe\"\ndatabase = \"postgres\"\nsts_endpoint_url = \"http://127.0.0.1:1\"",
+        "db_user = \"jane_doe\"\ndatabase = \"postgres\"\n\
+         sts_endpoint_url = \"http://127.0.0.1:1\"",
     );
     let target = target(aws.env(), &config, &[], 0);
     let step = &target["steps"][1];
@@ -678,7 +700,8 @@ fn an_aws_that_fails() {
     );
     assert_eq!(
         step["remedy"],
-        "try again; if it stays so, see whether this machine reaches AWS in us-west-2 (HTTPS_PROXY, VPC endpoint, endpoint_url)"
+        "try again; if it stays so, see whether this machine reaches AWS in us-west-2 \
+         (HTTPS_PROXY, VPC endpoint, endpoint_url)"
     );
 }
 
@@ -686,7 +709,8 @@ fn an_aws_that_fails() {
 fn a_cluster_that_does_not_exist() {
     let aws = Testbed::shared().aws();
     let remedy = format!(
-        "correct the identifier or region, or take an identity of the server's account; this one is {}",
+        "correct the identifier or region, or take an identity of the server's account; this one \
+         is {}",
         user_arn(&aws)
     );
     assert_fails(
@@ -694,7 +718,8 @@ fn a_cluster_that_does_not_exist() {
         &redshift_config(&aws, &format!("{ANA}\ncluster_identifier = \"nowhere\"")),
         "endpoint",
         [
-            "redshift:DescribeClusters: there is no such cluster, workgroup or instance in this account and region",
+            "redshift:DescribeClusters: there is no such cluster, workgroup or instance in this \
+             account and region",
             "nothing of this name is ready in account 123456789012, region us-west-2",
             &remedy,
         ],
@@ -705,15 +730,18 @@ fn a_cluster_that_does_not_exist() {
 fn a_region_that_is_not_the_hosts() {
     let aws = Testbed::shared().aws();
     let elsewhere = format!(
-        "{ANA}\ncluster_identifier = \"other\"\nhost = \"other.abc123xyz789.us-east-1.redshift.amazonaws.com\""
+        "{ANA}\ncluster_identifier = \"other\"\n\
+         host = \"other.abc123xyz789.us-east-1.redshift.amazonaws.com\""
     );
     assert_fails(
         &aws,
         &redshift_config(&aws, &elsewhere),
         "mint",
         [
-            "redshift:GetClusterCredentials: there is no such cluster, workgroup or instance in this account and region",
-            "other.abc123xyz789.us-east-1.redshift.amazonaws.com is in us-east-1, but we sign for us-west-2",
+            "redshift:GetClusterCredentials: there is no such cluster, workgroup or instance in \
+             this account and region",
+            "other.abc123xyz789.us-east-1.redshift.amazonaws.com is in us-east-1, but we sign for \
+             us-west-2",
             "set region = \"us-east-1\"",
         ],
     );
@@ -725,7 +753,8 @@ fn a_region_that_is_not_the_hosts() {
         "login",
         [
             "LDAP authentication failed for user \"jane_doe\"",
-            "mydb.123456789012.us-west-2.rds.amazonaws.com is in us-west-2, but we sign for us-east-1",
+            "mydb.123456789012.us-west-2.rds.amazonaws.com is in us-west-2, but we sign for \
+             us-east-1",
             "set region = \"us-west-2\"",
         ],
     );
@@ -763,7 +792,8 @@ fn a_clock_that_is_off() {
             format!("LDAP authentication failed for user \"{user}\"")
         );
         let explanation = format!(
-            "this machine's clock is {words} AWS's, and a token is good for 15 minutes from the time it is signed"
+            "this machine's clock is {words} AWS's, and a token is good for 15 minutes from the \
+             time it is signed"
         );
         assert_eq!(
             (&login["explanation"], &login["remedy"]),
@@ -809,8 +839,8 @@ fn a_token_that_is_refused_for_no_visible_reason_names_rds_db_connect() {
     bed.rds().create_user("forbidden").unwrap();
     bed.rds().refuse_next_of("forbidden", 1);
     let remedy = format!(
-        "allow rds-db:connect on arn:aws:rds-db:us-west-2:123456789012:dbuser:*/forbidden to {} (the * may be narrowed to the resource id, \
-         db-… or cluster-…)",
+        "allow rds-db:connect on arn:aws:rds-db:us-west-2:123456789012:dbuser:*/forbidden to {} \
+         (the * may be narrowed to the resource id, db-… or cluster-…)",
         user_arn(&aws)
     );
     let explanation = format!(
@@ -840,8 +870,9 @@ fn the_arn_to_allow_an_action_on_is_in_the_partition_of_the_region() {
         ("eusc-de-east-1", "aws-eusc", "amazonaws.com"),
     ] {
         let remedy = format!(
-            "allow rds-db:connect on arn:{partition}:rds-db:{region}:123456789012:dbuser:*/jane_doe \
-             to {} (the * may be narrowed to the resource id, db-… or cluster-…)",
+            "allow rds-db:connect on \
+             arn:{partition}:rds-db:{region}:123456789012:dbuser:*/jane_doe to {} (the * may be \
+             narrowed to the resource id, db-… or cluster-…)",
             user_arn(&aws)
         );
         // The server is in us-west-2, so it refuses the token.
@@ -883,11 +914,12 @@ fn a_user_without_rds_iam_and_one_that_does_not_exist() {
     for user in ["master", "nobody here"] {
         let error = format!("password authentication failed for user \"{user}\"");
         let explanation = format!(
-            "user \"{user}\" does not exist, or does not have rds_iam: the server asked for a password and not for a token"
+            "user \"{user}\" does not exist, or does not have rds_iam: the server asked for a \
+             password and not for a token"
         );
         let remedy = format!(
-            "GRANT rds_iam TO \"{user}\"; before it CREATE USER \"{user}\"; where the user is missing; and see that IAM database \
-             authentication is enabled"
+            "GRANT rds_iam TO \"{user}\"; before it CREATE USER \"{user}\"; where the user is \
+             missing; and see that IAM database authentication is enabled"
         );
         let config = rds_config(&format!("db_user = \"{user}\"\ndatabase = \"postgres\""));
         assert_fails(&aws, &config, "login", [&error, &explanation, &remedy]);
@@ -951,7 +983,8 @@ fn an_authentication_that_is_not_supported() {
         [
             "the server asks for an identity provider token (authentication code 14)",
             "IAM users are asked for a cleartext password, MD5 or Redshift's digest",
-            "see whether engine, host and port are right, and the user is one that logs in with IAM",
+            "see whether engine, host and port are right, and the user is one that logs in with \
+             IAM",
         ],
     );
 }
@@ -979,7 +1012,8 @@ fn a_name_that_does_not_resolve() {
     );
     assert_eq!(
         step["remedy"],
-        "see whether host is spelt right; names of a private zone are known inside its VPC only, or through its resolver"
+        "see whether host is spelt right; names of a private zone are known inside its VPC only, \
+         or through its resolver"
     );
 }
 
@@ -993,7 +1027,8 @@ fn a_port_where_nobody_listens() {
         .port();
     let error = format!("cannot connect to 127.0.0.1:{port}: Connection refused (os error 111)");
     let explanation = format!("127.0.0.1 is there, and nothing listens on port {port}");
-    let remedy = "see whether host and port are right, the server is running and not paused, and the tunnel, if there is one, is open";
+    let remedy = "see whether host and port are right, the server is running and not paused, and \
+                  the tunnel, if there is one, is open";
     assert_fails(
         &aws,
         &at_port(port, "").replace("localhost", "127.0.0.1"),
@@ -1023,8 +1058,8 @@ fn a_firewall_that_drops_everything() {
     let explanation =
         format!("nothing comes back from {address}: something on the way drops what we send");
     let remedy = format!(
-        "allow TCP port {} from this machine in the server's security group, and see whether a route leads there (VPN, peering, public \
-         access)",
+        "allow TCP port {} from this machine in the server's security group, and see whether a \
+         route leads there (VPN, peering, public access)",
         address.port()
     );
     assert_fails(
@@ -1057,7 +1092,8 @@ fn a_server_without_tls() {
 fn a_server_that_is_no_postgresql() {
     let aws = Testbed::shared().aws();
     let explanation = "what answers there does not do so as a PostgreSQL server does";
-    let remedy = "see whether host and port are the server's own, and what stands between (load balancer, tunnel, pooler)";
+    let remedy = "see whether host and port are the server's own, and what stands between (load \
+                  balancer, tunnel, pooler)";
     let port = answer_ssl_request(b"HTTP/1.1 400 Bad Request\r\n\r\n");
     let error = format!("127.0.0.1:{port} answered the SSLRequest with byte 0x48");
     assert_fails(
@@ -1094,7 +1130,8 @@ fn assert_certificate_fails(certificate: ServerCertificate, keys: &str, words: [
 fn a_certificate_for_another_name() {
     let error = "the server's certificate is for another host name";
     let explanation = "the certificate names other.example.com, you dial localhost";
-    let remedy = "if that is the server you mean, behind a tunnel, load balancer or CNAME: set tls_server_name = \"other.example.com\"";
+    let remedy = "if that is the server you mean, behind a tunnel, load balancer or CNAME: set \
+                  tls_server_name = \"other.example.com\"";
     assert_certificate_fails(
         ServerCertificate::WrongName,
         "",
@@ -1116,8 +1153,10 @@ fn a_certificate_of_an_unknown_authority() {
         "",
         [
             "the server's certificate is signed by no known authority",
-            "neither Amazon Trust Services, nor RDS as built in, nor an authority of ca_file has signed the certificate",
-            "if the authority is your own, or RDS has it in a region that is newer than this program: set ca_file to its PEM file \
+            "neither Amazon Trust Services, nor RDS as built in, nor an authority of ca_file has \
+             signed the certificate",
+            "if the authority is your own, or RDS has it in a region that is newer than this \
+             program: set ca_file to its PEM file \
              (https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem)",
         ],
     );

@@ -18,7 +18,8 @@ const CLUSTER_NAME: &str = "foo0bar1baz2quux3quuux4qux.dsql.us-west-2.on.aws";
 /// A DSQL target that is reached through a tunnel and verified by the cluster's own name.
 fn dsql(user: &str, aws: &Aws) -> String {
     dsql_config(&format!(
-        "host = \"127.0.0.1\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"\ndb_user = \"{user}\"\nendpoint_url = \"{}\"",
+        "host = \"127.0.0.1\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"\n\
+         db_user = \"{user}\"\nendpoint_url = \"{}\"",
         aws.endpoint_url()
     ))
 }
@@ -87,7 +88,8 @@ fn serverless_actions_that_are_missing_are_named_with_where_to_allow_them() {
 fn a_workgroup_that_does_not_exist() {
     let aws = Testbed::shared().aws();
     let remedy = format!(
-        "correct the identifier or region, or take an identity of the server's account; this one is {}",
+        "correct the identifier or region, or take an identity of the server's account; this one \
+         is {}",
         user_arn(&aws)
     );
     let keys = "workgroup_name = \"nowhere\"\ndatabase = \"dev\"";
@@ -100,7 +102,8 @@ fn a_workgroup_that_does_not_exist() {
         ),
     ] {
         let error = format!(
-            "redshift-serverless:{call}: there is no such cluster, workgroup or instance in this account and region"
+            "redshift-serverless:{call}: there is no such cluster, workgroup or instance in this \
+             account and region"
         );
         let explanation = "nothing of this name is ready in account 123456789012, region us-west-2";
         assert_fails(
@@ -128,7 +131,8 @@ fn a_region_that_is_not_the_workgroups_dialled_or_through_a_tunnel() {
             ),
             "mint",
             [
-                "redshift-serverless:GetCredentials: there is no such cluster, workgroup or instance in this account and region",
+                "redshift-serverless:GetCredentials: there is no such cluster, workgroup or \
+                 instance in this account and region",
                 &format!("{host} is in us-east-1, but we sign for us-west-2"),
                 "set region = \"us-east-1\"",
             ],
@@ -155,7 +159,8 @@ fn a_serverless_api_that_fails() {
     );
     assert_eq!(
         step["remedy"],
-        "try again; if it stays so, see whether this machine reaches AWS in us-west-2 (HTTPS_PROXY, VPC endpoint, endpoint_url)"
+        "try again; if it stays so, see whether this machine reaches AWS in us-west-2 \
+         (HTTPS_PROXY, VPC endpoint, endpoint_url)"
     );
 }
 
@@ -206,12 +211,14 @@ fn a_dsql_token_that_is_refused_for_no_visible_reason_names_the_users_own_action
         ("admin", "dsql:DbConnectAdmin"),
     ] {
         let explanation = format!(
-            "DSQL does not say why; most often {} may not use {action}, or is not granted the role \"{user}\"",
+            "DSQL does not say why; most often {} may not use {action}, or is not granted the \
+             role \"{user}\"",
             user_arn(&aws)
         );
         let remedy = format!(
-            "allow {action} on arn:aws:dsql:us-west-2:123456789012:cluster/foo0bar1baz2quux3quuux4qux to {0}; for a role of your own, AWS IAM \
-             GRANT \"{user}\" TO that identity's ARN",
+            "allow {action} on arn:aws:dsql:us-west-2:123456789012:cluster/\
+             foo0bar1baz2quux3quuux4qux to {0}; for a role of your own, AWS IAM GRANT \"{user}\" \
+             TO that identity's ARN",
             user_arn(&aws)
         );
         let error = format!("LDAP authentication failed for user \"{user}\"");
@@ -228,7 +235,8 @@ fn a_dsql_token_that_is_refused_for_no_visible_reason_names_the_users_own_action
 fn a_dsql_token_that_is_signed_for_another_region_also_through_a_tunnel() {
     let aws = Testbed::shared().aws();
     let keys = format!(
-        "host = \"127.0.0.1\"\ntls_server_name = \"{CLUSTER_NAME}\"\ndb_user = \"dsql_reader\"\nendpoint_url = \"{}\"",
+        "host = \"127.0.0.1\"\ntls_server_name = \"{CLUSTER_NAME}\"\ndb_user = \"dsql_reader\"\n\
+         endpoint_url = \"{}\"",
         aws.endpoint_url()
     );
     assert_fails(
@@ -255,7 +263,8 @@ fn a_dsql_token_of_a_clock_that_is_off() {
         .unwrap();
     let login = &target["steps"][7];
     let explanation = format!(
-        "this machine's clock is {ahead} s ahead of AWS's, and a token is good for 15 minutes from the time it is signed"
+        "this machine's clock is {ahead} s ahead of AWS's, and a token is good for 15 minutes \
+         from the time it is signed"
     );
     assert_eq!(login["explanation"], json!(explanation), "{login:#}");
     assert_eq!(
@@ -267,7 +276,8 @@ fn a_dsql_token_of_a_clock_that_is_off() {
 #[test]
 fn a_dsql_cluster_that_does_not_exist_and_a_database_that_cannot() {
     let aws = Testbed::shared().aws();
-    let elsewhere = "host = \"127.0.0.1\"\ntls_server_name = \"ec2.us-west-2.amazonaws.com\"\ndb_user = \"dsql_reader\"";
+    let elsewhere = "host = \"127.0.0.1\"\ntls_server_name = \"ec2.us-west-2.amazonaws.com\"\n\
+        db_user = \"dsql_reader\"";
     let target_elsewhere = target(aws.env(), &dsql_config(elsewhere), &[], 1);
     assert_eq!(
         target_elsewhere["steps"][6]["status"], "failed",

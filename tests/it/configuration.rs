@@ -9,7 +9,8 @@ use crate::support::reports::{complaint, reports};
 
 const LISTENER: &str =
     "[[listener]]\naddress = \"127.0.0.1:5439\"\ntargets = [\"warehouse\"]\nauth = \"trust\"\n";
-const TARGET: &str = "[target.warehouse]\nengine = \"redshift\"\ncluster_identifier = \"examplecluster\"\nregion = \"us-west-2\"\n";
+const TARGET: &str = "[target.warehouse]\nengine = \"redshift\"\n\
+    cluster_identifier = \"examplecluster\"\nregion = \"us-west-2\"\n";
 
 /// The only problem of this configuration, without the file's name.
 fn problem(text: &str) -> String {
@@ -77,7 +78,8 @@ fn a_duplicate_listener_is_refused() {
 fn a_target_that_no_listener_uses_is_refused() {
     assert_problem(
         &format!("{LISTENER}{TARGET}{}", TARGET.replace("warehouse", "spare")),
-        "9:1: target \"spare\" is used by no listener: add it to a listener's targets, or delete it",
+        "9:1: target \"spare\" is used by no listener: add it to a listener's targets, or delete \
+         it",
     );
 }
 
@@ -109,25 +111,29 @@ fn trust_on_an_address_that_others_can_reach_is_refused() {
         assert_problem(
             &format!("{}{TARGET}", LISTENER.replace("127.0.0.1:5439", address)),
             &format!(
-                "2:1: listener.address = \"{address}\": auth = \"trust\" is for loopback only, since it lets in whoever reaches the address: \
-                 use 127.0.0.1 or [::1], or another method"
+                "2:1: listener.address = \"{address}\": auth = \"trust\" is for loopback only, \
+                 since it lets in whoever reaches the address: use 127.0.0.1 or [::1], or another \
+                 method"
             ),
         );
     }
     assert_problem(
         &format!("{}{TARGET}", LISTENER.replace("auth = \"trust\"\n", "")),
-        "1:1: listener.auth: say what a client must prove: \"scram-sha-256\", \"md5\", \"password\", \"cert\", \"peer\", or \"trust\" (whoever reaches this address is let in)",
+        "1:1: listener.auth: say what a client must prove: \"scram-sha-256\", \"md5\", \
+         \"password\", \"cert\", \"peer\", or \"trust\" (whoever reaches this address is let in)",
     );
     assert_problem(
         &format!("{}{TARGET}", LISTENER.replace("trust", "oauth")),
-        "4:1: listener.auth = \"oauth\": must be \"trust\", \"scram-sha-256\", \"md5\", \"password\", \"cert\" or \"peer\"",
+        "4:1: listener.auth = \"oauth\": must be \"trust\", \"scram-sha-256\", \"md5\", \
+         \"password\", \"cert\" or \"peer\"",
     );
     assert_problem(
         &format!(
             "{}{TARGET}",
             LISTENER.replace("127.0.0.1:5439", "localhost")
         ),
-        "2:1: listener.address = \"localhost\": must be an IP address and a port, as in \"127.0.0.1:5439\", or the path of a unix socket",
+        "2:1: listener.address = \"localhost\": must be an IP address and a port, as in \
+         \"127.0.0.1:5439\", or the path of a unix socket",
     );
 }
 
@@ -166,7 +172,8 @@ fn redshift_settings_are_held_against_the_apis_constraints() {
         &format!("{LISTENER}{TARGET}db_groups = [\"ok\", \"BI\"]\n"),
         "9:20: db_groups = \"BI\": must be in lower case: the API knows no other groups",
     );
-    let text = "get-cluster-credentials-with-iam maps the AWS identity to the database user and takes none of this: delete it";
+    let text = "get-cluster-credentials-with-iam maps the AWS identity to the database user and \
+                takes none of this: delete it";
     assert_problem(
         &format!(
             "{LISTENER}{TARGET}api = \"get-cluster-credentials-with-iam\"\ndb_user = \"ana\"\n"
@@ -182,11 +189,13 @@ fn a_region_is_never_guessed() {
             "{LISTENER}{}",
             TARGET.replace("region = \"us-west-2\"\n", "")
         ),
-        "5:1: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, never guessed",
+        "5:1: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends \
+         in .amazonaws.com or .on.aws, never guessed",
     );
     assert_problem(
         &format!("{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"db.example.com\"\n"),
-        "5:1: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, never guessed",
+        "5:1: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends \
+         in .amazonaws.com or .on.aws, never guessed",
     );
 }
 
@@ -198,7 +207,8 @@ fn keys_of_the_other_engine_are_refused() {
     );
     assert_problem(
         &format!(
-            "{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"h\"\nregion = \"us-west-2\"\nauto_create = true\n"
+            "{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"h\"\n\
+             region = \"us-west-2\"\nauto_create = true\n"
         ),
         "9:1: auto_create: is for engine = \"redshift\": delete it",
     );
@@ -210,8 +220,8 @@ fn a_workgroup_has_a_name_and_no_settings_of_a_database_user() {
         "[target.warehouse]\nengine = \"redshift-serverless\"\nregion = \"us-west-2\"\n";
     assert_problem(
         &format!("{LISTENER}{serverless}"),
-        "5:1: workgroup_name: say which workgroup, as in workgroup_name = \"myworkgroup\" (or custom_domain_name, or a host that ends in \
-         .redshift-serverless.amazonaws.com)",
+        "5:1: workgroup_name: say which workgroup, as in workgroup_name = \"myworkgroup\" (or \
+         custom_domain_name, or a host that ends in .redshift-serverless.amazonaws.com)",
     );
     let serverless = format!("{serverless}workgroup_name = \"myworkgroup\"\n");
     for (key, value) in [
@@ -223,7 +233,8 @@ fn a_workgroup_has_a_name_and_no_settings_of_a_database_user() {
         assert_problem(
             &format!("{LISTENER}{serverless}{key} = {value}\n"),
             &format!(
-                "9:1: {key}: Redshift Serverless maps the AWS identity to the database user and takes none of this: delete it"
+                "9:1: {key}: Redshift Serverless maps the AWS identity to the database user and \
+                 takes none of this: delete it"
             ),
         );
     }
@@ -260,16 +271,17 @@ fn a_workgroup_has_a_name_and_no_settings_of_a_database_user() {
 fn a_dsql_cluster_has_a_name_and_one_database() {
     let dsql = format!("{LISTENER}[target.warehouse]\nengine = \"dsql\"\n");
     let host = "host = \"foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws\"\n";
-    let no_address = "Aurora DSQL finds the cluster by the name in the TLS handshake (SNI), where no address can be: give the cluster's own \
-                      name as tls_server_name";
+    let no_address = "Aurora DSQL finds the cluster by the name in the TLS handshake (SNI), where \
+        no address can be: give the cluster's own name as tls_server_name";
     assert_problem(
         &format!("{dsql}region = \"us-east-1\"\n"),
-        "5:1: host: say where the cluster is, as in host = \"foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws\" (or cluster_identifier and \
-         region)",
+        "5:1: host: say where the cluster is, as in host = \
+         \"foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws\" (or cluster_identifier and region)",
     );
     assert_problem(
         &format!("{dsql}{host}database = \"dev\"\n"),
-        "8:1: database = \"dev\": must be \"postgres\": a cluster of Aurora DSQL has no other database",
+        "8:1: database = \"dev\": must be \"postgres\": a cluster of Aurora DSQL has no other \
+         database",
     );
     assert_problem(
         &format!("{dsql}region = \"us-east-1\"\ncluster_identifier = \"short\"\n"),
@@ -299,7 +311,8 @@ fn sessions_are_reused_where_they_can_be_reset() {
     for engine in others {
         assert_problem(
             &format!(
-                "{LISTENER}[target.warehouse]\nregion = \"us-west-2\"\n{engine}reuse_sessions = true\n"
+                "{LISTENER}[target.warehouse]\nregion = \"us-west-2\"\n\
+                 {engine}reuse_sessions = true\n"
             ),
             "9:1: reuse_sessions: is for engine = \"rds\": delete it",
         );
@@ -345,10 +358,13 @@ fn spare_sessions_have_bounds() {
 fn a_region_is_taken_from_the_names_that_have_one() {
     for target in [
         "engine = \"rds\"\nhost = \"myproxy.proxy-abcdefghijkl.eu-central-1.rds.amazonaws.com\"",
-        "engine = \"redshift-serverless\"\nhost = \"myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com\"",
+        "engine = \"redshift-serverless\"\n\
+         host = \"myworkgroup.123456789012.us-west-2.redshift-serverless.amazonaws.com\"",
         "engine = \"dsql\"\nhost = \"foo0bar1baz2quux3quuux4qux.dsql.us-east-1.on.aws\"",
-        "engine = \"dsql\"\nhost = \"127.0.0.1\"\ntls_server_name = \"foo0bar1baz2quux3quuux4qux.dsql-fnh4.us-east-1.on.aws\"",
-        "engine = \"dsql\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"\nregion = \"us-east-1\"",
+        "engine = \"dsql\"\nhost = \"127.0.0.1\"\n\
+         tls_server_name = \"foo0bar1baz2quux3quuux4qux.dsql-fnh4.us-east-1.on.aws\"",
+        "engine = \"dsql\"\ncluster_identifier = \"foo0bar1baz2quux3quuux4qux\"\n\
+         region = \"us-east-1\"",
     ] {
         let file = config_file(&format!("{LISTENER}[target.warehouse]\n{target}\n"));
         let output = output(&[
@@ -384,7 +400,8 @@ fn an_unreadable_ca_file_is_refused() {
     assert_problem(
         &format!("{LISTENER}{TARGET}ca_file = \"{path}\"\n"),
         &format!(
-            "9:1: ca_file = \"{path}\": it has no PEM certificate: it must hold the PEM certificates of the authorities"
+            "9:1: ca_file = \"{path}\": it has no PEM certificate: it must hold the PEM \
+             certificates of the authorities"
         ),
     );
 }
@@ -669,14 +686,17 @@ fn a_mistake_is_told_once_and_what_follows_from_it_is_not() {
                 "{}{TARGET}[user.ana]\npassword = \"x\"\n",
                 LISTENER.replace("trust", "md5")
             ),
-            "10:1: user.password: is not a verifier: plain passwords are not accepted; write what `pg-iam-proxy hash-password` prints",
+            "10:1: user.password: is not a verifier: plain passwords are not accepted; write what \
+             `pg-iam-proxy hash-password` prints",
         ),
         // A host with a port may have the region in it.
         (
             format!(
-                "{LISTENER}[target.warehouse]\nengine = \"rds\"\nhost = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\"\n"
+                "{LISTENER}[target.warehouse]\nengine = \"rds\"\n\
+                 host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\"\n"
             ),
-            "7:1: host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\": must be a host name or an IP address, without port: that is the key port",
+            "7:1: host = \"mydb.123456789012.us-west-2.rds.amazonaws.com:5432\": must be a host \
+             name or an IP address, without port: that is the key port",
         ),
         // A key that is given twice has a value.
         (
@@ -785,11 +805,13 @@ fn target_urls_are_checked_as_files_are_and_never_echo_their_parameters() {
     for (url, expected) in [
         (
             "redshift://ana@examplecluster.us-west-2/dev?duration_seconds=899",
-            "target URL redshift://examplecluster.us-west-2/dev: duration_seconds = 899: must be 900 to 3600 (DurationSeconds of the API)",
+            "target URL redshift://examplecluster.us-west-2/dev: duration_seconds = 899: must be \
+             900 to 3600 (DurationSeconds of the API)",
         ),
         (
             "redshift://ana@examplecluster.us-west-2/dev?db_grups=x",
-            "target URL redshift://examplecluster.us-west-2/dev: unknown key `db_grups`: did you mean `db_groups`?",
+            "target URL redshift://examplecluster.us-west-2/dev: unknown key `db_grups`: did you \
+             mean `db_groups`?",
         ),
         (
             "rds://ana@mydb.us-west-2/dev?lisen=127.0.0.1:5439",
@@ -797,19 +819,25 @@ fn target_urls_are_checked_as_files_are_and_never_echo_their_parameters() {
         ),
         (
             "rds://jane:hunter2@mydb.us-west-2/dev",
-            "target URL rds://mydb.us-west-2/dev: delete the password: the proxy gets a temporary one from AWS",
+            "target URL rds://mydb.us-west-2/dev: delete the password: the proxy gets a temporary \
+             one from AWS",
         ),
         (
             "rds://jane@db.example.com/dev",
-            "target URL rds://db.example.com/dev: region: say which, as in region = \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, never guessed",
+            "target URL rds://db.example.com/dev: region: say which, as in region = \
+             \"us-west-2\"; it is taken from a host that ends in .amazonaws.com or .on.aws, never \
+             guessed",
         ),
         (
             "mysql://x@y/z",
-            "target URL mysql://y/z: unknown scheme mysql: must be redshift, redshift-serverless, rds, dsql or jdbc:redshift:iam",
+            "target URL mysql://y/z: unknown scheme mysql: must be redshift, redshift-serverless, \
+             rds, dsql or jdbc:redshift:iam",
         ),
         (
             "jdbc:redshift:iam://examplecluster:us-west-2/dev?DbUser=a&SecretAccessKey=hunter2",
-            "target URL jdbc:redshift:iam://examplecluster:us-west-2/dev: delete secretaccesskey: AWS credentials come from the environment, a profile, SSO, a role or the instance, never from a URL",
+            "target URL jdbc:redshift:iam://examplecluster:us-west-2/dev: delete secretaccesskey: \
+             AWS credentials come from the environment, a profile, SSO, a role or the instance, \
+             never from a URL",
         ),
     ] {
         let output = output(&["run", url]);
@@ -920,7 +948,8 @@ fn the_reference_page_is_the_one_that_the_program_makes() {
     let made = output(&["schema", "--format", "markdown"]);
     assert!(
         page("docs/configuration.md").as_bytes() == made.stdout,
-        "docs/configuration.md is stale: pg-iam-proxy schema --format markdown >docs/configuration.md"
+        "docs/configuration.md is stale: pg-iam-proxy schema --format markdown \
+         >docs/configuration.md"
     );
 }
 

@@ -223,7 +223,8 @@ fn completed(fragment: &str) -> String {
         .collect();
     for name in wanted {
         text += &format!(
-            "[target.{name}]\nengine = \"redshift\"\ncluster_identifier = \"examplecluster\"\nregion = \"us-west-2\"\n"
+            "[target.{name}]\nengine = \"redshift\"\ncluster_identifier = \"examplecluster\"\n\
+             region = \"us-west-2\"\n"
         );
     }
     text

@@ -1,5 +1,5 @@
-//! The journeys that `docs/` and `deploy/` describe, done as a reader would: what is printed is what
-//! is run.
+//! The journeys that `docs/` and `deploy/` describe, done as a reader would: what is printed is
+//! what is run.
 //!
 //! Only what is the reader's own is put in its place: ports that are free, networks that these
 //! clients come from, and the authority of the testbed's servers.
@@ -242,8 +242,12 @@ fn the_recipes_of_libpq_lead_to_logins() {
     let journey = Journey::from_page("docs/recipes.md");
     journey.write_config("pg-iam-proxy.toml");
     journey.run([
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 7 -subj /CN=db.example.com -addext subjectAltName=DNS:db.example.com -keyout server.key -out server.crt",
-        r#"verifier=$(pg-iam-proxy hash-password); printf '"ana" "%s"\n"old_reports" "%s"\n' "$verifier" "$verifier" >userlist.txt"#,
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 7 -subj /CN=db.example.com -addext \
+         subjectAltName=DNS:db.example.com -keyout server.key -out server.crt",
+        concat!(
+            "verifier=$(pg-iam-proxy hash-password); ",
+            r#"printf '"ana" "%s"\n"old_reports" "%s"\n' "$verifier" "$verifier" >userlist.txt"#
+        ),
     ]);
     let own = [
         ("127.0.0.1:5432", "127.0.0.1:0"),

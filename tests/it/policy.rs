@@ -11,7 +11,8 @@ use testbed::{Aws, Fault, FaultRule, Testbed};
 use crate::support::proxy::{command, config_file};
 use crate::support::python;
 
-const SCRAM: &str = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const SCRAM: &str = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$\
+    AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const EVERYTHING: &str = r#"
 [[listener]]
 address = "127.0.0.1:5439"
@@ -76,8 +77,8 @@ region = "us-west-2"
 db_user = "jane_doe"
 role_arn = "arn:aws:iam::333333333333:role/app"
 "#;
-const NO_ID: &str = "the server's id is not in the configuration, so that every server of the account and region is allowed: \
-    run with --discover, or put the id";
+const NO_ID: &str = "the server's id is not in the configuration, so that every server of the \
+    account and region is allowed: run with --discover, or put the id";
 
 /// What is printed for a configuration, which the linter must accept, and the notes on standard
 /// error.
@@ -137,14 +138,18 @@ fn document(statements: &[Value]) -> Value {
 
 fn trust(account: &str) -> Value {
     document(&[json!({
-        "Sid": "AssumeRole", "Effect": "Allow", "Principal": {"AWS": [format!("arn:aws:iam::{account}:root")]}, "Action": ["sts:AssumeRole"]
+        "Sid": "AssumeRole",
+        "Effect": "Allow",
+        "Principal": {"AWS": [format!("arn:aws:iam::{account}:root")]},
+        "Action": ["sts:AssumeRole"],
     })])
 }
 
 /// A configuration with one target, and a listener that trusts everybody.
 fn one_target(keys: &str) -> String {
     format!(
-        "[[listener]]\naddress = \"127.0.0.1:5432\"\ntargets = [\"app\"]\nauth = \"trust\"\n[target.app]\nregion = \"us-west-2\"\n{keys}\n"
+        "[[listener]]\naddress = \"127.0.0.1:5432\"\ntargets = [\"app\"]\nauth = \"trust\"\n\
+         [target.app]\nregion = \"us-west-2\"\n{keys}\n"
     )
 }
 
@@ -183,8 +188,19 @@ fn the_linter_finds_what_is_wrong() {
         "sts:AssumeRole",
         &["arn:aws:iam::123456789012:role/reports"],
     )]);
-    let trust = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "nobody"}, "Action": "sts:AssumeRole"}]});
-    let printed = json!({"Roles": [{"RoleArn": "arn:aws:iam::123456789012:role/reports", "Policy": roles, "TrustPolicy": trust}]});
+    let trust = json!({
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Principal": {"AWS": "nobody"}, "Action": "sts:AssumeRole"},
+        ],
+    });
+    let printed = json!({
+        "Roles": [{
+            "RoleArn": "arn:aws:iam::123456789012:role/reports",
+            "Policy": roles,
+            "TrustPolicy": trust,
+        }],
+    });
     assert!(lint(&printed).unwrap().contains("UNKNOWN_PRINCIPAL"));
 }
 
@@ -243,15 +259,21 @@ fn the_readmes_file() {
             &["arn:aws:rds:us-west-2:123456789012:cluster:mycluster"],
         ),
     ]);
-    let role = json!({"RoleArn": "arn:aws:iam::123456789012:role/reports", "Policy": of_role, "TrustPolicy": trust("123456789012")});
+    let role = json!({
+        "RoleArn": "arn:aws:iam::123456789012:role/reports",
+        "Policy": of_role,
+        "TrustPolicy": trust("123456789012"),
+    });
     assert_eq!(printed, json!({"ProxyPolicy": own, "Roles": [role]}));
     let no_id = |target| {
         format!(
             "{target}: {NO_ID} (DbiResourceId, DbClusterResourceId or prx-…) in place of dbuser:*"
         )
     };
-    let any_user = "reports: the client chooses the database user, so that every one is allowed: set db_user, or say in a rule who the users are";
-    let trusted = "trust policies name the proxy's account: put its own role or user in that place where it is known";
+    let any_user = "reports: the client chooses the database user, so that every one is allowed: \
+        set db_user, or say in a rule who the users are";
+    let trusted = "trust policies name the proxy's account: put its own role or user in that \
+        place where it is known";
     assert_eq!(
         notes,
         [
@@ -295,12 +317,23 @@ fn everything_that_there_is() {
     let proxy = json!({"AWS": ["arn:aws:iam::111111111111:root"]});
     let people = document(&[
         json!({
-            "Sid": "AssumeRole", "Effect": "Allow", "Principal": proxy, "Action": ["sts:AssumeRole"],
+            "Sid": "AssumeRole",
+            "Effect": "Allow",
+            "Principal": proxy,
+            "Action": ["sts:AssumeRole"],
             "Condition": {"StringEquals": {"sts:ExternalId": ["id-7"]}},
         }),
-        json!({"Sid": "SetSourceIdentity", "Effect": "Allow", "Principal": proxy, "Action": ["sts:SetSourceIdentity"]}),
         json!({
-            "Sid": "TagSession", "Effect": "Allow", "Principal": proxy, "Action": ["sts:TagSession"],
+            "Sid": "SetSourceIdentity",
+            "Effect": "Allow",
+            "Principal": proxy,
+            "Action": ["sts:SetSourceIdentity"],
+        }),
+        json!({
+            "Sid": "TagSession",
+            "Effect": "Allow",
+            "Principal": proxy,
+            "Action": ["sts:TagSession"],
             "Condition": {"ForAllValues:StringEquals": {"aws:TagKeys": ["pg-iam-proxy:user"]}},
         }),
     ]);
@@ -314,8 +347,17 @@ fn everything_that_there_is() {
                 "arn:aws-cn:redshift:cn-north-1:111111111111:dbname:other/*",
                 "arn:aws-cn:redshift:cn-north-1:111111111111:dbuser:other/report",
             ]),
-            allow("AssumeRoles", "sts:AssumeRole", &[bob, team, "arn:aws:iam::333333333333:role/app"]),
-            json!({"Sid": "NamePeople", "Effect": "Allow", "Action": ["sts:SetSourceIdentity", "sts:TagSession"], "Resource": [bob, team]}),
+            allow("AssumeRoles", "sts:AssumeRole", &[
+                bob,
+                team,
+                "arn:aws:iam::333333333333:role/app",
+            ]),
+            json!({
+                "Sid": "NamePeople",
+                "Effect": "Allow",
+                "Action": ["sts:SetSourceIdentity", "sts:TagSession"],
+                "Resource": [bob, team],
+            }),
         ]),
         "Profiles": [{
             "Profile": "work",
@@ -346,7 +388,9 @@ fn everything_that_there_is() {
                 "Policy": document(&[
                     credentials("ana"),
                     create("ana"),
-                    allow("RedshiftJoinGroup", "redshift:JoinGroup", &[&warehouse("dbgroup:examplecluster/bi")]),
+                    allow("RedshiftJoinGroup", "redshift:JoinGroup", &[
+                        &warehouse("dbgroup:examplecluster/bi"),
+                    ]),
                     allow("RedshiftEndpoints", "redshift:DescribeClusters", &["*"]),
                 ]),
                 "TrustPolicy": people,
@@ -354,8 +398,12 @@ fn everything_that_there_is() {
             {
                 "RoleArn": "arn:aws:iam::333333333333:role/app",
                 "Policy": document(&[
-                    allow("RdsConnect", "rds-db:connect", &["arn:aws:rds-db:us-west-2:333333333333:dbuser:*/jane_doe"]),
-                    allow("RdsInstanceEndpoints", "rds:DescribeDBInstances", &["arn:aws:rds:us-west-2:333333333333:db:mydb"]),
+                    allow("RdsConnect", "rds-db:connect", &[
+                        "arn:aws:rds-db:us-west-2:333333333333:dbuser:*/jane_doe",
+                    ]),
+                    allow("RdsInstanceEndpoints", "rds:DescribeDBInstances", &[
+                        "arn:aws:rds:us-west-2:333333333333:db:mydb",
+                    ]),
                 ]),
                 "TrustPolicy": trust("111111111111"),
             },
@@ -403,7 +451,8 @@ fn serverless_and_dsql() {
         ("reader", allow("DsqlConnect", "dsql:DbConnect", &[cluster])),
     ] {
         let dsql = format!(
-            "engine = \"dsql\"\nhost = \"aaaaaaaaaaaaaaaaaaaaaaaaaa.dsql.us-west-2.on.aws\"\ndb_user = \"{db_user}\"\ndatabase = \"postgres\"\n"
+            "engine = \"dsql\"\nhost = \"aaaaaaaaaaaaaaaaaaaaaaaaaa.dsql.us-west-2.on.aws\"\n\
+             db_user = \"{db_user}\"\ndatabase = \"postgres\"\n"
         );
         let (printed, notes) = policy(&one_target(&dsql), &["--account", "111111111111"]);
         assert_eq!(printed, document(&[statement]));
@@ -434,7 +483,8 @@ fn without_an_account_every_one_is_allowed_and_it_is_said() {
     assert_eq!(
         notes,
         [
-            "app: the account is not known and every one is allowed: run with --account or --discover"
+            "app: the account is not known and every one is allowed: run with --account or \
+             --discover"
         ]
     );
 }
@@ -444,7 +494,13 @@ fn where_nobody_says_the_proxy_is_in_the_account_of_its_roles() {
     let role = "role_arn = \"arn:aws:iam::123456789012:role/app\"";
     let (printed, notes) = policy(&rds_target(&format!("host = \"h\"\n{role}")), &[]);
     assert_eq!(printed["Roles"][0]["TrustPolicy"], trust("123456789012"));
-    assert!(notes.contains(&"the proxy is taken to be in account 123456789012, as its roles are: --account says otherwise".to_string()));
+    assert!(
+        notes.contains(
+            &"the proxy is taken to be in account 123456789012, as its roles are: \
+        --account says otherwise"
+                .to_string()
+        )
+    );
     // The trust policy never has a wildcard, which would let in every account of AWS.
     let (printed, _) = policy(
         &rds_target(&format!(
@@ -510,7 +566,8 @@ fn discovery_finds_the_account_and_the_ids_of_servers() {
             id,
         );
     }
-    let keys = "engine = \"redshift\"\ncustom_domain_name = \"warehouse.example.com\"\napi = \"get-cluster-credentials-with-iam\"";
+    let keys = "engine = \"redshift\"\ncustom_domain_name = \"warehouse.example.com\"\n\
+                api = \"get-cluster-credentials-with-iam\"";
     let (printed, _) = discovered(&aws, &one_target(keys));
     assert_eq!(
         resources(&printed),
@@ -576,7 +633,8 @@ fn a_role_of_our_own_account_is_not_assumed_to_look_since_it_may_not_exist_yet()
     let (_, notes) = discovered(&aws, &config("210987654321"));
     assert_eq!(
         notes[0],
-        "app: the server's id is not known: sts:AssumeRole is not allowed for the proxy's AWS identity"
+        "app: the server's id is not known: sts:AssumeRole is not allowed for the proxy's AWS \
+         identity"
     );
 }
 

@@ -1,7 +1,7 @@
 //! What is wrong when a step of a login fails, and what is to be done about it?
 //!
-//! `aws` explains why AWS gives nothing, `connect` why there is no verified connection, `log_in` why
-//! the server does not let the user in, and `password_refused` the part of that which differs
+//! `aws` explains why AWS gives nothing, `connect` why there is no verified connection, `log_in`
+//! why the server does not let the user in, and `password_refused` the part of that which differs
 //! between engines.
 
 mod aws;

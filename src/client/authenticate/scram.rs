@@ -241,18 +241,25 @@ fn read_binding_flag(
         // The client says that it supports channel binding and was not offered it, so somebody on
         // the way has changed the offer.
         (b'y', BindingChoice::Declined) => {
-            return Err(Refusal::new(ErrorKind::InvalidAuthorization, "SCRAM channel binding negotiation error").detail(
-                "The client supports SCRAM channel binding but thinks the server does not.  However, this server does support channel binding.",
+            return Err(Refusal::new(
+                ErrorKind::InvalidAuthorization,
+                "SCRAM channel binding negotiation error",
+            )
+            .detail(
+                "The client supports SCRAM channel binding but thinks the server does not.  \
+                 However, this server does support channel binding.",
             ));
         }
         (b'n' | b'y', BindingChoice::To(_)) => {
             return Err(malformed(
-                "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.",
+                "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include \
+                 channel binding data.",
             ));
         }
         (b'p', BindingChoice::Declined | BindingChoice::NotOffered) => {
             return Err(malformed(
-                "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data.",
+                "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message \
+                 includes channel binding data.",
             ));
         }
         (b'p', BindingChoice::To(_)) => {
@@ -365,7 +372,8 @@ mod tests {
     const SERVER_NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
     const SERVER_FIRST: &str =
         "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-    const CLIENT_FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+    const CLIENT_FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+        p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
     const SERVER_FINAL: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
     fn pencil() -> ScramVerifier {
@@ -441,12 +449,14 @@ mod tests {
     fn what_a_client_says_of_channel_binding_must_fit_what_it_chose() {
         use BindingChoice::{Declined, NotOffered, To};
         let missing = malformed(
-            "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.",
+            "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include \
+             channel binding data.",
         );
         assert_eq!(first(b"n,,n=,r=x", To(b"h")), missing);
         assert_eq!(first(b"y,,n=,r=x", To(b"h")), missing);
         let unwanted = malformed(
-            "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data.",
+            "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message \
+             includes channel binding data.",
         );
         assert_eq!(first(b"p=tls-server-end-point,,n=,r=x", Declined), unwanted);
         assert_eq!(

@@ -391,12 +391,18 @@ proptest! {
     }
 
     #[test]
-    fn no_sealed_records_make_us_panic(records in prop::collection::vec((18..27_u8, prop::collection::vec(any::<u8>(), 0..300)), 0..12)) {
+    fn no_sealed_records_make_us_panic(
+        records in prop::collection::vec(
+            (18..27_u8, prop::collection::vec(any::<u8>(), 0..300)),
+            0..12,
+        ),
+    ) {
         endure(async |theirs| {
             for (content, payload) in records {
                 let mut slot = vec![0; payload.len() + MAX_CONTROL];
                 slot[HEADER..HEADER + payload.len()].copy_from_slice(&payload);
-                let length = theirs.records.sealing_key.seal(content, &mut slot, payload.len()).unwrap();
+                let key = &mut theirs.records.sealing_key;
+                let length = key.seal(content, &mut slot, payload.len()).unwrap();
                 theirs.get_mut().write_all(&slot[..length]).await.unwrap();
             }
         });

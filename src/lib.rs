@@ -50,7 +50,7 @@
 //! |---|---|
 //! | `cli` | What did the person ask for, and with which exit code does it end? |
 //! | `check` | Does every step of a login to each target work, and what is to be done where one does not? |
-//! | `policy` | What must AWS allow, and whom? |
+//! | `policy` | What must AWS allow, and to which identity? |
 //! | `config` | What may be configured? `keys` is the one table of keys; a file is read (`read`), checked (`check`) and what it names is loaded (`load`) |
 //! | `server` | Who is accepted, on which thread is a session served (`workers`), and how does everything stop? |
 //! | `admin` | What do operators see of a running proxy over HTTP, and how little can that cost? |
@@ -60,8 +60,8 @@
 //! | `target` | What belongs to one server? `pacing` bounds its logins, `pool` keeps sessions ready |
 //! | `limits` | How many sessions may there be? |
 //! | `client` | What do clients say first, how do they prove who they are, and what are they told? |
-//! | `route` | Where does a login go, and as whom? A pure function |
-//! | `credentials` | How is AWS asked, as whom, and how long are its answers good for? One file per engine |
+//! | `route` | Where does a login go, and as which user? A pure function |
+//! | `credentials` | How is AWS asked, with which identity, and how long are its answers good for? One file per engine |
 //! | `iam` | What do ARNs, actions and resources look like? |
 //! | `upstream` | How is a server connected, verified and logged in to? |
 //! | `cancel` | Which session does a CancelRequest mean? |

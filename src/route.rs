@@ -1,5 +1,5 @@
-//! Which target does a login go to, and as whom? The answer is a pure function of who the client
-//! is, what it asks for, and the configuration.
+//! Which target does a login go to, and as which user? The answer is a pure function of who the
+//! client is, what it asks for, and the configuration.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub struct LoginRequest<'a> {
     pub server_name: Option<&'a str>,
 }
 
-/// As whom a login goes to its target, and to which database.
+/// As which user a login goes to its target, and to which database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The AWS identity that asks for the credential.

@@ -14,7 +14,7 @@ pub(super) struct Schema {
     format: SchemaFormat,
 }
 
-/// For whom the keys of the configuration are described.
+/// Who the description of the keys of the configuration is for.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 pub(super) enum SchemaFormat {
     /// For programs: a JSON Schema.

@@ -1,5 +1,5 @@
-//! As whom is AWS asked? As the identity of the default chain, of a profile or of an assumed role,
-//! whose credentials are cached as database credentials are.
+//! With which identity is AWS asked? With that of the default chain, of a profile or of an assumed
+//! role, whose credentials are cached as database credentials are.
 //!
 //! The SDK caches credentials only inside service clients and by the wall clock, and it waits for a
 //! slow source even while the credentials at hand are still valid. So its cache is turned off, and

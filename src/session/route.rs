@@ -1,4 +1,4 @@
-//! Phase 4: which target is meant, and as whom does the login go there?
+//! Phase 4: which target is meant, and as which database user does the login go there?
 
 use std::sync::Arc;
 

@@ -66,7 +66,7 @@ fn start(client_room: usize, server_room: usize) -> (Ends, Spliced) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_goodbye_gives_the_servers_stream_back_with_all_before_it_written() {
+async fn a_terminate_gives_the_servers_stream_back_with_all_before_it_written() {
     let (
         Ends {
             mut client,
@@ -96,7 +96,7 @@ async fn a_goodbye_gives_the_servers_stream_back_with_all_before_it_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_has_said_reaches_a_client_that_has_said_goodbye_and_reads_late() {
+async fn what_the_server_has_said_reaches_a_client_that_has_sent_terminate_and_reads_late() {
     let (
         Ends {
             mut client,
@@ -105,7 +105,7 @@ async fn what_the_server_has_said_reaches_a_client_that_has_said_goodbye_and_rea
         task,
     ) = start(16, 4096);
     let said =
-        b"more than the client's socket can hold, and all of it before the goodbye".repeat(20);
+        b"more than the client's socket can hold, and all of it before the terminate".repeat(20);
     server.write_all(&said).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     client.write_all(b"!").await.unwrap();
@@ -126,7 +126,7 @@ async fn what_the_server_has_said_reaches_a_client_that_has_said_goodbye_and_rea
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_says_goodbye_and_stays_is_not_waited_for() {
+async fn a_client_that_sends_terminate_and_stays_is_not_waited_for() {
     let (Ends { mut client, server }, task) = start(64, 64);
     client.write_all(b"!").await.unwrap();
     let begin = tokio::time::Instant::now();
@@ -149,7 +149,7 @@ async fn a_stream_that_the_server_has_closed_is_not_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_goodbye_the_stream_is_closed_and_not_given_back() {
+async fn without_a_terminate_the_stream_is_closed_and_not_given_back() {
     let (
         Ends {
             mut client,

@@ -8,7 +8,7 @@ const CLIENT_HELLO: u8 = 0x01;
 const NEW_SESSION_TICKET: u8 = 0x04;
 pub(super) const KEY_UPDATE: u8 = 0x18;
 /// The longest message that is accepted, in bytes: a session ticket with its extensions (RFC 8446
-/// §4.6.1), than which nothing else that may come is longer.
+/// §4.6.1). Nothing else that may come is longer.
 const MAX_HANDSHAKE_MESSAGE: usize = 65535 + 64 * 1024;
 
 /// What a message of the peer asks for.

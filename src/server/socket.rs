@@ -97,8 +97,8 @@ fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
     socket
 }
 
-/// Removes a socket that a dead process left behind, and nothing else: a file of another kind at this
-/// path is somebody's data, over which the new socket must not be moved.
+/// Removes a socket that a dead process left behind, and nothing else: a file of another kind at
+/// this path is somebody's data, over which the new socket must not be moved.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(data) if data.file_type().is_socket() => match UnixStream::connect(path) {

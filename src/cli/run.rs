@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::connection_lines::connection_lines;
@@ -74,8 +75,16 @@ pub(super) fn run(arguments: &Run) -> ExitCode {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(serve_until_stopped(config));
+    // Dropping the runtime would wait for name resolution and for files that are being read, which
+    // may hang. Nobody needs their results any more.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve_until_stopped(config: Config) -> anyhow::Result<()> {
     let workers = Workers::start().context("cannot start a thread for each processor")?;
     let lifecycle = Lifecycle::default();
     let server = Server::bind(config, lifecycle.clone()).await?;

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::check::{Checked, NamedFile, Place, TlsFiles};
+use super::lines::Lines;
 use super::problem::Problems;
-use super::source::{Source, position};
+use super::source::{MAX_MISTAKES, Source};
 use super::{
     ClientTls, Config, ConfigError, Problem, TargetSettings, UserSettings, read, users_file,
 };
@@ -134,9 +135,10 @@ impl FileLoader {
             user.verifier = user.verifier.take().or(Some(verifier));
         }
         let complete = read.mistakes.is_empty();
-        for mistake in read.mistakes {
+        let lines = Lines::new(&text);
+        for mistake in read.mistakes.into_iter().take(MAX_MISTAKES) {
             let problem = Problem {
-                place: position(&file.path, &text, mistake.span.start),
+                place: lines.position(&file.path, &text, mistake.span.start),
                 text: mistake.text,
                 // The line is not shown, because it may contain a password or a verifier.
                 excerpt: None,

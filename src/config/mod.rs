@@ -10,6 +10,7 @@
 
 mod check;
 mod keys;
+mod lines;
 mod listener;
 mod load;
 mod problem;

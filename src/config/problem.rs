@@ -5,6 +5,9 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
+/// How many mistakes are shown. Nobody reads on before these are mended.
+pub(super) const MAX_SHOWN: usize = 1_000;
+
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -47,11 +50,15 @@ impl ConfigError {
     }
 
     fn rendered(&self, renderer: &Renderer) -> String {
-        let problems: Vec<_> = self
+        let mut problems: Vec<_> = self
             .0
             .iter()
+            .take(MAX_SHOWN)
             .map(|problem| problem.rendered(renderer))
             .collect();
+        if self.0.len() > MAX_SHOWN {
+            problems.push("… and more".to_string());
+        }
         problems.join("\n")
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::ConfigError;
-use super::source::position;
+use super::lines::Lines;
 
 /// The longest configuration file in bytes. A target takes a few hundred bytes.
 const LONGEST_CONFIGURATION: u64 = 1 << 20;
@@ -21,7 +21,10 @@ pub(super) fn configuration(path: &Path) -> Result<String, ConfigError> {
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
-        ConfigError::one(position(path, &text, good), "this is not UTF-8")
+        ConfigError::one(
+            Lines::new(&text).position(path, &text, good),
+            "this is not UTF-8",
+        )
     })
 }
 

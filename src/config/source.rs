@@ -8,11 +8,17 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::keys::{Admin, CertificateMap, File, Limits, Listener, Log, Rule, Target, User};
-use super::problem::{Excerpt, Problem};
-use super::spec::{Form, KeySpec, Table};
+use super::lines::Lines;
+use super::problem::{Excerpt, MAX_SHOWN, Problem};
+use super::spec::{Form, KeySpec, Table, ValueType};
 use super::tables::Keys;
 use super::values::{Findings, Mistake};
 
+/// Mistakes of one document that are kept: one more than are shown, which tells that there are more.
+pub(super) const MAX_MISTAKES: usize = MAX_SHOWN + 1;
+/// Bytes of a line that are shown before the place of a mistake, and from there on.
+const EXCERPT_BEFORE: usize = 120;
+const EXCERPT_AFTER: usize = 240;
 /// What is shown in place of a secret.
 const HIDDEN: &str = "…";
 
@@ -33,6 +39,7 @@ const TABLES: [&Table; 9] = [
 pub(super) struct Source {
     label: Label,
     text: String,
+    lines: Lines,
     /// The parts of the text that no message may show, in order and without overlaps.
     secrets: Vec<Range<usize>>,
     /// The values of its keys.
@@ -56,38 +63,40 @@ pub(super) struct Parsed {
 impl Source {
     /// Reads a document as far as that is possible.
     pub fn parse(label: Label, text: String) -> Parsed {
+        let lines = Lines::new(&text);
         let (document, errors) = DeTable::parse_recoverable(&text);
         let Syntax {
             mistakes: syntax,
             incomplete,
             lost,
-        } = Syntax::from_errors(&text, errors);
+        } = Syntax::from_errors(&text, &lines, errors);
         let mut findings = Findings::default();
         let file = if lost {
             File::default()
         } else {
             File::read(document.as_ref(), &mut findings)
         };
-        let lines: BTreeSet<_> = syntax
+        let broken: BTreeSet<_> = syntax
             .iter()
-            .map(|mistake| line_of(&text, mistake.span.start).start)
+            .map(|mistake| lines.number(mistake.span.start))
             .collect();
         let hidden = syntax
             .iter()
-            .filter_map(|mistake| hidden_in(&text, &mistake.span));
+            .filter_map(|mistake| hidden_in(&text, &lines, &mistake.span));
         findings.secrets.extend(hidden);
         // Any other mistake on a line that is not TOML follows from that. A misspelt key is one
         // mistake, whatever its value would mean under the right name.
         let mut pointed_at = BTreeSet::new();
         let found = findings.mistakes.into_iter().filter(|mistake| {
             let first = pointed_at.insert(mistake.span.start);
-            first && !lines.contains(&line_of(&text, mistake.span.start).start)
+            first && !broken.contains(&lines.number(mistake.span.start))
         });
-        let mistakes = found.chain(syntax).collect();
+        let mistakes = found.chain(syntax).take(MAX_MISTAKES).collect();
         Parsed {
             source: Self {
                 secrets: merged(findings.secrets),
                 label,
+                lines,
                 text,
                 file,
             },
@@ -109,7 +118,7 @@ impl Source {
     pub fn problem(&self, span: &Range<usize>, text: String) -> Problem {
         let (place, excerpt) = match &self.label {
             Label::File(path) => (
-                position(path, &self.text, span.start),
+                self.lines.position(path, &self.text, span.start),
                 self.excerpt(span.clone()),
             ),
             Label::Url(name) => (name.clone(), None),
@@ -121,13 +130,17 @@ impl Source {
         }
     }
 
-    /// The line in which a place begins; `None` when nothing of it may be shown.
+    /// The line in which a place begins, as far as it is near; `None` when nothing of it may be
+    /// shown.
     fn excerpt(&self, span: Range<usize>) -> Option<Excerpt> {
-        let line = line_of(&self.text, span.start);
-        let hidden: Vec<_> = self
+        let line = self.lines.range(&self.text, span.start);
+        let line = near(&self.text, line, span.start);
+        let first = self
             .secrets
+            .partition_point(|secret| secret.end <= line.start);
+        let hidden: Vec<_> = self.secrets[first..]
             .iter()
-            .filter(|secret| secret.start < line.end && secret.end > line.start)
+            .take_while(|secret| secret.start < line.end)
             .map(|secret| secret.start.max(line.start)..secret.end.min(line.end))
             .collect();
         if hidden.contains(&line) && !line.is_empty() {
@@ -155,29 +168,19 @@ impl Source {
         };
         let marked = column(span.start)..column(span.end);
         Some(Excerpt {
-            number: line_number(&self.text, span.start),
+            number: self.lines.number(span.start),
             marked,
             line: shown,
         })
     }
 }
 
-/// A place as `file:line:column`. Both numbers begin at 1, and columns are characters.
-pub(super) fn position(path: &Path, text: &str, byte: usize) -> String {
-    let line = line_of(text, byte);
-    let column = text[line.start..byte].chars().count() + 1;
-    format!("{}:{}:{column}", path.display(), line_number(text, byte))
-}
-
-fn line_number(text: &str, byte: usize) -> usize {
-    text[..byte].matches('\n').count() + 1
-}
-
-/// The line that contains this byte, without its line ending.
-fn line_of(text: &str, byte: usize) -> Range<usize> {
-    let start = text[..byte].rfind('\n').map_or(0, |end| end + 1);
-    let end = text[byte..].find('\n').map_or(text.len(), |end| byte + end);
-    start..start + text[start..end].trim_end_matches('\r').len()
+/// The part of a line that is near a place. A line may be as long as the file, and each mistake on it
+/// has an excerpt of its own.
+fn near(text: &str, line: Range<usize>, place: usize) -> Range<usize> {
+    let start = place.saturating_sub(EXCERPT_BEFORE).max(line.start);
+    let end = place.saturating_add(EXCERPT_AFTER).min(line.end);
+    text.floor_char_boundary(start)..text.ceil_char_boundary(end)
 }
 
 /// The parts of a text that are not TOML.
@@ -193,13 +196,15 @@ impl Syntax {
     /// The parser continues after a mistake. As long as a mistake is confined to its line, the next
     /// one is a mistake of its own. After a broken header, or a list or string that has no end,
     /// whatever seems to be wrong below is only a consequence, and is left out.
-    fn from_errors(text: &str, errors: Vec<toml::de::Error>) -> Self {
+    fn from_errors(text: &str, lines: &Lines, errors: Vec<toml::de::Error>) -> Self {
         let mut mistakes: Vec<Mistake> = Vec::new();
+        // The lines that have a mistake already.
+        let mut told = BTreeSet::new();
         let mut incomplete = false;
         for error in errors {
             let end = text.trim_end().len();
             let span = error.span().unwrap_or(end..end);
-            let line = line_of(text, span.start);
+            let line = lines.range(text, span.start);
             let message = error.message();
             let twice = message == "duplicate key";
             let header = text[line.clone()].trim_start().starts_with('[') && !twice;
@@ -214,10 +219,7 @@ impl Syntax {
                 };
             }
             incomplete |= !twice;
-            let known = mistakes
-                .iter()
-                .any(|mistake| line_of(text, mistake.span.start) == line);
-            if !known {
+            if told.insert(line.start) {
                 mistakes.push(mistake(span, message));
             }
         }
@@ -239,14 +241,11 @@ fn mistake(span: Range<usize>, message: &str) -> Mistake {
 /// The part of a line with a mistake that must not be shown, because the line is not TOML and may
 /// contain a secret wherever the mistake has moved it. Only what comes from a key that is known to
 /// be harmless may be shown, and nothing that looks like another value behind the mistake.
-fn hidden_in(text: &str, mistake: &Range<usize>) -> Option<Range<usize>> {
-    let line = line_of(text, mistake.start);
+fn hidden_in(text: &str, lines: &Lines, mistake: &Range<usize>) -> Option<Range<usize>> {
+    let line = lines.range(text, mistake.start);
     let shown = &text[line.clone()];
     if shown.trim_start().starts_with('[') {
-        let header = shown.find(']').map_or(1, |end| {
-            end + shown[end..].len() - shown[end..].trim_start_matches(']').len()
-        });
-        return Some(line.start + header..line.end);
+        return Some(line.start + length_of_header(shown)..line.end);
     }
     let Some((name, value)) = shown.split_once('=') else {
         return Some(line);
@@ -257,17 +256,47 @@ fn hidden_in(text: &str, mistake: &Range<usize>) -> Option<Range<usize>> {
         return Some(line);
     }
     let is_secret = |key: &KeySpec| !matches!(key.form, Form::Plain | Form::Path);
+    // A table in braces has keys of its own, which the mistake may have made unrecognizable.
+    let is_table = |key: &KeySpec| {
+        matches!(
+            key.value_type,
+            ValueType::Table(_) | ValueType::Tables(_) | ValueType::Named(_)
+        )
+    };
     let mut secrets = TABLES
         .iter()
         .flat_map(|table| table.keys)
         .filter(|key| is_secret(key));
-    if known().any(is_secret) || secrets.any(|key| value.contains(key.name)) {
+    if known().any(|key| is_secret(key) || is_table(key))
+        || value.contains(['{', '}'])
+        || secrets.any(|key| value.contains(key.name))
+    {
         return Some(value_start..line.end);
     }
     let rest = mistake.end.clamp(value_start, line.end)..line.end;
     text[rest.clone()]
         .contains(['=', '"', '\''])
         .then_some(rest)
+}
+
+/// How much of a line may be shown that begins as a header: brackets around the name of a table that
+/// exists. Anything else may be the rest of a list or string that was broken over lines.
+fn length_of_header(line: &str) -> usize {
+    let brackets = |text: &str, bracket| text.len() - text.trim_start_matches(bracket).len();
+    let indent = line.len() - line.trim_start().len();
+    let start = indent + brackets(&line[indent..], '[');
+    let is_in_name = |c: char| c.is_ascii_alphanumeric() || ['_', '-', '.', ' '].contains(&c);
+    let name = line[start..]
+        .split(|c| !is_in_name(c))
+        .next()
+        .unwrap_or_default();
+    let first = name.split('.').next().unwrap_or_default().trim();
+    let end = start + name.len();
+    match brackets(&line[end..], ']') {
+        0 => 0,
+        closing if File::TABLE.key(first).is_some() => end + closing,
+        _ => 0,
+    }
 }
 
 /// Sorts ranges and joins those that overlap.
@@ -338,6 +367,14 @@ mod tests {
             "[user.ana]\nrole_arn = \"x\"pwd = \"hunter2\"\n",
             "[user.ana]\ntargets = [\"x\"\npassword = \"hunter2\"\n",
             "password = \"\"\"\nhunter2 \\q\n\"\"\"\n",
+            "[user.ana = { password = \"hunter2\", targets = [\"a\"] }\n",
+            "[user.ana password = \"hunter2\"  # [\"x\"]\n",
+            "user = { ana = { pwd = \"hunter2\", targets = [\"a\"] }\n",
+            "user = { ana = { \"p\" = \"hunter2\" }\n",
+            "user = { ana = \"hunter2\"\n",
+            "user = { cy = { pass word = '''hunter2''' } }\n",
+            "user = { cy ='''hunter2''' } }\n",
+            "[user.ana]\npassword = [ \"x\",\n  [hunter2\" ]\n",
         ] {
             let parsed = parsed(text);
             assert!(!parsed.mistakes.is_empty(), "{text}");

@@ -137,8 +137,11 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
 /// Ends a splice that was broken off: tells both sides that no more will come, and waits for
 /// neither longer than [`END_TIMEOUT`].
 pub async fn end<C: Leg, U: Leg>(client: &mut C, upstream: &mut U, traffic: &Traffic) -> Outcome {
-    let _ = timeout(END_TIMEOUT, poll_fn(|cx| client.poll_close(cx))).await;
-    let _ = timeout(END_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
+    // A peer that takes nothing must not use up the time of the other.
+    let _ = tokio::join!(
+        timeout(END_TIMEOUT, poll_fn(|cx| client.poll_close(cx))),
+        timeout(END_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))),
+    );
     Outcome {
         sent: traffic.sent(),
         received: traffic.received(),

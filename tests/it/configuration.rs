@@ -1012,3 +1012,23 @@ fn the_readmes_urls_are_taken_as_printed_and_print_what_it_shows() {
         );
     }
 }
+
+#[test]
+fn a_file_full_of_mistakes_is_told_about_in_a_bounded_time_and_space() {
+    let many = |line: &str| line.repeat(60_000);
+    let one_line = format!("log = {{ {} }}\n", many("k=1,"));
+    let users = config_file(&many("\"ana\" \"plain\"\n"));
+    let with_users = format!("users_file = \"{}\"\n", users.display());
+    for text in [many("x\n"), many("[[listener]]\n"), one_line, with_users] {
+        let file = config_file(&text);
+        let output = output(&[
+            "check",
+            "--offline",
+            "--config",
+            &file.display().to_string(),
+        ]);
+        assert_eq!(output.status.code(), Some(78));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.len() < 1 << 20, "{} bytes", error.len());
+    }
+}

@@ -136,6 +136,7 @@ async fn run<C: Leg, U: Leg>(
     };
     match outcome {
         Some(outcome) => outcome,
-        None => end(client, upstream, traffic).await,
+        // Boxed, because every session would have room for what few of them ever do.
+        None => Box::pin(end(client, upstream, traffic)).await,
     }
 }

@@ -199,13 +199,19 @@ impl Refusal {
     }
 }
 
+/// An error, its cause, the cause of that, and so on.
+pub fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
 /// Writes an error and all its causes on one line, cut off after [`MAX_CAUSE`] characters.
 ///
 /// It never uses their `Debug` form: that of an AWS error contains the whole answer, which may hold
 /// a password.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    let text = causes
+    let text = causes(error)
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ");

@@ -22,7 +22,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::request_id::RequestId;
 
-use crate::error::{ErrorKind, Refusal};
+use crate::error::{ErrorKind, Refusal, causes, chain};
 use crate::iam::Action;
 
 const CANNOT_LOAD: &str = "AWS credentials cannot be loaded now";
@@ -147,13 +147,14 @@ impl AwsError {
             }
             SdkError::DispatchFailure(_) => unavailable("AWS cannot be reached").with_source(error),
             // These errors hold the whole answer or the request. Only their text is kept.
-            SdkError::ResponseError(_) => unavailable("AWS gave an answer that cannot be read")
-                .with_source(crate::error::chain(&error)),
+            SdkError::ResponseError(_) => {
+                unavailable("AWS gave an answer that cannot be read").with_source(chain(&error))
+            }
             _ => Self::new(
                 AwsErrorReason::Rejected,
                 format!("{action}: the call could not be made"),
             )
-            .with_source(crate::error::chain(&error)),
+            .with_source(chain(&error)),
         }
     }
 
@@ -191,7 +192,7 @@ impl AwsError {
             Some(error @ SdkError::ServiceError(service)) => {
                 service_message(service.err(), error.request_id()).map(Into::into)
             }
-            Some(error) => Some(crate::error::chain(error).into()),
+            Some(error) => Some(chain(error).into()),
             None => None,
         };
         match words {
@@ -292,9 +293,7 @@ impl AwsError {
 
     /// AWS's own words, or what prevented them from reaching us. They are for the log.
     pub fn cause(&self) -> Option<String> {
-        self.source
-            .as_deref()
-            .map(|source| crate::error::chain(source))
+        self.source.as_deref().map(|source| chain(source))
     }
 }
 
@@ -346,7 +345,7 @@ fn service_cause<E: TypedServiceError>(
     let words = error
         .as_service_error()
         .and_then(|service| service_message(service, id.as_deref()));
-    words.map_or_else(|| crate::error::chain(error).into(), Into::into)
+    words.map_or_else(|| chain(error).into(), Into::into)
 }
 
 fn service_message<E: ProvideErrorMetadata>(
@@ -358,11 +357,6 @@ fn service_message<E: ProvideErrorMetadata>(
         message: error.message()?.to_string(),
         request_id: request_id.map(str::to_string),
     })
-}
-
-/// An error, its cause, the cause of that, and so on.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
 }
 
 /// Classifies the errors that every service has and for which no operation has a type.

@@ -45,7 +45,7 @@ impl fmt::Display for UpstreamAddr {
 }
 
 /// The address of a listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenerAddr {
     /// An IP address and a TCP port; port 0 lets the kernel choose one.
     Tcp(SocketAddr),

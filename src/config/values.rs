@@ -78,6 +78,11 @@ impl<T> Key<Vec<T>> {
 }
 
 impl<T> Key<BTreeMap<String, T>> {
+    /// Whether there is a table of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.value().is_some_and(|tables| tables.contains_key(name))
+    }
+
     /// The tables by their names; none if there is no such table.
     pub fn named(&self) -> impl Iterator<Item = (&String, &T)> {
         self.value().into_iter().flatten()

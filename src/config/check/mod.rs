@@ -12,7 +12,7 @@ mod redshift;
 mod target;
 mod user;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -186,10 +186,11 @@ impl<'a> Checker<'a> {
     }
 
     fn targets(&mut self) -> Vec<UnloadedTarget> {
-        let mut targets: Vec<UnloadedTarget> = Vec::new();
+        let mut targets = Vec::new();
+        let mut names = HashSet::new();
         self.each_source(|checker, source| {
             for (name, target) in source.file.target.named() {
-                if targets.iter().any(|other| other.name == *name) {
+                if !names.insert(name) {
                     checker.problem(
                         &target.span(),
                         format!("target \"{name}\" exists already: give this one another name"),
@@ -203,7 +204,8 @@ impl<'a> Checker<'a> {
     }
 
     fn listeners(&mut self) -> Vec<UnloadedListener> {
-        let mut listeners: Vec<UnloadedListener> = Vec::new();
+        let mut listeners = Vec::new();
+        let mut addresses = HashSet::new();
         self.each_source(|checker, source| {
             for raw in source.file.listener.items() {
                 let listener = checker.listener(raw);
@@ -212,10 +214,7 @@ impl<'a> Checker<'a> {
                 {
                     let any_port =
                         matches!(address, ListenerAddr::Tcp(address) if address.port() == 0);
-                    let taken = listeners
-                        .iter()
-                        .any(|other| other.address.as_ref() == Some(address));
-                    if taken && !any_port {
+                    if !any_port && !addresses.insert(address.clone()) {
                         checker.problem(
                             &key.span(),
                             format!("listener.address = \"{address}\": another listener has it"),
@@ -320,16 +319,15 @@ impl<'a> Checker<'a> {
     /// Reports a name if no target has it.
     fn unknown_target(&mut self, key: &str, name: &Spanned<String>) {
         let sources = self.sources;
-        let known: Vec<&str> = sources
-            .iter()
-            .flat_map(|source| source.file.target.named())
-            .map(|(name, _)| name.as_str())
-            .collect();
         let text = name.as_ref();
-        if known.contains(&text.as_str()) || self.any_wrong("target") {
+        if sources.iter().any(|source| source.file.target.has(text)) || self.any_wrong("target") {
             return;
         }
-        let remedy = match nearest(text, known.iter().copied()) {
+        let known = sources
+            .iter()
+            .flat_map(|source| source.file.target.named())
+            .map(|(name, _)| name.as_str());
+        let remedy = match nearest(text, known) {
             Some(nearest) => format!("; did you mean \"{nearest}\"?"),
             None => format!(": add [target.{text}]"),
         };

@@ -272,14 +272,7 @@ fn client_verifier(
 /// # Errors
 /// The file cannot be read, is not PEM, or has none.
 pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenerTlsError> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .map_err(|error| not_read(file, error))?;
-    if chain.is_empty() {
-        Err(empty(file, "certificate"))
-    } else {
-        Ok(chain)
-    }
+    items(file, "certificate")
 }
 
 /// Reads the certificate revocation lists of a PEM file.
@@ -289,13 +282,18 @@ pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Listene
 pub fn revocation_lists(
     file: &Path,
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, ListenerTlsError> {
-    let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(file)
+    items(file, "certificate revocation list")
+}
+
+/// Reads what a PEM file has of one kind, of which there must be at least one.
+fn items<T: PemObject>(file: &Path, wanted: &'static str) -> Result<Vec<T>, ListenerTlsError> {
+    let items: Vec<_> = T::pem_file_iter(file)
         .and_then(Iterator::collect)
         .map_err(|error| not_read(file, error))?;
-    if lists.is_empty() {
-        Err(empty(file, "certificate revocation list"))
+    if items.is_empty() {
+        Err(empty(file, wanted))
     } else {
-        Ok(lists)
+        Ok(items)
     }
 }
 

@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::status::{Status, TargetStatus};
+use crate::status::TargetStatus;
 
 /// Upper bounds in seconds. What is cached takes microseconds; a server that has to wake up takes
 /// the longest that a login may.
@@ -235,9 +235,10 @@ impl Metrics {
         }
     }
 
-    /// Encodes all metrics in the format of [`Metrics::CONTENT_TYPE`].
-    pub fn encode(&self, status: &Status) -> String {
-        self.set_pools(&status.targets);
+    /// Encodes all metrics, with the pools of these targets, in the format of
+    /// [`Metrics::CONTENT_TYPE`].
+    pub fn encode(&self, targets: &[TargetStatus]) -> String {
+        self.set_pools(targets);
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("a string takes everything");
         text

@@ -98,18 +98,21 @@ impl Registry {
         }
     }
 
-    /// Every session at this moment.
+    /// Every session at this moment, in no order.
     pub fn status(&self) -> Vec<SessionStatus> {
-        let entries: Vec<_> = self.0.lock().values().cloned().collect();
-        entries.iter().map(|entry| entry.status()).collect()
+        self.entries().iter().map(|entry| entry.status()).collect()
     }
 
     /// Ends every session.
     pub fn end_all(&self) {
-        let entries: Vec<_> = self.0.lock().values().cloned().collect();
-        for entry in entries {
+        for entry in self.entries() {
             entry.end.end();
         }
+    }
+
+    /// A copy, so that the lock is not held while a session is looked at or ended.
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.0.lock().values().cloned().collect()
     }
 }
 

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::random;
 use crate::registry::Registry;
 use crate::secret::Secret;
-use crate::status::Status;
+use crate::status::TargetStatus;
 use crate::target::Target;
 use crate::verifier::{DEFAULT_ITERATIONS, Verifier};
 
@@ -114,17 +114,11 @@ impl Runtime {
         self.current.load_full()
     }
 
-    /// What operators see at this moment.
-    pub fn status(&self) -> Status {
-        Status {
-            sessions: self.sessions.status(),
-            targets: self
-                .snapshot()
-                .targets
-                .values()
-                .map(|target| target.status())
-                .collect(),
-        }
+    /// Every target at this moment, by name.
+    pub fn target_status(&self) -> Vec<TargetStatus> {
+        let snapshot = self.snapshot();
+        let targets = snapshot.targets.values();
+        targets.map(|target| target.status()).collect()
     }
 }
 

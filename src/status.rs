@@ -5,15 +5,6 @@ use std::time::Duration;
 
 use crate::address::{ClientAddr, UpstreamAddr};
 
-/// The proxy at one moment.
-#[derive(Debug)]
-pub struct Status {
-    /// Every session, in no order.
-    pub sessions: Vec<SessionStatus>,
-    /// Every target, by name.
-    pub targets: Vec<TargetStatus>,
-}
-
 /// A session at one moment.
 #[derive(Debug)]
 pub struct SessionStatus {

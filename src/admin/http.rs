@@ -41,7 +41,7 @@ fn answer(method: &Method, path: &str, runtime: &Runtime) -> Response<String> {
         "/metrics" => (
             StatusCode::OK,
             (CONTENT_TYPE, Metrics::CONTENT_TYPE),
-            runtime.metrics.encode(&runtime.status()),
+            runtime.metrics.encode(&runtime.target_status()),
         ),
         "/readyz" if runtime.lifecycle.stop.is_cancelled() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")

@@ -90,15 +90,14 @@ impl Server {
     /// Returns the addresses that were bound, with port 0 replaced by the port that the system
     /// assigned, and what each listener serves.
     pub fn addresses(&self) -> impl Iterator<Item = (ListenerAddr, &ListenerSettings)> {
-        let bound = |(socket, listener): (&Socket, &'_ Arc<Listener>)| {
-            socket
-                .address()
-                .unwrap_or_else(|| listener.settings.address.clone())
-        };
         self.sockets
             .iter()
             .zip(&self.snapshot.listeners)
-            .map(move |(socket, listener)| (bound((socket, listener)), &listener.settings))
+            .map(|(socket, listener)| {
+                let settings = &listener.settings;
+                let bound = socket.address();
+                (bound.unwrap_or_else(|| settings.address.clone()), settings)
+            })
     }
 
     /// Returns the admin address, likewise.
@@ -151,7 +150,7 @@ impl Server {
         }
         accepting.close();
         accepting.wait().await;
-        let drained = drain(&runtime, &snapshot, &sessions);
+        let drained = drain(&snapshot, &sessions);
         let drained = now
             .run_until_cancelled(tokio::time::timeout(DRAIN_TIMEOUT, drained))
             .await;
@@ -162,7 +161,7 @@ impl Server {
 }
 
 /// Waits until all sessions have ended.
-async fn drain(runtime: &Runtime, snapshot: &Snapshot, sessions: &TaskTracker) {
+async fn drain(snapshot: &Snapshot, sessions: &TaskTracker) {
     sessions.close();
     if !sessions.is_empty() {
         tracing::info!(
@@ -174,13 +173,22 @@ async fn drain(runtime: &Runtime, snapshot: &Snapshot, sessions: &TaskTracker) {
     tokio::join!(snapshot.drain(), sessions.wait());
     // The last clients may have left sessions in the pools meanwhile.
     snapshot.drain().await;
-    debug_assert!(runtime.lifecycle.stop.is_cancelled());
 }
 
 /// Ends the sessions that are still open, and logs which they are.
 async fn end(runtime: &Runtime, sessions: &TaskTracker) {
     tracing::info!(sessions = sessions.len(), "stopped with sessions open");
-    for session in runtime.status().sessions {
+    log_open_sessions(runtime);
+    runtime.sessions.end_all();
+    // Whatever does not end in time ends with the process.
+    let _ = tokio::time::timeout(END_TIMEOUT, sessions.wait()).await;
+}
+
+fn log_open_sessions(runtime: &Runtime) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for session in runtime.sessions.status() {
         tracing::debug!(
             session = session.id,
             client = %session.client,
@@ -197,9 +205,6 @@ async fn end(runtime: &Runtime, sessions: &TaskTracker) {
             "session still open"
         );
     }
-    runtime.sessions.end_all();
-    // Whatever does not end in time ends with the process.
-    let _ = tokio::time::timeout(END_TIMEOUT, sessions.wait()).await;
 }
 
 /// Accepts the connections of one listener.

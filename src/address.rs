@@ -2,7 +2,7 @@
 //! types.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Where a client is.
@@ -30,6 +30,14 @@ impl fmt::Display for ClientAddr {
             Self::Network(address) => address.fmt(f),
             Self::Local(user) => write!(f, "local:{user}"),
         }
+    }
+}
+
+/// The addresses that one attacker has: a single one of IPv4, or an IPv6 network of 64 bits.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 

@@ -5,8 +5,10 @@
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use crate::address::network;
 
 /// How many failures are answered at once. They may be mistyped passwords, or a tool that tries
 /// those it has saved.
@@ -81,14 +83,6 @@ impl Penalties {
 impl Failures {
     fn is_remembered(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.last) < FAILURE_MEMORY
-    }
-}
-
-/// The addresses that one attacker has: a single one of IPv4, or an IPv6 network of 64 bits.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 

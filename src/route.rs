@@ -199,7 +199,7 @@ pub fn identity(target: &TargetSettings, request: &LoginRequest<'_>) -> AwsIdent
     };
     let role = match (&target.session_name_of_person, role) {
         (Some(name), Some(role)) => Some(Role {
-            session_name: Some(name.replace("{user}", request.user)),
+            session_name: Some(name.clone()),
             person: Some(request.user.to_string()),
             ..role
         }),

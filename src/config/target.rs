@@ -286,7 +286,8 @@ pub struct Role {
     pub arn: String,
     /// `ExternalId`
     pub external_id: Option<String>,
-    /// `RoleSessionName`; `None` means the proxy's own.
+    /// `RoleSessionName`; `None` means the proxy's own. Where there is a person, their name takes
+    /// the place of `{user}`.
     pub session_name: Option<String>,
     /// The client's name, where AWS is told of it: it is then `SourceIdentity` and a session tag,
     /// too.

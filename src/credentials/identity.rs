@@ -27,7 +27,7 @@ use super::cache::{self, Cache, Expires, Loader};
 use super::clock::{ClockMonitor, ClockProbe};
 use super::deadline::Deadline;
 use super::error::{AwsError, AwsErrorReason};
-use super::without_margin;
+use super::{person_name, without_margin};
 use crate::config::{AwsIdentity, Role};
 use crate::iam::Action;
 
@@ -441,20 +441,21 @@ impl RoleAssumer {
             .assume_role()
             .role_arn(arn)
             .set_external_id(external_id.clone())
-            .role_session_name(
-                session_name
-                    .as_deref()
-                    .map_or(ROLE_SESSION_NAME.to_string(), sts_name),
-            );
+            .role_session_name(match (session_name.as_deref(), person) {
+                (Some(pattern), Some(person)) => person_name::role_session_name(pattern, person),
+                (fixed, _) => fixed.unwrap_or(ROLE_SESSION_NAME).to_string(),
+            });
         if let Some(person) = person {
             // CloudTrail shows the person's name: the source identity stays with the session,
             // whatever roles are assumed from it.
             let tag = Tag::builder()
                 .key(PERSON_TAG)
-                .value(sts_name(person))
+                .value(person_name::tag(person))
                 .build()
                 .map_err(AwsError::cannot_sign)?;
-            call = call.source_identity(sts_name(person)).tags(tag);
+            call = call
+                .source_identity(person_name::source_identity(person))
+                .tags(tag);
         }
         let clock = ClockProbe::new(&self.identities.clock);
         let answer = call
@@ -478,23 +479,5 @@ impl RoleAssumer {
             Credentials::new(id, secret, Some(token), None, "pg-iam-proxy AssumeRole"),
             Some(left),
         ))
-    }
-}
-
-/// Turns a name into one that STS accepts for sessions and people: 2 to 64 letters, digits and
-/// characters of `_=,.@+-`.
-fn sts_name(name: &str) -> String {
-    let kept = |c: char| {
-        if c.is_ascii_alphanumeric() || "_=,.@+-".contains(c) {
-            c
-        } else {
-            '-'
-        }
-    };
-    let name: String = name.chars().map(kept).take(64).collect();
-    if name.len() < 2 {
-        format!("{name}--")
-    } else {
-        name
     }
 }

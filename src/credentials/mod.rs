@@ -14,6 +14,7 @@ mod discovery;
 mod dsql;
 mod error;
 mod identity;
+mod person_name;
 mod rds;
 mod redshift;
 mod redshift_serverless;

@@ -17,11 +17,11 @@ fn the_clients_name_becomes_the_session_name_the_source_identity_and_a_tag() {
     let role = aws.add_role("named", None);
     let keys = format!(
         "host = \"localhost\"\nport = {}\napi = \"get-cluster-credentials-with-iam\"\n\
-         database = \"dev\"\nrole_arn = \"{role}\"\nsession_name = \"{{user}}\"",
+         database = \"dev\"\nrole_arn = \"{role}\"\nsession_name = \"{{user}}-bi\"",
         bed.redshift().port()
     );
     let proxy = Proxy::with_config(&aws, &redshift_config(&aws, &keys));
-    for user in ["ana", "bob smith", "ana"] {
+    for user in ["ana", "bob smith", "bob-smith", "ana"] {
         let mut client = Client::log_in(proxy.address(), &[("user", user)]).unwrap();
         assert_eq!(client.value("select current_user"), "IAMR:named");
     }
@@ -38,18 +38,23 @@ fn the_clients_name_becomes_the_session_name_the_source_identity_and_a_tag() {
     };
     assert_eq!(
         of("RoleSessionName"),
-        ["ana", "bob-smith"],
+        ["ana-bi", "bob-smith-7e50351d-bi", "bob-smith-bi"],
         "there is one role session per person, however often they log in"
     );
-    assert_eq!(of("SourceIdentity"), ["ana", "bob-smith"]);
     assert_eq!(
-        of("Tags.member.1.Key"),
-        ["pg-iam-proxy:user", "pg-iam-proxy:user"]
+        of("SourceIdentity"),
+        ["ana", "bob-smith-7e50351d", "bob-smith"],
+        "AWS tells apart whom we tell apart"
     );
-    assert_eq!(of("Tags.member.1.Value"), ["ana", "bob-smith"]);
+    assert_eq!(of("Tags.member.1.Key"), ["pg-iam-proxy:user"; 3]);
+    assert_eq!(
+        of("Tags.member.1.Value"),
+        ["ana", "bob smith", "bob-smith"],
+        "a tag takes blanks"
+    );
     assert_eq!(
         aws.calls("GetClusterCredentialsWithIAM"),
-        2,
+        3,
         "two people never share a credential"
     );
 }

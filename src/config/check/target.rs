@@ -244,10 +244,11 @@ impl Checker<'_> {
                 .all(|c| c.is_ascii_alphanumeric() || b"_=,.@+-".contains(&c))
                 && !name.is_empty()
                 && literal.len() <= 32
+                && name.matches("{user}").count() <= 1
             {
                 Ok(())
             } else {
-                Err("may have letters, digits and _ = , . @ + - only, up to 32 besides {user}")
+                Err("may have letters, digits and _ = , . @ + - only, up to 32 besides one {user}")
             }
         });
         AwsIdentity {

@@ -5,6 +5,7 @@
 //! so it can neither put a name or a secret into them, nor create an unlimited number of series.
 //! Each call takes a short lock and never waits for a reader.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -42,6 +43,7 @@ pub struct Metrics {
     usable_until: Family<TargetLabels, Gauge>,
     discovery_failures: Family<OutcomeLabels, Counter>,
     pool_sessions: Family<PoolLabels, Gauge>,
+    log_lines_lost: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -235,10 +237,11 @@ impl Metrics {
         }
     }
 
-    /// Encodes all metrics, with the pools of these targets, in the format of
-    /// [`Metrics::CONTENT_TYPE`].
-    pub fn encode(&self, targets: &[TargetStatus]) -> String {
+    /// Encodes all metrics, with the pools of these targets and this number of lost log lines, in
+    /// the format of [`Metrics::CONTENT_TYPE`].
+    pub fn encode(&self, targets: &[TargetStatus], log_lines_lost: u64) -> String {
         self.set_pools(targets);
+        self.log_lines_lost.inner().store(log_lines_lost, Relaxed);
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("a string takes everything");
         text
@@ -264,6 +267,7 @@ impl Default for Metrics {
             usable_until: Family::default(),
             discovery_failures: Family::default(),
             pool_sessions: Family::default(),
+            log_lines_lost: Counter::default(),
         };
         metrics.with_all_registered()
     }
@@ -329,6 +333,8 @@ impl Metrics {
         );
         let help = "Sessions of the pool: logged in and waiting, or being logged in or reset";
         registry.register("pool_sessions", help, self.pool_sessions.clone());
+        let help = "Log lines that could not be written";
+        registry.register("log_lines_lost", help, self.log_lines_lost.clone());
         self
     }
 }

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::metrics::Metrics;
 use crate::runtime::Runtime;
+use crate::telemetry;
 
 /// Maximum size of the request line and headers, in bytes; hyper accepts no smaller limit.
 const LONGEST_HEAD: usize = 8192;
@@ -41,7 +42,9 @@ fn answer(method: &Method, path: &str, runtime: &Runtime) -> Response<String> {
         "/metrics" => (
             StatusCode::OK,
             (CONTENT_TYPE, Metrics::CONTENT_TYPE),
-            runtime.metrics.encode(&runtime.target_status()),
+            runtime
+                .metrics
+                .encode(&runtime.target_status(), telemetry::lost_lines()),
         ),
         "/readyz" if runtime.lifecycle.stop.is_cancelled() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")

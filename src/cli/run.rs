@@ -53,7 +53,7 @@ pub(super) fn run(arguments: &Run) -> ExitCode {
     // A session takes two file descriptors, and the usual soft limit is 1024. What cannot be had is
     // met when it runs out.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    telemetry::start(
+    let log = telemetry::start(
         arguments
             .log_format
             .or(config.log.format)
@@ -66,10 +66,12 @@ pub(super) fn run(arguments: &Run) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match serve(Config {
+    let served = serve(Config {
         admin: arguments.admin.or(config.admin),
         ..config
-    }) {
+    });
+    drop(log);
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&format!("{error:#}")),
     }

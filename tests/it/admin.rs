@@ -54,7 +54,7 @@ impl Watched {
     }
 }
 
-fn admin_address(proxy: &Proxy) -> Option<SocketAddr> {
+pub fn admin_address(proxy: &Proxy) -> Option<SocketAddr> {
     let url = proxy
         .printed
         .split("http://")
@@ -62,6 +62,10 @@ fn admin_address(proxy: &Proxy) -> Option<SocketAddr> {
         .split("/metrics")
         .next()?;
     url.parse().ok()
+}
+
+pub fn scrape(admin: SocketAddr) -> String {
+    request(admin, "GET", "/metrics").body
 }
 
 fn request(admin: SocketAddr, method: &str, path: &str) -> Answer {
@@ -96,7 +100,7 @@ fn answer(mut stream: TcpStream) -> Answer {
     }
 }
 
-fn value(scrape: &str, series: &str) -> Option<f64> {
+pub fn value(scrape: &str, series: &str) -> Option<f64> {
     scrape
         .lines()
         .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())

@@ -22,6 +22,7 @@ mod identity;
 mod journeys;
 mod limits;
 mod log_lines;
+mod log_loss;
 mod login;
 mod outages;
 mod policy;

@@ -134,8 +134,11 @@ impl Proxy {
     fn start_until(mut command: Command, ready: impl Fn(&str, &[SocketAddr]) -> bool) -> Self {
         let mut child = command.spawn().expect("the binary starts");
         let log = Arc::new(Log::default());
-        let (stderr, sink) = (child.stderr.take().expect("piped"), log.clone());
-        std::thread::spawn(move || sink.collect(stderr));
+        // A test may have taken the standard error elsewhere.
+        if let Some(stderr) = child.stderr.take() {
+            let sink = log.clone();
+            std::thread::spawn(move || sink.collect(stderr));
+        }
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let (mut printed, mut addresses) = (String::new(), Vec::new());
         while !ready(&printed, &addresses) {

@@ -1,6 +1,9 @@
-//! Where do log lines go? To standard error, as text or as JSON.
+//! Where do log lines go? To standard error, as text or as JSON, from a thread of their own.
+
+mod writer;
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -8,9 +11,21 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, LogLevel};
+use writer::Writer;
+
+pub use writer::lost_lines;
+
+/// How long the end of the process may wait for the lines that are still to be written.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a thread that panicked may wait for its line, with all its other sessions.
+const PANIC_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Logging, which writes the lines that are left when it is dropped.
+#[must_use]
+pub struct Log(Writer);
 
 /// Starts logging. A panic becomes a log line too, since it ends one session and no other.
-pub fn start(format: LogFormat, level: LogLevel) {
+pub fn start(format: LogFormat, level: LogLevel) -> Log {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -23,8 +38,9 @@ pub fn start(format: LogFormat, level: LogLevel) {
     let filter = Targets::new()
         .with_target("pg_iam_proxy", level)
         .with_default(level.min(LevelFilter::WARN));
+    let writer = Writer::start();
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(writer.clone())
         .with_target(false)
         .log_internal_errors(false);
     let lines = match format {
@@ -34,7 +50,16 @@ pub fn start(format: LogFormat, level: LogLevel) {
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .init();
-    std::panic::set_hook(Box::new(
-        |panic| tracing::error!(%panic, "bug: a task panicked"),
-    ));
+    let of_panics = writer.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!(%panic, "bug: a task panicked");
+        of_panics.flush(PANIC_TIMEOUT);
+    }));
+    Log(writer)
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush(LAST_LINES_TIMEOUT);
+    }
 }

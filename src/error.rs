@@ -11,6 +11,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::{fmt, io};
 
+use crate::excerpt;
 use crate::wire::backend::ErrorResponse;
 use crate::wire::sqlstate::SqlState;
 use crate::wire::{ReadError, Violation};
@@ -157,9 +158,6 @@ pub struct Refusal {
 /// The cause is shared, because logins that wait for the same answer share its failure.
 type Cause = Arc<dyn Error + Send + Sync>;
 
-/// The longest text of a cause that is written to a log line, in characters.
-const MAX_CAUSE: usize = 2_000;
-
 impl Refusal {
     /// Creates a refusal with neither detail, hint nor cause.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
@@ -206,7 +204,7 @@ pub fn causes<'a>(
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Writes an error and all its causes on one line, cut off after [`MAX_CAUSE`] characters.
+/// Writes an error and all its causes on one line, of which it keeps as much as [`excerpt::text`].
 ///
 /// It never uses their `Debug` form: that of an AWS error contains the whole answer, which may hold
 /// a password.
@@ -215,10 +213,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ");
-    match text.char_indices().nth(MAX_CAUSE) {
-        Some((end, _)) => text[..end].to_string(),
-        None => text,
-    }
+    excerpt::text(&text).into_owned()
 }
 
 impl fmt::Debug for Refusal {

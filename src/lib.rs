@@ -72,6 +72,7 @@
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
 //! | `metrics`, `telemetry` | What is counted, and where do log lines go? |
 //! | `nearest` | Which known name did a person probably mean? |
+//! | `excerpt` | How much of a text that somebody else chose is shown? |
 //! | `address`, `random`, `secret` | Whose address is it, where do random bytes come from, and what must never be printed? |
 //!
 //! Dependencies point one way: `cli → server → session → {runtime, target, route, client} →
@@ -143,6 +144,7 @@ mod client;
 mod config;
 mod credentials;
 mod error;
+mod excerpt;
 mod iam;
 mod limits;
 mod metrics;

@@ -8,6 +8,7 @@ use crate::config::{
     check_db_user,
 };
 use crate::error::{ErrorKind, Refusal};
+use crate::excerpt;
 
 /// What a client asks for, once it is known who the client is.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +131,8 @@ fn check_access(target: &TargetSettings, request: &LoginRequest<'_>) -> Result<(
         ErrorKind::InvalidAuthorization,
         format!(
             "user \"{}\" may not use target \"{}\"",
-            request.user, target.name
+            excerpt::name(request.user),
+            target.name
         ),
     ))
 }
@@ -172,7 +174,7 @@ fn choose<'a, 'b, T: AsRef<TargetSettings>>(
     let target = find(name).ok_or_else(|| {
         Refusal::new(
             ErrorKind::NoSuchTarget,
-            format!("no target \"{name}\" on this address"),
+            format!("no target \"{}\" on this address", excerpt::name(name)),
         )
         .hint("Give a target's name as the database, or target/database.")
     })?;
@@ -218,7 +220,8 @@ fn check_only_database(database: &str, target: &TargetSettings) -> Result<(), Re
         Some(only) if only != database => Err(Refusal::new(
             ErrorKind::NoSuchTarget,
             format!(
-                "database \"{database}\" does not exist; \"{}\" has {only} only",
+                "database \"{}\" does not exist; \"{}\" has {only} only",
+                excerpt::name(database),
                 target.name
             ),
         )
@@ -237,7 +240,7 @@ fn check_name(
     check(name).map_err(|rule| {
         Refusal::new(
             ErrorKind::InvalidAuthorization,
-            format!("{what} \"{name}\" {rule}"),
+            format!("{what} \"{}\" {rule}", excerpt::name(name)),
         )
     })
 }

@@ -29,6 +29,7 @@ use super::deadline::Deadline;
 use super::error::{AwsError, AwsErrorReason};
 use super::{person_name, without_margin};
 use crate::config::{AwsIdentity, Role};
+use crate::excerpt;
 use crate::iam::Action;
 
 /// How long one attempt at a call may take, and all attempts together. A login waits for them.
@@ -388,7 +389,7 @@ impl Loader<AwsCredentials> for RoleAssumer {
     fn label(&self) -> String {
         let Role { arn, person, .. } = &self.role;
         match person {
-            Some(person) => format!("{arn} for {person:?}"),
+            Some(person) => format!("{arn} for {:?}", excerpt::name(person)),
             None => arn.clone(),
         }
     }

@@ -36,6 +36,7 @@ use deadline::Deadline;
 use identity::AwsContext;
 
 use crate::config::{AwsIdentity, Discovery, Endpoint, EndpointSource, TargetSettings};
+use crate::excerpt;
 use crate::metrics::{AwsFailure, GaugeGuard, Metrics};
 use crate::secret::Secret;
 
@@ -141,7 +142,8 @@ impl Minter {
             }
             Ok(credential) => credential,
         };
-        tracing::info!(target, db_user = credential.db_user, "got a credential");
+        let db_user = &*excerpt::name(&credential.db_user);
+        tracing::info!(target, db_user, "got a credential");
         Ok(credential)
     }
 }

@@ -10,6 +10,7 @@ use crate::config::{
     AwsIdentity, ClusterName, Endpoint, Engine, Redshift, RedshiftApi, RedshiftServerless,
     TargetSettings, WorkgroupName,
 };
+use crate::excerpt;
 use crate::route::{DbUser, Route};
 
 /// A request for one credential as one identity. If a person's name is sent to AWS, it is part of
@@ -164,7 +165,7 @@ impl fmt::Display for CredentialCall {
             Self::RdsToken { db_user, .. } | Self::DsqlToken { db_user, .. } => Some(db_user),
         };
         match db_user {
-            Some(db_user) => write!(f, "{db_user:?}"),
+            Some(db_user) => write!(f, "{:?}", excerpt::name(db_user)),
             None => f.write_str("the AWS identity"),
         }
     }

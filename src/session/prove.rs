@@ -14,6 +14,7 @@ use crate::client::identity::{AuthenticationMethod, ClientIdentity};
 use crate::client::stream::{ClientStream, Security};
 use crate::config::{Auth, UserSettings};
 use crate::error::{ErrorKind, LoginError, Refusal};
+use crate::excerpt;
 use crate::wire::startup::StartupMessage;
 
 /// What a client asks for, and how its connection is protected.
@@ -199,9 +200,11 @@ impl Proof<'_> {
                 Ok(AuthenticationMethod::Cert)
             }
             Some(names) => {
-                let has = names.iter().collect::<Vec<_>>().join(", ");
+                let has: Vec<_> = names.iter().map(excerpt::name).collect();
+                let has = has.join(", ");
                 Err(refuse(format!(
-                    "certificate authentication failed for user \"{user}\""
+                    "certificate authentication failed for user \"{}\"",
+                    excerpt::name(user)
                 ))
                 .because(format!("the certificate names {has}")))
             }
@@ -225,7 +228,11 @@ impl Proof<'_> {
             "the operating system says {}",
             name.as_deref().unwrap_or("nothing")
         );
-        Err(refuse(format!("Peer authentication failed for user \"{user}\"")).because(cause))
+        Err(refuse(format!(
+            "Peer authentication failed for user \"{}\"",
+            excerpt::name(user)
+        ))
+        .because(cause))
     }
 }
 

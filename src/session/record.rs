@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::address::ClientAddr;
 use crate::client::identity::ClientIdentity;
 use crate::error::{LoginError, Refusal};
+use crate::excerpt;
 use crate::metrics::{GaugeGuard, Metrics};
 use crate::registry::{Registered, SessionId};
 use crate::route::Route;
@@ -79,7 +80,7 @@ impl Record {
 
     pub(super) fn authenticating(&mut self, user: &str) {
         let mut details = self.entry.details();
-        details.user = Some(user.into());
+        details.user = Some(excerpt::name(user).into());
         details.state = SessionState::Authenticating;
     }
 
@@ -87,10 +88,11 @@ impl Record {
         self.startup = self.entry.opened.elapsed();
         tracing::debug!(
             session = %self.id(),
-            user = identity.user,
+            user = &*excerpt::name(&identity.user),
             method = identity.method.to_string(),
             rule = identity.rule,
-            certificate = identity.certificate.as_ref().and_then(|names| names.iter().next()),
+            certificate = identity.certificate.as_ref().and_then(|names| names.iter().next())
+                .map(|name| excerpt::name(name).into_owned()),
             "client authenticated"
         );
     }
@@ -98,7 +100,7 @@ impl Record {
     pub(super) fn routed(&mut self, target: &Target, route: &Route) {
         let mut details = self.entry.details();
         details.target = Some(target.settings.name.as_str().into());
-        details.database = Some(route.database.as_str().into());
+        details.database = Some(excerpt::name(&route.database).into());
         details.state = SessionState::LoggingIn;
     }
 
@@ -110,7 +112,11 @@ impl Record {
 
     pub(super) fn acquired(&mut self, session: &UpstreamSession) {
         let mut details = self.entry.details();
-        details.db_user = self.progress.db_user.as_deref().map(Into::into);
+        details.db_user = self
+            .progress
+            .db_user
+            .as_deref()
+            .map(|name| excerpt::name(name).into());
         details.upstream = self.progress.upstream;
         details.server_pid = session.server.key.as_ref().map(|key| key.process_id);
     }
@@ -179,7 +185,7 @@ impl Record {
                 %session, %client, target,
                 upstream = self.progress.upstream.map(tracing::field::display),
                 sqlstate = response.sqlstate().code(),
-                error = response.message(),
+                error = &*excerpt::text(&response.message()),
                 "login refused by the server"
             ),
             LoginError::TlsFailed(error) => {

@@ -13,6 +13,7 @@ use crate::address::UpstreamAddr;
 use crate::config::{Endpoint, TargetSettings};
 use crate::credentials::{Broker, CredentialRequest, Lease};
 use crate::error::{ErrorKind, LoginError, Refusal, chain};
+use crate::excerpt;
 use crate::route::Route;
 use crate::tls::stream::TlsStream;
 use crate::upstream::connect::{connect, resolve, server_name};
@@ -206,11 +207,11 @@ fn log_dropped(names: &[Bytes], progress: &LoginProgress) {
     if !names.is_empty() {
         let names: Vec<_> = names
             .iter()
-            .map(|name| String::from_utf8_lossy(name))
+            .map(|name| excerpt::name(&String::from_utf8_lossy(name)).into_owned())
             .collect();
         tracing::debug!(
             session = progress.session,
-            names = names.join(", "),
+            names = &*excerpt::text(&names.join(", ")),
             "startup parameters not forwarded"
         );
     }
@@ -339,7 +340,7 @@ fn refused_twice(error: ServerLoginError) -> LoginError {
             ErrorKind::TemporaryPasswordRefused,
             format!(
                 "the database server refused the temporary password twice: {}",
-                response.message()
+                excerpt::text(&response.message())
             ),
         )
         .into(),

@@ -10,7 +10,7 @@ use syn::visit::{self, Visit};
 
 /// What each module may use, from the top down. A module that is not listed may not exist, and a
 /// permission that nobody uses may not be listed.
-const MAY_USE: [(&str, &[&str]); 31] = [
+const MAY_USE: [(&str, &[&str]); 32] = [
     ("main", &[]),
     ("lib", &["splice"]),
     (
@@ -41,8 +41,8 @@ const MAY_USE: [(&str, &[&str]); 31] = [
     (
         "session",
         &[
-            "address", "cancel", "client", "config", "error", "limits", "metrics", "registry",
-            "route", "runtime", "splice", "status", "target", "tls", "wire",
+            "address", "cancel", "client", "config", "error", "excerpt", "limits", "metrics",
+            "registry", "route", "runtime", "splice", "status", "target", "tls", "wire",
         ],
     ),
     ("policy", &["config", "credentials", "iam", "route"]),
@@ -60,7 +60,7 @@ const MAY_USE: [(&str, &[&str]); 31] = [
             "wire",
         ],
     ),
-    ("admin", &["metrics", "runtime"]),
+    ("admin", &["metrics", "runtime", "telemetry"]),
     (
         "runtime",
         &[
@@ -86,6 +86,7 @@ const MAY_USE: [(&str, &[&str]); 31] = [
             "config",
             "credentials",
             "error",
+            "excerpt",
             "limits",
             "metrics",
             "route",
@@ -107,15 +108,15 @@ const MAY_USE: [(&str, &[&str]); 31] = [
     (
         "credentials",
         &[
-            "config", "error", "iam", "metrics", "nearest", "random", "route", "secret",
+            "config", "error", "excerpt", "iam", "metrics", "nearest", "random", "route", "secret",
         ],
     ),
-    ("route", &["config", "error"]),
+    ("route", &["config", "error", "excerpt"]),
     ("iam", &["config"]),
     (
         "client",
         &[
-            "config", "error", "random", "secret", "tls", "verifier", "wire",
+            "address", "config", "error", "excerpt", "random", "secret", "tls", "verifier", "wire",
         ],
     ),
     (
@@ -125,12 +126,13 @@ const MAY_USE: [(&str, &[&str]); 31] = [
     ("verifier", &["secret"]),
     ("cancel", &["address", "random", "secret", "wire"]),
     ("metrics", &["status"]),
-    ("error", &["wire"]),
+    ("error", &["excerpt", "wire"]),
     ("status", &["address"]),
     ("address", &[]),
     ("wire", &["secret"]),
     ("tls", &[]),
     ("secret", &[]),
+    ("excerpt", &[]),
     ("nearest", &[]),
     ("random", &[]),
 ];

@@ -2,9 +2,14 @@
 
 use testbed::Testbed;
 
-use crate::support::client::Client;
+use std::io::Write;
+
+use crate::support::client::{
+    Client, Reply, V3_0, connect, error_fields, read_reply, startup_packet,
+};
 use crate::support::proxy::{
-    Proxy, command, config_file, dsql_config, rds_config, redshift_config, serverless_config,
+    Proxy, command, config_file, dsql_config, hash_password, rds_config, redshift_config,
+    serverless_config,
 };
 
 #[test]
@@ -139,4 +144,41 @@ fn a_client_cannot_forge_a_log_line() {
         "{}",
         proxy.log()
     );
+}
+
+#[test]
+fn a_long_name_is_cut_off_in_the_log_and_in_messages() {
+    let aws = Testbed::shared().aws();
+    let user = format!("[user.ana]\npassword = \"{}\"", hash_password("secret"));
+    let asking = redshift_config(&aws, &user).replace("auth = \"trust\"", "auth = \"password\"");
+    let trusting = redshift_config(&aws, "");
+    for (config, parameter, sqlstate) in [
+        (&asking, "user", "28P01"),
+        (&trusting, "user", "28000"),
+        (&trusting, "database", "28000"),
+    ] {
+        let proxy = Proxy::with_config(&aws, config);
+        let long = "\u{1}".repeat(9_000);
+        let mut parameters = vec![("user", "ana"), ("database", "dev")];
+        parameters.retain(|(name, _)| *name != parameter);
+        parameters.push((parameter, &long));
+        let mut stream = connect(proxy.address());
+        let packet = startup_packet(V3_0, &parameters);
+        stream.write_all(&packet).unwrap();
+        let error = loop {
+            match read_reply(&mut stream) {
+                Reply::Message(b'E', body) => break error_fields(&body),
+                // It does not matter what is answered to the question for a password.
+                Reply::Message(..) => stream.write_all(b"p\0\0\0\x0awrong\0").unwrap(),
+                Reply::Closed => panic!("the client is told"),
+            }
+        };
+        assert_eq!(error.sqlstate(), sqlstate);
+        assert!(error.message().len() < 300, "{}", error.message());
+        assert!(error.message().contains("\u{1}…\""), "{}", error.message());
+        proxy.log_line(&["login refused", "…"]);
+        for line in proxy.log().lines() {
+            assert!(line.len() < 3_000, "{} bytes: {line}", line.len());
+        }
+    }
 }

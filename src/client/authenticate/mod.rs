@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use crate::error::{ErrorKind, LoginError, Refusal};
+use crate::excerpt;
 use crate::secret::Secret;
 use crate::verifier::{SALT_LENGTH, ScramVerifier, Verifier};
 use crate::wire::password::{
@@ -121,7 +122,7 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     verdict.map_err(|cause| {
         let message = format!(
             "password authentication failed for user \"{}\"",
-            challenge.user
+            excerpt::name(challenge.user)
         );
         Refusal::new(ErrorKind::WrongPassword, message)
             .because(cause)

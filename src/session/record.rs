@@ -175,7 +175,7 @@ impl Record {
         let (session, client, target) = (self.id(), details.client, details.target.as_deref());
         if let Some(sqlstate) = error.sqlstate() {
             self.metrics
-                .login_failed(target.unwrap_or_default(), sqlstate.code());
+                .login_failed(target.unwrap_or_default(), sqlstate.label());
         }
         match error {
             LoginError::Refused(refusal) => {

@@ -57,6 +57,9 @@ pub(super) fn check(arguments: &Check) -> ExitCode {
         Ok(targets) => targets,
         Err(error) => return usage(&error),
     };
+    for warning in &config.warnings {
+        eprintln!("pg-iam-proxy: {warning}");
+    }
     if arguments.offline {
         let what = arguments
             .config
@@ -67,9 +70,6 @@ pub(super) fn check(arguments: &Check) -> ExitCode {
             config.listeners.len()
         )]);
         return ExitCode::SUCCESS;
-    }
-    for warning in &config.warnings {
-        eprintln!("pg-iam-proxy: {warning}");
     }
     let names = LoginNames {
         user: arguments.user.clone(),

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::check::{Checked, NamedFile, Place, TlsFiles};
 use super::lines::Lines;
@@ -33,6 +34,7 @@ pub(super) fn load(checked: Checked) -> Result<Config, ConfigError> {
     let mut loader = FileLoader {
         sources: checked.sources,
         problems: checked.problems,
+        warnings: checked.warnings,
         trust: BTreeMap::new(),
     };
     let mut targets: HashMap<String, Arc<TargetSettings>> = HashMap::new();
@@ -81,13 +83,14 @@ pub(super) fn load(checked: Checked) -> Result<Config, ConfigError> {
         limits: checked.limits,
         log: checked.log,
         admin: checked.admin,
-        warnings: checked.warnings,
+        warnings: loader.warnings,
     })
 }
 
 struct FileLoader {
     sources: Vec<Source>,
     problems: Problems,
+    warnings: Vec<String>,
     /// The trust setups so far. All targets with the same CA file share one.
     trust: BTreeMap<Option<PathBuf>, UpstreamTls>,
 }
@@ -175,6 +178,10 @@ impl FileLoader {
             client_ca: files.client_ca.as_ref().map(path),
             client_crl: files.client_crl.as_ref().map(path),
         });
+        if let Ok(tls) = &loaded {
+            let warning = tls.revocation_warning(SystemTime::now());
+            self.warnings.extend(warning);
+        }
         match loaded {
             Ok(tls) if files.required => Some(ClientTls::Required(Arc::new(tls))),
             Ok(tls) => Some(ClientTls::Optional(Arc::new(tls))),

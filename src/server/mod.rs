@@ -1,5 +1,6 @@
 //! Who is accepted, and how does everything stop?
 
+mod revocation;
 mod socket;
 pub mod workers;
 
@@ -124,9 +125,11 @@ impl Server {
             .filter_map(|listener| listener.settings.tls.acceptor().cloned())
             .collect();
         if !certificates.is_empty() {
-            let stop = stop.clone();
+            let (stop, lists) = (stop.clone(), certificates.clone());
             accepting.spawn(async move {
-                stop.run_until_cancelled(reload_changed_certificates(certificates, reload))
+                let watch = revocation::watch(lists);
+                let reload = reload_changed_certificates(certificates, reload);
+                stop.run_until_cancelled(async { tokio::join!(watch, reload) })
                     .await;
             });
         }

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use super::channel_binding::tls_server_end_point;
 use super::client_certificate::CertificateNames;
 use super::handshake::{self, CompletedHandshake};
+use super::revocation::Expiry;
 use super::stream::TlsStream;
 
 /// The key exchange groups, the fastest first. There is no post-quantum one, since no PostgreSQL
@@ -97,6 +98,8 @@ struct Loaded {
     channel_binding: Option<Arc<[u8]>>,
     /// The file stamps from before the files were read, by which changes are noticed.
     stamp: Vec<Option<(SystemTime, u64)>>,
+    /// When the first of the revocation lists ends.
+    revocation_expiry: Option<Expiry>,
 }
 
 /// A client's connection after the handshake, and what was agreed in it.
@@ -159,6 +162,11 @@ impl ListenerTls {
         &self.files.certificate
     }
 
+    /// What to tell the operator about the revocation lists at this time.
+    pub fn revocation_warning(&self, now: SystemTime) -> Option<String> {
+        self.current.load().revocation_expiry.as_ref()?.warning(now)
+    }
+
     /// Does the handshake on a connection from which nothing of it has been read yet.
     ///
     /// # Errors
@@ -182,8 +190,27 @@ impl ListenerTls {
             Err((error, mut tcp)) => {
                 // The connection is over, whether the client has left or not.
                 let _ = tokio::time::timeout(ALERT_TIMEOUT, discard(&mut tcp)).await;
-                Err(error)
+                Err(self.name_expired_list(error))
             }
+        }
+    }
+}
+
+impl ListenerTls {
+    /// Adds the file to an error that the client's certificate is not to blame for.
+    fn name_expired_list(&self, error: io::Error) -> io::Error {
+        use rustls::CertificateError::{ExpiredRevocationList, ExpiredRevocationListContext};
+        let cause = error
+            .get_ref()
+            .and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        match (cause, &self.files.client_crl) {
+            (
+                Some(rustls::Error::InvalidCertificate(
+                    ExpiredRevocationList | ExpiredRevocationListContext { .. },
+                )),
+                Some(file),
+            ) => io::Error::new(error.kind(), format!("{}: {error}", file.display())),
+            _ => error,
         }
     }
 }
@@ -211,12 +238,15 @@ fn read(files: &ListenerFiles) -> Result<Loaded, ListenerTlsError> {
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for TLS 1.2 and 1.3");
+    let lists = match &files.client_crl {
+        Some(file) => Some((&**file, revocation_lists(file)?)),
+        None => None,
+    };
+    let revocation_expiry = lists
+        .as_ref()
+        .and_then(|(file, lists)| Expiry::first(file, lists));
     let builder = match &files.client_ca {
-        Some(ca) => builder.with_client_cert_verifier(client_verifier(
-            ca,
-            files.client_crl.as_deref(),
-            provider,
-        )?),
+        Some(ca) => builder.with_client_cert_verifier(client_verifier(ca, lists, provider)?),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder
@@ -239,6 +269,7 @@ fn read(files: &ListenerFiles) -> Result<Loaded, ListenerTlsError> {
         config: config.into(),
         channel_binding,
         stamp,
+        revocation_expiry,
     })
 }
 
@@ -246,7 +277,7 @@ fn read(files: &ListenerFiles) -> Result<Loaded, ListenerTlsError> {
 /// must show one is for the authentication method to say.
 fn client_verifier(
     ca: &Path,
-    crl: Option<&Path>,
+    crl: Option<(&Path, Vec<CertificateRevocationListDer<'static>>)>,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, ListenerTlsError> {
     let mut roots = RootCertStore::empty();
@@ -257,14 +288,17 @@ fn client_verifier(
     }
     let mut builder =
         WebPkiClientVerifier::builder_with_provider(roots.into(), provider).allow_unauthenticated();
-    if let Some(crl) = crl {
-        let lists = revocation_lists(crl)?;
-        // The list of one authority says nothing about the certificates of another.
-        builder = builder.with_crls(lists).allow_unknown_revocation_status();
+    let mut blamed = ca;
+    if let Some((file, lists)) = crl {
+        blamed = file;
+        // The list of one authority says nothing about the certificates of another. As in
+        // PostgreSQL, a list that has expired says nothing at all.
+        builder = builder
+            .with_crls(lists)
+            .allow_unknown_revocation_status()
+            .enforce_revocation_expiration();
     }
-    builder
-        .build()
-        .map_err(|error| unusable(crl.unwrap_or(ca), error))
+    builder.build().map_err(|error| unusable(blamed, error))
 }
 
 /// Reads the certificates of a PEM file.

@@ -9,6 +9,7 @@ mod failure;
 mod handshake;
 pub mod listener;
 pub mod record;
+mod revocation;
 mod roots;
 mod server_certificate;
 pub mod stream;

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
 
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
@@ -15,7 +16,7 @@ use crate::support::client::{
     error_fields, packet, read_refusal, read_reply, startup_packet,
 };
 use crate::support::pki::{Authority, Identity, Leaf};
-use crate::support::proxy::{Proxy, config_file, rds_config};
+use crate::support::proxy::{Proxy, config_file, output, rds_config};
 use crate::support::reports::reports;
 use crate::support::server::serve;
 use crate::support::tls_client::{
@@ -782,6 +783,54 @@ fn a_revoked_client_certificate_fails_the_handshake_and_others_do_not() {
             .ssl_request(port.address())
             .is_err()
     );
+}
+
+#[test]
+fn an_expired_revocation_list_lets_nobody_in_until_it_is_replaced() {
+    let clients = Authority::new("client CA");
+    let list = tempfile::NamedTempFile::new().unwrap();
+    let path = list.path().display().to_string();
+    std::fs::write(&path, clients.revoke_until(&[7], "2025-02-01")).unwrap();
+    let port = Port::for_certificates(&clients, &format!("client_crl = \"{path}\""));
+    let expired = format!("{path}: a revocation list has expired at 2025-02-01T00:00:00Z");
+    port.proxy.log_line(&["WARN", &expired]);
+    let identity = clients.client("ana");
+    port.assert_not_taken(&identity, "received fatal alert: UnknownCA", &path);
+    port.proxy
+        .log_line(&["INFO", FAILED, &path, "certificate revocation list expired"]);
+    std::fs::write(&path, clients.revoke(&[7])).unwrap();
+    port.proxy.log_line(&["INFO", RELOADED]);
+    assert_served(port.log_in_showing(&identity, "ana").unwrap());
+}
+
+#[test]
+fn check_tells_of_a_revocation_list_before_it_expires() {
+    let (clients, files) = (Authority::new("client CA"), TlsFiles::new());
+    let ca = files.write("client-ca.pem", &clients.certificate);
+    let day = Duration::from_hours(24);
+    let warning = |left: Duration| {
+        let end = humantime::format_rfc3339(SystemTime::now() + left).to_string();
+        let crl = files.write("clients.crl", &clients.revoke_until(&[7], &end[..10]));
+        let listener = format!(
+            "auth = \"cert\"\n{}client_ca = \"{ca}\"\nclient_crl = \"{crl}\"\n",
+            files.keys("optional")
+        );
+        let config = rds_config("db_user = \"jane_doe\"").replace("auth = \"trust\"\n", &listener);
+        let output = output(&[
+            "check",
+            "--offline",
+            "--config",
+            &config_file(&config).to_string_lossy(),
+        ]);
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stderr).unwrap();
+        text.contains(&format!(
+            "{crl}: a revocation list expires at {}",
+            &end[..10]
+        ))
+    };
+    assert!(warning(3 * day));
+    assert!(!warning(30 * day));
 }
 
 #[test]

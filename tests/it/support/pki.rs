@@ -98,6 +98,13 @@ impl Authority {
 
     /// A revocation list with these serial numbers, as PEM.
     pub fn revoke(&self, serials: &[u64]) -> String {
+        self.revoke_until(serials, "2100-01-01")
+    }
+
+    /// A revocation list that has to be replaced by this day.
+    pub fn revoke_until(&self, serials: &[u64], day: &str) -> String {
+        let number = |range: std::ops::Range<usize>| day[range].parse::<u16>().unwrap();
+        let (month, day_of_month) = (number(5..7), number(8..10));
         let revoked = |&serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(serial),
             revocation_time: date_time_ymd(2024, 1, 1),
@@ -106,7 +113,11 @@ impl Authority {
         };
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2100, 1, 1),
+            next_update: date_time_ymd(
+                day[..4].parse().unwrap(),
+                month.try_into().unwrap(),
+                day_of_month.try_into().unwrap(),
+            ),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),

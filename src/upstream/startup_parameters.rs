@@ -118,20 +118,21 @@ pub fn forward(
     forwarded
 }
 
-/// Servers truncate names to 63 bytes, so the client's own name is shortened to make room.
+/// Servers truncate names to 63 bytes, so the client's own name is shortened to make room. Of
+/// several `application_name`s in any case of letters, a server takes the last one; so the person
+/// goes into that one, and the others are left out.
 fn append_person(parameters: &mut Vec<(Bytes, Bytes)>, person: &str) {
     const NAME: &[u8] = b"application_name";
-    let position = parameters
-        .iter()
-        .rposition(|(name, _)| name == NAME)
-        .unwrap_or_else(|| {
-            parameters.push((Bytes::from_static(NAME), Bytes::new()));
-            parameters.len() - 1
-        });
-    let own = &parameters[position].1;
+    let is_name = |(name, _): &(Bytes, Bytes)| name.eq_ignore_ascii_case(NAME);
+    let own = parameters.iter().rfind(|parameter| is_name(parameter));
+    let own = own.map(|(_, value)| value.clone()).unwrap_or_default();
     let room = LONGEST_NAME.saturating_sub(person.len() + 1);
     let suffixed = [&own[..own.len().min(room)], b" ", person.as_bytes()].concat();
-    parameters[position].1 = Bytes::copy_from_slice(suffixed.trim_ascii_start());
+    parameters.retain(|parameter| !is_name(parameter));
+    parameters.push((
+        Bytes::from_static(NAME),
+        Bytes::copy_from_slice(suffixed.trim_ascii_start()),
+    ));
 }
 
 fn is_refused(target: &TargetSettings, name: &[u8]) -> bool {

@@ -129,6 +129,14 @@ fn application_name_tells_the_database_who_the_client_is_and_where() {
         "report ana@127.0.0.1"
     );
     assert_eq!(name(&[("user", "ana")]), "ana@127.0.0.1");
+    for last in ["Application_Name", "application_name"] {
+        let names = [("application_name", "x"), (last, "report bob@10.0.0.7")];
+        assert_eq!(
+            name(&[&[("user", "ana")], &names[..]].concat()),
+            "report bob@10.0.0.7 ana@127.0.0.1",
+            "the name that the server takes has the person"
+        );
+    }
     let long = "x".repeat(80);
     assert_eq!(
         name(&[("user", "ana"), ("application_name", &long)]),

@@ -21,7 +21,8 @@ const KIND: usize = 5;
 ///
 /// While the policy is too long, resources that differ in their last part only are merged, then
 /// those that differ in their last two parts, then all others; among these, the group that saves
-/// the most characters comes first.
+/// the most characters comes first. The roles to assume are never merged: a role with a similar
+/// name, or in another account, is another kind of width than a database user with a similar name.
 pub fn fit(permissions: &mut Permissions) -> Option<String> {
     for resources in permissions.values_mut() {
         let all = resources.clone();
@@ -53,15 +54,15 @@ pub fn fit(permissions: &mut Permissions) -> Option<String> {
     let new: BTreeSet<&str> = new.map(String::as_str).collect();
     let wildcards = new.into_iter().collect::<Vec<_>>().join(", ");
     let after = size(permissions);
-    let rest = if after > LIMIT {
-        format!("; it still has {after}: split it")
-    } else {
-        String::new()
-    };
-    Some(format!(
-        "had {before} characters where IAM takes {LIMIT}, so that names became wildcards: \
-         {wildcards}{rest}"
-    ))
+    let limit = format!("{before} characters where IAM takes {LIMIT}");
+    Some(match (wildcards.is_empty(), after > LIMIT) {
+        (true, _) => format!("has {limit}: split it, as roles never become wildcards"),
+        (false, false) => format!("had {limit}, so that names became wildcards: {wildcards}"),
+        (false, true) => format!(
+            "had {limit}, so that names became wildcards: {wildcards}; it still has {after}: \
+             split it"
+        ),
+    })
 }
 
 fn size(permissions: &Permissions) -> usize {
@@ -72,7 +73,13 @@ fn size(permissions: &Permissions) -> usize {
 /// group are always of the same kind.
 fn groups(permissions: &Permissions, differing: usize) -> Vec<(Permission, Vec<String>)> {
     let mut groups: BTreeMap<_, Vec<String>> = BTreeMap::new();
-    for (permission, resources) in permissions {
+    let may_widen = |permission: &Permission| {
+        !matches!(permission, Permission::AssumeRoles | Permission::NamePeople)
+    };
+    for (permission, resources) in permissions
+        .iter()
+        .filter(|(permission, _)| may_widen(permission))
+    {
         for resource in resources {
             let (parts, separators) = parts(resource);
             let alike = parts
@@ -222,22 +229,33 @@ mod tests {
     }
 
     #[test]
-    fn servers_and_then_regions_and_accounts_become_one() {
+    fn similar_servers_become_one() {
         let mut servers = permissions(
             Permission::RdsConnect,
             (0..200).map(|number| user(&format!("db-{number:03}"), "ana")),
         );
         assert!(fit(&mut servers).is_some());
         assert_eq!(resources(&servers), [user("db-*", "ana")]);
-        let roles = (0..200).map(|number| {
-            format!(
-                "arn:aws:iam::{:012}:role/reports",
-                100_000_000_000_u64 + number
-            )
-        });
-        let mut roles = permissions(Permission::AssumeRoles, roles);
-        assert!(fit(&mut roles).is_some());
-        assert_eq!(resources(&roles), ["arn:aws:iam::*:role/reports"]);
+    }
+
+    #[test]
+    fn neither_the_account_nor_the_name_of_a_role_becomes_a_wildcard() {
+        let roles = || (0..200).map(|n| format!("arn:aws:iam::{:012}:role/bi_{n:03}", n + 1));
+        for permission in [Permission::AssumeRoles, Permission::NamePeople] {
+            let mut all = permissions(permission, roles());
+            let exact = all.clone();
+            let note = fit(&mut all).unwrap();
+            assert_eq!(all, exact);
+            assert!(
+                note.starts_with("has ") && note.contains(": split it"),
+                "{note}"
+            );
+            let users = (0..200).map(|number| user("db-A", &format!("bi_{number:03}")));
+            all.extend(permissions(Permission::RdsConnect, users));
+            let note = fit(&mut all).unwrap();
+            assert_eq!(all[&permission], exact[&permission]);
+            assert!(note.ends_with(": split it"), "{note}");
+        }
     }
 
     #[test]

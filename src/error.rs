@@ -266,6 +266,10 @@ pub enum LoginError {
     /// told.
     #[error("the TLS handshake with the client failed")]
     TlsFailed(#[source] io::Error),
+    /// There were too many clients that had not proved who they are, and this was one of the
+    /// oldest.
+    #[error("too many clients that have not proved who they are")]
+    CrowdedOut,
     /// The client did not send enough in time to be answered in its own protocol.
     #[error("the client did not finish its startup in time")]
     StartupTimeout,
@@ -280,7 +284,8 @@ impl LoginError {
             // PostgreSQL itself reports a failed handshake with this code.
             Self::TlsFailed(_) => Some(SqlState::ProtocolViolation),
             Self::StartupTimeout => Some(SqlState::QueryCanceled),
-            Self::ClientGone => None,
+            // The many of them have a metric of their own.
+            Self::ClientGone | Self::CrowdedOut => None,
         }
     }
 }

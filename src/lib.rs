@@ -25,9 +25,9 @@
 //!
 //! | # | phase | takes → gives | module | on failure the client reads |
 //! |---|---|---|---|---|
-//! | 1 | accept | listener → `Accepted` and a worker's slot | `server` | |
+//! | 1 | accept | listener → `Accepted`, a newcomer's place and a worker's slot | `server` | |
 //! | 2 | negotiate | PROXY header, SSLRequest or TLS, StartupMessage or CancelRequest → protected stream, `Startup` or a cancel request | `session::negotiate`, `client::negotiate` | 08P01, 0A000, 28000 |
-//! | 3 | prove | `Startup`, the listener's rules → `Proven`, who the client is | `session::prove`, `client::authenticate` | 53300, 28P01, 28000, 57014, 08P01, 0A000 |
+//! | 3 | prove | `Startup`, the listener's rules → `Proven`, who the client is, with a place among the sessions | `session::prove`, `client::authenticate` | 28P01, 28000, 57014, 08P01, 0A000, 53300 |
 //! | 4 | route | `Proven` → `Routed`: target, AWS identity, database user, database | `session::route`, `route` | 3D000, 28000, 53300 |
 //! | 5 | credentials | AWS identity, user, database → user and temporary password | `target`, `credentials` | 53300; 57P03 when it may pass, 28000 or 58000 when it does not |
 //! | 6 | connect | host → TCP → verified TLS | `target`, `upstream::connect` | 57P03 when too many wait, 08001 |
@@ -58,7 +58,7 @@
 //! | `runtime` | What lives as long as the process, and what as long as a configuration? |
 //! | `registry`, `status` | Which sessions are there, and what can be seen of them? |
 //! | `target` | What belongs to one server? `pacing` bounds its logins, `pool` keeps sessions ready |
-//! | `limits` | How many sessions may there be? |
+//! | `limits` | How many sessions may there be, and how many clients that have proved nothing? |
 //! | `client` | What do clients say first, how do they prove who they are, and what are they told? |
 //! | `route` | Where does a login go, and as which user? A pure function |
 //! | `credentials` | How is AWS asked, with which identity, and how long are its answers good for? One file per engine |

@@ -18,7 +18,7 @@ use crate::client::authenticate::PasswordChecker;
 use crate::client::penalty::Penalties;
 use crate::config::{Config, Limits as LimitSettings, ListenerSettings, UserSettings};
 use crate::credentials::Identities;
-use crate::limits::Limit;
+use crate::limits::{Limit, Newcomers};
 use crate::metrics::Metrics;
 use crate::random;
 use crate::registry::Registry;
@@ -37,6 +37,8 @@ pub struct Runtime {
     pub penalties: Penalties,
     /// Client addresses that have sent cancel requests for sessions which are not known here.
     pub cancel_penalties: Penalties,
+    /// Clients that have not proved who they are.
+    pub newcomers: Newcomers,
     /// Every session.
     pub sessions: Arc<Registry>,
     /// How the running process is told to stop or to reload.
@@ -102,6 +104,7 @@ impl Runtime {
             cancel_keys: Arc::new(CancelKeys::new(config.cancel_key.as_ref())),
             penalties: Penalties::default(),
             cancel_penalties: Penalties::default(),
+            newcomers: Newcomers::new(config.limits.max_sessions, metrics.clone()),
             sessions: Arc::default(),
             lifecycle,
             current: ArcSwap::from_pointee(Snapshot::new(config, &metrics)),

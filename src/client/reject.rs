@@ -61,3 +61,16 @@ pub async fn send<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &Err
     // If this fails, nobody is left to be told.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, send_and_close).await;
 }
+
+/// Sends the message as far as the connection takes it at once, for a client that is closed because
+/// there is no room for it: it must not be able to stay a while longer.
+pub async fn send_at_once<S: AsyncWrite + Unpin>(stream: &mut S, error: &ErrorResponse) {
+    let mut out = BytesMut::new();
+    error.encode(&mut out);
+    let send_and_close = async {
+        stream.write_all(&out).await?;
+        stream.shutdown().await
+    };
+    // A timeout polls what it bounds once at least.
+    let _ = tokio::time::timeout(Duration::ZERO, send_and_close).await;
+}

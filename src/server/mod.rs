@@ -16,6 +16,7 @@ use crate::address::ListenerAddr;
 use crate::admin::Admin;
 use crate::config::{Config, ListenerSettings};
 use crate::error::chain;
+use crate::limits::Newcomer;
 use crate::runtime::{Lifecycle, Listener, Runtime, Snapshot};
 use crate::session::{self, Accepted};
 use crate::tls::listener::ListenerTls;
@@ -29,6 +30,12 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause after the process has run out of a resource, which the end of a session frees and a
 /// busy loop does not.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(100);
+/// How long a client that has to make room may take to be gone: its own task closes it, perhaps on
+/// another thread.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
+/// How many connections are accepted in a row. Then the logins on the same thread go on, among them
+/// those that have just been accepted.
+const ACCEPTS_IN_A_ROW: usize = 32;
 /// How often the proxy checks whether certificate files have changed. Watching the files would miss
 /// the symbolic links that Kubernetes swaps for its secrets.
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -222,15 +229,23 @@ struct Acceptor {
 
 impl Acceptor {
     async fn accept(&self) {
-        let mut is_exhausted = false;
+        let (mut is_exhausted, mut in_a_row) = (false, 0);
         loop {
             match self.socket.accept().await {
                 Ok(accepted) => {
                     is_exhausted = false;
                     self.start(accepted);
+                    in_a_row += 1;
+                    if in_a_row == ACCEPTS_IN_A_ROW {
+                        in_a_row = 0;
+                        tokio::task::yield_now().await;
+                    }
                 }
                 // The client gave up before it was accepted, which accept(2) reports as an error.
                 Err(error) if is_caused_by_client(&error) => {}
+                Err(_) if self.runtime.newcomers.make_room() => {
+                    tokio::time::sleep(ROOM_PAUSE).await;
+                }
                 Err(error) => {
                     if !is_exhausted {
                         let address = self.socket.address().map(|address| address.to_string());
@@ -249,20 +264,24 @@ impl Acceptor {
 
     /// Serves a connection on the worker that has a slot for it.
     fn start(&self, accepted: Accepted) {
+        let newcomer = self.runtime.newcomers.admit(accepted.address());
         let slot = self.workers.slot();
         let worker = slot.runtime.clone();
         let (runtime, sessions) = (self.runtime.clone(), self.sessions.clone());
         let snapshot = runtime.snapshot();
         let listener = snapshot.listeners[self.index].clone();
         self.sessions.spawn_on(
-            async move { serve(accepted, slot, &runtime, &snapshot, &listener, &sessions).await },
+            async move {
+                let client = (accepted, newcomer);
+                serve(client, slot, &runtime, &snapshot, &listener, &sessions).await;
+            },
             &worker,
         );
     }
 }
 
 async fn serve(
-    accepted: Accepted,
+    (accepted, newcomer): (Accepted, Newcomer),
     slot: WorkerSlot,
     runtime: &Runtime,
     snapshot: &Arc<Snapshot>,
@@ -276,7 +295,9 @@ async fn serve(
     };
     match accepted {
         Ok(accepted) => {
-            if let Some(established) = session::open(runtime, snapshot, listener, accepted).await {
+            if let Some(established) =
+                session::open(runtime, snapshot, listener, accepted, newcomer).await
+            {
                 sessions.spawn(async move {
                     established.run().await;
                     drop(slot);

@@ -17,6 +17,11 @@ use crate::session::Accepted;
 /// How long a client may be silent before the kernel probes whether it is still there.
 const KEEPALIVE: Duration = Duration::from_mins(2);
 
+/// How many clients may wait to be accepted. More of them may come at once after an outage than the
+/// 128 of the standard library, and one that finds the queue full waits for a second. The kernel has
+/// a limit of its own, `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
 /// A bound socket.
 pub(super) enum Socket {
     Tcp(TcpListener),
@@ -38,9 +43,10 @@ impl Socket {
         match &listener.address {
             ListenerAddr::Tcp(address) => {
                 let socket = TcpListener::bind(address).await?;
+                let options = SockRef::from(&socket);
+                options.listen(BACKLOG)?;
                 // Accepted connections inherit both options. Neither is worth refusing service for
                 // when the kernel does not support it.
-                let options = SockRef::from(&socket);
                 let _ = options.set_tcp_nodelay(true);
                 let _ = options.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
                 Ok(Self::Tcp(socket))
@@ -52,6 +58,7 @@ impl Socket {
                 let open = listener.rules.iter().all(|rule| rule.auth != Auth::Trust);
                 let socket = bind_with_mode(path, if open { 0o777 } else { 0o700 })?;
                 let file = SocketFile(path.clone());
+                SockRef::from(&socket).listen(BACKLOG)?;
                 Ok(Self::Unix(socket, file))
             }
         }

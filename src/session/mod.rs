@@ -26,7 +26,7 @@ use crate::client::negotiate::{ClientRequest, NegotiatedConnection};
 use crate::client::reject;
 use crate::client::stream::ClientStream;
 use crate::error::LoginError;
-use crate::limits::Permit;
+use crate::limits::{self, Newcomer, Permit};
 use crate::runtime::{Listener, Runtime, Snapshot};
 use prove::Startup;
 use record::Record;
@@ -54,7 +54,8 @@ impl Accepted {
         })
     }
 
-    fn address(&self) -> ClientAddr {
+    /// Where the client is, as far as the connection itself tells.
+    pub fn address(&self) -> ClientAddr {
         match self {
             Self::Tcp(_, address) => ClientAddr::Network(*address),
             Self::Unix(_, user) => ClientAddr::Local(*user),
@@ -91,6 +92,7 @@ pub async fn open(
     snapshot: &Arc<Snapshot>,
     listener: &Listener,
     accepted: Accepted,
+    newcomer: Newcomer,
 ) -> Option<Established> {
     let context = Context {
         runtime,
@@ -102,7 +104,7 @@ pub async fn open(
         mut stream,
         security,
         request,
-    } = match negotiate::negotiate(&context, accepted, &mut record).await {
+    } = match negotiate::negotiate(&context, accepted, &newcomer, &mut record).await {
         Ok(negotiated) => negotiated,
         // The client cannot be answered any more.
         Err(error) => {
@@ -112,12 +114,14 @@ pub async fn open(
     };
     let welcomed = match request {
         Ok(ClientRequest::Cancel(request)) => {
+            // There are limits on these, too, of their own.
+            newcomer.free();
             cancel::serve(&context, record.client(), &request, stream).await;
             return None;
         }
         Ok(ClientRequest::Session(message)) => {
             let startup = Startup { message, security };
-            log_in(&context, &mut stream, startup, &mut record).await
+            log_in(&context, &mut stream, startup, &newcomer, &mut record).await
         }
         Err(error) => Err(error),
     };
@@ -125,7 +129,10 @@ pub async fn open(
         Ok(welcomed) => Some(Established::new(stream, welcomed, record.open())),
         Err(error) => {
             record.log_failed(&error);
-            send_error(&mut stream, error, &record).await;
+            tokio::select! {
+                () = send_error(&mut stream, error, &record) => {}
+                () = newcomer.must_go() => {}
+            }
             None
         }
     }
@@ -136,9 +143,10 @@ async fn log_in(
     context: &Context<'_>,
     stream: &mut ClientStream,
     startup: Startup,
+    newcomer: &Newcomer,
     record: &mut Record,
 ) -> Result<welcome::Welcomed, LoginError> {
-    let proven = prove::prove(context, stream, startup, record).await?;
+    let proven = prove::prove(context, stream, startup, newcomer, record).await?;
     let routed = route::route(context, proven, record)?;
     let acquired = acquire::acquire(context, stream, routed, record).await?;
     welcome::welcome(context, stream, acquired, record).await
@@ -154,6 +162,11 @@ async fn send_error(stream: &mut ClientStream, error: LoginError, record: &Recor
             .await;
         }
         LoginError::ServerError(response) => reject::send(stream, &response).await,
+        LoginError::CrowdedOut => {
+            let refusal = limits::too_many_clients();
+            let response = reject::error_response(&refusal, &record.id().to_string());
+            reject::send_at_once(stream, &response).await;
+        }
         LoginError::ClientGone | LoginError::StartupTimeout | LoginError::TlsFailed(_) => {}
     }
 }

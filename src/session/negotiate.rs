@@ -7,16 +7,18 @@ use super::{Accepted, Context};
 use crate::address::ClientAddr;
 use crate::client::negotiate::{self, NegotiatedConnection};
 use crate::error::LoginError;
+use crate::limits::Newcomer;
 use crate::wire::proxy_header;
 
 /// Negotiates with the client, and first reads a PROXY header if the listener accepts one from this
 /// peer.
 ///
 /// # Errors
-/// The connection failed in a way that leaves no means of answering it.
+/// The connection failed in a way that leaves no means of answering it, or had to make room.
 pub(super) async fn negotiate(
     context: &Context<'_>,
     accepted: Accepted,
+    newcomer: &Newcomer,
     record: &mut Record,
 ) -> Result<NegotiatedConnection, LoginError> {
     let settings = &context.listener.settings;
@@ -33,13 +35,17 @@ pub(super) async fn negotiate(
                 {
                     let header = proxy_header::read(&mut tcp).await?;
                     let client = ClientAddr::Network(header.source.unwrap_or(peer));
+                    newcomer.comes_from(client);
                     record.came_through_proxy(client, header.vpc_endpoint);
                 }
                 negotiate::tcp(tcp, &settings.tls).await
             }
         }
     };
-    timeout_at(deadline, negotiation)
-        .await
-        .unwrap_or(Err(LoginError::StartupTimeout))
+    tokio::select! {
+        result = timeout_at(deadline, negotiation) => {
+            result.unwrap_or(Err(LoginError::StartupTimeout))
+        }
+        () = newcomer.must_go() => Err(LoginError::CrowdedOut),
+    }
 }

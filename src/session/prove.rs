@@ -15,6 +15,7 @@ use crate::client::stream::{ClientStream, Security};
 use crate::config::{Auth, UserSettings};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::excerpt;
+use crate::limits::Newcomer;
 use crate::wire::startup::StartupMessage;
 
 /// What a client asks for, and how its connection is protected.
@@ -65,19 +66,15 @@ impl Startup {
 ///
 /// # Errors
 /// SQLSTATE 53300 at a limit, 57014 if the timeout passes, 28P01 for a wrong password, and 28000
-/// for everything else. After repeated failures from one address, the error is returned only when
+/// for everything else; [`LoginError::CrowdedOut`] when others need the place. After repeated failures from one address, the error is returned only when
 /// the address's penalty is over.
 pub(super) async fn prove(
     context: &Context<'_>,
     stream: &mut ClientStream,
     startup: Startup,
+    newcomer: &Newcomer,
     record: &mut Record,
 ) -> Result<Proven, LoginError> {
-    let permits = Permits {
-        _proxy: context.snapshot.limit.acquire()?,
-        _listener: context.listener.limit.acquire()?,
-        user: None,
-    };
     record.authenticating(startup.user()?);
     let proof = Proof {
         context,
@@ -85,12 +82,15 @@ pub(super) async fn prove(
         startup: &startup,
         user: startup.user()?,
     };
-    let identity = timeout_at(
+    let proof = timeout_at(
         context.deadline(record),
         proof.identify_with_penalty(stream),
-    )
-    .await
-    .unwrap_or_else(|_| {
+    );
+    let proved = tokio::select! {
+        proved = proof => proved,
+        () = newcomer.must_go() => return Err(LoginError::CrowdedOut),
+    };
+    let identity = proved.unwrap_or_else(|_| {
         Err(Refusal::new(
             ErrorKind::StartupTimeout,
             "canceling authentication due to timeout",
@@ -98,6 +98,13 @@ pub(super) async fn prove(
         .into())
     })?;
     record.proven(&identity);
+    // Who has proved nothing takes no place of a session, and learns nothing of the limits.
+    let permits = Permits {
+        _proxy: context.snapshot.limit.acquire()?,
+        _listener: context.listener.limit.acquire()?,
+        user: None,
+    };
+    newcomer.free();
     Ok(Proven {
         startup,
         identity,

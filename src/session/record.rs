@@ -195,6 +195,10 @@ impl Record {
             LoginError::ClientGone => {
                 tracing::debug!(%session, %client, target, "client left before its login was done");
             }
+            // The log has one line for all of them.
+            LoginError::CrowdedOut => {
+                tracing::debug!(%session, %client, "client closed to make room for others");
+            }
             LoginError::StartupTimeout => {
                 let duration_ms = millis(self.entry.opened.elapsed());
                 tracing::info!(

@@ -35,7 +35,7 @@ const MAY_USE: [(&str, &[&str]); 32] = [
     (
         "server",
         &[
-            "address", "admin", "config", "error", "runtime", "session", "tls",
+            "address", "admin", "config", "error", "limits", "runtime", "session", "tls",
         ],
     ),
     (
@@ -104,7 +104,7 @@ const MAY_USE: [(&str, &[&str]); 32] = [
     ),
     ("registry", &["address", "random", "splice", "status"]),
     ("splice", &["tls", "wire"]),
-    ("limits", &["error"]),
+    ("limits", &["address", "error", "metrics"]),
     (
         "credentials",
         &[

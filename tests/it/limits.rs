@@ -1,10 +1,11 @@
 //! What happens when the proxy runs out of sessions, file descriptors or ports?
 
+use std::io::Write;
 use std::process::Command;
 
 use testbed::Testbed;
 
-use crate::support::client::{Client, cancel, connect};
+use crate::support::client::{Client, V3_0, cancel, connect, startup_packet};
 use crate::support::proxy::{Proxy, command, config_file, rds_config};
 use crate::support::wait_for;
 
@@ -100,7 +101,16 @@ fn running_out_of_file_descriptors_does_not_stop_the_proxy() {
         .stderr(std::process::Stdio::piped())
         .envs(aws.env());
     let proxy = Proxy::start(limited, 1);
-    let crowd: Vec<_> = (0..60).map(|_| connect(proxy.address())).collect();
+    // These prove who they are, so none of them is closed for another.
+    let crowd: Vec<_> = (0..60)
+        .map(|_| {
+            let mut stream = connect(proxy.address());
+            stream
+                .write_all(&startup_packet(V3_0, &[("user", "x")]))
+                .unwrap();
+            stream
+        })
+        .collect();
     proxy.log_line(&[
         "ERROR",
         "cannot accept connections; trying again until it works",

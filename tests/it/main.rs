@@ -15,6 +15,7 @@ mod check_engines;
 mod client_tls;
 mod clocks;
 mod configuration;
+mod crowds;
 mod documents;
 mod engines;
 mod failures;

@@ -1,14 +1,19 @@
-//! How many sessions may there be at a time?
+//! How many sessions may there be at a time, and how many clients that have not proved who they are?
 //!
 //! A [`Limit`] belongs to what it limits: the proxy, a listener, a user or a target. Whatever has
 //! no limit has one that never refuses, so that nothing is looked up by a name that might be
 //! unknown.
+
+mod descriptors;
+mod newcomers;
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{ErrorKind, Refusal};
+
+pub use newcomers::{Newcomer, Newcomers};
 
 /// A bound on the number of sessions that exist at the same time.
 #[derive(Debug)]
@@ -54,13 +59,17 @@ impl Limit {
         };
         match free.clone().try_acquire_owned() {
             Ok(permit) => Ok(Permit(Some(permit))),
-            Err(_) => Err(Refusal::new(
-                ErrorKind::TooManySessions,
-                "sorry, too many clients already",
-            )
-            .detail(format!("{} = {sessions}", self.key))),
+            Err(_) => Err(too_many_clients().detail(format!("{} = {sessions}", self.key))),
         }
     }
+}
+
+/// What a client is told for which there is no room. The text is PostgreSQL's.
+pub fn too_many_clients() -> Refusal {
+    Refusal::new(
+        ErrorKind::TooManySessions,
+        "sorry, too many clients already",
+    )
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::address::ListenerAddr;
 use crate::cancel::CancelKeys;
 use crate::client::authenticate::PasswordChecker;
 use crate::client::penalty::Penalties;
+use crate::client::turns::Turns;
 use crate::config::{Config, Limits as LimitSettings, ListenerSettings, UserSettings};
 use crate::credentials::Identities;
 use crate::limits::{Limit, Newcomers};
@@ -33,8 +34,8 @@ pub struct Runtime {
     pub metrics: Arc<Metrics>,
     /// The cancel keys of sessions.
     pub cancel_keys: Arc<CancelKeys<Arc<Target>>>,
-    /// Client addresses whose logins have failed repeatedly.
-    pub penalties: Penalties,
+    /// When logins are told whether they are right, after repeated failures.
+    pub turns: Turns,
     /// Client addresses that have sent cancel requests for sessions which are not known here.
     pub cancel_penalties: Penalties,
     /// Clients that have not proved who they are.
@@ -102,7 +103,7 @@ impl Runtime {
         let metrics = Arc::new(Metrics::new(targets.map(|target| &*target.name)));
         Self {
             cancel_keys: Arc::new(CancelKeys::new(config.cancel_key.as_ref())),
-            penalties: Penalties::default(),
+            turns: Turns::default(),
             cancel_penalties: Penalties::default(),
             newcomers: Newcomers::new(config.limits.max_sessions, metrics.clone()),
             sessions: Arc::default(),

@@ -10,5 +10,6 @@ pub mod negotiate;
 pub mod penalty;
 pub mod reject;
 pub mod stream;
+pub mod turns;
 pub mod version;
 pub mod welcome;

@@ -1,17 +1,16 @@
 //! Phase 3: who is the client? The first rule of its listener that matches decides how that is
 //! proved.
 
-use std::time::Instant;
-
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::record::Record;
 use super::{Context, Permits};
 use crate::address::ClientAddr;
-use crate::client::authenticate::{Challenge, ExchangeMethod, authenticate};
+use crate::client::authenticate::{Challenge, ExchangeMethod, authenticate, wrong_password};
 use crate::client::certificate_user;
 use crate::client::identity::{AuthenticationMethod, ClientIdentity};
 use crate::client::stream::{ClientStream, Security};
+use crate::client::turns::Attempt;
 use crate::config::{Auth, UserSettings};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::excerpt;
@@ -81,22 +80,16 @@ pub(super) async fn prove(
         client: record.client(),
         startup: &startup,
         user: startup.user()?,
+        attempt: context.runtime.turns.attempt(
+            record.client().ip(),
+            startup.user()?,
+            startup.security.tls,
+        ),
     };
-    let proof = timeout_at(
-        context.deadline(record),
-        proof.identify_with_penalty(stream),
-    );
-    let proved = tokio::select! {
-        proved = proof => proved,
+    let identity = tokio::select! {
+        proved = proof.identify_in_turn(stream, context.deadline(record)) => proved?,
         () = newcomer.must_go() => return Err(LoginError::CrowdedOut),
     };
-    let identity = proved.unwrap_or_else(|_| {
-        Err(Refusal::new(
-            ErrorKind::StartupTimeout,
-            "canceling authentication due to timeout",
-        )
-        .into())
-    })?;
     record.proven(&identity);
     // Who has proved nothing takes no place of a session, and learns nothing of the limits.
     let permits = Permits {
@@ -118,17 +111,31 @@ struct Proof<'a> {
     client: ClientAddr,
     startup: &'a Startup,
     user: &'a str,
+    attempt: Attempt<'a>,
 }
 
 impl Proof<'_> {
-    async fn identify_with_penalty(
+    /// Identifies the client by the deadline. After repeated failures, it learns the outcome when
+    /// its turn has come.
+    async fn identify_in_turn(
         &self,
         stream: &mut ClientStream,
+        deadline: Instant,
     ) -> Result<ClientIdentity, LoginError> {
-        let result = self.identify(stream).await;
-        if let (Err(LoginError::Refused(_)), Some(address)) = (&result, self.client.ip()) {
-            let penalties = &self.context.runtime.penalties;
-            sleep(penalties.failed(address, Instant::now())).await;
+        let result = timeout_at(deadline, self.identify(stream)).await;
+        let result = result.unwrap_or_else(|_| {
+            // The password has come in time, and was told nothing of.
+            if self.attempt.is_judged() {
+                return Err(wrong_password(self.user)
+                    .because("its turn did not come before startup_timeout")
+                    .into());
+            }
+            let text = "canceling authentication due to timeout";
+            Err(Refusal::new(ErrorKind::StartupTimeout, text).into())
+        });
+        if matches!(result, Err(LoginError::Refused(_))) && !self.attempt.is_judged() {
+            // Nothing can be guessed in this way, so it is refused even if its turn does not come.
+            let _ = timeout_at(deadline, self.attempt.judged(false)).await;
         }
         result
     }
@@ -194,6 +201,7 @@ impl Proof<'_> {
             verifier: settings.and_then(|user| user.verifier.as_ref()),
             channel_binding: self.startup.security.channel_binding.as_deref(),
             password_checker: &snapshot.password_checker,
+            attempt: &self.attempt,
         };
         authenticate(stream, method, &challenge).await?;
         Ok(method.into())

@@ -1,15 +1,18 @@
 //! Who is let in, by passwords, by rules, or on the word of the operating system?
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use testbed::Testbed;
 
 use crate::support::client::{
-    Client, Reply, ServerError, V3_0, connect, error_fields, read_reply, startup_packet,
+    Client, Reply, ServerError, V3_0, connect, error_fields, packet, read_refusal, read_reply,
+    startup_packet,
 };
 use crate::support::proxy::{Proxy, command, hash_password, rds_config};
+use crate::support::tls_files::TlsFiles;
 
 const PASSWORD: &str = "correct horse";
 
@@ -139,7 +142,7 @@ fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
         };
         let initial = b"SCRAM-SHA-256\0\0\0\0\x0an,,n=,r=ab".to_vec();
         stream
-            .write_all(&[&b"p"[..], &crate::support::client::packet(&initial)].concat())
+            .write_all(&[&b"p"[..], &packet(&initial)].concat())
             .unwrap();
         let Reply::Message(b'R', first) = read_reply(&mut stream) else {
             panic!("a challenge")
@@ -187,6 +190,83 @@ fn repeated_failures_from_one_address_are_slowed_down_and_logged() {
         "jane_doe",
         "the right password is still accepted"
     );
+}
+
+/// Sends this password as it is, and does not wait for the answer.
+fn guess(proxy: &Proxy, user: &str, password: &str) -> TcpStream {
+    let mut stream = connect(proxy.address());
+    stream
+        .write_all(&startup_packet(V3_0, &[("user", user)]))
+        .unwrap();
+    assert_eq!(
+        read_reply(&mut stream),
+        Reply::Message(b'R', vec![0, 0, 0, 3])
+    );
+    let answer = [password.as_bytes(), b"\0"].concat();
+    stream
+        .write_all(&[b"p", &packet(&answer)[..]].concat())
+        .unwrap();
+    stream
+}
+
+#[test]
+fn a_right_password_among_many_guesses_is_not_told_out_of_turn_and_other_users_go_on() {
+    let verifier = hash_password(PASSWORD);
+    let users = [user("ana", &verifier), user("bob", &verifier)].concat();
+    let proxy = proxy(
+        "auth = \"password\"",
+        &format!("{users}[limits]\nmax_sessions = 1\n"),
+    );
+    for _ in 0..6 {
+        let error = read_refusal(&mut guess(&proxy, "ana", "wrong"));
+        assert_eq!(error.sqlstate(), "28P01");
+    }
+    let _impatient: Vec<_> = (0..30).map(|_| guess(&proxy, "ana", "wrong")).collect();
+    let error = read_refusal(&mut guess(&proxy, "ana", PASSWORD));
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("28P01", "password authentication failed for user \"ana\"")
+    );
+    proxy.log_line(&["too many logins of this user wait for their turn"]);
+    // Those that wait hold no place of a session.
+    let mut bob = guess(&proxy, "bob", PASSWORD);
+    assert_eq!(read_reply(&mut bob), Reply::Message(b'R', vec![0, 0, 0, 0]));
+}
+
+#[test]
+fn a_password_whose_turn_does_not_come_in_time_is_refused_with_28p01() {
+    let proxy = proxy(
+        "auth = \"password\"",
+        &format!(
+            "{}[limits]\nstartup_timeout = \"700ms\"\n",
+            user("ana", &hash_password(PASSWORD))
+        ),
+    );
+    for _ in 0..8 {
+        let error = read_refusal(&mut guess(&proxy, "ana", "wrong"));
+        assert_eq!(error.sqlstate(), "28P01");
+    }
+    proxy.log_line(&["its turn did not come before startup_timeout"]);
+}
+
+#[test]
+fn a_login_of_psql_that_is_tried_with_and_without_tls_is_one_failure() {
+    let tls = TlsFiles::new();
+    let proxy = proxy(
+        &format!("auth = \"password\"\n{}", tls.keys("optional")),
+        &user("ana", &hash_password(PASSWORD)),
+    );
+    for _ in 0..3 {
+        let error = psql(&proxy, "ana", "wrong", "sslmode=prefer").unwrap_err();
+        assert_eq!(error.matches("FATAL").count(), 2, "{error}");
+    }
+    assert!(
+        !proxy.log().contains("repeated failures"),
+        "{}",
+        proxy.log()
+    );
+    psql(&proxy, "ana", "wrong", "sslmode=require").unwrap_err();
+    proxy.log_line(&["repeated failures", "failures=4"]);
 }
 
 #[test]

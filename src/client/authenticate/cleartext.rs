@@ -19,6 +19,10 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Verdict, LoginError> {
     send(stream, encode_cleartext_password).await?;
     let password = read_password(stream).await?;
+    if challenge.attempt.is_hopeless() {
+        // A flood of guesses is not worth the hashing.
+        return Ok(Err(RefusedPassword::TooManyWait));
+    }
     let md5_matches = match challenge.verifier {
         Some(Verifier::Md5(verifier)) => Some(verifier.matches(challenge.user, password.expose())),
         Some(Verifier::Scram(_)) | None => None,
@@ -42,7 +46,7 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     let scram_matches = hashing.await.map_err(|error| {
         Refusal::new(ErrorKind::Internal, "the password could not be verified").because(error)
     })?;
-    Ok(match md5_matches {
+    let verdict = match md5_matches {
         Some(true) => Ok(()),
         Some(false) => Err(RefusedPassword::Wrong),
         None => known.and(if scram_matches {
@@ -50,5 +54,6 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         } else {
             Err(RefusedPassword::Wrong)
         }),
-    })
+    };
+    Ok(challenge.in_turn(verdict).await)
 }

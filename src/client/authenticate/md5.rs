@@ -20,10 +20,11 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     send(stream, |out| encode_md5_password(out, salt)).await?;
     let answer = read_password(stream).await?;
     // The first case takes two microseconds more, which no client can tell across a network.
-    Ok(match challenge.verifier {
+    let verdict = match challenge.verifier {
         Some(Verifier::Md5(verifier)) if verifier.answers(salt, answer.expose()) => Ok(()),
         Some(Verifier::Md5(_)) => Err(RefusedPassword::Wrong),
         Some(Verifier::Scram(_)) => Err(RefusedPassword::ScramVerifierOnly),
         None => Err(RefusedPassword::UnknownUser),
-    })
+    };
+    Ok(challenge.in_turn(verdict).await)
 }

@@ -18,6 +18,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
+use super::turns::{Attempt, TooManyWait};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::excerpt;
 use crate::secret::Secret;
@@ -49,6 +50,8 @@ pub struct Challenge<'a> {
     pub channel_binding: Option<&'a [u8]>,
     /// What the checks of all clients share.
     pub password_checker: &'a PasswordChecker,
+    /// Decides when the client learns whether its password is right.
+    pub attempt: &'a Attempt<'a>,
 }
 
 /// What the password checks of all clients share.
@@ -100,6 +103,8 @@ enum RefusedPassword {
     Md5VerifierOnly,
     #[error("the user has a SCRAM verifier, which is no use here")]
     ScramVerifierOnly,
+    #[error("too many logins of this user wait for their turn after repeated failures")]
+    TooManyWait,
 }
 
 /// Challenges the client to prove that it knows the password, and checks its answer. The
@@ -119,18 +124,27 @@ pub async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         ExchangeMethod::Md5 => md5::authenticate(stream, challenge).await?,
         ExchangeMethod::Cleartext => cleartext::authenticate(stream, challenge).await?,
     };
-    verdict.map_err(|cause| {
-        let message = format!(
-            "password authentication failed for user \"{}\"",
-            excerpt::name(challenge.user)
-        );
-        Refusal::new(ErrorKind::WrongPassword, message)
-            .because(cause)
-            .into()
-    })
+    verdict.map_err(|cause| wrong_password(challenge.user).because(cause).into())
+}
+
+/// What every client is told whose password is not taken.
+pub fn wrong_password(user: &str) -> Refusal {
+    let message = format!(
+        "password authentication failed for user \"{}\"",
+        excerpt::name(user)
+    );
+    Refusal::new(ErrorKind::WrongPassword, message)
 }
 
 impl Challenge<'_> {
+    /// Waits until the client may learn the verdict, and returns what it may learn.
+    async fn in_turn(&self, verdict: Verdict) -> Verdict {
+        match self.attempt.judged(verdict.is_ok()).await {
+            Ok(()) => verdict,
+            Err(TooManyWait) => Err(RefusedPassword::TooManyWait),
+        }
+    }
+
     /// The user's SCRAM verifier. A user who has none gets a made-up one, and is refused whatever
     /// the answer.
     fn scram_verifier(&self) -> (Cow<'_, ScramVerifier>, Verdict) {
@@ -182,6 +196,7 @@ async fn read_password<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Secret, L
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::turns::Turns;
     use crate::verifier::{DEFAULT_ITERATIONS, Md5Verifier};
     use crate::wire::backend::{Authentication, BackendMessage, parse, read_message};
     use crate::wire::frontend::{password_message, sasl_initial_response, sasl_response};
@@ -216,11 +231,13 @@ mod tests {
     ) -> Option<LoginError> {
         let (mut ours, theirs) = tokio::io::duplex(64);
         let password_checker = password_checker();
+        let turns = Turns::default();
         let challenge = Challenge {
             user: "ana",
             verifier,
             channel_binding,
             password_checker: &password_checker,
+            attempt: &turns.attempt(None, "ana", false),
         };
         let server = async move { authenticate(&mut ours, method, &challenge).await.err() };
         tokio::join!(server, client(theirs)).0
@@ -598,11 +615,13 @@ mod tests {
             )
             .await
             .unwrap();
+        let turns = Turns::default();
         let challenge = Challenge {
             user: "ana",
             verifier: Some(&verifier),
             channel_binding: None,
             password_checker: &password_checker,
+            attempt: &turns.attempt(None, "ana", false),
         };
         theirs
             .write_all(password_message(b"right").expose())

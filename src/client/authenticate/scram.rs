@@ -54,14 +54,15 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     .await?;
     let answer = read(stream, ExpectedResponse::Sasl).await?;
     let server_final = exchange.finish(answer.expose())?;
-    Ok(match (known, server_final) {
-        (Err(cause), _) => Err(cause),
-        (Ok(()), None) => Err(RefusedPassword::Wrong),
-        (Ok(()), Some(message)) => {
-            send(stream, |out| encode_sasl_final(out, message.as_bytes())).await?;
-            Ok(())
-        }
-    })
+    let verdict = known.and(match server_final {
+        Some(_) => Ok(()),
+        None => Err(RefusedPassword::Wrong),
+    });
+    let verdict = challenge.in_turn(verdict).await;
+    if let (Ok(()), Some(message)) = (verdict, server_final) {
+        send(stream, |out| encode_sasl_final(out, message.as_bytes())).await?;
+    }
+    Ok(verdict)
 }
 
 fn server_nonce() -> String {

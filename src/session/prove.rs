@@ -160,6 +160,11 @@ impl Proof<'_> {
             .into());
         };
         let method = match settings.rules[rule].auth {
+            Auth::Trust if !self.is_local() => {
+                return Err(
+                    refuse("the proxy trusts clients on its own machine only".to_string()).into(),
+                );
+            }
             Auth::Trust => AuthenticationMethod::Trust,
             Auth::Cert => self.by_certificate()?,
             Auth::Peer => self.by_operating_system()?,
@@ -169,7 +174,7 @@ impl Proof<'_> {
                 ))
                 .into());
             }
-            Auth::Password if !startup.security.tls && !settings.address.is_local() => {
+            Auth::Password if !startup.security.tls && !self.is_local() => {
                 return Err(refuse("a password is taken over TLS only".to_string())
                     .hint("sslmode=require")
                     .into());
@@ -187,6 +192,14 @@ impl Proof<'_> {
             rule,
             certificate: startup.security.certificate.clone(),
         })
+    }
+
+    /// Whether the client is on this machine, by its own address and by the listener's. A PROXY
+    /// header may say that it is not.
+    fn is_local(&self) -> bool {
+        let client = self.client.ip();
+        self.context.listener.address().is_local()
+            && client.is_none_or(|address| address.to_canonical().is_loopback())
     }
 
     async fn by_password(

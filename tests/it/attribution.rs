@@ -3,12 +3,13 @@
 
 use std::io::Write;
 
+use postgres_protocol::authentication::md5_hash;
 use testbed::Testbed;
 
 use crate::support::client::{
-    Client, Reply, V3_0, connect, error_fields, read_reply, startup_packet,
+    Client, Reply, V3_0, connect, error_fields, packet, read_reply, startup_packet,
 };
-use crate::support::proxy::{Proxy, rds_config, redshift_config};
+use crate::support::proxy::{Proxy, md5_verifier, rds_config, redshift_config};
 
 #[test]
 fn the_clients_name_becomes_the_session_name_the_source_identity_and_a_tag() {
@@ -148,11 +149,18 @@ fn application_name_tells_the_database_who_the_client_is_and_where() {
 fn proxy_behind_a_load_balancer(from: &str) -> Proxy {
     let aws = Testbed::shared().aws();
     let listener =
-        format!("auth = \"trust\"\nproxy_protocol = true\nproxy_protocol_from = [\"{from}\"]\n");
+        format!("auth = \"md5\"\nproxy_protocol = true\nproxy_protocol_from = [\"{from}\"]\n");
     let config = rds_config(
         "db_user = \"jane_doe\"\ndatabase = \"postgres\"\napplication_name_suffix = true",
     );
-    Proxy::with_config(&aws, &config.replace("auth = \"trust\"\n", &listener))
+    let verifier = md5_verifier("ana", "secret");
+    Proxy::with_config(
+        &aws,
+        &format!(
+            "{}\n[user.ana]\npassword = \"{verifier}\"\n",
+            config.replace("auth = \"trust\"\n", &listener)
+        ),
+    )
 }
 
 fn application_name(proxy: &Proxy, header: &[u8]) -> Result<String, String> {
@@ -172,6 +180,13 @@ fn application_name(proxy: &Proxy, header: &[u8]) -> Result<String, String> {
                     error_fields(&body).sqlstate(),
                     error_fields(&body).message()
                 ));
+            }
+            Reply::Message(b'R', request) if request.starts_with(&[0, 0, 0, 5]) => {
+                let salt = request[4..].try_into().unwrap();
+                let answer = md5_hash(b"ana", b"secret", salt) + "\0";
+                stream
+                    .write_all(&[&b"p"[..], &packet(answer.as_bytes())].concat())
+                    .unwrap();
             }
             Reply::Message(..) => {}
             Reply::Closed => return Err("closed".to_string()),
@@ -220,6 +235,17 @@ fn a_connection_without_the_required_proxy_header_is_closed() {
         Reply::Closed,
         "the close comes at once, although an SSLRequest is shorter than any header"
     );
+}
+
+#[test]
+fn believing_everybodys_proxy_header_is_warned_of() {
+    let proxy = proxy_behind_a_load_balancer("0.0.0.0/0");
+    proxy.log_line(&[
+        "WARN",
+        "proxy_protocol_from",
+        "0.0.0.0/0",
+        "lets everybody say",
+    ]);
 }
 
 #[test]

@@ -11,23 +11,10 @@ use crate::support::client::{
     Client, Reply, ServerError, V3_0, connect, error_fields, packet, read_refusal, read_reply,
     startup_packet,
 };
-use crate::support::proxy::{Proxy, command, hash_password, rds_config};
+use crate::support::proxy::{Proxy, command, hash_password, md5_verifier, rds_config};
 use crate::support::tls_files::TlsFiles;
 
 const PASSWORD: &str = "correct horse";
-
-fn md5_verifier(user: &str, password: &str) -> String {
-    let output = Command::new("sh")
-        .args([
-            "-c",
-            "printf %s \"$1\" | md5sum | cut -c1-32",
-            "sh",
-            &format!("{password}{user}"),
-        ])
-        .output()
-        .unwrap();
-    format!("md5{}", String::from_utf8(output.stdout).unwrap().trim())
-}
 
 /// Starts a proxy in front of RDS as `jane_doe`, with these lines of the listener in place of
 /// trust, and with these users.

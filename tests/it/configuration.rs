@@ -138,6 +138,26 @@ fn trust_on_an_address_that_others_can_reach_is_refused() {
 }
 
 #[test]
+fn a_listener_that_believes_proxy_headers_is_not_on_loopback() {
+    let behind = |auth: &str| {
+        let keys = "proxy_protocol = true\nproxy_protocol_from = [\"127.0.0.1\"]\n";
+        let listener = LISTENER.replace("auth = \"trust\"\n", &format!("{auth}\n{keys}"));
+        let user = format!("[user.ana]\npassword = \"md5{}\"\n", "0".repeat(32));
+        format!("{listener}{TARGET}{user}")
+    };
+    assert_problem(
+        &behind("auth = \"trust\""),
+        "4:1: auth = \"trust\" is for loopback only, and with proxy_protocol clients may be \
+         anywhere: use another method",
+    );
+    assert_problem(
+        &behind("auth = \"password\""),
+        "4:1: auth = \"password\" sends the password itself: set tls = \"required\", or use \
+         loopback",
+    );
+}
+
+#[test]
 fn redshift_settings_are_held_against_the_apis_constraints() {
     for (line, rule) in [
         (

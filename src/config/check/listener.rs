@@ -50,6 +50,8 @@ struct Circumstances<'a> {
     address: Option<&'a ListenerAddr>,
     /// `None` when the key is wrong.
     tls: Option<TlsMode>,
+    /// Whether somebody's PROXY headers say where clients are.
+    believes_headers: bool,
 }
 
 impl Checker<'_> {
@@ -72,6 +74,7 @@ impl Checker<'_> {
             raw,
             address: address.as_ref(),
             tls,
+            believes_headers: !proxy_protocol_from.is_empty(),
         };
         let mut asks_for_password = Vec::new();
         for (rule, span) in &rules {
@@ -258,10 +261,20 @@ impl Checker<'_> {
         rule: &Rule,
         at: &Range<usize>,
     ) {
-        let Circumstances { raw, address, tls } = *circumstances;
-        let is_remote = address.is_some_and(|address| !address.is_local());
+        let Circumstances {
+            raw,
+            address,
+            tls,
+            believes_headers,
+        } = *circumstances;
+        // Behind a load balancer on this machine, clients may be anywhere.
+        let is_remote = believes_headers || address.is_some_and(|address| !address.is_local());
         let is_tcp = matches!(address, Some(ListenerAddr::Tcp(_)));
         let text = match rule.auth {
+            Auth::Trust if believes_headers => {
+                "auth = \"trust\" is for loopback only, and with proxy_protocol clients may be \
+                 anywhere: use another method"
+            }
             Auth::Trust if is_remote => {
                 return self.trust_is_local(raw);
             }
@@ -335,7 +348,15 @@ impl Checker<'_> {
         let mut networks = Vec::new();
         for from in raw.proxy_protocol_from.items() {
             match network(from.as_ref()) {
-                Some(network) => networks.push(network),
+                Some(network) => {
+                    if network.prefix_len() == 0 {
+                        self.warnings.push(format!(
+                            "listener.proxy_protocol_from: \"{network}\" lets everybody say in a \
+                             PROXY header where it comes from: name the load balancer's networks"
+                        ));
+                    }
+                    networks.push(network);
+                }
                 None => self.value(
                     "listener.proxy_protocol_from",
                     from,

@@ -109,6 +109,7 @@ pub(super) fn check(
         sources: &sources,
         source: 0,
         problems,
+        warnings,
     };
     let targets = checker.targets();
     let listeners = checker.listeners();
@@ -117,7 +118,9 @@ pub(super) fn check(
     let (limits, log) = limits_and_log(&sources);
     let users_file = checker.root_file("users_file", |file| &file.users_file);
     let cancel_key_file = checker.root_file("cancel_key_file", |file| &file.cancel_key_file);
-    let problems = checker.problems;
+    let Checker {
+        problems, warnings, ..
+    } = checker;
     Ok(Checked {
         passwords_are_known: passwords_are_known(&sources, &users),
         problems,
@@ -154,6 +157,7 @@ struct Checker<'a> {
     /// The index of the source that is being checked.
     source: usize,
     problems: Problems,
+    warnings: Vec<String>,
 }
 
 /// The header of a table, at which a missing key is reported.

@@ -74,6 +74,20 @@ pub fn hash_password(password: &str) -> String {
         .to_string()
 }
 
+/// The MD5 verifier of a user with this password.
+pub fn md5_verifier(user: &str, password: &str) -> String {
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "printf %s \"$1\" | md5sum | cut -c1-32",
+            "sh",
+            &format!("{password}{user}"),
+        ])
+        .output()
+        .unwrap();
+    format!("md5{}", String::from_utf8(output.stdout).unwrap().trim())
+}
+
 /// Writes a configuration file that is deleted when the value is dropped.
 pub fn config_file(text: &str) -> tempfile::TempPath {
     let file = tempfile::Builder::new()

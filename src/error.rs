@@ -14,6 +14,7 @@ use std::{fmt, io};
 use crate::excerpt;
 use crate::wire::backend::ErrorResponse;
 use crate::wire::sqlstate::SqlState;
+use crate::wire::startup::PacketError;
 use crate::wire::{ReadError, Violation};
 
 /// Who has to do something about the error.
@@ -255,6 +256,13 @@ pub enum LoginError {
     /// The proxy refuses the login, and tells the client.
     #[error(transparent)]
     Refused(Refusal),
+    /// The client has sent what is no startup packet. PostgreSQL closes without an answer then.
+    #[error(transparent)]
+    NotPostgres(Violation),
+    /// The proxy refuses a client that speaks version 2 of the protocol or an older one, in whose
+    /// form it is told.
+    #[error(transparent)]
+    RefusedOldVersion(Refusal),
     /// The server refuses the login. The client gets its error field for field.
     #[error("{}", .0.message())]
     ServerError(ErrorResponse),
@@ -279,10 +287,12 @@ impl LoginError {
     /// The SQLSTATE that the client was told, or would have been told; `None` if nothing failed.
     pub fn sqlstate(&self) -> Option<SqlState> {
         match self {
-            Self::Refused(refusal) => Some(refusal.kind.sqlstate()),
+            Self::Refused(refusal) | Self::RefusedOldVersion(refusal) => {
+                Some(refusal.kind.sqlstate())
+            }
             Self::ServerError(response) => Some(response.sqlstate()),
-            // PostgreSQL itself reports a failed handshake with this code.
-            Self::TlsFailed(_) => Some(SqlState::ProtocolViolation),
+            // PostgreSQL itself reports both with this code.
+            Self::TlsFailed(_) | Self::NotPostgres(_) => Some(SqlState::ProtocolViolation),
             Self::StartupTimeout => Some(SqlState::QueryCanceled),
             // The many of them have a metric of their own.
             Self::ClientGone | Self::CrowdedOut => None,
@@ -302,6 +312,15 @@ impl From<ReadError> for LoginError {
         match error {
             ReadError::Violation(violation) => Self::Refused(violation.into()),
             ReadError::Closed | ReadError::Torn | ReadError::Io(_) => Self::ClientGone,
+        }
+    }
+}
+
+impl From<PacketError> for LoginError {
+    fn from(error: PacketError) -> Self {
+        match error {
+            PacketError::NoPacket(violation) => Self::NotPostgres(violation),
+            PacketError::Read(error) => error.into(),
         }
     }
 }

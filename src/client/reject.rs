@@ -10,7 +10,7 @@ use crate::error::Refusal;
 use crate::wire::backend::ErrorResponse;
 use crate::wire::protocol::{
     PG_DIAG_MESSAGE_DETAIL, PG_DIAG_MESSAGE_HINT, PG_DIAG_MESSAGE_PRIMARY, PG_DIAG_SEVERITY,
-    PG_DIAG_SEVERITY_NONLOCALIZED, PG_DIAG_SQLSTATE,
+    PG_DIAG_SEVERITY_NONLOCALIZED, PG_DIAG_SQLSTATE, PQMSG_ERROR_RESPONSE,
 };
 
 /// How long a refused client may take to read the message and close.
@@ -44,15 +44,25 @@ pub fn error_response(refusal: &Refusal, session: &str) -> ErrorResponse {
 }
 
 /// Sends the message, and closes the connection so that the message arrives.
-///
-/// If the proxy closed while bytes of the client are unread, its kernel would send RST, at which
-/// the client's kernel forgets what it has received. So the rest is read and thrown away for a
-/// short time.
 pub async fn send<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &ErrorResponse) {
     let mut out = BytesMut::new();
     error.encode(&mut out);
+    send_bytes(stream, &out).await;
+}
+
+/// Sends the message to a client that speaks version 2 of the protocol or an older one, in the form
+/// of `send_message_to_frontend` in PostgreSQL's `elog.c`.
+pub async fn send_version_2<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, refusal: &Refusal) {
+    let text = format!("FATAL:  {}\n\0", refusal.message);
+    send_bytes(stream, &[&[PQMSG_ERROR_RESPONSE], text.as_bytes()].concat()).await;
+}
+
+/// If the proxy closed while bytes of the client are unread, its kernel would send RST, at which
+/// the client's kernel forgets what it has received. So the rest is read and thrown away for a
+/// short time.
+async fn send_bytes<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
     let send_and_close = async {
-        stream.write_all(&out).await?;
+        stream.write_all(bytes).await?;
         stream.shutdown().await?;
         let mut discarded = [0; 4096];
         while stream.read(&mut discarded).await? > 0 {}

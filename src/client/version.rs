@@ -1,8 +1,12 @@
 //! Which protocol version and `_pq_.` options are agreed on with a client, and is it told?
 
-use bytes::Bytes;
+use std::io;
 
-use crate::error::{ErrorKind, Refusal};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::error::{ErrorKind, LoginError, Refusal};
+use crate::wire::backend::encode_negotiate_protocol_version;
 use crate::wire::startup::{ProtocolVersion, StartupMessage, is_protocol_option};
 
 /// What has been agreed on with a client.
@@ -20,14 +24,20 @@ pub struct Agreement {
 ///
 /// # Errors
 /// SQLSTATE 0A000, with PostgreSQL's text.
-pub fn check(startup: &StartupMessage) -> Result<(), Refusal> {
+pub fn check(startup: &StartupMessage) -> Result<(), LoginError> {
     let ProtocolVersion { major, minor } = startup.version;
     match major {
         3 => Ok(()),
-        _ => Err(Refusal::new(
-            ErrorKind::UnsupportedVersion,
-            format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"),
-        )),
+        _ => {
+            let text = format!(
+                "unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"
+            );
+            let refusal = Refusal::new(ErrorKind::UnsupportedVersion, text);
+            Err(match major {
+                0..3 => LoginError::RefusedOldVersion(refusal),
+                _ => refusal.into(),
+            })
+        }
     }
 }
 
@@ -46,6 +56,25 @@ pub fn agree(startup: &StartupMessage) -> Agreement {
         unknown_options,
         announced: differs && !is_redshift_driver(startup),
     }
+}
+
+/// Sends a `NegotiateProtocolVersion` if the client needs one. As from PostgreSQL, it comes before
+/// authentication, so that the client learns it even if its login fails.
+///
+/// # Errors
+/// When the client's connection has failed.
+pub async fn announce<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    startup: &StartupMessage,
+) -> io::Result<()> {
+    let agreement = agree(startup);
+    if !agreement.announced {
+        return Ok(());
+    }
+    let mut out = BytesMut::new();
+    encode_negotiate_protocol_version(&mut out, agreement.version, &agreement.unknown_options);
+    stream.write_all(&out).await?;
+    stream.flush().await
 }
 
 /// Whether the client is the Redshift JDBC driver. It takes a `NegotiateProtocolVersion` for a

@@ -4,10 +4,7 @@
 use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::version::Agreement;
-use crate::wire::backend::{
-    BackendKey, RawMessage, encode_authentication_ok, encode_negotiate_protocol_version,
-};
+use crate::wire::backend::{BackendKey, RawMessage, encode_authentication_ok};
 
 /// Tells the client that it is logged in: with the messages of the server, and with the proxy's own
 /// cancel key.
@@ -16,15 +13,11 @@ use crate::wire::backend::{
 /// When the client's connection has failed.
 pub async fn welcome<S: AsyncWrite + Unpin>(
     stream: &mut S,
-    agreement: &Agreement,
     settings: &[RawMessage],
     key: Option<&BackendKey>,
     ready: &RawMessage,
 ) -> std::io::Result<()> {
     let mut out = BytesMut::with_capacity(1024);
-    if agreement.announced {
-        encode_negotiate_protocol_version(&mut out, agreement.version, &agreement.unknown_options);
-    }
     encode_authentication_ok(&mut out);
     for setting in settings {
         setting.encode(&mut out);

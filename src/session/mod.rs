@@ -23,8 +23,8 @@ use tokio::time::Instant;
 
 use crate::address::ClientAddr;
 use crate::client::negotiate::{ClientRequest, NegotiatedConnection};
-use crate::client::reject;
 use crate::client::stream::ClientStream;
+use crate::client::{reject, version};
 use crate::error::LoginError;
 use crate::limits::{self, Newcomer, Permit};
 use crate::runtime::{Listener, Runtime, Snapshot};
@@ -146,6 +146,9 @@ async fn log_in(
     newcomer: &Newcomer,
     record: &mut Record,
 ) -> Result<welcome::Welcomed, LoginError> {
+    version::announce(stream, &startup.message)
+        .await
+        .map_err(|_| LoginError::ClientGone)?;
     let proven = prove::prove(context, stream, startup, newcomer, record).await?;
     let routed = route::route(context, proven, record)?;
     let acquired = acquire::acquire(context, stream, routed, record).await?;
@@ -167,6 +170,10 @@ async fn send_error(stream: &mut ClientStream, error: LoginError, record: &Recor
             let response = reject::error_response(&refusal, &record.id().to_string());
             reject::send_at_once(stream, &response).await;
         }
-        LoginError::ClientGone | LoginError::StartupTimeout | LoginError::TlsFailed(_) => {}
+        LoginError::RefusedOldVersion(refusal) => reject::send_version_2(stream, &refusal).await,
+        LoginError::ClientGone
+        | LoginError::NotPostgres(_)
+        | LoginError::StartupTimeout
+        | LoginError::TlsFailed(_) => {}
     }
 }

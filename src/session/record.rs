@@ -178,8 +178,12 @@ impl Record {
                 .login_failed(target.unwrap_or_default(), sqlstate.label());
         }
         match error {
-            LoginError::Refused(refusal) => {
+            LoginError::Refused(refusal) | LoginError::RefusedOldVersion(refusal) => {
                 log_refused(session, client, details.user.as_deref(), target, refusal);
+            }
+            LoginError::NotPostgres(violation) => {
+                let error = violation.to_string();
+                tracing::info!(%session, %client, error, "connection closed without an answer");
             }
             LoginError::ServerError(response) => tracing::warn!(
                 %session, %client, target,

@@ -50,15 +50,9 @@ pub(super) async fn welcome(
         .map(|registration| &registration.client_key);
     record.acquired(&session);
     let server = &session.server;
-    welcome::welcome(
-        stream,
-        &agreement,
-        &server.settings,
-        client_key,
-        &server.ready,
-    )
-    .await
-    .map_err(|_| LoginError::ClientGone)?;
+    welcome::welcome(stream, &server.settings, client_key, &server.ready)
+        .await
+        .map_err(|_| LoginError::ClientGone)?;
     Ok(Welcomed {
         upstream: session,
         reuse,

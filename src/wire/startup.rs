@@ -97,22 +97,40 @@ pub fn is_protocol_option(name: &[u8]) -> bool {
     name.starts_with(b"_pq_.")
 }
 
+/// Why a client's first packet could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PacketError {
+    /// What the client has sent is no packet of these. PostgreSQL closes without an answer then:
+    /// the client may be one that speaks another protocol, or be about to close
+    /// (`client.connect(); client.end()` of node-postgres sends a `Terminate` first).
+    #[error(transparent)]
+    NoPacket(Violation),
+    /// The packet is refused, or did not come.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
 /// Reads one packet and not a byte more.
 ///
 /// This is not cancel-safe: a future that is dropped takes what it has read with it, and the
 /// connection is of no use any more.
 ///
 /// # Errors
-/// [`ReadError::Closed`] when the client closes before the first byte; a [`Violation`] when the
-/// length is out of bounds, before anything is allocated.
-pub async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Packet, ReadError> {
+/// [`ReadError::Closed`] when the client closes before the first byte; [`PacketError::NoPacket`]
+/// when the length is out of bounds, before anything is allocated.
+pub async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Packet, PacketError> {
     let length = read_head::<_, 4>(stream).await?;
-    let mut body = vec![0; checked_body_length(length)?];
+    let length = checked_body_length(length).map_err(PacketError::NoPacket)?;
+    let mut body = vec![0; length];
     stream
         .read_exact(&mut body)
         .await
         .map_err(ReadError::inside)?;
-    Ok(parse(&body.into())?)
+    let body = body.into();
+    parse(&body).map_err(|violation| match take_u32(&mut &body[..]) {
+        Some(CANCEL_REQUEST_CODE) => PacketError::NoPacket(violation),
+        _ => ReadError::Violation(violation).into(),
+    })
 }
 
 /// The length of the body, in bytes, that the first four bytes of a packet announce.

@@ -257,6 +257,26 @@ fn a_login_of_psql_that_is_tried_with_and_without_tls_is_one_failure() {
 }
 
 #[test]
+fn a_client_of_a_newer_protocol_learns_the_version_before_it_is_refused() {
+    let proxy = proxy(
+        "auth = \"password\"",
+        &user("ana", &hash_password(PASSWORD)),
+    );
+    let mut stream = connect(proxy.address());
+    stream
+        .write_all(&startup_packet(0x0003_270f, &[("user", "ana")]))
+        .unwrap();
+    assert_eq!(
+        read_reply(&mut stream),
+        Reply::Message(b'v', b"\0\x03\0\x02\0\0\0\0".to_vec())
+    );
+    assert_eq!(
+        read_reply(&mut stream),
+        Reply::Message(b'R', vec![0, 0, 0, 3])
+    );
+}
+
+#[test]
 fn a_client_that_closes_at_the_password_prompt_is_not_a_failed_login() {
     let proxy = proxy(
         "auth = \"password\"",

@@ -1,6 +1,6 @@
 //! How does the proxy answer attackers, scanners and broken clients?
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use testbed::{Aws, Fault, Testbed};
@@ -52,6 +52,19 @@ impl Port {
         self.proxy.log_line(&["login refused", session, sqlstate]);
         assert_eq!(self.log_in().value("select 1"), "1");
     }
+
+    /// Asserts that the connection is closed without an answer, for this reason, and that the next
+    /// client is served all the same.
+    #[track_caller]
+    fn closes(&self, bytes: &[u8], error: &str) {
+        let mut stream = self.connect();
+        stream.write_all(bytes).unwrap();
+        assert_eq!(read_reply(&mut stream), Reply::Closed);
+        let error = format!("error=\"{error}\"");
+        self.proxy
+            .log_line(&["INFO", "connection closed without an answer", &error]);
+        assert_eq!(self.log_in().value("select 1"), "1");
+    }
 }
 
 #[track_caller]
@@ -67,7 +80,7 @@ fn encryption_requests_are_declined_in_either_order() {
         for request in requests {
             stream.write_all(&request).unwrap();
             let mut answer = [0];
-            std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
+            stream.read_exact(&mut answer).unwrap();
             assert_eq!(&answer, b"N");
         }
         stream
@@ -106,7 +119,7 @@ fn a_second_ssl_request_is_refused() {
         let mut stream = port.connect();
         stream.write_all(&request).unwrap();
         let mut answer = [0];
-        std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
+        stream.read_exact(&mut answer).unwrap();
         stream.write_all(&request).unwrap();
         let error = read_refusal(&mut stream);
         assert_eq!((error.sqlstate(), error.message()), ("08P01", message));
@@ -114,23 +127,24 @@ fn a_second_ssl_request_is_refused() {
 }
 
 #[test]
-fn lengths_of_0_3_and_2_to_the_31_are_refused() {
+fn lengths_of_0_3_and_2_to_the_31_are_closed_without_an_answer_as_by_postgresql() {
     let port = Port::open();
     for length in [0, 3, 7, 0x7fff_ffff, u32::MAX] {
-        port.refuses(
-            &length.to_be_bytes(),
-            "08P01",
-            "invalid length of startup packet",
-        );
+        port.closes(&length.to_be_bytes(), "invalid length of startup packet");
     }
 }
 
 #[test]
-fn a_startup_packet_over_10000_bytes_is_refused() {
+fn a_terminate_before_the_startup_message_is_closed_without_an_answer() {
+    // This is what node-postgres sends at connect() and end().
+    Port::open().closes(b"X\0\0\0\x04", "invalid length of startup packet");
+}
+
+#[test]
+fn a_startup_packet_over_10000_bytes_is_closed_without_an_answer() {
     let long = "x".repeat(10_000);
-    assert_refused(
+    Port::open().closes(
         &startup_packet(V3_0, &[("user", &long)]),
-        "08P01",
         "invalid length of startup packet",
     );
 }
@@ -181,11 +195,6 @@ fn unknown_request_codes_and_protocol_versions_are_refused() {
         "unknown request code 80877114",
     );
     assert_refused(
-        &startup_packet(0x0002_0000, &[("user", "x")]),
-        "0A000",
-        "unsupported frontend protocol 2.0: server supports 3.0 to 3.2",
-    );
-    assert_refused(
         &startup_packet(0x0004_0000, &[("user", "x")]),
         "0A000",
         "unsupported frontend protocol 4.0: server supports 3.0 to 3.2",
@@ -193,21 +202,35 @@ fn unknown_request_codes_and_protocol_versions_are_refused() {
 }
 
 #[test]
-fn the_error_for_an_http_request_names_http() {
+fn protocol_version_2_is_refused_in_its_own_form() {
+    let port = Port::open();
+    let mut stream = port.connect();
+    let startup = startup_packet(0x0002_0000, &[("user", "x")]);
+    stream.write_all(&startup).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(
+        String::from_utf8(answer).unwrap(),
+        "EFATAL:  unsupported frontend protocol 2.0: server supports 3.0 to 3.2\n\0"
+    );
+    port.proxy.log_line(&["login refused", "0A000"]);
+}
+
+#[test]
+fn the_log_names_http_where_a_request_of_that_was_closed() {
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody";
-    assert_refused(
+    Port::open().closes(
         request,
-        "08P01",
         "invalid length of startup packet: this looks like HTTP, and this port speaks PostgreSQL",
     );
 }
 
 #[test]
-fn the_error_for_tls_without_ssl_request_names_tls() {
+fn the_log_names_tls_where_it_came_without_ssl_request() {
     let hello = [0x16, 3, 1, 0, 200, 1, 0, 0, 196];
     let message = "invalid length of startup packet: this looks like TLS without an SSLRequest \
         (sslnegotiation=direct), which this port does not speak";
-    assert_refused(&hello, "08P01", message);
+    Port::open().closes(&hello, message);
 }
 
 #[test]
@@ -310,9 +333,8 @@ fn a_cancel_request_with_a_wrong_key_is_closed_without_an_answer() {
         &format!("pid={}", client.process_id()),
     ]);
     assert_eq!(client.value("select 1"), "1");
-    port.refuses(
+    port.closes(
         &packet(&80_877_102u32.to_be_bytes()),
-        "08P01",
         "invalid length of cancel request packet",
     );
 }

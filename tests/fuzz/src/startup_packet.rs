@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use pg_iam_proxy::wire::backend::{self, BackendKey};
 use pg_iam_proxy::wire::protocol::NEGOTIATE_GSS_CODE;
 use pg_iam_proxy::wire::startup::{
-    MAX_CANCEL_KEY, MAX_STARTUP_BODY, Packet, ProtocolVersion, StartupMessage, checked_body_length,
+    MAX_CANCEL_KEY, MAX_STARTUP_BODY, Packet, PacketError, ProtocolVersion, StartupMessage, checked_body_length,
     is_protocol_option, parse, read_packet,
 };
 use pg_iam_proxy::wire::{ReadError, frontend};
@@ -41,18 +41,19 @@ pub fn startup_packet(data: &[u8]) {
 
 /// Checks that the error is the one that the bytes call for, and was found without reading further
 /// than needed.
-fn check_error(data: &[u8], error: &ReadError) {
+fn check_error(data: &[u8], error: &PacketError) {
+    let is_torn = matches!(error, PacketError::Read(ReadError::Torn));
     let Some((length, body)) = data.split_first_chunk::<4>() else {
         return assert!(if data.is_empty() {
-            matches!(error, ReadError::Closed)
+            matches!(error, PacketError::Read(ReadError::Closed))
         } else {
-            matches!(error, ReadError::Torn)
+            is_torn
         });
     };
     match checked_body_length(*length) {
         Ok(length) => {
             assert!((4..=MAX_STARTUP_BODY).contains(&length));
-            assert_eq!(matches!(error, ReadError::Torn), body.len() < length);
+            assert_eq!(is_torn, body.len() < length);
         }
         Err(violation) => assert_eq!(error.to_string(), violation.to_string()),
     }

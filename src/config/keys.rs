@@ -296,6 +296,12 @@ keys! {
         /// Whether a session that its client has left is reset, for the next one. The other
         /// engines do not document `DISCARD ALL`.
         reuse_sessions: bool { engines: &[Rds], default: Omitted::Is("false") }
+        /// Extensions that keep nothing for a session, besides those that are known not to: no
+        /// session of a database with another one is used again.
+        reuse_extensions: Vec<Spanned<String>> {
+            engines: &[Rds],
+            default: Omitted::Is("[]"),
+        }
         /// How many sessions the target may have at a time; 0 is no limit.
         max_sessions: usize { bounds: SESSIONS, default: Omitted::Is("0") }
     }

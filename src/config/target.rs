@@ -44,6 +44,8 @@ pub struct TargetSettings {
     pub warm_sessions: usize,
     /// Whether a session is reset when its client has left it, and then given to the next client.
     pub reuse_sessions: bool,
+    /// Extensions that keep nothing for a session, in addition to those that are known not to.
+    pub reuse_extensions: Vec<String>,
     /// The age at which a session without a client is ended.
     pub spare_max_age: Duration,
     /// How many sessions the target may have at a time; `None` is no limit.

@@ -47,6 +47,7 @@ pub struct UpstreamSession {
     logged_in_at: tokio::time::Instant,
     /// The settings as the client has left them; `None` until a client has left the session.
     client_settings: Option<Settings>,
+    target: Arc<TargetSettings>,
 }
 
 /// How far a login has got, and how long its phases took.
@@ -146,6 +147,7 @@ impl UpstreamLogin {
             server: result,
             logged_in_at: tokio::time::Instant::now(),
             client_settings: None,
+            target: settings.clone(),
         })
     }
 
@@ -283,12 +285,13 @@ impl pool::Session for UpstreamSession {
     }
 
     async fn reset(&mut self) -> Result<(), String> {
-        match self.client_settings.take() {
-            Some(mut settings) => reset(self.stream_mut(), &mut settings)
-                .await
-                .map_err(|error| chain(&error)),
-            None => Ok(()),
-        }
+        let Some(mut settings) = self.client_settings.take() else {
+            return Ok(());
+        };
+        let target = self.target.clone();
+        reset(self.stream_mut(), &mut settings, &target.reuse_extensions)
+            .await
+            .map_err(|error| chain(&error))
     }
 }
 

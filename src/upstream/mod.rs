@@ -5,6 +5,7 @@
 
 pub mod cancel;
 pub mod connect;
+mod kept_state;
 pub mod log_in;
 mod password;
 pub mod query;

@@ -8,8 +8,9 @@
 //!   server releases where `DISCARD ALL` does not.
 //! - The generator behind `random()`, which `setseed` may have made predictable: it gets a seed
 //!   that no one knows.
-//! - What procedural languages and `dblink` keep for a session (variables, open connections), and
-//!   temporary replication slots: if there are any, the session is not used again.
+//! - What some extensions and procedural languages keep for a session (variables, open
+//!   connections), a replication origin, and temporary replication slots: `kept_state` asks for
+//!   them, and if there may be any, the session is not used again.
 //!
 //! It also leaves the names of settings that extensions would define (`my.name`), with an empty
 //! value, and libraries that were loaded. Nothing can remove these from a session.
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::kept_state;
 use crate::random;
 use crate::wire::backend::{ErrorResponse, RawMessage, read_message};
 use crate::wire::frontend::query;
@@ -36,17 +38,8 @@ use crate::wire::{ReadError, Violation};
 /// How long a reset may take. No one waits for it, but the session counts against the target's
 /// limit meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Checks that there is nothing of what `DISCARD ALL` leaves. Names and operators are qualified,
-/// because the session's `search_path` may lead to others of the same name.
-const IS_CLEAN: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_language \
-     WHERE lanname OPERATOR(pg_catalog.<>) \
-     ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[])) \
-     AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension \
-     WHERE extname OPERATOR(pg_catalog.=) 'dblink'::pg_catalog.name) \
-     AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
-     WHERE temporary AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())";
-/// The body of a `DataRow` with one column, which is true.
-const TRUE: &[u8] = b"\0\x01\0\0\0\x01t";
+/// The number of bytes of what a session may still hold that go into the log.
+const MAX_KEPT: usize = 200;
 
 /// Why a session cannot be given to another client.
 #[derive(Debug, thiserror::Error)]
@@ -64,11 +57,8 @@ pub enum ResetError {
     #[error("these settings are not as they were: {0}")]
     SettingsChanged(String),
     /// The session may contain something that `DISCARD ALL` leaves.
-    #[error(
-        "there are procedural languages, dblink or a temporary replication slot, \
-         which keep what DISCARD ALL leaves"
-    )]
-    NotClean,
+    #[error("DISCARD ALL leaves what these may keep: {0}")]
+    NotClean(String),
     /// The server does not follow the protocol.
     #[error(transparent)]
     Violation(#[from] Violation),
@@ -95,29 +85,37 @@ impl From<io::Error> for ResetError {
     }
 }
 
-/// Resets an idle session, whose settings have been tracked up to now.
+/// Resets an idle session, whose settings have been tracked up to now. Extensions that are
+/// `vouched_for` keep nothing.
 ///
 /// # Errors
 /// Returns a [`ResetError`] for anything but plain success.
 pub async fn reset<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     settings: &mut Settings,
+    vouched_for: &[String],
 ) -> Result<(), ResetError> {
     let exchange = async {
         // DISCARD ALL has to be a query of its own.
         let queries = [
             query("DISCARD ALL"),
             query(&format!(
-                "RESET ROLE; SELECT pg_catalog.setseed({}); {IS_CLEAN}",
-                seed()
+                "RESET ROLE; SELECT pg_catalog.setseed({}); {}",
+                seed(),
+                kept_state::query(settings.at_login_of(b"server_version"), vouched_for)
             )),
         ];
         stream.write_all(&queries.concat()).await?;
         stream.flush().await?;
         read_until_ready(stream, settings).await?;
         let last_row = read_until_ready(stream, settings).await?;
-        if last_row.as_deref() != Some(TRUE) {
-            return Err(ResetError::NotClean);
+        let kept = last_row.as_deref().and_then(only_column);
+        let kept = kept.ok_or_else(|| Violation::new("a row with one column was asked for"))?;
+        if !kept.is_empty() {
+            let shown = &kept[..kept.len().min(MAX_KEPT)];
+            return Err(ResetError::NotClean(
+                String::from_utf8_lossy(shown).into_owned(),
+            ));
         }
         let changed: Vec<_> = settings.changed().map(String::from_utf8_lossy).collect();
         if changed.is_empty() {
@@ -153,6 +151,12 @@ async fn read_until_ready<S: AsyncRead + Unpin>(
     }
 }
 
+/// The value in the body of a `DataRow` with one column, which is not NULL.
+fn only_column(row: &[u8]) -> Option<&[u8]> {
+    let (length, value) = row.strip_prefix(&[0, 1])?.split_first_chunk()?;
+    (usize::try_from(i32::from_be_bytes(*length)) == Ok(value.len())).then_some(value)
+}
+
 /// A random decimal fraction from 0 to 1.
 fn seed() -> String {
     format!(
@@ -166,7 +170,11 @@ mod tests {
     use super::*;
     use crate::error::chain;
 
-    const CLEAN_ANSWER: &[u8] = b"T\0\0\0\x04D\0\0\0\x0b\0\x01\0\0\0\x01tC\0\0\0\x05\0Z\0\0\0\x05I";
+    const CLEAN_ANSWER: &[u8] = b"T\0\0\0\x04D\0\0\0\x0a\0\x01\0\0\0\0C\0\0\0\x05\0Z\0\0\0\x05I";
+    const KEPT_ANSWER: &[u8] =
+        b"T\0\0\0\x04D\0\0\0\x17\0\x01\0\0\0\x0dextension isnC\0\0\0\x05\0Z\0\0\0\x05I";
+    const NULL_ANSWER: &[u8] =
+        b"T\0\0\0\x04D\0\0\0\x0a\0\x01\xff\xff\xff\xffC\0\0\0\x05\0Z\0\0\0\x05I";
     const RESTORED: &[u8] = b"S\0\0\0\x11TimeZone\0UTC\0";
     const DONE: &[u8] = b"C\0\0\0\x10DISCARD ALL\0Z\0\0\0\x05I";
 
@@ -179,7 +187,7 @@ mod tests {
         settings.report("TimeZone\0Asia/Tokyo\0".into()).unwrap();
         let answer = messages.concat();
         let mut stream = tokio::io::join(&answer[..], tokio::io::sink());
-        reset(&mut stream, &mut settings)
+        reset(&mut stream, &mut settings, &[])
             .await
             .map_err(|error| chain(&error))
     }
@@ -187,24 +195,22 @@ mod tests {
     #[tokio::test]
     async fn a_reset_succeeds_only_if_every_answer_is_as_expected() {
         assert_eq!(outcome(&[RESTORED, DONE, CLEAN_ANSWER]).await, Ok(()));
-        let not_clean = CLEAN_ANSWER
-            .iter()
-            .map(|byte| if *byte == b't' { b'f' } else { *byte })
-            .collect::<Vec<_>>();
-        let cases: [(&[&[u8]], &str); 9] = [
+        let cases: [(&[&[u8]], &str); 10] = [
             (
                 &[DONE, CLEAN_ANSWER],
                 "these settings are not as they were: TimeZone",
             ),
             (
-                &[RESTORED, DONE, &not_clean],
-                "there are procedural languages, dblink or a temporary replication slot, \
-                 which keep what DISCARD ALL leaves",
+                &[RESTORED, DONE, KEPT_ANSWER],
+                "DISCARD ALL leaves what these may keep: extension isn",
+            ),
+            (
+                &[RESTORED, DONE, NULL_ANSWER],
+                "a row with one column was asked for",
             ),
             (
                 &[RESTORED, DONE, DONE],
-                "there are procedural languages, dblink or a temporary replication slot, \
-                 which keep what DISCARD ALL leaves",
+                "a row with one column was asked for",
             ),
             (&[b"E\0\0\0\x0cCXX000\0\0", DONE], "the server refuses: "),
             (

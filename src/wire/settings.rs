@@ -60,6 +60,11 @@ impl Settings {
         Ok(())
     }
 
+    /// The value that the login reported for this setting.
+    pub fn at_login_of(&self, name: &[u8]) -> Option<&[u8]> {
+        self.login.get(name).map(Vec::as_slice)
+    }
+
     /// The names of the settings that do not have the value of the login.
     pub fn changed(&self) -> impl Iterator<Item = &[u8]> {
         self.changed.keys().map(Vec::as_slice)

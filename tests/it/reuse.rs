@@ -316,31 +316,106 @@ fn a_session_whose_reset_fails_is_closed() {
     );
 }
 
-#[test]
-fn sessions_are_not_reused_where_other_procedural_languages_are_installed() {
+/// A proxy for a database of its own, which has been prepared with these statements.
+fn proxy_of_database(database: &str, prepare: &[&str], keys: &str) -> Proxy {
     let bed = Testbed::shared();
-    bed.rds()
-        .administer("postgres", "create database keepers")
-        .unwrap();
-    bed.rds()
-        .administer(
+    let administer = |database: &str, sql: &str| bed.rds().administer(database, sql).unwrap();
+    administer("postgres", &format!("create database {database}"));
+    for sql in prepare {
+        administer(database, sql);
+    }
+    let target = TARGET.replace("\"postgres\"", &format!("\"{database}\""));
+    Proxy::with_config(&bed.aws(), &rds_config(&format!("{target}{keys}")))
+}
+
+#[test]
+fn sessions_are_not_reused_where_an_extension_or_a_language_may_keep_something() {
+    for (database, create, reason) in [
+        (
             "keepers",
             "create language keeper handler plpgsql_call_handler",
-        )
-        .unwrap();
-    let proxy = Proxy::with_config(
-        &bed.aws(),
-        &rds_config(&TARGET.replace("\"postgres\"", "\"keepers\"")),
+            "may keep: language keeper",
+        ),
+        // isn_weak(true) would let the next client store wrong check digits.
+        (
+            "weak_numbers",
+            "create extension isn",
+            "may keep: extension isn",
+        ),
+        (
+            "linked",
+            "create extension dblink",
+            "may keep: extension dblink",
+        ),
+        (
+            "foreigners",
+            "create extension postgres_fdw",
+            "may keep: extension postgres_fdw",
+        ),
+    ] {
+        let proxy = proxy_of_database(database, &[create], "");
+        let client = log_in(&proxy, database);
+        let process_id = client.process_id();
+        leave(client);
+        assert_not_reused(&proxy, database, process_id, reason);
+    }
+}
+
+#[test]
+fn sessions_are_reused_where_extensions_keep_nothing() {
+    let harmless = [
+        "create extension pgcrypto",
+        "create extension hstore",
+        "create extension pg_trgm",
+        "create extension \"uuid-ossp\"",
+    ];
+    let proxy = proxy_of_database("harmless", &harmless, "");
+    let mut one = log_in(&proxy, "harmless");
+    one.query("select set_limit(0.9)").unwrap();
+    let process_id = one.process_id();
+    leave(one);
+    wait_for_resets(&proxy, 1);
+    let mut two = log_in(&proxy, "harmless");
+    assert_eq!(
+        (two.process_id(), two.value("select show_limit()")),
+        (process_id, "0.3".to_string())
     );
-    let client = log_in(&proxy, "keeper");
+}
+
+#[test]
+fn sessions_are_reused_where_the_configuration_vouches_for_the_extension() {
+    let keys = "reuse_extensions = [\"postgres_fdw\", \"isn\"]\n";
+    let proxy = proxy_of_database("vouched_for", &["create extension isn"], keys);
+    let client = log_in(&proxy, "vouched");
     let process_id = client.process_id();
     leave(client);
-    assert_not_reused(
-        &proxy,
-        "keeper",
-        process_id,
-        "there are procedural languages, dblink",
-    );
+    wait_for_resets(&proxy, 1);
+    assert_eq!(log_in(&proxy, "vouched").process_id(), process_id);
+}
+
+#[test]
+fn a_session_with_a_replication_origin_is_closed() {
+    let bed = Testbed::shared();
+    let roles = "create role origin_keeper login in role rds_iam; create role origins noinherit; \
+        grant origins to origin_keeper; \
+        grant execute on function pg_replication_origin_session_setup(text) to origins; \
+        grant execute on function pg_replication_origin_session_is_setup() to origin_keeper; \
+        select pg_replication_origin_create('kept_origin')";
+    bed.rds().administer("postgres", roles).unwrap();
+    let config = rds_config(&TARGET.replace("jane_doe", "origin_keeper"));
+    let proxy = Proxy::with_config(&bed.aws(), &config);
+    let one = log_in(&proxy, "origin");
+    let process_id = one.process_id();
+    leave(one);
+    wait_for_resets(&proxy, 1);
+    let mut two = log_in(&proxy, "origin");
+    assert_eq!(two.process_id(), process_id, "it named no origin");
+    two.query("set role origins").unwrap();
+    two.query("select pg_replication_origin_session_setup('kept_origin')")
+        .unwrap();
+    leave(two);
+    proxy.log_line(&["spare session ended", "may keep: replication origin"]);
+    assert_ne!(log_in(&proxy, "origin").process_id(), process_id);
 }
 
 #[test]

@@ -80,6 +80,9 @@ impl Checker<'_> {
         let region = self.region(&head, raw, host.as_deref(), aws_name.as_ref());
         let tls_server_name = self.tls_server_name(raw);
         let aws = self.aws(&head, raw);
+        for extension in raw.reuse_extensions.value().into_iter().flatten() {
+            self.postgresql_name("reuse_extensions", Some(extension));
+        }
         let kind = engine.map(|engine| *engine.as_ref());
         let dial = Dial {
             host,
@@ -316,6 +319,7 @@ fn build(kind: EngineName, raw: &keys::Target, parts: Parts) -> BuildTarget {
     let max_concurrent_logins = raw.max_concurrent_logins.or(DEFAULT_CONCURRENT_LOGINS);
     let warm_sessions = raw.warm_sessions.or(0);
     let reuse_sessions = raw.reuse_sessions.or(false);
+    let reuse_extensions = raw.reuse_extensions.texts().unwrap_or_default();
     let spare_max_age = raw.spare_max_age.or(DEFAULT_SPARE_MAX_AGE);
     let max_sessions = raw.max_sessions.limit();
     Box::new(move |tls| TargetSettings {
@@ -335,6 +339,7 @@ fn build(kind: EngineName, raw: &keys::Target, parts: Parts) -> BuildTarget {
         max_concurrent_logins,
         warm_sessions,
         reuse_sessions,
+        reuse_extensions,
         spare_max_age,
         max_sessions,
     })

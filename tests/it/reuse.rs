@@ -586,6 +586,40 @@ fn simultaneous_clients_share_no_session_and_see_no_state_of_each_other() {
 }
 
 #[test]
+fn clients_that_leave_and_come_back_at_once_get_the_sessions_that_there_are() {
+    const CLIENTS: usize = 8;
+    const ROUNDS: usize = 30;
+    let proxy = proxy("");
+    let address = proxy.address();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            std::thread::spawn(move || {
+                (0..ROUNDS)
+                    .map(|_| {
+                        let parameters = [("user", "x"), ("application_name", "back to back")];
+                        let mut client = Client::log_in(address, &parameters).unwrap();
+                        let process_id = client.process_id();
+                        client.send(b'X', b"");
+                        process_id
+                    })
+                    .collect::<BTreeSet<u32>>()
+            })
+        })
+        .collect();
+    let process_ids: BTreeSet<u32> = clients
+        .into_iter()
+        .flat_map(|client| client.join().unwrap())
+        .collect();
+    // Each of them has one in use, and as many wait as the pool holds.
+    assert!(
+        process_ids.len() <= CLIENTS + 10,
+        "{} of {} logins were made at the server",
+        process_ids.len(),
+        CLIENTS * ROUNDS
+    );
+}
+
+#[test]
 fn a_session_waiting_for_reuse_makes_room_for_another_login() {
     let proxy = proxy("max_sessions = 1\n");
     leave(log_in(&proxy, "tenant"));

@@ -1,6 +1,6 @@
 //! Which pooled sessions does a target need, and how are they made, watched and ended?
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, SystemTime};
@@ -36,6 +36,9 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// The difference between the wall clock and the monotonic clock from which on the machine must
 /// have slept. Its connections may then be dead without any sign of it.
 const SLEEP_THRESHOLD: Duration = Duration::from_secs(5);
+/// How long a client waits for a session that is being reset. A reset takes a millisecond or two,
+/// and a login to RDS with a token takes longer than this.
+pub(super) const RESET_WAIT: Duration = Duration::from_millis(50);
 /// How long it may take to tell a server that a session ends.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -54,6 +57,9 @@ struct PoolState<L: LogIn> {
     logins: VecDeque<Arc<RecentLogin<L>>>,
     /// Oldest first.
     sessions: Vec<PooledSession<L::Session>>,
+    /// Clients that wait for a session to be reset, those who came first in front. There are never
+    /// more of a key than sessions of it that are being reset.
+    waiting: VecDeque<WaitingClient<L::Session>>,
     next_id: u64,
     /// The last pause, and when it ends; `None` while logins succeed.
     pause: Option<(Duration, Instant)>,
@@ -77,6 +83,19 @@ struct PooledSession<S> {
     hand_over: oneshot::Sender<oneshot::Sender<S>>,
     /// `None` while the session is being made or reset.
     ready: Option<Readiness>,
+    is_being_reset: bool,
+}
+
+struct WaitingClient<S> {
+    key: Arc<PoolKey>,
+    reply: oneshot::Sender<HandedOver<S>>,
+}
+
+/// A session, its permit at the target, and the thread that has watched it.
+struct HandedOver<S> {
+    session: S,
+    permit: Permit,
+    thread: ThreadId,
 }
 
 /// Where a ready session is, and since when it has waited for a client.
@@ -85,6 +104,15 @@ struct Readiness {
     thread: ThreadId,
     address: UpstreamAddr,
     since: (Instant, SystemTime),
+}
+
+/// Moves a session to this thread, unless it is the one that has watched the session.
+fn adopt<S: Session>(session: S, watched_by: ThreadId) -> Option<S> {
+    if watched_by == thread::current().id() {
+        Some(session)
+    } else {
+        session.adopt().ok()
+    }
 }
 
 /// Whether the machine has slept since that moment.
@@ -102,6 +130,7 @@ impl<L: LogIn> Pool<L> {
         let state = PoolState {
             logins: VecDeque::new(),
             sessions: Vec::new(),
+            waiting: VecDeque::new(),
             next_id: 0,
             pause: None,
         };
@@ -126,10 +155,25 @@ impl<L: LogIn> Pool<L> {
     }
 
     /// Takes a session of this key, and its permit at the target. From now on both belong to the
-    /// caller alone.
+    /// caller alone. If none is ready while one is being reset that nobody else waits for, this
+    /// waits for it, since clients that come back at once would otherwise each log in afresh.
     ///
-    /// Dropping the future ends the session.
+    /// Dropping the future ends the session, or gives up the wait.
     pub async fn take(&self, key: &PoolKey) -> Option<(L::Session, Permit)> {
+        if let Some(taken) = self.take_ready(key).await {
+            return Some(taken);
+        }
+        let reset = self.state.lock().wait_for_reset(key)?;
+        let HandedOver {
+            session,
+            permit,
+            thread,
+        } = timeout(RESET_WAIT, reset).await.ok()?.ok()?;
+        let session = adopt(session, thread)?;
+        Some((session, permit))
+    }
+
+    async fn take_ready(&self, key: &PoolKey) -> Option<(L::Session, Permit)> {
         loop {
             let here = thread::current().id();
             let (
@@ -145,11 +189,7 @@ impl<L: LogIn> Pool<L> {
             // If there is no answer, the session has just ended.
             if hand_over.send(reply).is_ok()
                 && let Ok(session) = session.await
-                && let Ok(session) = if ready.thread == here {
-                    Ok(session)
-                } else {
-                    session.adopt()
-                }
+                && let Some(session) = adopt(session, ready.thread)
             {
                 return Some((session, permit));
             }
@@ -201,7 +241,7 @@ impl<L: LogIn> Pool<L> {
                 self.changed.notify_one();
                 // Since the session was taken, its key may have been forgotten and added again.
                 let key = state.known(key).unwrap_or_else(|| key.clone());
-                Ok(state.push(key, permit))
+                Ok(state.push(key, permit, true))
             }
         };
         let pool = self.clone();
@@ -215,12 +255,9 @@ impl<L: LogIn> Pool<L> {
                 reset = session.reset() => reset,
             };
             match reset {
-                Ok(()) => {
-                    pool.mark_ready(id, session.address(), "reset");
-                    pool.hold(id, session, take_request).await;
-                }
+                Ok(()) => pool.make_ready(id, session, take_request, "reset").await,
                 Err(reason) => {
-                    pool.state.lock().sessions.retain(|pooled| pooled.id != id);
+                    pool.remove(id);
                     pool.end(session, &reason).await;
                 }
             }
@@ -249,11 +286,12 @@ impl<L: LogIn> Pool<L> {
     /// client. Returns whether there was one.
     pub fn make_room(&self) -> bool {
         let mut state = self.state.lock();
-        let least = state
-            .sessions
-            .iter()
-            .position(|pooled| pooled.ready.is_none())
-            .or((!state.sessions.is_empty()).then_some(0));
+        let awaited = state.awaited();
+        let mut spare = (0..state.sessions.len()).filter(|index| !awaited.contains(index));
+        let least = spare
+            .clone()
+            .find(|&index| state.sessions[index].ready.is_none())
+            .or_else(|| spare.next());
         least.map(|index| state.sessions.remove(index)).is_some()
     }
 
@@ -264,6 +302,7 @@ impl<L: LogIn> Pool<L> {
             let mut state = self.state.lock();
             state.logins.clear();
             state.sessions.clear();
+            state.waiting.clear();
         }
         self.tasks.close();
         self.tasks.wait().await;
@@ -313,8 +352,12 @@ impl<L: LogIn> Pool<L> {
         let mut keys = state.keys();
         let claims: Vec<_> = keys.iter().map(|(_, claim)| *claim).collect();
         let mut left = allot(&claims, self.capacity());
-        // The newest sessions stay.
+        // The newest sessions stay, and those that a client waits for.
+        let awaited = state.awaited();
         for index in (0..state.sessions.len()).rev() {
+            if awaited.contains(&index) {
+                continue;
+            }
             let key = keys
                 .iter()
                 .position(|(login, _)| Arc::ptr_eq(&login.key, &state.sessions[index].key))
@@ -356,7 +399,7 @@ impl<L: LogIn> Pool<L> {
         recent: Arc<RecentLogin<L>>,
         permit: Permit,
     ) {
-        let (id, mut take_request) = state.push(recent.key.clone(), permit);
+        let (id, mut take_request) = state.push(recent.key.clone(), permit, false);
         let runtime = recent.runtime.clone();
         let pool = self.clone();
         let task = async move {
@@ -372,9 +415,8 @@ impl<L: LogIn> Pool<L> {
             };
             match made {
                 Ok(session) => {
-                    pool.mark_ready(id, session.address(), "made");
                     pool.recovered();
-                    pool.hold(id, session, take_request).await;
+                    pool.make_ready(id, session, take_request, "made").await;
                 }
                 Err(failure) => pool.failed(id, &recent.key, &failure),
             }
@@ -408,7 +450,7 @@ impl<L: LogIn> Pool<L> {
                 Err(_) => "not needed",
             },
             () = sleep_until(expires_at) => {
-                self.state.lock().sessions.retain(|pooled| pooled.id != id);
+                self.remove(id);
                 self.changed.notify_one();
                 "too old"
             }
@@ -429,27 +471,50 @@ impl<L: LogIn> Pool<L> {
         let _ = timeout(TERMINATE_TIMEOUT, terminate).await;
     }
 
-    /// Lets clients take the session from now on, unless it is no longer wanted.
-    fn mark_ready(&self, id: u64, address: UpstreamAddr, how: &str) {
-        if let Some(pooled) = self
-            .state
-            .lock()
-            .sessions
-            .iter_mut()
-            .find(|pooled| pooled.id == id)
-        {
-            pooled.ready = Some(Readiness {
-                thread: thread::current().id(),
-                address,
-                since: (Instant::now(), SystemTime::now()),
-            });
+    /// Gives the session to the client that has waited longest for one of its key. Without one, it
+    /// is held until a client takes it, unless it is no longer wanted.
+    async fn make_ready(
+        &self,
+        id: u64,
+        session: L::Session,
+        take_request: oneshot::Receiver<oneshot::Sender<L::Session>>,
+        how: &str,
+    ) {
+        let upstream = session.address();
+        tracing::debug!(target = self.settings.name, %upstream, how, "spare session ready");
+        let thread = thread::current().id();
+        let client = {
+            let mut state = self.state.lock();
+            let index = state.sessions.iter().position(|pooled| pooled.id == id);
+            index.and_then(|index| match state.first_waiting(index) {
+                Some(client) => Some((client, state.sessions.remove(index).permit)),
+                None => {
+                    let pooled = &mut state.sessions[index];
+                    pooled.is_being_reset = false;
+                    pooled.ready = Some(Readiness {
+                        thread,
+                        address: upstream,
+                        since: (Instant::now(), SystemTime::now()),
+                    });
+                    None
+                }
+            })
+        };
+        let Some((client, permit)) = client else {
+            return self.hold(id, session, take_request).await;
+        };
+        let handed_over = HandedOver {
+            session,
+            permit,
+            thread,
+        };
+        if let Err(back) = client.reply.send(handed_over) {
+            self.end(back.session, "its client left").await;
         }
-        tracing::debug!(
-            target = self.settings.name,
-            upstream = %address,
-            how,
-            "spare session ready"
-        );
+    }
+
+    fn remove(&self, id: u64) {
+        self.state.lock().remove(id);
     }
 
     fn recovered(&self) {
@@ -464,7 +529,7 @@ impl<L: LogIn> Pool<L> {
 
     fn failed(&self, id: u64, key: &Arc<PoolKey>, failure: &LoginFailure) {
         let mut state = self.state.lock();
-        state.sessions.retain(|pooled| pooled.id != id);
+        state.remove(id);
         if failure.is_permanent {
             state.logins.retain(|login| !Arc::ptr_eq(&login.key, key));
         }
@@ -550,6 +615,57 @@ impl<L: LogIn> PoolState<L> {
         Some((pooled, ready))
     }
 
+    /// Waits in line for a session of this key that is being reset, unless as many clients as there
+    /// are of these wait already.
+    fn wait_for_reset(
+        &mut self,
+        key: &PoolKey,
+    ) -> Option<oneshot::Receiver<HandedOver<L::Session>>> {
+        let awaited = self.awaited();
+        let key = self
+            .sessions
+            .iter()
+            .enumerate()
+            .find_map(|(index, pooled)| {
+                let is_free = pooled.is_being_reset && !awaited.contains(&index);
+                (is_free && *pooled.key == *key).then(|| pooled.key.clone())
+            })?;
+        let (reply, reset) = oneshot::channel();
+        self.waiting.push_back(WaitingClient { key, reply });
+        Some(reset)
+    }
+
+    /// The indices of the sessions that are being reset for a client that waits. Forgets clients
+    /// that have given up, and sends those away, the last first, for whom there is no session.
+    fn awaited(&mut self) -> HashSet<usize> {
+        let mut awaited = HashSet::new();
+        self.waiting.retain(|client| {
+            let session = self
+                .sessions
+                .iter()
+                .enumerate()
+                .position(|(index, pooled)| {
+                    pooled.is_being_reset && pooled.key == client.key && !awaited.contains(&index)
+                });
+            !client.reply.is_closed() && session.is_some_and(|index| awaited.insert(index))
+        });
+        awaited
+    }
+
+    /// The client that has waited longest for a session of the same key as this one.
+    fn first_waiting(&mut self, index: usize) -> Option<WaitingClient<L::Session>> {
+        let key = &self.sessions[index].key;
+        let is_first = |client: &WaitingClient<_>| client.key == *key && !client.reply.is_closed();
+        let first = self.waiting.iter().position(is_first)?;
+        self.waiting.remove(first)
+    }
+
+    /// Forgets a session that has ended, or never was.
+    fn remove(&mut self, id: u64) {
+        self.sessions.retain(|pooled| pooled.id != id);
+        self.awaited();
+    }
+
     /// Equal keys share one allocation, so that they can be compared by their pointers.
     fn known(&self, key: &PoolKey) -> Option<Arc<PoolKey>> {
         let mut known = self
@@ -566,6 +682,7 @@ impl<L: LogIn> PoolState<L> {
         &mut self,
         key: Arc<PoolKey>,
         permit: Permit,
+        is_being_reset: bool,
     ) -> (u64, oneshot::Receiver<oneshot::Sender<L::Session>>) {
         let (hand_over, take_request) = oneshot::channel();
         let id = self.next_id;
@@ -576,6 +693,7 @@ impl<L: LogIn> PoolState<L> {
             permit,
             hand_over,
             ready: None,
+            is_being_reset,
         });
         (id, take_request)
     }

@@ -6,7 +6,8 @@
 //! the keys that were seen lately. A [`PoolKey`] is everything by which a server or AWS could tell
 //! two logins apart; a session is handed to a login with exactly its key, once. With
 //! `reuse_sessions`, clients leave their sessions to the pool, after a reset, up to N or
-//! [`MAX_REUSED`], whichever is more.
+//! [`MAX_REUSED`], whichever is more. A login that finds none ready waits for one that is being
+//! reset, in line, and as many wait as are being reset.
 //!
 //! A key's claim is the number of its logins within the last five minutes, counted among the last
 //! four logins for each session that the pool may hold (but at least the last 8). `shares` divides

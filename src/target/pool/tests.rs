@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep};
 
-use super::members::FILL_DELAY;
+use super::members::{FILL_DELAY, RESET_WAIT};
 use super::{LogIn, LoginFailure, Pool, PoolKey, Session};
 use crate::address::UpstreamAddr;
 use crate::config::{AwsIdentity, Config, load};
@@ -192,12 +192,98 @@ async fn leave(
 async fn a_session_that_a_client_left_is_pooled_after_its_reset() {
     let (pool, server, _) = pool("reuse_sessions=true");
     let (mut end, number) = leave(&pool, &server, "a", no_limit()).await;
-    assert!(pool.take(&key("a")).await.is_none(), "not before");
+    assert_eq!(pool.status().ready, 0, "not before");
     end.write_all(b"Z").await.unwrap();
     settle().await;
     assert!(pool.take(&key("b")).await.is_none());
     assert_eq!(pool.take(&key("a")).await.unwrap().0.number, number);
     assert_eq!(server.logins(), 1, "none is made");
+}
+
+/// A client that logs in while sessions are being reset.
+fn comes_back(
+    pool: &Arc<Pool<FakeServer>>,
+    name: &'static str,
+) -> tokio::task::JoinHandle<Option<usize>> {
+    let pool = pool.clone();
+    tokio::spawn(async move {
+        let taken = pool.take(&key(name)).await;
+        taken.map(|(session, _)| session.number)
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_come_back_at_once_wait_in_line_for_sessions_that_are_being_reset() {
+    let (pool, server, _) = pool("reuse_sessions=true");
+    let (mut slow_end, slow) = leave(&pool, &server, "a", no_limit()).await;
+    let (mut quick_end, quick) = leave(&pool, &server, "a", no_limit()).await;
+    let begin = Instant::now();
+    let first = comes_back(&pool, "a");
+    settle().await;
+    let second = comes_back(&pool, "a");
+    settle().await;
+    let waited = begin.elapsed();
+    // Every session has its client already, so nobody else waits, and this one is not theirs.
+    assert_eq!(comes_back(&pool, "a").await.unwrap(), None);
+    assert_eq!(comes_back(&pool, "b").await.unwrap(), None);
+    assert_eq!(begin.elapsed(), waited);
+    quick_end.write_all(b"Z").await.unwrap();
+    assert_eq!(first.await.unwrap(), Some(quick), "who came first is first");
+    slow_end.write_all(b"Z").await.unwrap();
+    assert_eq!(second.await.unwrap(), Some(slow));
+    assert!(begin.elapsed() < RESET_WAIT);
+    assert_eq!(server.logins(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_waits_no_longer_than_a_login_takes_and_not_for_a_reset_that_failed() {
+    let (pool, server, _) = pool("reuse_sessions=true");
+    let (mut end, number) = leave(&pool, &server, "a", no_limit()).await;
+    let begin = Instant::now();
+    assert_eq!(comes_back(&pool, "a").await.unwrap(), None);
+    assert_eq!(begin.elapsed(), RESET_WAIT);
+    // The session is not lost to the next one.
+    end.write_all(b"Z").await.unwrap();
+    settle().await;
+    assert_eq!(comes_back(&pool, "a").await.unwrap(), Some(number));
+    let (mut failing, _) = leave(&pool, &server, "a", no_limit()).await;
+    let (mut good_end, good) = leave(&pool, &server, "a", no_limit()).await;
+    let begin = Instant::now();
+    let first = comes_back(&pool, "a");
+    settle().await;
+    let second = comes_back(&pool, "a");
+    settle().await;
+    failing.write_all(b"E").await.unwrap();
+    assert_eq!(second.await.unwrap(), None, "it logs in afresh");
+    good_end.write_all(b"Z").await.unwrap();
+    assert_eq!(first.await.unwrap(), Some(good), "it keeps its place");
+    assert!(begin.elapsed() < RESET_WAIT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_a_client_waits_for_makes_no_room_for_others() {
+    let (pool, server, limit) = pool("reuse_sessions=true&max_sessions=1");
+    let permit = limit.acquire().unwrap();
+    let (mut end, number) = leave(&pool, &server, "a", permit).await;
+    let client = comes_back(&pool, "a");
+    settle().await;
+    assert!(!pool.make_room());
+    assert!(limit.acquire().is_err());
+    end.write_all(b"Z").await.unwrap();
+    assert_eq!(client.await.unwrap(), Some(number));
+    limit.acquire().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_wait_for_a_reset_log_in_afresh_when_the_pool_closes() {
+    let (pool, server, _) = pool("reuse_sessions=true");
+    leave(&pool, &server, "a", no_limit()).await;
+    let begin = Instant::now();
+    let client = comes_back(&pool, "a");
+    settle().await;
+    pool.close().await;
+    assert_eq!(client.await.unwrap(), None);
+    assert!(begin.elapsed() < RESET_WAIT);
 }
 
 #[tokio::test(start_paused = true)]

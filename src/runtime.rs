@@ -25,7 +25,7 @@ use crate::random;
 use crate::registry::Registry;
 use crate::secret::Secret;
 use crate::status::TargetStatus;
-use crate::target::Target;
+use crate::target::{DatabaseServers, Target};
 use crate::verifier::{DEFAULT_ITERATIONS, Verifier};
 
 /// What lives as long as the process.
@@ -129,15 +129,17 @@ impl Runtime {
 impl Snapshot {
     fn new(config: Config, metrics: &Arc<Metrics>) -> Self {
         let identities = Arc::new(Identities::default());
+        let all_settings = || {
+            let listeners = config.listeners.iter();
+            listeners.flat_map(|listener| &listener.targets)
+        };
+        let servers = DatabaseServers::of(all_settings().map(|settings| &**settings));
         let mut targets = BTreeMap::new();
-        for settings in config
-            .listeners
-            .iter()
-            .flat_map(|listener| &listener.targets)
-        {
-            targets
-                .entry(settings.name.clone())
-                .or_insert_with(|| Arc::new(Target::new(settings.clone(), &identities, metrics)));
+        for settings in all_settings() {
+            targets.entry(settings.name.clone()).or_insert_with(|| {
+                let target = Target::new(settings.clone(), &servers, &identities, metrics);
+                Arc::new(target)
+            });
         }
         let password_checker = PasswordChecker::new(
             mock_secret(config.cancel_key.as_ref()),

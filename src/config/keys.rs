@@ -270,12 +270,14 @@ keys! {
         /// Whether `user@address` of the client is appended to `application_name`.
         application_name_suffix: bool { default: Omitted::Is("false") }
         /// How many logins to the server may begin within a second; more wait in line, up to 10
-        /// seconds. AWS throttles from 200 a second on, Aurora DSQL from 100.
+        /// seconds. AWS throttles from 200 a second on, Aurora DSQL from 100. Targets that are one
+        /// server share the line, and the smallest value.
         max_logins_per_second: u32 {
             bounds: LOGINS,
             default: Omitted::Means("180; Aurora DSQL: 90"),
         }
-        /// How many logins to the server may be under way at a time; more wait in line.
+        /// How many logins to the server may be under way at a time; more wait in line. Targets
+        /// that are one server share the smallest value.
         max_concurrent_logins: usize { bounds: LOGINS, default: Omitted::Is("100") }
         /// How many sessions may be logged in before their client comes; 0 is none.
         warm_sessions: usize {

@@ -1,9 +1,12 @@
 //! What belongs to one target? Everything from its settings to its pool.
 //!
 //! Architecture invariant: nothing that belongs to a target is anywhere else, so its troubles are
-//! its own, and a new configuration replaces it as a whole.
+//! its own, and a new configuration replaces it as a whole. Only what belongs to the server itself
+//! is shared by the targets that lead there.
 
 mod cancel;
+mod database_server;
+mod line;
 mod pacing;
 pub mod pool;
 mod upstream_login;
@@ -11,7 +14,6 @@ mod upstream_login;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::config::TargetSettings;
@@ -21,10 +23,11 @@ use crate::limits::{Limit, Permit};
 use crate::metrics::Metrics;
 use crate::route::Route;
 use crate::status::TargetStatus;
-use pacing::Pacing;
+use bytes::Bytes;
 use pool::{Pool, PoolKey};
 use upstream_login::{Dialer, is_permanent};
 
+pub use database_server::DatabaseServers;
 pub use upstream_login::{LoginProgress, UpstreamLogin, UpstreamSession};
 
 /// A database server, the way to its credentials, and its sessions.
@@ -56,9 +59,10 @@ pub struct Reuse {
 
 impl Target {
     /// Creates a target without sessions, and starts the tasks that fill its pool. It must be
-    /// called on a tokio runtime.
+    /// called on a tokio runtime. Its server must be one of `servers`.
     pub fn new(
         settings: Arc<TargetSettings>,
+        servers: &DatabaseServers,
         identities: &Arc<Identities>,
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -71,7 +75,7 @@ impl Target {
             pool: has_pool.then(|| Pool::start(settings.clone(), limit.clone())),
             dialer: Arc::new(Dialer {
                 broker: Broker::new(&settings.name, identities, metrics),
-                pacing: Pacing::new(&settings),
+                server: servers.server(&settings),
                 settings: settings.clone(),
             }),
             limit,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::pacing::Pacing;
+use super::database_server::DatabaseServer;
 use super::pool::{self, LoginFailure, PoolKey};
 use crate::address::UpstreamAddr;
 use crate::config::{Endpoint, TargetSettings};
@@ -26,7 +26,7 @@ use crate::wire::settings::Settings;
 pub(super) struct Dialer {
     pub settings: Arc<TargetSettings>,
     pub broker: Broker,
-    pub pacing: Pacing,
+    pub server: Arc<DatabaseServer>,
 }
 
 /// A login to a target's server, which can be done as often as it is needed.
@@ -160,11 +160,11 @@ impl UpstreamLogin {
         let Dialer {
             settings,
             broker,
-            pacing,
+            server,
         } = &*self.dialer;
         let credential = &lease.credential;
         progress.db_user = Some(credential.db_user.clone());
-        let _permit = pacing.acquire().await?;
+        let _permit = server.pacing.acquire().await?;
         let started = Instant::now();
         let connection = connect(
             endpoint,

@@ -26,6 +26,7 @@ mod log_lines;
 mod log_loss;
 mod login;
 mod outages;
+mod pacing;
 mod policy;
 mod pool;
 mod replicas;

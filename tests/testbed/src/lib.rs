@@ -33,11 +33,12 @@ pub use aws::{Aws, Fault, FaultRule, LoggedRequest};
 pub use dsql::Dsql;
 pub use front::{Challenge, Front, FrontOptions};
 pub use pki::ServerCertificate;
+pub use postgres::{Postgres, Stop};
 pub use rds::Rds;
 pub use redshift::{PasswordEncryption, Redshift};
 
-use pki::Pki;
-use postgres::{Postgres, Setup};
+use pki::{Identity, Pki};
+use postgres::Setup;
 use runtime::OwnRuntime;
 
 pub const REGION: &str = "us-west-2";
@@ -51,6 +52,7 @@ pub struct Testbed {
     runtime: OwnRuntime,
     servers: [Postgres; 2],
     ca_files: [PathBuf; 2],
+    good: Identity,
 }
 
 impl Testbed {
@@ -77,6 +79,7 @@ impl Testbed {
         let rds_hba = rds::hba(binds.local_addr()?.port(), dsql_binds.local_addr()?.port());
         let [for_rds, for_redshift] = start_servers(&pki, &rds_hba)?;
         let ca_files = pki.write_authorities(for_rds.dir())?;
+        let good = pki.identity(ServerCertificate::Good).clone();
         let (rds_accounts, dsql_accounts, own) =
             (accounts.clone(), accounts.clone(), background.clone());
         let (rds, dsql, redshift, servers) = background.wait(async move {
@@ -99,6 +102,7 @@ impl Testbed {
             runtime,
             servers,
             ca_files,
+            good,
         })
     }
 
@@ -140,9 +144,24 @@ impl Testbed {
         &self.ca_files[0]
     }
 
+    /// The good certificate and its key, for others on loopback that want one.
+    pub fn identity(&self) -> &Identity {
+        &self.good
+    }
+
     /// The CA of [`ServerCertificate::UnknownCa`].
     pub fn other_ca_file(&self) -> &Path {
         &self.ca_files[1]
+    }
+
+    /// The server behind RDS and DSQL. Who stops it needs a testbed of their own.
+    pub fn rds_server(&self) -> &Postgres {
+        &self.servers[0]
+    }
+
+    /// The server behind Redshift. Who stops it needs a testbed of their own.
+    pub fn redshift_server(&self) -> &Postgres {
+        &self.servers[1]
     }
 
     /// The process IDs of the two PostgreSQL servers.

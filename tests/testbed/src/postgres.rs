@@ -31,20 +31,39 @@ pub struct Postgres {
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// SIGINT: sessions are told 57P01 and are ended.
+    Fast,
+    /// SIGQUIT: sessions are told 57P02 at best, and the next start recovers from the log.
+    Immediate,
+    /// SIGKILL: nobody is told anything.
+    Kill,
+}
+
 /// The shell is there before the first file of the server, and outlives it. It copies stdin,
 /// because background commands of a shell read /dev/null, and it repeats the signal, because one
-/// that comes too early finds no handler in PostgreSQL.
+/// that comes too early finds no handler in PostgreSQL. A server that ends while there is a file
+/// `down` is started again as soon as that file is gone.
 const SUPERVISE: &str = r#"
 exec 3<&0
 serve() {
-    "$BIN/initdb" --pgdata "$1/data" --auth=trust --no-sync --username=postgres \
-        --encoding=UTF8 --locale=C &&
+    { [ -e "$1/data/PG_VERSION" ] ||
+        "$BIN/initdb" --pgdata "$1/data" --auth=trust --no-sync --username=postgres \
+            --encoding=UTF8 --locale=C; } &&
     [ ! -e "$1/end" ] && exec "$BIN/postgres" -D "$1/data" -c "config_file=$1/postgresql.conf"
 }
-serve "$1" >"$1/server.log" 2>&1 </dev/null 3<&- &
-server=$!
-{ cat <&3 >/dev/null; : >"$1/end"; while kill -INT $server; do sleep 0.1; done; } 2>/dev/null &
-wait $server
+{ cat <&3 >/dev/null; : >"$1/end"; until [ -e "$1/ended" ]; do kill -INT "$(cat "$1/server")"; sleep 0.1; done; } 2>/dev/null &
+while [ ! -e "$1/end" ]; do
+    serve "$1" >>"$1/server.log" 2>&1 </dev/null 3<&- &
+    server=$!
+    echo $server >"$1/server"
+    wait $server
+    [ -e "$1/down" ] || break
+    : >"$1/is-down"
+    while [ -e "$1/down" ] && [ ! -e "$1/end" ]; do sleep 0.05; done
+done
 : >"$1/ended"
 wait
 rm -rf "$1"
@@ -86,6 +105,46 @@ impl Postgres {
             .next()?
             .parse()
             .ok()
+    }
+
+    /// Stops the server, and blocks until none of its processes is left. Its data stays.
+    pub fn stop(&self, how: Stop) -> Result<()> {
+        let postmaster = self.process_id().context("the server does not run")?;
+        fs::write(self.dir.join("down"), "")?;
+        let signal = match how {
+            Stop::Fast => "-INT",
+            Stop::Immediate => "-QUIT",
+            Stop::Kill => "-KILL",
+        };
+        // kill(1) sends it, because signals need unsafe code or a dependency.
+        let status = Command::new("kill")
+            .args([signal, &postmaster.to_string()])
+            .status()?;
+        ensure!(status.success(), "the server cannot be told to stop");
+        wait_until("PostgreSQL stops", || {
+            Ok(self.dir.join("is-down").exists() && !self.has_processes())
+        })?;
+        fs::remove_file(self.dir.join("is-down"))?;
+        // A server that was killed leaves it behind, and with it the claim that it is ready.
+        match fs::remove_file(self.dir.join("data/postmaster.pid")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts the server again after a stop, on its old port, and blocks until it is ready.
+    pub fn start_again(&self) -> Result<()> {
+        fs::remove_file(self.dir.join("down"))?;
+        wait_until_ready(self)
+    }
+
+    /// All processes of a server work in its data directory.
+    fn has_processes(&self) -> bool {
+        let data = self.dir.join("data");
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        processes
+            .into_iter()
+            .any(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == data))
     }
 
     pub async fn superuser(&self, database: &str) -> Result<Client> {
@@ -220,25 +279,30 @@ fn settings(dir: &Path, port: u16) -> Result<String> {
     ))
 }
 
+fn wait_until_ready(server: &Postgres) -> Result<()> {
+    let ready = wait_until("PostgreSQL is ready", || {
+        ensure!(
+            !server.dir.join("ended").exists(),
+            "PostgreSQL ended at start"
+        );
+        Ok(server_is_up(&server.dir))
+    });
+    ready.with_context(|| log_of(&server.dir))
+}
+
 #[allow(
     clippy::disallowed_methods,
     reason = "the pause between two looks at the condition"
 )]
-fn wait_until_ready(server: &Postgres) -> Result<()> {
+fn wait_until(what: &str, condition: impl Fn() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + START_DEADLINE;
-    while Instant::now() < deadline {
-        if server.dir.join("ended").exists() {
-            bail!("PostgreSQL ended at start: {}", log_of(&server.dir));
-        }
-        if server_is_up(&server.dir) {
-            return Ok(());
+    while !condition()? {
+        if Instant::now() >= deadline {
+            bail!("waited for {START_DEADLINE:?} in vain until {what}");
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    bail!(
-        "PostgreSQL was not ready after {START_DEADLINE:?}: {}",
-        log_of(&server.dir)
-    )
+    Ok(())
 }
 
 /// Reads the last line of the lock file, which is the server's own word for its state.

@@ -40,7 +40,6 @@ pub struct Rds {
 struct Inner {
     port: u16,
     background: Background,
-    superuser: Client,
     administrator: Administrator,
     gate: Arc<Gate>,
     _binds: Guard,
@@ -104,7 +103,6 @@ impl Rds {
             inner: Arc::new(Inner {
                 port: postgres.port(),
                 background,
-                superuser,
                 administrator: postgres.administrator(),
                 gate,
                 _binds: guard,
@@ -136,9 +134,10 @@ impl Rds {
     /// Creates another member of `rds_iam`, so that a test can have one of its own.
     pub fn create_user(&self, name: &str) -> Result<()> {
         let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
-        self.inner
-            .background
-            .wait(async move { create_user(&inner.superuser, &name).await })
+        self.inner.background.wait(async move {
+            let superuser = inner.administrator.connect("postgres").await?;
+            create_user(&superuser, &name).await
+        })
     }
 
     /// Runs statements as the superuser, which no client can be.

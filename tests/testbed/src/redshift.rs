@@ -18,7 +18,7 @@ use tokio_postgres::Client;
 
 use crate::front::{Front, FrontOptions};
 use crate::pki::Pki;
-use crate::postgres::Postgres;
+use crate::postgres::{Administrator, Postgres};
 use crate::runtime::Background;
 use crate::{locked, random, timestamp};
 
@@ -88,6 +88,7 @@ pub(crate) struct Issued {
 }
 
 struct Catalog {
+    administrator: Administrator,
     superuser: Client,
     roles: BTreeSet<String>,
     users: BTreeSet<String>,
@@ -135,6 +136,7 @@ impl Redshift {
         )
         .await?;
         let catalog = tokio::sync::Mutex::new(Catalog {
+            administrator: postgres.administrator(),
             superuser,
             roles: BTreeSet::new(),
             users,
@@ -262,7 +264,7 @@ impl Inner {
         }
         sql += &wanted.statements(issued, &login_role);
         sql += "COMMIT;";
-        catalog.superuser.batch_execute(&sql).await?;
+        catalog.superuser().await?.batch_execute(&sql).await?;
         catalog.roles.extend(newcomers);
         let credential = Credential {
             db_user: wanted.db_user.clone(),
@@ -280,15 +282,25 @@ impl Inner {
             .filter(|credential| credential.db_user == db_user)
             .map(|credential| credential.login_role);
         let roles: Vec<String> = logins.chain([truncated(db_user)]).collect();
-        let catalog = self.catalog.lock().await;
+        let mut catalog = self.catalog.lock().await;
         for role in roles {
             let sql = format!(
                 "ALTER ROLE {} VALID UNTIL '-infinity'",
                 escape_identifier(&role)
             );
-            catalog.superuser.batch_execute(&sql).await?;
+            catalog.superuser().await?.batch_execute(&sql).await?;
         }
         Ok(())
+    }
+}
+
+impl Catalog {
+    /// The connection of the superuser, which is made again after the server was stopped.
+    async fn superuser(&mut self) -> Result<&Client> {
+        if self.superuser.is_closed() {
+            self.superuser = self.administrator.connect("postgres").await?;
+        }
+        Ok(&self.superuser)
     }
 }
 

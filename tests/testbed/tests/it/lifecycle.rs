@@ -111,3 +111,26 @@ fn the_error_for_a_missing_server_says_how_to_install_it() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("PG_BIN=/nonexistent has no initdb"));
 }
+
+#[test]
+fn a_server_can_be_stopped_in_every_way_and_serves_again_on_its_port() {
+    let bed = testbed::Testbed::start().unwrap();
+    let server = bed.rds_server();
+    for how in [
+        testbed::Stop::Fast,
+        testbed::Stop::Immediate,
+        testbed::Stop::Kill,
+    ] {
+        let before = server.process_id().unwrap();
+        server.stop(how).unwrap();
+        let refused = std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        server.start_again().unwrap();
+        assert_ne!(server.process_id().unwrap(), before);
+        bed.rds().administer("exampledb", "select 1").unwrap();
+    }
+    server.stop(testbed::Stop::Fast).unwrap();
+    let dir = server.dir().to_owned();
+    drop(bed);
+    assert!(!dir.exists(), "a stopped server is removed too");
+}

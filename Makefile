@@ -44,6 +44,7 @@ bench: setup ## Measure us and our peers in one run; QUICK=1, ONLY=bulk and more
 	cargo build --release --package bench
 	@$${CARGO_TARGET_DIR:-target}/release/bench
 
+
 .PHONY: fuzz
 fuzz: $(CARGO_FUZZ) ## Run each fuzz target for FUZZ_SECONDS (30), on nightly Rust
 	@cargo +nightly --version >/dev/null 2>&1 || { echo 'nightly Rust is missing: rustup toolchain install nightly --profile minimal' >&2; exit 1; }
@@ -71,7 +72,7 @@ advisories: $(CARGO_DENY) ## Look for known vulnerabilities in dependencies (nee
 setup: ## Install what PostgreSQL, the build and the tests need, where it is missing
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
 	@$(packages) cc:gcc /usr/include/*/gnu/libc-version.h:libc6-dev '/usr/lib/postgresql/*/bin/postgres:postgresql' psql:postgresql-client openssl:openssl \
-	    '/usr/lib/*/faketime/libfaketimeMT.so.1:libfaketime'
+	    '/usr/lib/*/faketime/libfaketimeMT.so.1:libfaketime' '/usr/lib/*/libnss_wrapper.so:libnss-wrapper'
 
 .PHONY: venv
 venv: target/venv/.done ## Install the Python packages that the tests use, in target/venv

@@ -19,6 +19,7 @@ mod crowds;
 mod documents;
 mod engines;
 mod failures;
+mod faults;
 mod identity;
 mod journeys;
 mod limits;

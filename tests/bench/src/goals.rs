@@ -110,6 +110,18 @@ pub fn goals() -> Vec<Goal> {
             AtMost(1.0),
         );
     }
+    for leg in [Plain, Tls] {
+        add("pinned_p99_us", leg, Best, AtMost(1.0));
+        for figure in ["storm_p50_ms", "storm_p99_ms"] {
+            add(figure, leg, Best, AtMost(1.0));
+        }
+        for (figure, theirs, bound) in [
+            ("burst_reused_per_s", "burst_pooled_per_s", AtLeast(1.0)),
+            ("burst_reused_p99_ms", "burst_pooled_p99_ms", AtMost(1.0)),
+        ] {
+            add(figure, leg, Figure("pgbouncer", theirs), bound);
+        }
+    }
     for (leg, down, trips) in [(Plain, 0.85, 0.78), (Tls, 0.77, 0.66)] {
         add("real_copy_down_mb_s", leg, Direct, AtLeast(down));
         add("real_tps_16_simple", leg, Direct, AtLeast(trips));

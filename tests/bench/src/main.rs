@@ -12,8 +12,8 @@ mod leg;
 mod load;
 mod noise;
 mod options;
+mod part;
 mod peers;
-mod process;
 mod record;
 mod report;
 mod results;
@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
+use bench::process;
 use testbed::Testbed;
 
 use options::Options;
@@ -76,6 +77,15 @@ fn measure(run: &mut Run) -> Result<()> {
     let steady =
         has(run, &["bulk", "together", "trips"]).then(|| run.start_all(Mode::Default, |_| true));
     let logins = has(run, &["logins"]).then(|| figures::logins::start(run));
+    let storm = has(run, &["storm"]).then(|| figures::storm::start(run));
+    let burst = has(run, &["burst"]).then(|| figures::burst::start(run));
+    let pinned = match has(run, &["pinned"]).then(|| figures::pinned::start(run)) {
+        Some(Err(error)) => {
+            run.note(&format!("{error:#}"));
+            None
+        }
+        pinned => pinned.transpose()?,
+    };
     let testbed = if has(run, &["real", "credentials"]) {
         Some(Arc::new(Testbed::start()?))
     } else {
@@ -100,11 +110,20 @@ fn measure(run: &mut Run) -> Result<()> {
         if let Some(logins) = &logins {
             figures::logins::measure(run, round, logins);
         }
+        if let Some(peers) = storm.as_ref().filter(|_| round < few) {
+            figures::storm::measure(run, round, peers);
+        }
+        if let Some(kinds) = &burst {
+            figures::burst::measure(run, round, kinds);
+        }
+        if let Some(pinned) = &pinned {
+            figures::pinned::measure(run, round, pinned)?;
+        }
         if let Some(real) = real.as_ref().filter(|_| round < few) {
             real.measure(run, round);
         }
     }
-    drop((steady, logins, real));
+    drop((steady, logins, storm, burst, pinned, real));
     if run.options.has("memory") {
         for round in 0..few.min(3) {
             figures::memory::measure(run, round);

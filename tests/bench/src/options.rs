@@ -9,11 +9,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::peers::{LegKind, Subject};
 
-pub const GROUPS: [&str; 7] = [
+pub const GROUPS: [&str; 10] = [
     "bulk",
     "together",
     "trips",
+    "pinned",
     "logins",
+    "burst",
+    "storm",
     "memory",
     "real",
     "credentials",

@@ -3,13 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-
-use crate::load::{Done, Job};
+use anyhow::{Context, Result};
 
 /// The unit of /proc/PID/stat is USER_HZ, which is 100 on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -61,6 +58,35 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// The processors that this process may use.
+pub fn processors() -> Result<Vec<usize>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .context("no Cpus_allowed_list in /proc/self/status")?;
+    let ranges = list.trim().split(',').map(|range| {
+        let (first, end) = range.split_once('-').unwrap_or((range, range));
+        Ok(first.parse::<usize>()?..=end.parse()?)
+    });
+    let ranges = ranges.collect::<Result<Vec<_>>>()?;
+    Ok(ranges.into_iter().flatten().collect())
+}
+
+/// Has all threads of a process use these processors only, and whatever it starts from now on.
+pub fn pin(process: u32, processors: &[usize]) -> Result<()> {
+    let list: Vec<String> = processors.iter().map(usize::to_string).collect();
+    // taskset(1) does it, because affinities need unsafe code or a dependency.
+    let status = Command::new("taskset")
+        .args(["--all-tasks", "--cpu-list", "--pid", &list.join(",")])
+        .arg(process.to_string())
+        .stdout(Stdio::null())
+        .status()
+        .context("taskset")?;
+    anyhow::ensure!(status.success(), "a process cannot be pinned: {status}");
+    Ok(())
 }
 
 /// The CPU seconds, user and system, of a process and its living descendants.
@@ -140,51 +166,6 @@ fn stat(id: u32) -> Option<Stat> {
         own: number(11)? + number(12)?,
         ended: number(13)? + number(14)?,
     })
-}
-
-/// Another process of this program, which is spoken to in lines.
-pub struct Part {
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-    _process: Process,
-}
-
-impl Part {
-    pub fn start(arguments: &[&str]) -> Result<Part> {
-        let mut command = Command::new(std::env::current_exe()?);
-        let mut process = Process::start(
-            command
-                .args(arguments)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped()),
-        )?;
-        let stdin = process.child().stdin.take().context("piped")?;
-        let stdout = BufReader::new(process.child().stdout.take().context("piped")?);
-        Ok(Part {
-            stdin,
-            stdout,
-            _process: process,
-        })
-    }
-
-    pub fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        ensure!(
-            self.stdout.read_line(&mut line)? > 0,
-            "a part of the benchmark has ended"
-        );
-        Ok(line)
-    }
-
-    /// Has the load do a job.
-    pub fn perform(&mut self, job: &Job) -> Result<Done> {
-        writeln!(self.stdin, "{}", serde_json::to_string(job)?)?;
-        let done: Done = serde_json::from_str(&self.line()?)?;
-        if let Some(error) = done.error {
-            bail!("{error}");
-        }
-        Ok(done)
-    }
 }
 
 #[allow(

@@ -11,8 +11,9 @@ use testbed::pki::Pki;
 use crate::load::{Done, Job};
 use crate::noise::Noise;
 use crate::options::Options;
+use crate::part::Part;
 use crate::peers::{Files, LegKind, Mode, Peer, Subject, Upstream};
-use crate::process::{Part, cpu_seconds};
+use crate::process::cpu_seconds;
 use crate::results::Results;
 
 /// The largest number of idle sessions that is measured.
@@ -28,7 +29,7 @@ pub struct Run {
     /// The ports of the synthetic server.
     ports: Vec<u16>,
     peers_started: usize,
-    _backend: Part,
+    backend: Part,
     _dir: TempDir,
 }
 
@@ -85,7 +86,7 @@ impl Run {
             noise: Noise::start(),
             ports,
             peers_started: 0,
-            _backend: backend,
+            backend,
             _dir: dir,
         })
     }
@@ -123,6 +124,11 @@ impl Run {
             }
         };
         subjects.into_iter().filter_map(start).collect()
+    }
+
+    /// The process of the synthetic server.
+    pub fn backend(&self) -> u32 {
+        self.backend.id()
     }
 
     pub fn load(&self) -> Result<Part> {

@@ -25,6 +25,13 @@ pub fn title(figure: &str) -> String {
         ["together", direction, "gain"] => format!("two bulk sessions {direction}, by one"),
         ["together", direction, ..] => format!("two bulk sessions {direction}{unit}"),
         ["trips", clients, ..] => format!("round trip, {}{quantile}{unit}", of_clients(clients)),
+        ["pinned", ..] => {
+            format!("round trip, 16 clients, the proxy has one processor{quantile}{unit}")
+        }
+        ["storm", ..] => format!("login, 1000 clients at once{quantile}{unit}"),
+        ["burst", kind, ..] => {
+            format!("logins, 8 clients leave and come again, {kind}{quantile}{unit}")
+        }
         ["login", kind, ..] => format!("login, {kind}{quantile}{unit}"),
         ["logins", kind, ..] => format!("logins, {kind}{unit}"),
         ["memory", "rest", "anonymous", ..] => {

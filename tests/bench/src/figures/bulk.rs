@@ -5,8 +5,8 @@ use anyhow::Result;
 use crate::backend::PIECE;
 use crate::load::Job;
 use crate::noise::Busy;
+use crate::part::Part;
 use crate::peers::{LegKind, Peer, Subject};
-use crate::process::Part;
 use crate::results::Results;
 use crate::run::{Cost, Run, costed};
 

@@ -9,8 +9,9 @@ use anyhow::Result;
 use std::time::Duration;
 
 use crate::load::Job;
+use crate::part::Part;
 use crate::peers::{LegKind, Mode, Peer, Subject};
-use crate::process::{Part, pause};
+use crate::process::pause;
 use crate::results::Results;
 use crate::run::{Run, costed};
 

@@ -6,8 +6,9 @@ use anyhow::Result;
 use std::time::{Duration, Instant};
 
 use crate::load::Job;
+use crate::part::Part;
 use crate::peers::{LegKind, Mode, Peer, Subject};
-use crate::process::{Part, Resident, cpu_seconds, pause, resident};
+use crate::process::{Resident, cpu_seconds, pause, resident};
 use crate::results::Results;
 use crate::run::{MANY, Run, costed};
 

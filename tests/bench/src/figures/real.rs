@@ -11,8 +11,9 @@ use testbed::{Aws, Testbed, rds};
 
 use crate::backend::PIECE;
 use crate::load::{Job, Server, Tls};
+use crate::part::Part;
 use crate::peers::{Files, LegKind, Mode, Peer, Subject, Upstream};
-use crate::process::{Part, cpu_seconds};
+use crate::process::cpu_seconds;
 use crate::results::Results;
 use crate::run::{Run, costed};
 

@@ -1,0 +1,3 @@
+//! What does the soak share with the benchmark? How processes are started, measured and ended.
+
+pub mod process;

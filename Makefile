@@ -44,6 +44,11 @@ bench: setup ## Measure us and our peers in one run; QUICK=1, ONLY=bulk and more
 	cargo build --release --package bench
 	@$${CARGO_TARGET_DIR:-target}/release/bench
 
+.PHONY: soak
+soak: setup ## Use one proxy in every way at once for SOAK_SECONDS (1800), with faults
+	$(if $(PROXY),,cargo build --release --bin pg-iam-proxy)
+	cargo build --release --package soak
+	@$${CARGO_TARGET_DIR:-target}/release/soak
 
 .PHONY: fuzz
 fuzz: $(CARGO_FUZZ) ## Run each fuzz target for FUZZ_SECONDS (30), on nightly Rust

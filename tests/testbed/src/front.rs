@@ -8,7 +8,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -175,6 +175,11 @@ async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(
             // Clients that just close the connection are as welcome as those that end TLS properly.
             let _ = copy_bidirectional(&mut client, &mut upstream).await;
         }
+        // A leader that is down says nothing.
+        Err(error)
+            if error
+                .chain()
+                .any(<dyn std::error::Error>::is::<std::io::Error>) => {}
         Err(refusal) => {
             client
                 .write_all(&refusal.downcast::<Refused>().map_or_else(
@@ -238,9 +243,7 @@ async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
             (found.login_role, found.password)
         });
 
-    let mut upstream = UnixStream::connect(&backend.socket)
-        .await
-        .context("PostgreSQL is gone")?;
+    let mut upstream = UnixStream::connect(&backend.socket).await?;
     upstream
         .write_all(&wire::startup(&startup.for_postgres(&login_role)))
         .await?;

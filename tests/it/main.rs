@@ -32,6 +32,7 @@ mod policy;
 mod pool;
 mod replicas;
 mod reuse;
+mod secrets;
 mod shutdown;
 mod splice;
 mod support;

@@ -54,6 +54,7 @@ struct Gate {
     refuse_next: Mutex<Vec<(Option<String>, usize)>>,
     /// The seconds by which the server's clock is ahead of this machine's, for tokens of each user.
     clocks_ahead: Mutex<HashMap<String, i64>>,
+    tokens: Mutex<BTreeSet<String>>,
 }
 
 const MAX_LIFE: Duration = Duration::from_mins(15);
@@ -187,6 +188,11 @@ impl Rds {
             .collect()
     }
 
+    /// Every password that was presented, for tests that make sure they do not show up anywhere.
+    pub fn tokens(&self) -> Vec<String> {
+        locked(&self.inner.gate.tokens).iter().cloned().collect()
+    }
+
     pub fn refusals_of(&self, user: &str) -> Vec<String> {
         locked(&self.inner.gate.refusals)
             .iter()
@@ -221,6 +227,7 @@ impl Gate {
             refusals: Mutex::default(),
             refuse_next: Mutex::default(),
             clocks_ahead: Mutex::default(),
+            tokens: Mutex::default(),
         }
     }
 
@@ -272,6 +279,7 @@ impl Authenticator for Gate {
             .get(user)
             .copied()
             .unwrap_or_default();
+        locked(&self.tokens).insert(String::from_utf8_lossy(password).into_owned());
         match self.check(user, password, shifted(SystemTime::now(), ahead)) {
             Ok(()) => {
                 locked(&self.accepted).push(user.to_owned());

@@ -4,23 +4,25 @@
 //! A login that finds a usable value takes two short locks and never waits. If there is none, the
 //! first login loads it while the others of its key wait. If that fails, they share the failure,
 //! and so do the logins of the next moments. A value that has been used is replaced in the
-//! background some time before it expires; while that fails, the old value continues to serve.
+//! background some time before it expires; while that fails, the old value continues to serve. What
+//! has to make room for other keys is gone at once, and is replaced no more.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use parking_lot::Mutex;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::deadline::Deadline;
 use super::error::AwsError;
 use crate::metrics::GaugeGuard;
 use crate::random;
 
-/// Keys contain names that clients choose, so their number has to be bounded: above this many,
-/// those without a usable value are dropped.
-const SWEEP_ABOVE: usize = 1_000;
+/// Keys contain names that clients choose, so their number has to be bounded: above this many, the
+/// one that has not been asked for longest is forgotten. A key takes about a kilobyte.
+const MAX_KEYS: usize = 10_000;
 /// How long a denial is believed: no one grants a permission and then wonders why it takes effect
 /// three seconds later.
 const DENIAL_LIFE: Duration = Duration::from_secs(3);
@@ -55,12 +57,14 @@ pub(super) trait Loader<V>: Send + Sync + 'static {
     fn label(&self) -> String;
 }
 
-pub(super) struct Cache<K, V>(Mutex<HashMap<K, Arc<Slot<V>>>>);
+pub(super) struct Cache<K: Eq + Hash, V>(Mutex<LruCache<K, Arc<Slot<V>>>>);
 
 struct Slot<V> {
     state: Mutex<SlotState<V>>,
     /// Held by the login or the task that is loading a value.
     loading: tokio::sync::Mutex<()>,
+    /// The task that replaces the value, which ends with this.
+    renewal: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 struct SlotState<V> {
@@ -73,9 +77,10 @@ struct SlotState<V> {
     failure_logged: bool,
 }
 
-impl<K, V> Default for Cache<K, V> {
+impl<K: Eq + Hash, V> Default for Cache<K, V> {
     fn default() -> Self {
-        Self(Mutex::default())
+        // Unbounded, because it would be allocated in full otherwise: `slot` keeps the bound.
+        Self(Mutex::new(LruCache::unbounded()))
     }
 }
 
@@ -89,6 +94,7 @@ impl<V> Default for Slot<V> {
                 failure_logged: false,
             }),
             loading: tokio::sync::Mutex::default(),
+            renewal: Mutex::default(),
         }
     }
 }
@@ -124,12 +130,13 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
             Ok(value) => {
                 let value = slot.store(&name, value);
                 slot.state.lock().used = true;
-                tokio::spawn(keep_fresh(
+                let renewal = tokio::spawn(keep_fresh(
                     name,
                     Arc::downgrade(&slot),
-                    value.clone(),
+                    Arc::downgrade(&value),
                     loader,
                 ));
+                *slot.renewal.lock() = Some(AbortOnDropHandle::new(renewal));
                 Ok((value, false))
             }
             Err(error) => {
@@ -146,7 +153,7 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
 
     /// Forgets this value, unless another has replaced it.
     pub(super) fn forget(&self, key: &K, value: &Arc<V>) {
-        if let Some(slot) = self.0.lock().get(key) {
+        if let Some(slot) = self.0.lock().peek(key) {
             slot.state
                 .lock()
                 .value
@@ -156,17 +163,18 @@ impl<K: Eq + Hash, V: Expires> Cache<K, V> {
 
     /// Forgets the key's value, whichever it is.
     pub(super) fn forget_any(&self, key: &K) {
-        if let Some(slot) = self.0.lock().get(key) {
+        if let Some(slot) = self.0.lock().peek(key) {
             slot.state.lock().value = None;
         }
     }
 
     fn slot(&self, key: K) -> Arc<Slot<V>> {
         let mut slots = self.0.lock();
-        if slots.len() >= SWEEP_ABOVE && !slots.contains_key(&key) {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.has_usable_value());
-        }
-        slots.entry(key).or_default().clone()
+        let slot = slots.get_or_insert(key, Arc::default).clone();
+        let forgotten = (slots.len() > MAX_KEYS).then(|| slots.pop_lru());
+        drop(slots);
+        drop(forgotten);
+        slot
     }
 }
 
@@ -256,26 +264,31 @@ impl<V: Expires> Slot<V> {
 async fn keep_fresh<V: Expires>(
     name: String,
     slot: Weak<Slot<V>>,
-    mut value: Arc<V>,
+    mut value: Weak<V>,
     loader: impl Loader<V>,
 ) {
     let mut pause = FIRST_PAUSE;
-    let mut wait = value.replace_at().remaining();
+    let mut wait = value
+        .upgrade()
+        .map_or(Duration::ZERO, |value| value.replace_at().remaining());
     let mut failing = None;
     loop {
         tokio::time::sleep(wait).await;
-        let Some(slot) = slot.upgrade() else { return };
-        match slot.replace(&name, &value, &loader).await {
+        let (Some(slot), Some(held)) = (slot.upgrade(), value.upgrade()) else {
+            return;
+        };
+        // Boxed, because the SDK's futures would make up most of what a cached value takes.
+        match Box::pin(slot.replace(&name, &held, &loader)).await {
             None => return,
             Some(Ok(made)) => {
                 pause = FIRST_PAUSE;
                 failing = None;
                 wait = made.replace_at().remaining();
-                value = made;
+                value = Arc::downgrade(&made);
             }
             Some(Err(error)) => {
                 slot.log_failure_once(&name, &error);
-                let left = value.use_until().remaining();
+                let left = held.use_until().remaining();
                 if left.is_zero() {
                     return;
                 }
@@ -484,6 +497,56 @@ mod tests {
                 .is_some_and(|value| value.number == 5)
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn above_the_bound_the_key_that_was_not_asked_for_longest_is_forgotten_with_all_it_has() {
+        let (cache, counter) = (
+            Cache::default(),
+            Counter::with_life(Duration::from_mins(15)),
+        );
+        let load = async |key: &str| {
+            let loaded = cache.get_or_load(key.to_string(), counter.clone()).await;
+            let (value, cached) = loaded.map_err(|error| error.reason).unwrap();
+            (Arc::downgrade(&value), cached)
+        };
+        let (first, _) = load("first").await;
+        let (second, _) = load("second").await;
+        for number in 2..MAX_KEYS {
+            load(&number.to_string()).await;
+        }
+        assert_eq!(cache.0.lock().len(), MAX_KEYS);
+        assert!(cache.usable(&"first".to_string()).is_some());
+        load("one more").await;
+        assert_eq!(cache.0.lock().len(), MAX_KEYS);
+        assert!(first.upgrade().is_some(), "it has just been asked for");
+        assert!(second.upgrade().is_none());
+        assert!(load("first").await.1);
+        assert!(!load("second").await.1);
+        for number in 0..100 {
+            load(&format!("other {number}")).await;
+        }
+        // Each task that renews a value holds the counter.
+        wait_until(|| Arc::strong_count(&counter.calls) <= MAX_KEYS + 1).await;
+    }
+
+    #[tokio::test]
+    async fn what_waits_to_be_renewed_is_small() {
+        /// As large as a call of the SDK.
+        struct Large;
+        impl Loader<Number> for Large {
+            fn label(&self) -> String {
+                String::new()
+            }
+
+            async fn load(&self) -> Result<Number, AwsError> {
+                let state = [0_u8; 16_384];
+                tokio::task::yield_now().await;
+                Err(AwsError::new(Rejected, format!("{}", state.len())))
+            }
+        }
+        let renewal = keep_fresh(String::new(), Weak::new(), Weak::new(), Large);
+        assert!(size_of_val(&renewal) < 1_024, "{}", size_of_val(&renewal));
     }
 
     #[tokio::test]

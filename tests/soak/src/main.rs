@@ -151,3 +151,24 @@ fn compare(before: Rest, after: Rest) -> Vec<String> {
     }
     failures
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_above_its_bound_at_rest_is_a_leak() {
+        let rest = |anonymous_kib, files, threads| Rest {
+            anonymous_kib,
+            files,
+            threads,
+        };
+        let before = rest(7000.0, 20.0, 5.0);
+        let leaks = |after| compare(before, after).len();
+        let most = rest(7000.0 + MORE_KIB, 20.0 + MORE_FILES, 5.0 + MORE_THREADS);
+        assert_eq!(leaks(most), 0);
+        assert_eq!(leaks(rest(7001.0 + MORE_KIB, 20.0, 5.0)), 1);
+        assert_eq!(leaks(rest(7000.0, 21.0 + MORE_FILES, 5.0)), 1);
+        assert_eq!(leaks(rest(7000.0, 20.0, 6.0 + MORE_THREADS)), 1);
+    }
+}

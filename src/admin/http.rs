@@ -1,12 +1,13 @@
 //! What does each path answer?
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use crate::metrics::Metrics;
@@ -15,6 +16,8 @@ use crate::telemetry;
 
 /// Maximum size of the request line and headers, in bytes; hyper accepts no smaller limit.
 const LONGEST_HEAD: usize = 8192;
+/// How long a request line and headers may take.
+const HEAD_TIME: Duration = Duration::from_secs(1);
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers one request per connection. With more of them, a client could occupy its connection for
@@ -25,6 +28,8 @@ pub(super) async fn serve(stream: TcpStream, runtime: &Runtime) {
     });
     // If the client breaks off, there is no one to report it to.
     let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
         .keep_alive(false)
         .max_buf_size(LONGEST_HEAD)
         .serve_connection(TokioIo::new(stream), service)

@@ -2,17 +2,19 @@
 //! own, to anyone who can connect to it. Nothing that is served there is confidential.
 //!
 //! Its clients cannot take resources from sessions: only a few are served at a time, each for a
-//! short time, and the rest wait in the kernel's queue.
+//! short time. Nor can they take them from each other: at the limit the oldest is cut off, so that
+//! silent clients do not keep out a probe, at whose failure an orchestrator restarts the proxy.
 
 mod http;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::runtime::Runtime;
@@ -40,17 +42,22 @@ impl Admin {
 
     /// Serves forever, even while the proxy stops.
     pub async fn serve(self, runtime: Arc<Runtime>) {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = VecDeque::new();
         loop {
-            let permit = connections.clone().acquire_owned().await;
             match self.0.accept().await {
                 Ok((stream, _)) => {
+                    connections.retain(|connection: &AbortHandle| !connection.is_finished());
+                    if connections.len() >= CONNECTIONS
+                        && let Some(oldest) = connections.pop_front()
+                    {
+                        oldest.abort();
+                    }
                     let runtime = runtime.clone();
-                    tokio::spawn(async move {
+                    let serving = tokio::spawn(async move {
                         // A client that does not finish in time is cut off.
                         let _ = timeout(CONNECTION_TIME, http::serve(stream, &runtime)).await;
-                        drop(permit);
                     });
+                    connections.push_back(serving.abort_handle());
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             }

@@ -21,7 +21,6 @@ use crate::config::{Config, Limits as LimitSettings, ListenerSettings, UserSetti
 use crate::credentials::Identities;
 use crate::limits::{Limit, Newcomers};
 use crate::metrics::Metrics;
-use crate::random;
 use crate::registry::Registry;
 use crate::secret::Secret;
 use crate::status::TargetStatus;
@@ -142,7 +141,7 @@ impl Snapshot {
             });
         }
         let password_checker = PasswordChecker::new(
-            mock_secret(config.cancel_key.as_ref()),
+            mock_secret(config.cancel_key.as_ref(), &config.users),
             usual_iterations(config.users.values()),
         );
         let listeners = config
@@ -219,12 +218,20 @@ impl User {
 }
 
 /// The secret that salts for unknown users are derived from. Replicas that share a key derive the
-/// same salts, so that these do not reveal which users exist.
-fn mock_secret(shared: Option<&Secret>) -> Secret {
-    match shared {
-        Some(key) => Secret::new([b"made-up salts", key.expose()].concat()),
-        None => Secret::new(random::bytes::<32>()),
+/// same salts, so that these do not reveal which users exist. Without a key, they come from the
+/// verifiers, so that they are the same after a restart, as those of real users are.
+fn mock_secret(shared: Option<&Secret>, users: &HashMap<String, Arc<UserSettings>>) -> Secret {
+    if let Some(key) = shared {
+        return Secret::new([b"made-up salts", key.expose()].concat());
     }
+    let by_name: BTreeMap<_, _> = users.iter().collect();
+    let secrets: Vec<_> = by_name
+        .values()
+        .filter_map(|user| user.verifier.as_ref())
+        .map(|verifier| verifier.secret().expose())
+        .collect();
+    // Where nobody has a password, nobody is asked for one.
+    Secret::new([b"made-up salts", secrets.concat().as_slice()].concat())
 }
 
 /// The iteration count that most users' verifiers have. A user who does not exist must not stand

@@ -40,6 +40,14 @@ pub enum Verifier {
 }
 
 impl Verifier {
+    /// What is secret in it: no login shows it.
+    pub fn secret(&self) -> &Secret {
+        match self {
+            Self::Scram(verifier) => &verifier.server_key,
+            Self::Md5(verifier) => &verifier.0,
+        }
+    }
+
     /// Parses either form.
     ///
     /// # Errors

@@ -26,18 +26,12 @@ pub struct Agreement {
 /// SQLSTATE 0A000, with PostgreSQL's text.
 pub fn check(startup: &StartupMessage) -> Result<(), LoginError> {
     let ProtocolVersion { major, minor } = startup.version;
+    let text = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2");
+    let refusal = Refusal::new(ErrorKind::UnsupportedVersion, text);
     match major {
+        0..3 => Err(LoginError::RefusedOldVersion(refusal)),
         3 => Ok(()),
-        _ => {
-            let text = format!(
-                "unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"
-            );
-            let refusal = Refusal::new(ErrorKind::UnsupportedVersion, text);
-            Err(match major {
-                0..3 => LoginError::RefusedOldVersion(refusal),
-                _ => refusal.into(),
-            })
-        }
+        4.. => Err(refusal.into()),
     }
 }
 

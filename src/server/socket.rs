@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::address::ListenerAddr;
 use crate::config::{Auth, ListenerSettings};
+use crate::random;
 use crate::session::Accepted;
 
 /// How long a client may be silent before the kernel probes whether it is still there.
@@ -89,10 +90,12 @@ impl Socket {
 
 /// Binds the socket in a directory that no one else can enter and then moves it into place, so that
 /// there is no moment at which the umask decides who may connect.
+///
+/// The directory has a name that nobody knows before: in `/tmp`, another user could otherwise take
+/// it, and one that a killed process has left behind would be in the way.
 fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    let mut folder = path.as_os_str().to_owned();
-    folder.push(".new");
-    let folder = PathBuf::from(folder);
+    let name = format!(".{:08x}", u32::from_be_bytes(random::bytes()));
+    let folder = path.with_file_name(name);
     DirBuilder::new().mode(0o700).create(&folder)?;
     let bound = folder.join("s");
     let socket = UnixListener::bind(&bound)

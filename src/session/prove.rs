@@ -17,6 +17,9 @@ use crate::excerpt;
 use crate::limits::Newcomer;
 use crate::wire::startup::StartupMessage;
 
+/// The id of users that have none, where the kernel does not say which it is.
+const DEFAULT_OVERFLOW_UID: u32 = 65_534;
+
 /// What a client asks for, and how its connection is protected.
 pub(super) struct Startup {
     pub message: StartupMessage,
@@ -167,7 +170,7 @@ impl Proof<'_> {
             }
             Auth::Trust => AuthenticationMethod::Trust,
             Auth::Cert => self.by_certificate()?,
-            Auth::Peer => self.by_operating_system()?,
+            Auth::Peer => self.by_operating_system().await?,
             Auth::Reject => {
                 return Err(refuse(format!(
                     "the proxy rejects connections as user \"{user}\" from this address"
@@ -242,11 +245,13 @@ impl Proof<'_> {
         }
     }
 
-    fn by_operating_system(&self) -> Result<AuthenticationMethod, Refusal> {
+    async fn by_operating_system(&self) -> Result<AuthenticationMethod, Refusal> {
         let user = self.user;
         let name = match self.client {
-            ClientAddr::Local(uid) => uzers::get_user_by_uid(uid)
-                .and_then(|found| found.name().to_str().map(str::to_string)),
+            // The system may ask a directory server, for which no session should wait.
+            ClientAddr::Local(uid) => tokio::task::spawn_blocking(move || local_user_name(uid))
+                .await
+                .unwrap_or_default(),
             ClientAddr::Network(_) => None,
         };
         if name.as_deref() == Some(user) {
@@ -264,6 +269,29 @@ impl Proof<'_> {
     }
 }
 
+/// The name of this user of the operating system, unless the id may be anybody's: the kernel shows
+/// every user of a namespace that has no id here as the same one.
+fn local_user_name(uid: u32) -> Option<String> {
+    let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
+    let overflow = overflow.ok().and_then(|text| text.trim().parse().ok());
+    if uid == overflow.unwrap_or(DEFAULT_OVERFLOW_UID) {
+        return None;
+    }
+    let found = uzers::get_user_by_uid(uid)?;
+    found.name().to_str().map(str::to_string)
+}
+
 fn refuse(text: String) -> Refusal {
     Refusal::new(ErrorKind::InvalidAuthorization, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_that_stands_for_all_without_an_id_has_no_name() {
+        assert_eq!(local_user_name(0).as_deref(), Some("root"));
+        assert_eq!(local_user_name(DEFAULT_OVERFLOW_UID), None);
+    }
 }

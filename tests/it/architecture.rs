@@ -35,7 +35,7 @@ const MAY_USE: [(&str, &[&str]); 32] = [
     (
         "server",
         &[
-            "address", "admin", "config", "error", "limits", "runtime", "session", "tls",
+            "address", "admin", "config", "error", "limits", "random", "runtime", "session", "tls",
         ],
     ),
     (
@@ -71,7 +71,6 @@ const MAY_USE: [(&str, &[&str]); 32] = [
             "credentials",
             "limits",
             "metrics",
-            "random",
             "registry",
             "secret",
             "status",

@@ -113,13 +113,12 @@ fn users_file_accepts_a_userlist_of_pgbouncer() {
 
 #[test]
 fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
-    let proxy = proxy(
-        "auth = \"scram-sha-256\"",
-        &user("ana", &hash_password(PASSWORD)),
-    );
+    let users = user("ana", &hash_password(PASSWORD));
+    let start = || proxy("auth = \"scram-sha-256\"", &users);
+    let proxy = start();
     // Runs the exchange up to the proxy's first SCRAM message, and returns the mechanisms, the
     // length of the nonce, and the salt with the iterations.
-    let first_of = |name: &str| {
+    let first_from = |proxy: &Proxy, name: &str| {
         let mut stream = connect(proxy.address());
         stream
             .write_all(&startup_packet(V3_0, &[("user", name)]))
@@ -138,6 +137,7 @@ fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
         let (nonce, rest) = first.split_once(",s=").unwrap();
         (mechanisms, nonce.len(), rest.to_string())
     };
+    let first_of = |name| first_from(&proxy, name);
     let (known, unknown) = (first_of("ana"), first_of("nobody"));
     assert_eq!(
         (&known.0, known.1, known.2.len()),
@@ -152,6 +152,11 @@ fn an_unknown_user_sees_the_same_exchange_as_a_known_one() {
         first_of("somebody").2,
         unknown.2,
         "another user has another salt"
+    );
+    assert_eq!(
+        first_from(&start(), "nobody").2,
+        unknown.2,
+        "and stays after a restart"
     );
 }
 
@@ -458,6 +463,22 @@ fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(path.exists());
+}
+
+#[test]
+fn what_a_killed_proxy_or_another_user_has_left_beside_a_socket_is_not_in_the_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(".s.PGSQL.5439");
+    std::fs::create_dir(directory.path().join(".s.PGSQL.5439.new")).unwrap();
+    let config =
+        rds_config("db_user = \"jane_doe\"").replace("127.0.0.1:0", &path.display().to_string());
+    let file = crate::support::proxy::config_file(&config);
+    let mut command = command();
+    command.args(["run", "--config"]).arg(&file);
+    let _proxy = Proxy::start_unix(command);
+    UnixStream::connect(&path).unwrap();
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(left.len(), 2, "nothing is left besides: {left:?}");
 }
 
 #[test]

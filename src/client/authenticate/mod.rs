@@ -68,13 +68,13 @@ impl PasswordChecker {
     /// one, since a salt that changes from one login to the next would tell that there is no such
     /// user. `mock_iterations` is the iteration count that most users have, for the same reason.
     pub fn new(mock_secret: Secret, mock_iterations: NonZeroU32) -> Self {
-        // Hashing more passwords at a time would be no faster, and would leave no processor to the
-        // sessions.
+        // Who has proved nothing can have passwords hashed, so the sessions keep half of the
+        // processors.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             mock_secret,
             mock_iterations,
-            hashing: Arc::new(Semaphore::new(processors)),
+            hashing: Arc::new(Semaphore::new((processors / 2).max(1))),
         }
     }
 

@@ -35,8 +35,6 @@ pub struct Runtime {
     pub cancel_keys: Arc<CancelKeys<Arc<Target>>>,
     /// When logins are told whether they are right, after repeated failures.
     pub turns: Turns,
-    /// Client addresses that have sent cancel requests for sessions which are not known here.
-    pub cancel_penalties: Penalties,
     /// Clients that have not proved who they are.
     pub newcomers: Newcomers,
     /// Every session.
@@ -103,7 +101,6 @@ impl Runtime {
         Self {
             cancel_keys: Arc::new(CancelKeys::new(config.cancel_key.as_ref())),
             turns: Turns::default(),
-            cancel_penalties: Penalties::default(),
             newcomers: Newcomers::new(config.limits.max_sessions, metrics.clone()),
             sessions: Arc::default(),
             lifecycle,

@@ -1,15 +1,20 @@
 //! What happens to a CancelRequest? It is sent to the session's own server, or to those that may
 //! know the session, and it is never answered.
 
-use std::time::{Duration, Instant};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Context;
 use crate::address::ClientAddr;
 use crate::cancel::{Destination, Match};
 use crate::client::stream::ClientStream;
+use crate::target::{CancelOutcome, Target};
+use crate::wire::backend::BackendKey;
 use crate::wire::startup::CancelRequest;
 
 /// How long a client may take to accept the end of its cancel request.
@@ -19,20 +24,28 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// connection when they have acted.
 ///
 /// That close is the only answer. If TLS's `close_notify` were missing, libpq would report a
-/// failure.
+/// failure. Other drivers close at once and wait for nothing; their request goes on without them.
 pub(super) async fn serve(
     context: &Context<'_>,
     client: ClientAddr,
     request: &CancelRequest,
     mut stream: ClientStream,
 ) {
-    forward(context, client, request).await;
-    let _ = timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+    let mut forwarding = pin!(forward(context, client, request));
+    tokio::select! {
+        () = &mut forwarding => {
+            let _ = timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+        }
+        () = stream.gone() => {
+            drop(stream);
+            forwarding.await;
+        }
+    }
 }
 
 async fn forward(context: &Context<'_>, client: ClientAddr, request: &CancelRequest) {
     let pid = request.process_id;
-    match context.runtime.cancel_keys.find(request) {
+    match context.runtime.cancel_keys.find(client, request) {
         Match::Session(forward) => {
             let Destination {
                 target,
@@ -40,10 +53,10 @@ async fn forward(context: &Context<'_>, client: ClientAddr, request: &CancelRequ
                 server_name,
                 key,
             } = &forward.destination;
-            if target
+            let outcome = target
                 .cancel(client, *address, server_name.clone(), key)
-                .await
-            {
+                .await;
+            if outcome != CancelOutcome::Uncertain {
                 forward.finish();
             }
         }
@@ -63,32 +76,38 @@ async fn forward(context: &Context<'_>, client: ClientAddr, request: &CancelRequ
                 );
             }
         }
-        Match::OtherReplica(key) => {
-            if is_slowed_down(context, client) {
-                tracing::info!(
-                    %client, pid,
-                    "cancel request not tried elsewhere: too many from this address"
-                );
-                return;
+        Match::OtherReplica(guess) => {
+            if !cancel_everywhere(&context.listener.targets, client, &guess.key).await {
+                guess.forget();
             }
-            for target in &context.listener.targets {
-                target.cancel_everywhere(client, &key).await;
-            }
+        }
+        Match::Ended => {
+            tracing::info!(%client, pid, "cancel request for a session that has ended");
+        }
+        Match::Expired => {
+            tracing::info!(%client, pid, "cancel request with a key that is too old");
         }
         Match::Unknown => {
             tracing::info!(%client, pid, "cancel request with a key of no session");
         }
+        Match::OverLimit => {
+            tracing::debug!(%client, pid, "cancel request dropped: too many");
+        }
     }
 }
 
-/// Counts a request whose session is not known here against the client's address, and returns
-/// whether there have been too many.
-fn is_slowed_down(context: &Context<'_>, client: ClientAddr) -> bool {
-    client.ip().is_some_and(|address| {
-        let penalty = context
-            .runtime
-            .cancel_penalties
-            .failed(address, Instant::now());
-        !penalty.is_zero()
-    })
+/// Tries a key on every server behind the listener, all at once, so that one which hangs does not
+/// hold up the others. Returns whether any has been asked.
+async fn cancel_everywhere(targets: &[Arc<Target>], client: ClientAddr, key: &BackendKey) -> bool {
+    let mut servers: Vec<&Arc<Target>> = Vec::new();
+    for target in targets {
+        if !servers.iter().any(|other| target.is_same_server(other)) {
+            servers.push(target);
+        }
+    }
+    let requests: JoinSet<_> = servers
+        .into_iter()
+        .map(|target| target.clone().cancel_everywhere(client, key.clone()))
+        .collect();
+    requests.join_all().await.contains(&true)
 }

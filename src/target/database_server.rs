@@ -1,13 +1,14 @@
 //! What do targets that are one database server have in common?
 //!
 //! The limits of a server are the server's, however many targets lead to it. So targets whose
-//! settings name the same server share its pacing; where their limits differ, the smallest of each
-//! holds for all of them.
+//! settings name the same server share its pacing and its bounds on cancel requests; where their
+//! limits differ, the smallest of each holds for all of them.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use super::cancel::Cancels;
 use super::pacing::Pacing;
 use crate::config::{
     AwsIdentity, ClusterName, Discovery, Endpoint, EndpointSource, Engine, TargetSettings,
@@ -20,6 +21,7 @@ pub struct DatabaseServers(HashMap<ServerName, Arc<DatabaseServer>>);
 /// What the targets of one server share.
 pub struct DatabaseServer {
     pub(super) pacing: Pacing,
+    pub(super) cancels: Cancels,
 }
 
 /// What the settings know a server by. One that goes by two names counts as two servers.
@@ -70,6 +72,7 @@ impl DatabaseServers {
         let server = |(name, (per_second, concurrent))| {
             let server = DatabaseServer {
                 pacing: Pacing::new(per_second, concurrent),
+                cancels: Cancels::new(per_second),
             };
             (name, Arc::new(server))
         };

@@ -14,8 +14,6 @@ mod upstream_login;
 use std::fmt;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 use crate::config::TargetSettings;
 use crate::credentials::{Broker, Identities};
 use crate::error::LoginError;
@@ -27,6 +25,7 @@ use bytes::Bytes;
 use pool::{Pool, PoolKey};
 use upstream_login::{Dialer, is_permanent};
 
+pub use cancel::CancelOutcome;
 pub use database_server::DatabaseServers;
 pub use upstream_login::{LoginProgress, UpstreamLogin, UpstreamSession};
 
@@ -37,8 +36,6 @@ pub struct Target {
     limit: Arc<Limit>,
     dialer: Arc<Dialer>,
     pool: Option<Arc<Pool<UpstreamLogin>>>,
-    /// Permits for cancel requests to its server that are in flight.
-    cancel_permits: Semaphore,
 }
 
 /// A session that a client has been given, and what belongs to it.
@@ -79,7 +76,6 @@ impl Target {
                 settings: settings.clone(),
             }),
             limit,
-            cancel_permits: Semaphore::new(cancel::MAX_IN_FLIGHT),
             settings,
         }
     }

@@ -52,6 +52,11 @@ impl Relay {
         self.gate.0.lock().unwrap().waiting > 0
     }
 
+    /// How many connections are waiting.
+    pub fn held(&self) -> usize {
+        self.gate.0.lock().unwrap().waiting
+    }
+
     /// Lets all waiting connections continue.
     pub fn release(&self) {
         self.gate.0.lock().unwrap().holding = false;

@@ -1,14 +1,16 @@
 //! Which session does a CancelRequest mean, even if it belongs to another replica of this proxy?
 //!
 //! **Protocol 3.2** has room in the key: it contains, sealed with AES-256-GCM, the server's
-//! address, name, process id and key. Any replica with the same `cancel_key_file` can open it; no
-//! one else can read it or make one.
+//! address, name, process id and key, the time, and the process that has made it. Any replica with
+//! the same `cancel_key_file` can open it for a week; no one else can read it or make one. The
+//! replica that has made it refuses it as soon as the session has ended.
 //!
 //! **Protocol 3.0** has four bytes, so the client is told the server's own key. A replica that does
 //! not know the key may try it on the targets' servers, and each server decides, just as it does
 //! for a client that reaches it directly. That gives the client nothing that it would not have
 //! without the proxy, since cancel keys are made for that and open nothing else. To cancel another
-//! person's query one has to guess 32 bits, at a rate that the proxy limits by source. If replicas
+//! person's query one has to guess 32 bits, at a rate that `sources` limits: once a source has sent
+//! too many wrong keys, four-byte keys are not looked at for a while, right or wrong. If replicas
 //! shared a table, or if the four-byte key contained a replica's number, fewer bits would be left
 //! to guess.
 //!
@@ -21,27 +23,27 @@
 //! Process ids are the servers' own, because tools show them. A registration ends with its session,
 //! by `Drop`.
 
+pub mod seal;
+mod sources;
+
 use std::collections::HashMap;
-use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 
-use crate::address::UpstreamAddr;
+use crate::address::{ClientAddr, UpstreamAddr};
 use crate::random;
 use crate::secret::Secret;
 use crate::wire::backend::BackendKey;
-use crate::wire::startup::{CancelRequest, MAX_CANCEL_KEY, ProtocolVersion};
+use crate::wire::startup::{CancelRequest, ProtocolVersion};
+use seal::{Opened, Seal};
+use sources::Sources;
 
-/// The first byte of a sealed key, which says what follows it: a nonce and the sealed destination.
-const FORMAT: u8 = 1;
-/// Length of an AES-GCM nonce, in bytes.
-const NONCE_LEN: usize = 12;
 /// Length of a random key in protocol 3.2, in bytes; the servers' own keys are as long.
 const RANDOM_KEY_LEN: usize = 32;
 /// Length of every key in protocol 3.0, in bytes.
@@ -66,19 +68,26 @@ pub struct Destination<T> {
 pub enum Match<T> {
     /// A session of this process.
     Session(Forward<T>),
-    /// A session whose destination was sealed in the key: one of another replica, or one that has
-    /// ended. Its target is known by name only.
+    /// A session whose destination another replica has sealed in the key. It may have ended. Its
+    /// target is known by name only.
     Sealed(Destination<String>),
     /// Perhaps a session of another replica; only the servers know.
-    OtherReplica(BackendKey),
+    OtherReplica(Guess<T>),
+    /// A session of this process that has ended.
+    Ended,
+    /// A session whose destination was sealed in the key too long ago.
+    Expired,
     /// No session.
     Unknown,
+    /// Perhaps a session; there are too many requests or wrong keys to find out.
+    OverLimit,
 }
 
 /// The cancel keys of all sessions. `T` is the target that a destination holds, and its `Display`
 /// is the target's name.
 pub struct CancelKeys<T> {
-    cipher: RandomizedNonceKey,
+    seal: Seal,
+    sources: Sources,
     /// Whether other replicas use the same key.
     is_shared: bool,
     sessions: Mutex<Sessions<T>>,
@@ -110,6 +119,28 @@ pub struct Forward<T> {
     in_flight: Arc<AtomicUsize>,
 }
 
+/// A key that may be right or wrong.
+pub struct Guess<T> {
+    keys: Arc<CancelKeys<T>>,
+    client: ClientAddr,
+    /// The key that the client has sent.
+    pub key: BackendKey,
+}
+
+impl<T> Guess<T> {
+    /// Notes that no server has been asked about the key, so that it does not count as a wrong one.
+    pub fn forget(self) {
+        self.keys.sources.give_back_guess(self.client);
+        self.keys.sources.give_back_guess_of_all();
+    }
+}
+
+impl<T> fmt::Debug for Guess<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guess").field(&self.key).finish()
+    }
+}
+
 impl<T> Forward<T> {
     /// Notes that the server has acted on the request, or has never received it, so that it cannot
     /// hit whatever its session does next. As long as this has not been called, it may hit at any
@@ -131,10 +162,9 @@ impl<T: Clone + Display> CancelKeys<T> {
                 .expect("SHA-256 has 32 bytes"),
             None => random::bytes(),
         };
-        let cipher =
-            RandomizedNonceKey::new(&AES_256_GCM, &key).expect("32 bytes are an AES-256 key");
         Self {
-            cipher,
+            seal: Seal::new(&key),
+            sources: Sources::new(Instant::now()),
             is_shared: shared.is_some(),
             sessions: Mutex::default(),
         }
@@ -147,7 +177,7 @@ impl<T: Clone + Display> CancelKeys<T> {
         version: ProtocolVersion,
     ) -> Registration<T> {
         let sealed = (version >= ProtocolVersion::V3_2)
-            .then(|| self.seal(&destination))
+            .then(|| self.seal.seal(&destination, SystemTime::now()))
             .flatten();
         let secret_key = destination.key.secret_key.clone();
         let client_key = sealed.unwrap_or_else(|| destination.key.clone());
@@ -221,25 +251,72 @@ impl<T: Clone + Display> CancelKeys<T> {
         }
     }
 
-    /// Finds the session that this request means.
-    pub fn find(&self, request: &CancelRequest) -> Match<T> {
-        let sealed = self.unseal(request);
-        let secret_key = sealed
-            .as_ref()
-            .map_or(&request.secret_key, |sealed| &sealed.key.secret_key);
-        if let Some(forward) = self.forward(request.process_id, secret_key) {
+    /// Finds the session that this request means, within the limits of its source.
+    pub fn find(self: &Arc<Self>, client: ClientAddr, request: &CancelRequest) -> Match<T> {
+        self.find_at(client, request, Instant::now(), SystemTime::now())
+    }
+
+    fn find_at(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        request: &CancelRequest,
+        now: Instant,
+        time: SystemTime,
+    ) -> Match<T> {
+        if !self.sources.request(client, now) {
+            return Match::OverLimit;
+        }
+        match self.seal.open(request, time) {
+            Some(opened) => self.find_opened(request.process_id, opened),
+            // Nobody can guess a key of this length.
+            None if request.secret_key.expose().len() >= RANDOM_KEY_LEN => self
+                .forward(request.process_id, &request.secret_key)
+                .map_or(Match::Unknown, Match::Session),
+            None => self.find_short(client, request, now),
+        }
+    }
+
+    fn find_opened(&self, process_id: u32, opened: Opened) -> Match<T> {
+        let secret_key = &opened.destination.key.secret_key;
+        if opened.is_own {
+            self.forward(process_id, secret_key)
+                .map_or(Match::Ended, Match::Session)
+        } else if opened.is_current {
+            Match::Sealed(opened.destination)
+        } else {
+            Match::Expired
+        }
+    }
+
+    /// Looks a key up that can be guessed.
+    fn find_short(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        request: &CancelRequest,
+        now: Instant,
+    ) -> Match<T> {
+        if !self.sources.guess(client, now) {
+            return Match::OverLimit;
+        }
+        if let Some(forward) = self.forward(request.process_id, &request.secret_key) {
+            self.sources.give_back_guess(client);
             return Match::Session(forward);
         }
-        match sealed {
-            Some(destination) => Match::Sealed(destination),
-            None if self.is_shared && request.secret_key.expose().len() == SHORT_KEY_LEN => {
-                Match::OtherReplica(BackendKey {
-                    process_id: request.process_id,
-                    secret_key: request.secret_key.clone(),
-                })
-            }
-            None => Match::Unknown,
+        if !self.is_shared || request.secret_key.expose().len() != SHORT_KEY_LEN {
+            return Match::Unknown;
         }
+        if !self.sources.guess_of_all(now) {
+            self.sources.give_back_guess(client);
+            return Match::OverLimit;
+        }
+        Match::OtherReplica(Guess {
+            keys: self.clone(),
+            client,
+            key: BackendKey {
+                process_id: request.process_id,
+                secret_key: request.secret_key.clone(),
+            },
+        })
     }
 
     fn forward(&self, process_id: u32, secret_key: &Secret) -> Option<Forward<T>> {
@@ -253,37 +330,6 @@ impl<T: Clone + Display> CancelKeys<T> {
             destination: entry.destination.clone(),
             in_flight: entry.in_flight.clone(),
         })
-    }
-
-    /// Seals a destination into a key. Returns `None` if it would not fit, which takes names far
-    /// longer than those of AWS.
-    fn seal(&self, destination: &Destination<T>) -> Option<BackendKey> {
-        let process_id = destination.key.process_id;
-        let mut sealed = encode(destination)?;
-        let nonce = self
-            .cipher
-            .seal_in_place_append_tag(associated_data(process_id), &mut sealed)
-            .ok()?;
-        let bytes = [&[FORMAT], &nonce.as_ref()[..], &sealed].concat();
-        (bytes.len() <= MAX_CANCEL_KEY).then(|| BackendKey {
-            process_id,
-            secret_key: Secret::new(bytes),
-        })
-    }
-
-    fn unseal(&self, request: &CancelRequest) -> Option<Destination<String>> {
-        let (&FORMAT, rest) = request.secret_key.expose().split_first()? else {
-            return None;
-        };
-        let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let mut sealed = sealed.to_vec();
-        decode(
-            request.process_id,
-            self.cipher
-                .open_in_place(nonce, associated_data(request.process_id), &mut sealed)
-                .ok()?,
-        )
     }
 }
 
@@ -309,61 +355,10 @@ impl<T> Drop for Registration<T> {
     }
 }
 
-/// The associated data of a sealed key, which is not secret but must not be changed: the key is
-/// valid for its own process id only.
-fn associated_data(process_id: u32) -> Aad<[u8; 4]> {
-    Aad::from(process_id.to_be_bytes())
-}
-
-fn encode<T: Display>(destination: &Destination<T>) -> Option<Vec<u8>> {
-    let mut bytes = match destination.address.0.ip() {
-        IpAddr::V4(ip) => [&[4], &ip.octets()[..]].concat(),
-        IpAddr::V6(ip) => [&[6], &ip.octets()[..]].concat(),
-    };
-    bytes.extend(destination.address.0.port().to_be_bytes());
-    for part in [
-        destination.key.secret_key.expose(),
-        destination.target.to_string().as_bytes(),
-        destination.server_name.to_str().as_bytes(),
-    ] {
-        bytes.push(u8::try_from(part.len()).ok()?);
-        bytes.extend(part);
-    }
-    Some(bytes)
-}
-
-fn decode(process_id: u32, mut bytes: &[u8]) -> Option<Destination<String>> {
-    let rest = &mut bytes;
-    let ip = match take(rest, 1)? {
-        [4] => IpAddr::from(<[u8; 4]>::try_from(take(rest, 4)?).ok()?),
-        _ => IpAddr::from(<[u8; 16]>::try_from(take(rest, 16)?).ok()?),
-    };
-    let port = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
-    let mut text = || {
-        take(rest, 1)
-            .and_then(|length| take(rest, usize::from(length[0])))
-            .map(<[u8]>::to_vec)
-    };
-    let (secret_key, target, server_name) = (text()?, text()?, text()?);
-    Some(Destination {
-        target: String::from_utf8(target).ok()?,
-        address: UpstreamAddr(SocketAddr::new(ip, port)),
-        server_name: ServerName::try_from(String::from_utf8(server_name).ok()?).ok()?,
-        key: BackendKey {
-            process_id,
-            secret_key: Secret::new(secret_key),
-        },
-    })
-}
-
-fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (head, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    Some(head)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn destination(address: &str) -> Destination<String> {
@@ -378,6 +373,12 @@ mod tests {
             server_name: ServerName::try_from(server_name).unwrap(),
             key,
         }
+    }
+
+    const CLIENT: ClientAddr = ClientAddr::Local(1000);
+
+    fn find(keys: &Arc<CancelKeys<String>>, request: &CancelRequest) -> Match<String> {
+        keys.find(CLIENT, request)
     }
 
     /// The session that a request means; panics if there is none.
@@ -405,41 +406,21 @@ mod tests {
         let file = Secret::new("0123456789abcdef0123456789abcdef");
         let (one, two, stranger) = (
             Arc::new(CancelKeys::<String>::new(Some(&file))),
-            CancelKeys::<String>::new(Some(&file)),
-            CancelKeys::<String>::new(None),
+            Arc::new(CancelKeys::<String>::new(Some(&file))),
+            Arc::new(CancelKeys::<String>::new(None)),
         );
         for address in ["10.0.0.5:5439", "[2001:db8::1]:5432"] {
             let registration = one.register(destination(address), ProtocolVersion::V3_2);
             assert!(registration.client_key.secret_key.expose().len() <= 256);
             assert_eq!(
-                session(two.find(&request(&registration.client_key))),
+                session(find(&two, &request(&registration.client_key))),
                 destination(address)
             );
-            assert!(is_unknown(
-                &stranger.find(&request(&registration.client_key))
-            ));
+            assert!(is_unknown(&find(
+                &stranger,
+                &request(&registration.client_key)
+            )));
         }
-    }
-
-    #[test]
-    fn a_sealed_key_with_any_byte_or_the_process_id_changed_means_no_session() {
-        let keys = Arc::new(CancelKeys::<String>::new(None));
-        let registration = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
-        let key = registration.client_key.secret_key.expose();
-        for byte in 0..key.len() {
-            let mut changed = key.to_vec();
-            changed[byte] ^= 0x10;
-            let request = CancelRequest {
-                process_id: 7,
-                secret_key: Secret::new(changed),
-            };
-            assert!(is_unknown(&keys.find(&request)), "byte {byte}");
-        }
-        let request = CancelRequest {
-            process_id: 8,
-            secret_key: registration.client_key.secret_key.clone(),
-        };
-        assert!(is_unknown(&keys.find(&request)));
     }
 
     #[test]
@@ -450,10 +431,10 @@ mod tests {
         other.key.secret_key = Secret::new([9, 9, 9, 9]);
         let two = keys.register(other.clone(), ProtocolVersion::V3_0);
         assert_eq!(
-            session(keys.find(&request(&one.client_key))),
+            session(find(&keys, &request(&one.client_key))),
             destination("10.0.0.1:5439")
         );
-        assert_eq!(session(keys.find(&request(&two.client_key))), other);
+        assert_eq!(session(find(&keys, &request(&two.client_key))), other);
     }
 
     #[test]
@@ -462,20 +443,24 @@ mod tests {
             process_id: 7,
             secret_key: Secret::new([1, 2, 3, 4]),
         };
-        assert!(is_unknown(&CancelKeys::<String>::new(None).find(&unknown)));
+        let single = Arc::new(CancelKeys::<String>::new(None));
+        assert!(is_unknown(&find(&single, &unknown)));
         let shared = Arc::new(CancelKeys::<String>::new(Some(&Secret::new([7; 32]))));
-        let Match::OtherReplica(key) = shared.find(&unknown) else {
+        let Match::OtherReplica(guess) = find(&shared, &unknown) else {
             panic!("another replica's")
         };
         assert_eq!(
-            key,
+            guess.key,
             BackendKey {
                 process_id: 7,
                 secret_key: Secret::new([1, 2, 3, 4])
             }
         );
         let registration = shared.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
-        assert_eq!(session(shared.find(&unknown)), destination("10.0.0.5:5439"));
+        assert_eq!(
+            session(find(&shared, &unknown)),
+            destination("10.0.0.5:5439")
+        );
         drop(registration);
         assert!(shared.sessions.lock().is_empty());
     }
@@ -492,21 +477,21 @@ mod tests {
                 (own.process_id, length)
             );
             assert_eq!(
-                session(keys.find(&request(&key))),
+                session(find(&keys, &request(&key))),
                 destination("10.0.0.5:5439")
             );
             assert!(
-                is_unknown(&keys.find(&request(&own))),
+                is_unknown(&find(&keys, &request(&own))),
                 "no client is told the server's own key"
             );
             drop(first);
             let second = keys.register_with_own_key(destination("10.0.0.5:5439"), version);
             assert!(
-                is_unknown(&keys.find(&request(&key))),
+                is_unknown(&find(&keys, &request(&key))),
                 "it was forgotten with its client"
             );
             assert_eq!(
-                session(keys.find(&request(&second.client_key))),
+                session(find(&keys, &request(&second.client_key))),
                 destination("10.0.0.5:5439")
             );
         }
@@ -516,9 +501,10 @@ mod tests {
     #[test]
     fn a_request_in_flight_is_known_until_it_finishes() {
         let keys = Arc::new(CancelKeys::<String>::new(None));
-        let forward = |registration: &Registration<String>| match keys
-            .find(&request(&registration.client_key))
-        {
+        let forward = |registration: &Registration<String>| match find(
+            &keys,
+            &request(&registration.client_key),
+        ) {
             Match::Session(forward) => forward,
             other => panic!("a session: {other:?}"),
         };
@@ -542,8 +528,102 @@ mod tests {
         let keys = Arc::new(CancelKeys::<String>::new(None));
         let registration = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
         let sealed = request(&registration.client_key);
-        assert!(matches!(keys.find(&sealed), Match::Session(_)));
+        assert!(matches!(find(&keys, &sealed), Match::Session(_)));
         drop(registration);
-        assert!(matches!(keys.find(&sealed), Match::Sealed(_)));
+        assert!(matches!(find(&keys, &sealed), Match::Ended));
+    }
+
+    #[test]
+    fn a_sealed_key_of_another_replica_is_refused_after_a_week() {
+        let file = Secret::new([7; 32]);
+        let [one, two] = [(); 2].map(|()| Arc::new(CancelKeys::<String>::new(Some(&file))));
+        let registration = one.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
+        let sealed = request(&registration.client_key);
+        let later = |days: u64| SystemTime::now() + Duration::from_hours(24 * days);
+        let found = |keys: &Arc<CancelKeys<String>>, days| {
+            keys.find_at(CLIENT, &sealed, Instant::now(), later(days))
+        };
+        assert!(matches!(found(&two, 6), Match::Sealed(_)));
+        assert!(matches!(found(&two, 8), Match::Expired));
+        assert!(
+            matches!(found(&one, 8), Match::Session(_)),
+            "it is still open"
+        );
+    }
+
+    #[test]
+    fn the_right_key_behind_too_many_wrong_ones_is_not_obeyed() {
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let short = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_0);
+        let mut other = destination("10.0.0.6:5439");
+        other.key.secret_key = Secret::new([9, 9, 9, 9]);
+        let sealed = keys.register(other, ProtocolVersion::V3_2);
+        let own_key =
+            keys.register_with_own_key(destination("10.0.0.7:5439"), ProtocolVersion::V3_2);
+        let (now, time) = (Instant::now(), SystemTime::now());
+        let found = |client, request: &CancelRequest| keys.find_at(client, request, now, time);
+        // Right ones do not count.
+        for _ in 0..50 {
+            assert!(matches!(
+                found(CLIENT, &request(&short.client_key)),
+                Match::Session(_)
+            ));
+        }
+        let wrong = CancelRequest {
+            process_id: 7,
+            secret_key: Secret::new([0; 4]),
+        };
+        for _ in 0..100 {
+            assert!(is_unknown(&found(CLIENT, &wrong)));
+        }
+        for (client, key, is_found) in [
+            (CLIENT, &short, false),
+            (CLIENT, &sealed, true),
+            (CLIENT, &own_key, true),
+            (ClientAddr::Local(1001), &short, true),
+        ] {
+            let found = found(client, &request(&key.client_key));
+            assert_eq!(matches!(found, Match::Session(_)), is_found, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_server_was_asked_about_is_no_wrong_key() {
+        let keys = Arc::new(CancelKeys::<String>::new(Some(&Secret::new([7; 32]))));
+        let now = Instant::now();
+        let guess = |address: u32| {
+            let request = CancelRequest {
+                process_id: 7,
+                secret_key: Secret::new([0; 4]),
+            };
+            let client = ClientAddr::Local(address);
+            keys.find_at(client, &request, now, SystemTime::now())
+        };
+        for _ in 0..150 {
+            match guess(0) {
+                Match::OtherReplica(guess) => guess.forget(),
+                other => panic!("another replica's: {other:?}"),
+            }
+        }
+        // Five sources have more guesses than all may have together.
+        let guesses = (0..500)
+            .filter(|number| matches!(guess(number % 5), Match::OtherReplica(_)))
+            .count();
+        assert_eq!(guesses, 400);
+    }
+
+    #[test]
+    fn requests_of_one_source_are_limited_whatever_their_key() {
+        let keys = Arc::new(CancelKeys::<String>::new(None));
+        let registration = keys.register(destination("10.0.0.5:5439"), ProtocolVersion::V3_2);
+        let sealed = request(&registration.client_key);
+        let (now, time) = (Instant::now(), SystemTime::now());
+        let found = (0..300)
+            .filter(|_| {
+                let found = keys.find_at(CLIENT, &sealed, now, time);
+                matches!(found, Match::Session(_))
+            })
+            .count();
+        assert_eq!(found, 200);
     }
 }

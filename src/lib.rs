@@ -167,4 +167,5 @@ mod verifier;
 pub mod wire;
 
 // For tests/fuzz.
+pub use cancel::seal::{Contents, Seal};
 pub use splice::{IdleTracker, Observer};

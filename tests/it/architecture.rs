@@ -12,7 +12,7 @@ use syn::visit::{self, Visit};
 /// permission that nobody uses may not be listed.
 const MAY_USE: [(&str, &[&str]); 32] = [
     ("main", &[]),
-    ("lib", &["splice"]),
+    ("lib", &["cancel", "splice"]),
     (
         "cli",
         &[

@@ -2,6 +2,7 @@
 //! panics where an invariant is broken.
 
 mod backend_message;
+mod cancel_key;
 mod idle_tracker;
 mod password_message;
 mod proxy_header;
@@ -14,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncReadExt, Chain};
 
 pub use backend_message::backend_message;
+pub use cancel_key::cancel_key;
 pub use idle_tracker::idle_tracker;
 pub use password_message::password_message;
 pub use proxy_header::proxy_header;
@@ -49,6 +51,7 @@ mod tests {
         let targets = [
             ("startup_packet", super::startup_packet as fn(&[u8])),
             ("backend_message", super::backend_message),
+            ("cancel_key", super::cancel_key),
             ("idle_tracker", super::idle_tracker),
             ("password_message", super::password_message),
             ("proxy_header", super::proxy_header),

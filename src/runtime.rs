@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use crate::address::ListenerAddr;
 use crate::cancel::CancelKeys;
 use crate::client::authenticate::PasswordChecker;
-use crate::client::penalty::Penalties;
 use crate::client::turns::Turns;
 use crate::config::{Config, Limits as LimitSettings, ListenerSettings, UserSettings};
 use crate::credentials::Identities;

@@ -64,7 +64,7 @@
 //! | `credentials` | How is AWS asked, with which identity, and how long are its answers good for? One file per engine |
 //! | `iam` | What do ARNs, actions and resources look like? |
 //! | `upstream` | How is a server connected, verified and logged in to? |
-//! | `cancel` | Which session does a CancelRequest mean? |
+//! | `cancel` | Which session does a CancelRequest mean, and how many may one source send? |
 //! | `splice` | How do bytes move? |
 //! | `wire` | What do the messages of the startup phase look like, and what does a SQLSTATE mean? |
 //! | `tls` | Whom do we trust, and what exactly was wrong with a certificate? Below it, the record layer of open connections |
@@ -99,7 +99,8 @@
 //! - **Secrets are `secret::Secret`**, which prints as `…`. Other crates never log below WARN: the
 //!   SDK's own lines hold passwords.
 //! - **A target's troubles are its own.** Everything that belongs to a target is in
-//!   `target::Target`. AWS identities, endpoints and credentials are made at the first login that
+//!   `target::Target`; only the line of those who want a connection is shared, by the targets of one
+//!   server. AWS identities, endpoints and credentials are made at the first login that
 //!   needs them. A panic ends one session.
 //! - **A request is its own cache key.** The request for a credential holds everything that can
 //!   change the answer, and the call is made from it alone, so nobody is given what was made for

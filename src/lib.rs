@@ -25,7 +25,7 @@
 //!
 //! | # | phase | takes → gives | module | on failure the client reads |
 //! |---|---|---|---|---|
-//! | 1 | accept | listener → `Accepted`, a newcomer's place and a worker's slot | `server` | |
+//! | 1 | accept | listener → `Accepted`, a place among the unauthenticated clients and a worker's slot | `server` | |
 //! | 2 | negotiate | PROXY header, SSLRequest or TLS, StartupMessage or CancelRequest → protected stream, `Startup` or a cancel request | `session::negotiate`, `client::negotiate` | 08P01, 0A000, 28000 |
 //! | 3 | prove | `Startup`, the listener's rules → `Proven`, who the client is, with a place among the sessions | `session::prove`, `client::authenticate` | 28P01, 28000, 57014, 08P01, 0A000, 53300 |
 //! | 4 | route | `Proven` → `Routed`: target, AWS identity, database user, database | `session::route`, `route` | 3D000, 28000, 53300 |

@@ -37,7 +37,7 @@ pub struct Metrics {
     received: Family<TargetLabels, Counter>,
     login_duration: Family<PhaseLabels, Histogram>,
     login_failures: Family<FailureLabels, Counter>,
-    newcomers_closed: Counter,
+    unauthenticated_clients_closed: Counter,
     credential_requests: Family<OutcomeLabels, Counter>,
     credentials_cached: Family<TargetLabels, Counter>,
     renewal_failing: Family<TargetLabels, Gauge>,
@@ -185,8 +185,8 @@ impl Metrics {
     }
 
     /// Reports that a client was closed to make room for others, before it had proved who it is.
-    pub fn newcomer_closed(&self) {
-        self.newcomers_closed.inc();
+    pub fn unauthenticated_client_closed(&self) {
+        self.unauthenticated_clients_closed.inc();
     }
 
     /// Reports that a credential was made that can be used for this long.
@@ -267,7 +267,7 @@ impl Default for Metrics {
             received: Family::default(),
             login_duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             login_failures: Family::default(),
-            newcomers_closed: Counter::default(),
+            unauthenticated_clients_closed: Counter::default(),
             credential_requests: Family::default(),
             credentials_cached: Family::default(),
             renewal_failing: Family::default(),
@@ -309,7 +309,11 @@ impl Metrics {
                     without a target where none was chosen yet";
         registry.register("login_failures", help, self.login_failures.clone());
         let help = "Clients that had not proved who they are, closed because there were too many";
-        registry.register("newcomers_closed", help, self.newcomers_closed.clone());
+        registry.register(
+            "unauthenticated_clients_closed",
+            help,
+            self.unauthenticated_clients_closed.clone(),
+        );
         let help = "Credentials asked for, by logins and in the background";
         registry.register(
             "credential_requests",

@@ -18,7 +18,7 @@ use crate::client::authenticate::PasswordChecker;
 use crate::client::turns::Turns;
 use crate::config::{Config, Limits as LimitSettings, ListenerSettings, UserSettings};
 use crate::credentials::Identities;
-use crate::limits::{Limit, Newcomers};
+use crate::limits::{Limit, UnauthenticatedClients};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::secret::Secret;
@@ -35,7 +35,7 @@ pub struct Runtime {
     /// When logins are told whether they are right, after repeated failures.
     pub turns: Turns,
     /// Clients that have not proved who they are.
-    pub newcomers: Newcomers,
+    pub unauthenticated_clients: UnauthenticatedClients,
     /// Every session.
     pub sessions: Arc<Registry>,
     /// How the running process is told to stop or to reload.
@@ -100,7 +100,10 @@ impl Runtime {
         Self {
             cancel_keys: Arc::new(CancelKeys::new(config.cancel_key.as_ref())),
             turns: Turns::default(),
-            newcomers: Newcomers::new(config.limits.max_sessions, metrics.clone()),
+            unauthenticated_clients: UnauthenticatedClients::new(
+                config.limits.max_sessions,
+                metrics.clone(),
+            ),
             sessions: Arc::default(),
             lifecycle,
             current: ArcSwap::from_pointee(Snapshot::new(config, &metrics)),

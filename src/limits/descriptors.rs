@@ -10,16 +10,13 @@ const RESERVE: u64 = 10;
 
 /// Whether less than the reserve is free, while this many clients hold one that have not proved who
 /// they are. A few of them may use the reserve, or nobody could come in beside many sessions.
-pub(super) fn are_scarce(newcomers: usize) -> bool {
+pub(super) fn are_scarce(clients: usize) -> bool {
     let Ok((limit, _)) = rlimit::Resource::NOFILE.get() else {
         return false;
     };
-    let (reserve, newcomers) = (
-        limit / RESERVE,
-        u64::try_from(newcomers).unwrap_or(u64::MAX),
-    );
+    let (reserve, clients) = (limit / RESERVE, u64::try_from(clients).unwrap_or(u64::MAX));
     // The common case is decided without a question to the system.
-    newcomers > reserve / 2 && open().is_some_and(|open| open > limit - reserve)
+    clients > reserve / 2 && open().is_some_and(|open| open > limit - reserve)
 }
 
 /// How many descriptors are open.

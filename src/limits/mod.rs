@@ -5,7 +5,7 @@
 //! unknown.
 
 mod descriptors;
-mod newcomers;
+mod unauthenticated;
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{ErrorKind, Refusal};
 
-pub use newcomers::{Newcomer, Newcomers};
+pub use unauthenticated::{UnauthenticatedClient, UnauthenticatedClients};
 
 /// A bound on the number of sessions that exist at the same time.
 #[derive(Debug)]

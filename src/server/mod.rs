@@ -16,7 +16,7 @@ use crate::address::ListenerAddr;
 use crate::admin::Admin;
 use crate::config::{Config, ListenerSettings};
 use crate::error::chain;
-use crate::limits::Newcomer;
+use crate::limits::UnauthenticatedClient;
 use crate::runtime::{Lifecycle, Listener, Runtime, Snapshot};
 use crate::session::{self, Accepted};
 use crate::tls::listener::ListenerTls;
@@ -243,7 +243,7 @@ impl Acceptor {
                 }
                 // The client gave up before it was accepted, which accept(2) reports as an error.
                 Err(error) if is_caused_by_client(&error) => {}
-                Err(_) if self.runtime.newcomers.make_room() => {
+                Err(_) if self.runtime.unauthenticated_clients.make_room() => {
                     tokio::time::sleep(ROOM_PAUSE).await;
                 }
                 Err(error) => {
@@ -264,7 +264,10 @@ impl Acceptor {
 
     /// Serves a connection on the worker that has a slot for it.
     fn start(&self, accepted: Accepted) {
-        let newcomer = self.runtime.newcomers.admit(accepted.address());
+        let unauthenticated = self
+            .runtime
+            .unauthenticated_clients
+            .admit(accepted.address());
         let slot = self.workers.slot();
         let worker = slot.runtime.clone();
         let (runtime, sessions) = (self.runtime.clone(), self.sessions.clone());
@@ -272,7 +275,7 @@ impl Acceptor {
         let listener = snapshot.listeners[self.index].clone();
         self.sessions.spawn_on(
             async move {
-                let client = (accepted, newcomer);
+                let client = (accepted, unauthenticated);
                 serve(client, slot, &runtime, &snapshot, &listener, &sessions).await;
             },
             &worker,
@@ -281,7 +284,7 @@ impl Acceptor {
 }
 
 async fn serve(
-    (accepted, newcomer): (Accepted, Newcomer),
+    (accepted, unauthenticated): (Accepted, UnauthenticatedClient),
     slot: WorkerSlot,
     runtime: &Runtime,
     snapshot: &Arc<Snapshot>,
@@ -296,7 +299,7 @@ async fn serve(
     match accepted {
         Ok(accepted) => {
             if let Some(established) =
-                session::open(runtime, snapshot, listener, accepted, newcomer).await
+                session::open(runtime, snapshot, listener, accepted, unauthenticated).await
             {
                 sessions.spawn(async move {
                     established.run().await;

@@ -26,7 +26,7 @@ use crate::client::negotiate::{ClientRequest, NegotiatedConnection};
 use crate::client::stream::ClientStream;
 use crate::client::{reject, version};
 use crate::error::LoginError;
-use crate::limits::{self, Newcomer, Permit};
+use crate::limits::{self, Permit, UnauthenticatedClient};
 use crate::runtime::{Listener, Runtime, Snapshot};
 use prove::Startup;
 use record::Record;
@@ -92,7 +92,7 @@ pub async fn open(
     snapshot: &Arc<Snapshot>,
     listener: &Listener,
     accepted: Accepted,
-    newcomer: Newcomer,
+    unauthenticated: UnauthenticatedClient,
 ) -> Option<Established> {
     let context = Context {
         runtime,
@@ -104,7 +104,7 @@ pub async fn open(
         mut stream,
         security,
         request,
-    } = match negotiate::negotiate(&context, accepted, &newcomer, &mut record).await {
+    } = match negotiate::negotiate(&context, accepted, &unauthenticated, &mut record).await {
         Ok(negotiated) => negotiated,
         // The client cannot be answered any more.
         Err(error) => {
@@ -115,13 +115,20 @@ pub async fn open(
     let welcomed = match request {
         Ok(ClientRequest::Cancel(request)) => {
             // There are limits on these, too, of their own.
-            newcomer.free();
+            unauthenticated.free();
             cancel::serve(&context, record.client(), &request, stream).await;
             return None;
         }
         Ok(ClientRequest::Session(message)) => {
             let startup = Startup { message, security };
-            log_in(&context, &mut stream, startup, &newcomer, &mut record).await
+            log_in(
+                &context,
+                &mut stream,
+                startup,
+                &unauthenticated,
+                &mut record,
+            )
+            .await
         }
         Err(error) => Err(error),
     };
@@ -131,7 +138,7 @@ pub async fn open(
             record.log_failed(&error);
             tokio::select! {
                 () = send_error(&mut stream, error, &record) => {}
-                () = newcomer.must_go() => {}
+                () = unauthenticated.must_go() => {}
             }
             None
         }
@@ -143,13 +150,13 @@ async fn log_in(
     context: &Context<'_>,
     stream: &mut ClientStream,
     startup: Startup,
-    newcomer: &Newcomer,
+    unauthenticated: &UnauthenticatedClient,
     record: &mut Record,
 ) -> Result<welcome::Welcomed, LoginError> {
     version::announce(stream, &startup.message)
         .await
         .map_err(|_| LoginError::ClientGone)?;
-    let proven = prove::prove(context, stream, startup, newcomer, record).await?;
+    let proven = prove::prove(context, stream, startup, unauthenticated, record).await?;
     let routed = route::route(context, proven, record)?;
     let acquired = acquire::acquire(context, stream, routed, record).await?;
     welcome::welcome(context, stream, acquired, record).await

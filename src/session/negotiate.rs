@@ -7,7 +7,7 @@ use super::{Accepted, Context};
 use crate::address::ClientAddr;
 use crate::client::negotiate::{self, NegotiatedConnection};
 use crate::error::LoginError;
-use crate::limits::Newcomer;
+use crate::limits::UnauthenticatedClient;
 use crate::wire::proxy_header;
 
 /// Negotiates with the client, and first reads a PROXY header if the listener accepts one from this
@@ -18,7 +18,7 @@ use crate::wire::proxy_header;
 pub(super) async fn negotiate(
     context: &Context<'_>,
     accepted: Accepted,
-    newcomer: &Newcomer,
+    unauthenticated: &UnauthenticatedClient,
     record: &mut Record,
 ) -> Result<NegotiatedConnection, LoginError> {
     let settings = &context.listener.settings;
@@ -35,7 +35,7 @@ pub(super) async fn negotiate(
                 {
                     let header = proxy_header::read(&mut tcp).await?;
                     let client = ClientAddr::Network(header.source.unwrap_or(peer));
-                    newcomer.comes_from(client);
+                    unauthenticated.comes_from(client);
                     record.came_through_proxy(client, header.vpc_endpoint);
                 }
                 negotiate::tcp(tcp, &settings.tls).await
@@ -46,6 +46,6 @@ pub(super) async fn negotiate(
         result = timeout_at(deadline, negotiation) => {
             result.unwrap_or(Err(LoginError::StartupTimeout))
         }
-        () = newcomer.must_go() => Err(LoginError::CrowdedOut),
+        () = unauthenticated.must_go() => Err(LoginError::CrowdedOut),
     }
 }

@@ -14,7 +14,7 @@ use crate::client::turns::Attempt;
 use crate::config::{Auth, UserSettings};
 use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::excerpt;
-use crate::limits::Newcomer;
+use crate::limits::UnauthenticatedClient;
 use crate::wire::startup::StartupMessage;
 
 /// The id of users that have none, where the kernel does not say which it is.
@@ -74,7 +74,7 @@ pub(super) async fn prove(
     context: &Context<'_>,
     stream: &mut ClientStream,
     startup: Startup,
-    newcomer: &Newcomer,
+    unauthenticated: &UnauthenticatedClient,
     record: &mut Record,
 ) -> Result<Proven, LoginError> {
     record.authenticating(startup.user()?);
@@ -91,7 +91,7 @@ pub(super) async fn prove(
     };
     let identity = tokio::select! {
         proved = proof.identify_in_turn(stream, context.deadline(record)) => proved?,
-        () = newcomer.must_go() => return Err(LoginError::CrowdedOut),
+        () = unauthenticated.must_go() => return Err(LoginError::CrowdedOut),
     };
     record.proven(&identity);
     // Who has proved nothing takes no place of a session, and learns nothing of the limits.
@@ -100,7 +100,7 @@ pub(super) async fn prove(
         _listener: context.listener.limit.acquire()?,
         user: None,
     };
-    newcomer.free();
+    unauthenticated.free();
     Ok(Proven {
         startup,
         identity,

@@ -24,7 +24,7 @@ const LARGE_SHARE: usize = 10;
 const QUIET: Duration = Duration::from_secs(10);
 
 /// The clients that have not proved who they are.
-pub struct Newcomers {
+pub struct UnauthenticatedClients {
     bounds: Bounds,
     metrics: Arc<Metrics>,
     /// What is not needed for the crowd to be reported.
@@ -32,7 +32,7 @@ pub struct Newcomers {
 }
 
 /// A client that has not proved who it is. Dropping it frees its place.
-pub struct Newcomer {
+pub struct UnauthenticatedClient {
     id: u64,
     table: Arc<Mutex<Table>>,
     must_go: CancellationToken,
@@ -87,7 +87,7 @@ impl Bounds {
     }
 }
 
-impl Newcomers {
+impl UnauthenticatedClients {
     /// Creates the places where there may be this many sessions.
     pub fn new(max_sessions: usize, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -98,7 +98,7 @@ impl Newcomers {
     }
 
     /// Gives a place to a client that has just been accepted, for which another may have to go.
-    pub fn admit(&self, address: ClientAddr) -> Newcomer {
+    pub fn admit(&self, address: ClientAddr) -> UnauthenticatedClient {
         let source = Source::of(address);
         let mut table = self.table.lock();
         let is_full = table.clients.len() >= self.bounds.all;
@@ -122,7 +122,7 @@ impl Newcomers {
         table.clients.insert(id, client);
         table.enter(source, id);
         drop(table);
-        Newcomer {
+        UnauthenticatedClient {
             id,
             table: self.table.clone(),
             must_go,
@@ -144,7 +144,7 @@ impl Newcomers {
         if let Some(client) = table.remove(id) {
             client.must_go.cancel();
         }
-        self.metrics.newcomer_closed();
+        self.metrics.unauthenticated_client_closed();
         let now = Instant::now();
         if let Some(crowd) = &mut table.crowd {
             crowd.closed += 1;
@@ -185,7 +185,7 @@ async fn report_end(table: Arc<Mutex<Table>>) {
     }
 }
 
-impl Newcomer {
+impl UnauthenticatedClient {
     /// Counts the client as coming from another address, which a PROXY header has told.
     pub fn comes_from(&self, address: ClientAddr) {
         let (source, mut table) = (Source::of(address), self.table.lock());
@@ -208,7 +208,7 @@ impl Newcomer {
     }
 }
 
-impl Drop for Newcomer {
+impl Drop for UnauthenticatedClient {
     fn drop(&mut self) {
         self.free();
     }
@@ -273,20 +273,20 @@ mod tests {
 
     use super::*;
 
-    fn newcomers(max_sessions: usize) -> Newcomers {
-        Newcomers::new(max_sessions, Arc::new(Metrics::new([].into_iter())))
+    fn clients(max_sessions: usize) -> UnauthenticatedClients {
+        UnauthenticatedClients::new(max_sessions, Arc::new(Metrics::new([].into_iter())))
     }
 
     fn client(address: &str) -> ClientAddr {
         ClientAddr::Network(SocketAddr::new(address.parse().unwrap(), 5432))
     }
 
-    fn must_go(newcomer: &Newcomer) -> bool {
-        newcomer.must_go.is_cancelled()
+    fn must_go(admitted: &UnauthenticatedClient) -> bool {
+        admitted.must_go.is_cancelled()
     }
 
-    fn count(newcomers: &Newcomers) -> usize {
-        newcomers.table.lock().clients.len()
+    fn count(clients: &UnauthenticatedClients) -> usize {
+        clients.table.lock().clients.len()
     }
 
     #[test]
@@ -303,79 +303,79 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_goes() {
-        let newcomers = newcomers(100);
+        let clients = clients(100);
         let all: Vec<_> = (0..100)
-            .map(|number| newcomers.admit(client(&format!("192.0.2.{number}"))))
+            .map(|number| clients.admit(client(&format!("192.0.2.{number}"))))
             .collect();
         assert!(!all.iter().any(must_go));
-        let newest = newcomers.admit(client("198.51.100.1"));
+        let newest = clients.admit(client("198.51.100.1"));
         assert!(must_go(&all[0]) && !all[1..].iter().any(must_go));
         assert!(!must_go(&newest));
-        assert_eq!(count(&newcomers), 100);
+        assert_eq!(count(&clients), 100);
         drop((all, newest));
-        assert_eq!(count(&newcomers), 0);
-        assert!(newcomers.table.lock().sources.is_empty());
-        assert!(newcomers.table.lock().by_size.is_empty());
+        assert_eq!(count(&clients), 0);
+        assert!(clients.table.lock().sources.is_empty());
+        assert!(clients.table.lock().by_size.is_empty());
     }
 
     #[tokio::test]
     async fn a_network_with_many_clients_loses_its_own() {
-        let newcomers = newcomers(100);
-        let first = newcomers.admit(client("192.0.2.1"));
+        let clients = clients(100);
+        let first = clients.admit(client("192.0.2.1"));
         let crowd: Vec<_> = (0..99)
-            .map(|number| newcomers.admit(client(&format!("2001:db8::{number}"))))
+            .map(|number| clients.admit(client(&format!("2001:db8::{number}"))))
             .collect();
         let _more: Vec<_> = (0..30)
-            .map(|_| newcomers.admit(client("198.51.100.1")))
+            .map(|_| clients.admit(client("198.51.100.1")))
             .collect();
         assert!(!must_go(&first));
         assert_eq!(
-            crowd.iter().filter(|newcomer| must_go(newcomer)).count(),
+            crowd.iter().filter(|admitted| must_go(admitted)).count(),
             30
         );
     }
 
     #[tokio::test]
     async fn one_network_does_not_take_all_places_of_a_large_proxy() {
-        let newcomers = newcomers(10_000);
-        let first = newcomers.admit(client("192.0.2.1"));
+        let clients = clients(10_000);
+        let first = clients.admit(client("192.0.2.1"));
         let crowd: Vec<_> = (0..5_000)
-            .map(|_| newcomers.admit(client("198.51.100.1")))
+            .map(|_| clients.admit(client("198.51.100.1")))
             .collect();
-        assert_eq!(count(&newcomers), 1 + 1_875);
+        assert_eq!(count(&clients), 1 + 1_875);
         assert!(!must_go(&first));
         drop(crowd);
     }
 
     #[tokio::test]
     async fn the_address_of_a_proxy_header_counts_in_place_of_the_balancers() {
-        let newcomers = newcomers(100);
+        let clients = clients(100);
         let crowd: Vec<_> = (0..90)
             .map(|number| {
-                let newcomer = newcomers.admit(client("10.0.0.1"));
-                newcomer.comes_from(client(&format!("192.0.2.{number}")));
-                newcomer
+                let admitted = clients.admit(client("10.0.0.1"));
+                admitted.comes_from(client(&format!("192.0.2.{number}")));
+                admitted
             })
             .collect();
-        let table = newcomers.table.lock();
+        let table = clients.table.lock();
         assert_eq!((table.sources.len(), table.by_size.len()), (90, 90));
         assert_eq!(table.held_by(Source::of(client("10.0.0.1"))), 0);
         drop(table);
         drop(crowd);
-        assert_eq!(count(&newcomers), 0);
+        assert_eq!(count(&clients), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_crowd_is_over_when_nobody_had_to_go_for_a_while() {
-        let newcomers = newcomers(1);
+        let clients = clients(1);
         let mut crowd: Vec<_> = (0..101)
-            .map(|_| newcomers.admit(client("192.0.2.1")))
+            .map(|_| clients.admit(client("192.0.2.1")))
             .collect();
         tokio::time::sleep(QUIET / 2).await;
-        crowd.push(newcomers.admit(client("192.0.2.1")));
+        crowd.push(clients.admit(client("192.0.2.1")));
         tokio::time::sleep(QUIET / 2 + Duration::from_secs(1)).await;
-        assert_eq!(newcomers.table.lock().crowd.as_ref().unwrap().closed, 2);
+        assert_eq!(clients.table.lock().crowd.as_ref().unwrap().closed, 2);
         tokio::time::sleep(QUIET).await;
-        assert!(newcomers.table.lock().crowd.is_none());
+        assert!(clients.table.lock().crowd.is_none());
     }
 }

@@ -16,6 +16,10 @@ use crate::wire::protocol::{
 /// How long a refused client may take to read the message and close.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How many bytes of a refused client are read and thrown away. Nobody sends as much before it is
+/// let in but to keep the proxy busy.
+const MAX_DISCARDED: usize = 256 * 1024;
+
 /// A refusal as a message of the protocol. Its DETAIL has the id of the session, by which the log
 /// can be searched.
 pub fn error_response(refusal: &Refusal, session: &str) -> ErrorResponse {
@@ -59,13 +63,19 @@ pub async fn send_version_2<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, r
 
 /// If the proxy closed while bytes of the client are unread, its kernel would send RST, at which
 /// the client's kernel forgets what it has received. So the rest is read and thrown away for a
-/// short time.
+/// short time, up to a bound.
 async fn send_bytes<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
     let send_and_close = async {
         stream.write_all(bytes).await?;
         stream.shutdown().await?;
         let mut discarded = [0; 4096];
-        while stream.read(&mut discarded).await? > 0 {}
+        let mut left = MAX_DISCARDED;
+        while left > 0 {
+            match stream.read(&mut discarded).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
         std::io::Result::Ok(())
     };
     // If this fails, nobody is left to be told.

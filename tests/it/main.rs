@@ -20,6 +20,7 @@ mod documents;
 mod engines;
 mod failures;
 mod faults;
+mod hostile_peers;
 mod identity;
 mod journeys;
 mod limits;

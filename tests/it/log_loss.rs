@@ -31,7 +31,7 @@ fn with_log(aws: &Aws, config: &str, log: impl Into<Stdio>) -> Proxy {
 /// A proxy whose first log line has to wait already.
 fn with_stalled_log(aws: &Aws, config: &str) -> (Proxy, PipeReader) {
     let (reader, mut writer) = std::io::pipe().unwrap();
-    writer.write_all(&[b'\n'; PIPE_SIZE]).unwrap();
+    writer.write_all(&vec![b'\n'; PIPE_SIZE]).unwrap();
     (with_log(aws, config, writer), reader)
 }
 

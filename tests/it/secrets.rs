@@ -1,6 +1,7 @@
 //! Does any secret of a whole day appear in anything that the proxy writes, and in any form?
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use base64::Engine as _;
@@ -199,25 +200,41 @@ fn live(format: &str) -> Day {
         .envs(aws.env());
     let proxy = Proxy::start(run, 5);
 
-    // All methods, with right and wrong passwords.
+    log_in_by_all_methods(&mut day, &proxy, &files, &client);
+    let trusting = proxy.addresses[3];
+    cancel_queries(&mut day, trusting);
+    meet_refusals(&mut day, &aws, trusting, format);
+    day.written += &scrape(admin_address(&proxy).unwrap());
+    run_other_commands(&mut day, &aws, &config, &files, &verifier);
+
+    // Lines are written in their order, so this one is the last.
+    let parameters = [("user", "the-end"), ("database", "nowhere")];
+    day.refusal(Client::log_in(trusting, &parameters), "3D000");
+    proxy.log_line(&["login refused", "the-end"]);
+    day.written += &proxy.log();
+    day.written += &proxy.printed;
+
+    add_issued_secrets(&mut day, &aws);
+    day
+}
+
+/// Uses all methods, with right and wrong passwords.
+fn log_in_by_all_methods(day: &mut Day, proxy: &Proxy, files: &TlsFiles, client: &Identity) {
     for (listener, user) in [(0, "ana"), (1, "mia"), (2, "ana")] {
-        assert!(
-            day.psql(&proxy, listener, user, PASSWORD),
-            "{}",
-            day.written
-        );
-        assert!(!day.psql(&proxy, listener, user, WRONG_PASSWORD));
-        assert!(!day.psql(&proxy, listener, "nobody", WRONG_PASSWORD));
+        assert!(day.psql(proxy, listener, user, PASSWORD), "{}", day.written);
+        assert!(!day.psql(proxy, listener, user, WRONG_PASSWORD));
+        assert!(!day.psql(proxy, listener, "nobody", WRONG_PASSWORD));
     }
-    let shown = TlsClient::showing(&files.authority.certificate, &client);
+    let shown = TlsClient::showing(&files.authority.certificate, client);
     let stream = shown.ssl_request(proxy.addresses[4]).unwrap();
     let parameters = [("user", "ana"), ("database", "app")];
     let mut over_tls = Client::log_in_over(stream, V3_2, &parameters).unwrap();
     assert_eq!(over_tls.value("select current_user"), "jane_doe");
     day.secret("a sealed cancel key", &over_tls.key[4..]);
+}
 
-    // Cancel requests, right ones and one that is wrong in its last byte.
-    let trusting = proxy.addresses[3];
+/// Sends right keys, and some that are wrong in their last byte.
+fn cancel_queries(day: &mut Day, trusting: SocketAddr) {
     for version in [V3_0, V3_2] {
         let parameters = [("user", "x"), ("database", "app")];
         let mut client = Client::log_in_with(trusting, version, &parameters).unwrap();
@@ -232,8 +249,11 @@ fn live(format: &str) -> Day {
             day.secret("a cancel key", &key[4..]);
         }
     }
+}
 
-    // Credentials that AWS makes, does not make, and that servers refuse.
+/// Asks for credentials that AWS makes, for some that it does not make, and has servers refuse some.
+fn meet_refusals(day: &mut Day, aws: &Aws, trusting: SocketAddr, format: &str) {
+    let bed = Testbed::shared();
     let log_in = |user: &str, database: &str| {
         Client::log_in(trusting, &[("user", user), ("database", database)])
     };
@@ -263,9 +283,11 @@ fn live(format: &str) -> Day {
     bed.rds().refuse_next_of(&user, 2);
     day.refusal(log_in(&user, "closed"), "08004");
     day.refusal(log_in("x", "nowhere"), "3D000");
+}
 
-    // Other things that are written: metrics, checks of the configuration, mistakes in it.
-    day.written += &scrape(admin_address(&proxy).unwrap());
+/// Checks the configuration, and others with mistakes in them.
+fn run_other_commands(day: &mut Day, aws: &Aws, config: &str, files: &TlsFiles, verifier: &str) {
+    let file = config_file(config);
     for arguments in [&["--offline"][..], &["--json", "--user", "ana"]] {
         let mut check = command();
         check
@@ -279,9 +301,9 @@ fn live(format: &str) -> Day {
     let mut policy = command();
     assert!(day.output(policy.arg("policy").arg("--config").arg(&file)));
     let mistakes = [
-        config.replace(&verifier, PASSWORD),
-        config.replace(&verifier, &verifier[..verifier.len() - 2]),
-        config.replace(&verifier, &format!("{verifier}\"x")),
+        config.replace(verifier, PASSWORD),
+        config.replace(verifier, &verifier[..verifier.len() - 2]),
+        config.replace(verifier, &format!("{verifier}\"x")),
         config.replace(&files.path("cancel.key"), &files.path("server.key")),
         config.replace("[user.mia]", "[user.ana]"),
         config.replace(&files.path("server.key"), &files.path("server.pem")),
@@ -303,13 +325,11 @@ fn live(format: &str) -> Day {
                 .arg(&*config_file(&users))
         )
     );
+}
 
-    // Lines are written in their order, so this one is the last.
-    day.refusal(log_in("the-end", "nowhere"), "3D000");
-    proxy.log_line(&["login refused", "the-end"]);
-    day.written += &proxy.log();
-    day.written += &proxy.printed;
-
+/// Adds what AWS has given out meanwhile.
+fn add_issued_secrets(day: &mut Day, aws: &Aws) {
+    let bed = Testbed::shared();
     day.secret("our AWS secret key", aws.secret_access_key());
     for secret in bed.accounts().secrets() {
         day.secret("an AWS secret key or session token", secret);
@@ -326,7 +346,6 @@ fn live(format: &str) -> Day {
         }
         day.secret("a token", token);
     }
-    day
 }
 
 fn md5_of(text: &str) -> String {

@@ -56,7 +56,7 @@ fuzz: $(CARGO_FUZZ) ## Run each fuzz target for FUZZ_SECONDS (30), on nightly Ru
 	for target in $$(cargo +nightly fuzz list --fuzz-dir tests/fuzz); do \
 	    mkdir -p tests/fuzz/corpus/$$target; \
 	    cargo +nightly fuzz run --fuzz-dir tests/fuzz $$target \
-	        tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS); \
+	        tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10; \
 	done
 
 .PHONY: lint

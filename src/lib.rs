@@ -72,6 +72,7 @@
 //! | `error` | Who is to blame, with which SQLSTATE, and what may the client read? |
 //! | `metrics`, `telemetry` | What is counted, and where do log lines go? |
 //! | `nearest` | Which known name did a person probably mean? |
+//! | `fuzzing` | What do the fuzz targets call that nobody else outside does? |
 //! | `excerpt` | How much of a text that somebody else chose is shown? |
 //! | `address`, `random`, `secret` | Whose address is it, where do random bytes come from, and what must never be printed? |
 //!
@@ -146,6 +147,7 @@ mod config;
 mod credentials;
 mod error;
 mod excerpt;
+pub mod fuzzing;
 mod iam;
 mod limits;
 mod metrics;

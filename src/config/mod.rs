@@ -28,7 +28,7 @@ mod values;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,4 +143,25 @@ pub fn load(file: Option<&Path>, target_urls: &[String]) -> Result<Config, Confi
     };
     let checked = check::check(file, target_urls)?;
     load::load(checked)
+}
+
+/// Checks the text of a file and target URLs, without the files that they name.
+///
+/// # Errors
+/// All problems, as they are printed.
+pub fn check_texts(file: Option<(PathBuf, String)>, target_urls: &[String]) -> Result<(), String> {
+    let checked = check::check(file, target_urls).map_err(|error| error.to_string())?;
+    match checked.problems.into_error() {
+        Some(error) => Err(error.to_string()),
+        None => Ok(()),
+    }
+}
+
+/// The names in the text of a users file, and what is wrong with its other lines.
+pub fn check_users_file(text: &str) -> (Vec<String>, Vec<String>) {
+    let users_file::UsersFile { users, mistakes } = users_file::parse(text);
+    (
+        users.into_iter().map(|(name, _)| name).collect(),
+        mistakes.into_iter().map(|mistake| mistake.text).collect(),
+    )
 }

@@ -10,7 +10,7 @@ use syn::visit::{self, Visit};
 
 /// What each module may use, from the top down. A module that is not listed may not exist, and a
 /// permission that nobody uses may not be listed.
-const MAY_USE: [(&str, &[&str]); 32] = [
+const MAY_USE: [(&str, &[&str]); 33] = [
     ("main", &[]),
     ("lib", &["cancel", "splice"]),
     (
@@ -31,6 +31,7 @@ const MAY_USE: [(&str, &[&str]); 32] = [
             "wire",
         ],
     ),
+    ("fuzzing", &["client", "config", "secret", "verifier"]),
     ("telemetry", &["config"]),
     (
         "server",

@@ -1,12 +1,14 @@
-//! What must hold for any bytes that a peer can send? Each fuzz target has a function here, which
+//! What must hold for any bytes that a peer can send or a file can hold? Each fuzz target has a function here, which
 //! panics where an invariant is broken.
 
 mod backend_message;
 mod cancel_key;
+mod configuration;
 mod idle_tracker;
 mod password_message;
 mod proxy_header;
 mod scram;
+mod scram_login;
 mod startup_packet;
 
 use std::pin::pin;
@@ -16,10 +18,12 @@ use tokio::io::{AsyncReadExt, Chain};
 
 pub use backend_message::backend_message;
 pub use cancel_key::cancel_key;
+pub use configuration::{configuration, target_url, users_file};
 pub use idle_tracker::idle_tracker;
 pub use password_message::password_message;
 pub use proxy_header::proxy_header;
 pub use scram::scram;
+pub use scram_login::scram_login;
 pub use startup_packet::startup_packet;
 
 /// Polls a future that reads from memory, which is never pending.
@@ -56,6 +60,10 @@ mod tests {
             ("password_message", super::password_message),
             ("proxy_header", super::proxy_header),
             ("scram", super::scram),
+            ("scram_login", super::scram_login),
+            ("configuration", super::configuration),
+            ("target_url", super::target_url),
+            ("users_file", super::users_file),
         ];
         for (name, target) in targets {
             let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))

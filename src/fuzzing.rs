@@ -1,0 +1,47 @@
+//! What do the fuzz targets in `tests/fuzz` call that nobody else outside of this crate does?
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::client::authenticate::{Challenge, ExchangeMethod, PasswordChecker, authenticate};
+use crate::config;
+use crate::secret::Secret;
+use crate::verifier::Verifier;
+
+/// Reads and checks the text of a configuration file, without the files that it names. Returns what
+/// the operator is told.
+pub fn configuration(text: &str) -> Result<(), String> {
+    config::check_texts(Some((PathBuf::from("fuzz.toml"), text.to_string())), &[])
+}
+
+/// The same for a target URL.
+pub fn target_url(url: &str) -> Result<(), String> {
+    config::check_texts(None, &[url.to_string()])
+}
+
+/// Reads a users file. Returns the names, and what the operator is told about the other lines.
+pub fn users_file(text: &str) -> (Vec<String>, Vec<String>) {
+    config::check_users_file(text)
+}
+
+/// Challenges a client with SCRAM, who may or may not be a user with this verifier. Returns what
+/// the client is told; `Ok` means that it has proved to know the password.
+pub async fn scram_login<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    verifier: Option<&str>,
+    channel_binding: Option<&[u8]>,
+) -> Result<(), String> {
+    let password_checker = PasswordChecker::new(Secret::new(*b"fuzz"), NonZeroU32::MIN);
+    let verifier = verifier.map(|text| Verifier::parse(text).expect("it is a verifier"));
+    let challenge = Challenge {
+        user: "ana",
+        verifier: verifier.as_ref(),
+        channel_binding,
+        password_checker: &password_checker,
+    };
+    authenticate(stream, ExchangeMethod::ScramSha256, &challenge)
+        .await
+        .map_err(|error| error.to_string())
+}

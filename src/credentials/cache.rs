@@ -249,14 +249,6 @@ impl<V: Expires> Slot<V> {
         }
         Some(loader.load().await.map(|made| self.store(name, made)))
     }
-
-    fn has_usable_value(&self) -> bool {
-        self.state
-            .lock()
-            .value
-            .as_ref()
-            .is_some_and(|value| !value.use_until().has_passed())
-    }
 }
 
 /// Replaces a value before it expires, then its replacement, and so on for as long as each is used.
@@ -450,11 +442,16 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(counter.calls() >= 4, "{} values", counter.calls());
-        // Logins stop, so the current value is replaced once more at most. Asking
-        // `has_usable_value` does not count as using it.
+        // Logins stop, so the current value is replaced once more at most. Looking
+        // at the slot does not count as using it.
         let at_the_stop = counter.calls();
         let slot = cache.slot("key".to_string());
-        wait_until(|| !slot.has_usable_value()).await;
+        wait_until(|| {
+            let state = slot.state.lock();
+            let value = state.value.as_ref();
+            value.is_none_or(|value| value.use_until().has_passed())
+        })
+        .await;
         assert!(
             counter.calls() <= at_the_stop + 1,
             "{} after {at_the_stop}",

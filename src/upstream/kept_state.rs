@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn names_from_the_configuration_stay_names() {
-        let names = [r#"it's"#, r#"post\gis"#, r#"a","b"#];
+        let names = ["it's", r"post\gis", r#"a","b"#];
         assert_eq!(
             name_array(&[&names]),
             r#"E'{"it''s","post\\\\gis","a\\",\\"b"}'::pg_catalog.name[]"#

@@ -486,18 +486,18 @@ impl<L: LogIn> Pool<L> {
         let client = {
             let mut state = self.state.lock();
             let index = state.sessions.iter().position(|pooled| pooled.id == id);
-            index.and_then(|index| match state.first_waiting(index) {
-                Some(client) => Some((client, state.sessions.remove(index).permit)),
-                None => {
-                    let pooled = &mut state.sessions[index];
-                    pooled.is_being_reset = false;
-                    pooled.ready = Some(Readiness {
-                        thread,
-                        address: upstream,
-                        since: (Instant::now(), SystemTime::now()),
-                    });
-                    None
+            index.and_then(|index| {
+                if let Some(client) = state.first_waiting(index) {
+                    return Some((client, state.sessions.remove(index).permit));
                 }
+                let pooled = &mut state.sessions[index];
+                pooled.is_being_reset = false;
+                pooled.ready = Some(Readiness {
+                    thread,
+                    address: upstream,
+                    since: (Instant::now(), SystemTime::now()),
+                });
+                None
             })
         };
         let Some((client, permit)) = client else {

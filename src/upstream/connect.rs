@@ -57,6 +57,9 @@ pub enum ConnectError {
     /// Bytes arrived between the answer and TLS (CVE-2021-23222).
     #[error("received unencrypted data after SSL response from {0}")]
     UnencryptedData(UpstreamAddr),
+    /// The server accepted the connection and said nothing.
+    #[error("{address} did not answer the SSLRequest within {} s", STEP_TIMEOUT.as_secs())]
+    NoAnswer { address: UpstreamAddr },
     /// The connection broke before TLS.
     #[error("{address} closed or failed during SSL exchange")]
     SslExchange {
@@ -87,6 +90,9 @@ impl From<ConnectError> for Refusal {
             }
             ConnectError::UnencryptedData(_) => {
                 "received unencrypted data after SSL response from the database server"
+            }
+            ConnectError::NoAnswer { .. } => {
+                "the database server did not answer the SSLRequest in time"
             }
             ConnectError::SslExchange { .. } => {
                 "the database server closed the connection during SSL exchange"
@@ -211,8 +217,9 @@ impl TcpConnection {
         // Neither option is worth failing a login for when the kernel refuses it.
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
-        let answer = with_step_timeout(request_tls(&mut tcp))
+        let answer = timeout(STEP_TIMEOUT, request_tls(&mut tcp))
             .await
+            .map_err(|_| ConnectError::NoAnswer { address })?
             .map_err(|error| ConnectError::SslExchange { address, error })?;
         match answer {
             SslResponse::Yes => {}

@@ -1071,6 +1071,24 @@ fn a_firewall_that_drops_everything() {
 }
 
 #[test]
+fn a_server_that_accepts_and_says_nothing() {
+    let aws = Testbed::shared().aws();
+    let port = answer_ssl_request(b"");
+    let address = format!("127.0.0.1:{port}");
+    assert_fails(
+        &aws,
+        &at_port(port, "").replace("localhost", "127.0.0.1"),
+        "tls",
+        [
+            &format!("{address} did not answer the SSLRequest within 8 s"),
+            &format!("{address} accepts connections, and then nothing comes back"),
+            "see whether the server hangs or is overloaded, and whether what is between is a \
+             tunnel or a load balancer without a server behind it",
+        ],
+    );
+}
+
+#[test]
 fn a_server_without_tls() {
     let aws = Testbed::shared().aws();
     let port = answer_ssl_request(b"N");

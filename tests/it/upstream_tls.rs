@@ -113,6 +113,16 @@ fn a_server_that_closes_the_connection_fails_the_login() {
 }
 
 #[test]
+fn a_server_that_accepts_and_says_nothing_is_said_to_have_timed_out() {
+    assert_login_refused(
+        answer_ssl_request(b""),
+        "",
+        "the database server did not answer the SSLRequest in time",
+        "did not answer the SSLRequest within 8 s",
+    );
+}
+
+#[test]
 fn a_certificate_for_another_name_is_refused() {
     let (_front, port) = port_with(ServerCertificate::WrongName);
     let cause = "the server's certificate is not for localhost; it names other.example.com";

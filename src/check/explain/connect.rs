@@ -31,6 +31,11 @@ pub fn connect(error: &ConnectError, login: CheckedLogin<'_>) -> Failure {
                 advice: tls(failure, login),
             };
         }
+        ConnectError::NoAnswer { address } => Advice::new(
+            format!("{address} accepts connections, and then nothing comes back"),
+            "see whether the server hangs or is overloaded, and whether what is between is a \
+             tunnel or a load balancer without a server behind it",
+        ),
         ConnectError::ErrorInSslExchange(_)
         | ConnectError::UnexpectedAnswer { .. }
         | ConnectError::UnencryptedData(_)

@@ -17,7 +17,8 @@ use crate::wire::backend::{
 };
 use crate::wire::frontend::{sasl_initial_response, sasl_response, startup_message};
 use crate::wire::protocol::TRANSACTION_STATUS_IDLE;
-use crate::wire::{ReadError, Violation, scram};
+use crate::wire::scram::ScramClient;
+use crate::wire::{ReadError, Violation};
 
 /// Timeout for the whole login. A paused Aurora Serverless cluster takes up to half a minute to
 /// wake up, and a busy Redshift cluster takes as long to answer.
@@ -157,8 +158,10 @@ async fn authenticate(
         ..
     } = connection;
     // Whether the server has seen the password: only then does its refusal mean that the password
-    // is wrong.
+    // is wrong. A server asks once; if it could ask again, so could a hostile one, for a costly
+    // answer each time.
     let mut answered = false;
+    let mut notices = 0;
     loop {
         let request = match parse(read_message(stream).await?)? {
             BackendMessage::Authentication(request) => request,
@@ -168,7 +171,16 @@ async fn authenticate(
                 return Err(UpstreamLoginError::PasswordRefused(error));
             }
             BackendMessage::Error(error) => return Err(UpstreamLoginError::Refused(error)),
-            BackendMessage::Notice(_) => continue,
+            BackendMessage::Notice(raw) => {
+                notices += raw.length();
+                if notices > MAX_SETTINGS {
+                    return Err(violation(format!(
+                        "the server sent more than {MAX_SETTINGS} bytes of notices before it let \
+                         us in"
+                    )));
+                }
+                continue;
+            }
             BackendMessage::ParameterStatus(_)
             | BackendMessage::BackendKeyData(_)
             | BackendMessage::ReadyForQuery(_) => {
@@ -186,6 +198,12 @@ async fn authenticate(
         };
         match request {
             Authentication::Ok => return Ok(()),
+            _ if answered => {
+                return Err(unexpected(
+                    "the result of the authentication",
+                    "another authentication request",
+                ));
+            }
             Authentication::Sasl { mechanisms } => {
                 let binding = certificate.end_point_binding();
                 exchange_scram(stream, &mechanisms, binding, password).await?;
@@ -234,8 +252,8 @@ async fn exchange_scram(
     binding: Option<Vec<u8>>,
     password: &Secret,
 ) -> Result<(), UpstreamLoginError> {
-    let mut exchange = scram::ScramClient::begin(mechanisms, password.expose(), binding)
-        .ok_or_else(|| {
+    let mut exchange =
+        ScramClient::begin(mechanisms, password.expose(), binding).ok_or_else(|| {
             UpstreamLoginError::Unsupported(format!(
                 "SASL with {} only (authentication code 10)",
                 mechanisms.join(", ")
@@ -247,9 +265,11 @@ async fn exchange_scram(
     )
     .await?;
     match next_sasl(stream).await? {
-        Authentication::SaslContinue(message) => exchange
-            .server_first(&message)
-            .map_err(|error| malformed_scram(&error))?,
+        Authentication::SaslContinue(message) => {
+            exchange = answer_first(exchange, message)
+                .await
+                .map_err(|error| malformed_scram(&error))?;
+        }
         _ => return Err(unexpected("SASLContinue", "another authentication request")),
     }
     send(stream, sasl_response(exchange.message()).expose()).await?;
@@ -259,6 +279,20 @@ async fn exchange_scram(
             .map_err(|error| malformed_scram(&error)),
         _ => Err(unexpected("SASLFinal", "another authentication request")),
     }
+}
+
+/// Takes in the server's first message, on a thread of its own if that takes long: a hostile server
+/// chooses how long, and this thread serves other sessions too.
+async fn answer_first(mut exchange: ScramClient, message: Bytes) -> io::Result<ScramClient> {
+    if ScramClient::is_quick(&message) {
+        exchange.server_first(&message)?;
+        return Ok(exchange);
+    }
+    let answering = tokio::task::spawn_blocking(move || {
+        exchange.server_first(&message)?;
+        Ok(exchange)
+    });
+    answering.await.map_err(io::Error::other)?
 }
 
 async fn next_sasl(
@@ -331,4 +365,38 @@ fn malformed_scram(error: &io::Error) -> UpstreamLoginError {
 
 fn violation(text: String) -> UpstreamLoginError {
     Violation(text.into()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    /// Whether the answer to a server that asks for this many iterations is there at once.
+    async fn is_answered_at_once(iterations: u32) -> bool {
+        let exchange = ScramClient::begin(&["SCRAM-SHA-256".to_string()], b"pw", None).unwrap();
+        let first = std::str::from_utf8(exchange.message()).unwrap();
+        let nonce = first.split_once(",r=").unwrap().1;
+        let message = format!("r={nonce}server,s=c2FsdA==,i={iterations}");
+        let mut answer = pin!(answer_first(exchange, message.into()));
+        let at_once = answer
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        let is_ready = at_once.is_ready();
+        if !is_ready {
+            let exchange = answer.await.unwrap();
+            assert!(exchange.message().starts_with(b"c=biws,r="));
+        }
+        is_ready
+    }
+
+    #[tokio::test]
+    async fn many_iterations_are_computed_on_another_thread() {
+        assert!(is_answered_at_once(4_096).await);
+        assert!(is_answered_at_once(10_000).await);
+        assert!(!is_answered_at_once(10_001).await);
+        assert!(!is_answered_at_once(100_000).await);
+    }
 }

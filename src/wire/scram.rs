@@ -9,9 +9,10 @@ use postgres_protocol::authentication::sasl::{
     ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
 };
 
-/// The most iterations that a server may ask for. PostgreSQL's default is 4096, and they are
-/// computed on a thread that serves other sessions too.
+/// The most iterations that a server may ask for. PostgreSQL's default is 4096.
 pub const MAX_SERVER_ITERATIONS: u32 = 100_000;
+/// Up to this number of iterations, which takes a few milliseconds, another thread is not worth it.
+const MAX_QUICK_ITERATIONS: u32 = 10_000;
 
 /// The client's side of a SCRAM exchange.
 pub struct ScramClient {
@@ -55,19 +56,17 @@ impl ScramClient {
     /// # Errors
     /// When the message is malformed, or asks for more than [`MAX_SERVER_ITERATIONS`].
     pub fn server_first(&mut self, message: &[u8]) -> io::Result<()> {
-        let iterations = message
-            .split(|&byte| byte == b',')
-            .find_map(|field| field.strip_prefix(b"i="))
-            .unwrap_or_default();
-        match std::str::from_utf8(iterations)
-            .ok()
-            .and_then(|digits| digits.parse().ok())
-        {
+        match iterations(message) {
             Some(1..=MAX_SERVER_ITERATIONS) => self.scram.update(message),
             _ => Err(io::Error::other(format!(
                 "SCRAM iteration count is not in 1 to {MAX_SERVER_ITERATIONS}"
             ))),
         }
+    }
+
+    /// Whether the server's first message is taken in, or refused, without much computation.
+    pub fn is_quick(message: &[u8]) -> bool {
+        iterations(message).is_none_or(|iterations| iterations <= MAX_QUICK_ITERATIONS)
     }
 
     /// Takes in the server's last message, and verifies that the server knows the password too.
@@ -77,6 +76,14 @@ impl ScramClient {
     pub fn server_final(&mut self, message: &[u8]) -> io::Result<()> {
         self.scram.finish(message)
     }
+}
+
+/// The number of iterations that the server's first message asks for.
+fn iterations(message: &[u8]) -> Option<u32> {
+    let digits = message
+        .split(|&byte| byte == b',')
+        .find_map(|field| field.strip_prefix(b"i="))?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use std::process::Command;
 use testbed::Testbed;
 
 use crate::support::client::{Client, V3_0, V3_2, connect, read_reply, startup_packet};
-use crate::support::proxy::{Proxy, rds_config, redshift_config};
+use crate::support::pki::Authority;
+use crate::support::proxy::{Proxy, config_file, rds_config, redshift_config};
+use crate::support::server::{TlsServerStream, serve_tls};
 
 #[test]
 fn psql_logs_in_without_a_password_to_both_engines() {
@@ -318,4 +320,65 @@ fn several_targets_on_one_listener_are_chosen_by_database_name() {
         (error.sqlstate(), error.message()),
         ("3D000", "no target \"elsewhere\" on this address")
     );
+}
+
+/// The message that a client reads when the server's side of its login goes like this, and the
+/// proxy's log.
+fn refusal_by(
+    script: impl Fn(&mut TlsServerStream) -> std::io::Result<()> + Send + 'static,
+) -> (String, String, Proxy) {
+    let authority = Authority::new("scripted");
+    let ca_file = config_file(&authority.certificate);
+    let port = serve_tls(&authority.server(), script);
+    let keys = format!("host = \"localhost\"\nport = {port}\ndb_user = \"jane_doe\"\n");
+    let bed = Testbed::shared();
+    let config = rds_config(&keys).replace(
+        &bed.ca_file().display().to_string(),
+        &ca_file.display().to_string(),
+    );
+    let proxy = Proxy::with_config(&bed.aws(), &config);
+    let error = Client::log_in(proxy.address(), &[("user", "x")])
+        .err()
+        .expect("there is no login");
+    (
+        error.sqlstate().to_string(),
+        error.message().to_string(),
+        proxy,
+    )
+}
+
+#[test]
+fn a_server_that_asks_for_the_password_twice_is_refused() {
+    for again in [
+        &b"R\0\0\0\x08\0\0\0\x03"[..],
+        b"R\0\0\0\x0c\0\0\0\x05salt",
+        b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0",
+    ] {
+        let (sqlstate, message, proxy) = refusal_by(move |stream| {
+            stream.write_all(b"R\0\0\0\x0c\0\0\0\x05salt")?;
+            // The answer to MD5 is always as long as this.
+            stream.read_exact(&mut [0; 41])?;
+            stream.write_all(again)?;
+            stream.read_to_end(&mut Vec::new()).map(drop)
+        });
+        assert_eq!(
+            (sqlstate.as_str(), message.as_str()),
+            ("08P01", "the database server does not follow the protocol")
+        );
+        proxy.log_line(&["login refused", "another authentication request"]);
+    }
+}
+
+#[test]
+fn a_server_that_sends_notices_without_end_before_the_login_is_refused() {
+    let (sqlstate, _, proxy) = refusal_by(|stream| {
+        let notice = [&b"N\0\0\x04\x0cM"[..], &[b'x'; 1_029], b"\0\0"].concat();
+        // As much as 10 MB would come, if the proxy read on.
+        for _ in 0..10_000 {
+            stream.write_all(&notice[..])?;
+        }
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    });
+    assert_eq!(sqlstate, "08P01");
+    proxy.log_line(&["login refused", "bytes of notices before it let us in"]);
 }

@@ -5,6 +5,16 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::pki::Identity;
+
+/// The server's side of an encrypted connection.
+pub type TlsServerStream = StreamOwned<ServerConnection, TcpStream>;
+
 /// Runs `script` for every connection until the process ends, and returns the port.
 pub fn serve(script: impl Fn(TcpStream) + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -84,5 +94,39 @@ pub fn answer_ssl_request(answer: &'static [u8]) -> u16 {
         if stream.read_exact(&mut request).is_ok() && stream.write_all(answer).is_ok() {
             let _ = stream.read_to_end(&mut Vec::new());
         }
+    })
+}
+
+/// Agrees to TLS with this certificate, reads the startup packet, and hands the connection to
+/// `script`.
+pub fn serve_tls(
+    identity: &Identity,
+    script: impl Fn(&mut TlsServerStream) -> std::io::Result<()> + Send + 'static,
+) -> u16 {
+    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let config = Arc::new(config);
+    serve(move |mut tcp| {
+        let talk = || {
+            tcp.read_exact(&mut [0; 8])?;
+            tcp.write_all(b"S")?;
+            let connection = ServerConnection::new(config.clone()).unwrap();
+            let mut stream = StreamOwned::new(connection, tcp);
+            let mut length = [0; 4];
+            stream.read_exact(&mut length)?;
+            let rest = u32::from_be_bytes(length) as usize - length.len();
+            stream.read_exact(&mut vec![0; rest])?;
+            script(&mut stream)
+        };
+        // The proxy may close the connection at any moment.
+        let _: std::io::Result<()> = talk();
     })
 }

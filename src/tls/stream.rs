@@ -47,24 +47,14 @@ pub struct TlsStream<T> {
 }
 
 impl<T> TlsStream<T> {
-    pub(super) fn new(
-        io: T,
-        records: RecordLayer,
-        received: Vec<u8>,
-        plaintext: Vec<u8>,
-        unsent: Vec<u8>,
-    ) -> Self {
-        let received = if received.is_empty() {
-            Vec::new()
-        } else {
-            received
-        };
+    pub(super) fn new(io: T, records: RecordLayer, mut received: Vec<u8>, unsent: Vec<u8>) -> Self {
+        received.shrink_to_fit();
         let (records, unsent) = (records.into(), unsent.into());
         Self {
             io,
             records,
             received,
-            plaintext,
+            plaintext: Vec::new(),
             taken: 0,
             unsent,
             peer_closed: false,
@@ -77,14 +67,14 @@ impl<T> TlsStream<T> {
         &self.io
     }
 
-    /// Makes the key due for replacement after this many records.
+    /// Makes the key due for replacement after this many AES blocks.
     #[cfg(test)]
-    pub(crate) fn update_key_after(&mut self, records: u64) {
-        self.records.update_key_after(records);
+    pub(crate) fn update_key_after(&mut self, blocks: u64) {
+        self.records.update_key_after(blocks);
     }
 
-    #[cfg(test)]
-    pub(super) fn get_mut(&mut self) -> &mut T {
+    /// The connection below TLS. Whoever reads from it or writes to it ends TLS.
+    pub fn get_mut(&mut self) -> &mut T {
         &mut self.io
     }
 
@@ -109,6 +99,11 @@ impl<T> TlsStream<T> {
     /// The same as those of [`RecordLayer::update_key_if_due`].
     pub fn update_key_if_due(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
         self.records.update_key_if_due(slot)
+    }
+
+    /// Whether nothing more should be sealed, as [`RecordLayer::is_worn_out`] says.
+    pub fn is_worn_out(&self) -> bool {
+        self.records.is_worn_out()
     }
 }
 
@@ -377,6 +372,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.is_worn_out() {
+            return Poll::Ready(Err(RecordError::KeyExhausted.into()));
+        }
         // The last bytes of a handshake go out together with the first message.
         if this.unsent.bytes().len() > LOGIN_READ {
             ready!(this.poll_send_unsent(cx))?;

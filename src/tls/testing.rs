@@ -92,7 +92,7 @@ where
 {
     let connector = TlsConnector::from(configs.client.clone());
     let (ours, theirs) = tokio::join!(
-        handshake::accept(configs.server.clone(), near),
+        handshake::accept(configs.server.clone(), false, near),
         connector.connect(localhost(), far)
     );
     (
@@ -108,7 +108,7 @@ pub(crate) async fn both_ours(
     let (near, far) = duplex(1 << 20);
     let (client, server) = tokio::join!(
         connect(configs, near),
-        handshake::accept(configs.server.clone(), far)
+        handshake::accept(configs.server.clone(), false, far)
     );
     (client, server.map_err(|(error, _)| error).unwrap().stream)
 }

@@ -25,8 +25,8 @@ pub const MAX_RECORD: usize = HEADER + MAX_PAYLOAD + 2048;
 const MAX_RECORD_TLS13: usize = HEADER + MAX_PAYLOAD + 256;
 /// The space for a sealed alert or `KeyUpdate`, in bytes, with any cipher.
 pub const MAX_CONTROL: usize = 64;
-/// How many records in a row may carry nothing. A peer that sends more of them only wants to keep
-/// the proxy busy.
+/// How many records in a row may carry nothing, beside one for each record that the peer was sent.
+/// A peer that sends more of them only wants to keep the proxy busy.
 const MAX_EMPTY_RECORDS: u8 = 32;
 /// How often a peer may ask for renegotiation, which is declined each time.
 const MAX_RENEGOTIATIONS: u8 = 32;
@@ -46,6 +46,8 @@ const CLOSE_NOTIFY: u8 = 0x00;
 const UNEXPECTED_MESSAGE: u8 = 0x0a;
 const BAD_RECORD_MAC: u8 = 0x14;
 const RECORD_OVERFLOW: u8 = 0x16;
+const ILLEGAL_PARAMETER: u8 = 0x2f;
+const DECODE_ERROR: u8 = 0x32;
 const INTERNAL_ERROR: u8 = 0x50;
 const USER_CANCELED: u8 = 0x5a;
 const NO_RENEGOTIATION: u8 = 0x64;
@@ -65,6 +67,12 @@ pub enum RecordError {
     /// The peer has sent something that has no place here.
     #[error("received {0} on a TLS connection")]
     Unexpected(&'static str),
+    /// The peer has sent a message that has not the form or the length of its kind.
+    #[error("received {0} on a TLS connection")]
+    Malformed(&'static str),
+    /// The peer has sent a message with a value that it must not have.
+    #[error("received {0} on a TLS connection")]
+    IllegalParameter(&'static str),
     /// The peer has ended the connection with an alert of this description.
     #[error("received fatal TLS alert {0}")]
     Alert(u8),
@@ -83,6 +91,8 @@ impl RecordError {
             Self::BadRecordMac => BAD_RECORD_MAC,
             Self::RecordOverflow => RECORD_OVERFLOW,
             Self::Unexpected(_) => UNEXPECTED_MESSAGE,
+            Self::Malformed(_) => DECODE_ERROR,
+            Self::IllegalParameter(_) => ILLEGAL_PARAMETER,
             Self::Alert(_) | Self::KeyExhausted => CLOSE_NOTIFY,
             Self::Unsupported => INTERNAL_ERROR,
         }
@@ -144,8 +154,13 @@ pub struct RecordLayer {
     key_schedule: KeySchedule,
     is_tls13: bool,
     messages: PostHandshakeMessages,
-    /// How many records in a row have carried nothing.
+    /// How many records in a row have carried nothing, without those that the peer was granted for
+    /// records that it was sent.
     empty_records: u8,
+    /// How many records without anything were granted to the peer for records that it was sent.
+    granted_records: u64,
+    /// How many records were sealed with earlier keys than the one that is in use.
+    sealed_with_earlier_keys: u64,
     /// The request of the peer that has still to be answered.
     pending_answer: Option<PeerRequest>,
     declined_renegotiations: u8,
@@ -192,14 +207,16 @@ impl RecordLayer {
             is_tls13: version == ProtocolVersion::TLSv1_3,
             messages: PostHandshakeMessages::default(),
             empty_records: 0,
+            granted_records: 0,
+            sealed_with_earlier_keys: 0,
             pending_answer: None,
             declined_renegotiations: 0,
         })
     }
 
     #[cfg(test)]
-    pub(super) fn update_key_after(&mut self, records: u64) {
-        self.sealing_key.update_key_after(records);
+    pub(super) fn update_key_after(&mut self, blocks: u64) {
+        self.sealing_key.update_key_after(blocks);
     }
 
     /// The space that a sealed record takes around its payload.
@@ -212,20 +229,10 @@ impl RecordLayer {
     /// # Errors
     /// When the bytes are no record, or one that is too long, which its header tells.
     pub fn complete_record(&self, input: &[u8]) -> Result<Option<usize>, RecordError> {
-        let Some(header) = input.first_chunk::<HEADER>() else {
+        let Some(length) = record_length(input)? else {
             return Ok(None);
         };
-        if !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&header[0]) || header[1] != 3 {
-            return Err(RecordError::Unexpected("what is no TLS record"));
-        }
-        let length = HEADER + usize::from(u16::from_be_bytes([header[3], header[4]]));
-        if length
-            > if self.is_tls13 {
-                MAX_RECORD_TLS13
-            } else {
-                MAX_RECORD
-            }
-        {
+        if self.is_tls13 && length > MAX_RECORD_TLS13 {
             return Err(RecordError::RecordOverflow);
         }
         Ok(Some(length).filter(|length| *length <= input.len()))
@@ -262,8 +269,13 @@ impl RecordLayer {
             APPLICATION_DATA => {}
             HANDSHAKE => {
                 let is_server = matches!(self.key_schedule, KeySchedule::Server(_));
-                if let Some(request) = self.messages.read(payload, self.is_tls13, is_server)? {
+                let read = self.messages.read(payload, self.is_tls13, is_server)?;
+                if let Some(request) = read.request {
                     self.take_request(request)?;
+                }
+                if !read.begins_message {
+                    // A message may come in any pieces, and its length has a limit.
+                    return Ok(Opened::Nothing);
                 }
             }
             ALERT => match *payload {
@@ -271,7 +283,8 @@ impl RecordLayer {
                 [_, USER_CANCELED] => {}
                 [WARNING, _] if !self.is_tls13 => {}
                 [_, description] => return Err(RecordError::Alert(description)),
-                _ => return Err(RecordError::Unexpected("a malformed alert")),
+                [] => return Err(RecordError::Unexpected("an empty alert")),
+                _ => return Err(RecordError::Malformed("a malformed alert")),
             },
             _ => {
                 return Err(RecordError::Unexpected(
@@ -279,14 +292,24 @@ impl RecordLayer {
                 ));
             }
         }
-        self.empty_records += 1;
-        if self.empty_records > MAX_EMPTY_RECORDS {
-            Err(RecordError::Unexpected(
-                "too many records that carry nothing",
-            ))
+        self.count_empty_record()?;
+        Ok(Opened::Nothing)
+    }
+
+    /// Counts a record that carries nothing. A peer may answer each record that it is sent with one:
+    /// Java asks for a key update with all that it reads between the limit of a key and our answer.
+    fn count_empty_record(&mut self) -> Result<(), RecordError> {
+        if self.empty_records < MAX_EMPTY_RECORDS {
+            self.empty_records += 1;
+        } else if self.granted_records < self.sealed_with_earlier_keys + self.sealing_key.sequence()
+        {
+            self.granted_records += 1;
         } else {
-            Ok(Opened::Nothing)
+            return Err(RecordError::Unexpected(
+                "too many records that carry nothing",
+            ));
         }
+        Ok(())
     }
 
     /// Does what the peer asks for, as far as it needs no answer, and notes the answer.
@@ -323,9 +346,6 @@ impl RecordLayer {
     /// # Errors
     /// [`RecordError::KeyExhausted`].
     pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError> {
-        if self.sealing_key.update_is_due() && !self.is_tls13 {
-            return Err(RecordError::KeyExhausted);
-        }
         self.sealing_key.seal(APPLICATION_DATA, slot, payload)
     }
 
@@ -344,6 +364,13 @@ impl RecordLayer {
         } else {
             Ok(0)
         }
+    }
+
+    /// Whether the key has sealed as much as it should and cannot be replaced, since TLS 1.2 has no
+    /// means for that. Like [`RecordLayer::update_key_if_due`], this must be asked between batches
+    /// of records.
+    pub fn is_worn_out(&self) -> bool {
+        self.sealing_key.update_is_due() && !self.is_tls13
     }
 
     /// Whether a request of the peer has still to be answered.
@@ -401,6 +428,7 @@ impl RecordLayer {
             .key_schedule
             .next_sealing_secrets()
             .map_err(|_| RecordError::Unsupported)?;
+        self.sealed_with_earlier_keys += self.sealing_key.sequence();
         self.sealing_key = TrafficKey::new(self.version(), &secrets)?;
         Ok(length)
     }
@@ -423,6 +451,25 @@ impl RecordLayer {
             ProtocolVersion::TLSv1_2
         }
     }
+}
+
+/// The length of the record with which `input` begins, as its header says; `None` when that has not
+/// come completely.
+///
+/// # Errors
+/// When the bytes are no record.
+pub(super) fn record_length(input: &[u8]) -> Result<Option<usize>, RecordError> {
+    let Some(header) = input.first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
+    if !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&header[0]) || header[1] != 3 {
+        return Err(RecordError::Unexpected("what is no TLS record"));
+    }
+    let length = HEADER + usize::from(u16::from_be_bytes([header[3], header[4]]));
+    if length > MAX_RECORD {
+        return Err(RecordError::RecordOverflow);
+    }
+    Ok(Some(length))
 }
 
 #[cfg(test)]

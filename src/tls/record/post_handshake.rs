@@ -21,6 +21,15 @@ pub(super) enum PeerRequest {
     Renegotiation,
 }
 
+/// What one record of handshake messages has brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ReadMessages {
+    /// What the messages that ended in it ask for.
+    pub(super) request: Option<PeerRequest>,
+    /// Whether a message begins in it.
+    pub(super) begins_message: bool,
+}
+
 /// Follows the handshake messages of one direction over the boundaries of records.
 #[derive(Debug, Default)]
 pub(super) struct PostHandshakeMessages {
@@ -30,15 +39,17 @@ pub(super) struct PostHandshakeMessages {
     filled: usize,
     /// How many bytes are still to come of a message that is skipped, such as a session ticket.
     skip: usize,
+    /// Whether the body of a `KeyUpdate`, which is one byte, is still to come.
+    in_key_update: bool,
 }
 
 impl PostHandshakeMessages {
     /// Whether a message has begun and not ended. Nothing else may come before its end.
     pub(super) fn in_message(&self) -> bool {
-        self.filled > 0 || self.skip > 0
+        self.filled > 0 || self.skip > 0 || self.in_key_update
     }
 
-    /// Takes in the payload of one record, and returns what it asks for. `server` says that the
+    /// Takes in the payload of one record, and returns what it has brought. `server` says that the
     /// proxy is the server of the connection.
     ///
     /// # Errors
@@ -48,11 +59,11 @@ impl PostHandshakeMessages {
         mut payload: &[u8],
         tls13: bool,
         server: bool,
-    ) -> Result<Option<PeerRequest>, RecordError> {
+    ) -> Result<ReadMessages, RecordError> {
         if payload.is_empty() {
             return Err(RecordError::Unexpected("an empty handshake record"));
         }
-        let mut request = None;
+        let mut read = ReadMessages::default();
         while !payload.is_empty() {
             if self.skip > 0 {
                 let skipped = self.skip.min(payload.len());
@@ -60,6 +71,23 @@ impl PostHandshakeMessages {
                 payload = &payload[skipped..];
                 continue;
             }
+            if self.in_key_update {
+                let (update_requested, behind) = (payload[0], &payload[1..]);
+                self.in_key_update = false;
+                let answer = match update_requested {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(RecordError::IllegalParameter("a malformed KeyUpdate")),
+                };
+                // A KeyUpdate must be the end of its record, since what follows it is sealed with
+                // the new key.
+                if !behind.is_empty() {
+                    return Err(RecordError::Unexpected("a message behind a KeyUpdate"));
+                }
+                read.request = Some(PeerRequest::KeyUpdate { answer });
+                break;
+            }
+            read.begins_message |= self.filled == 0;
             let taken = (self.head.len() - self.filled).min(payload.len());
             self.head[self.filled..self.filled + taken].copy_from_slice(&payload[..taken]);
             self.filled += taken;
@@ -75,25 +103,17 @@ impl PostHandshakeMessages {
                     self.skip = length;
                 }
                 KEY_UPDATE if tls13 => {
-                    // A KeyUpdate must be the end of its record, since what follows it is sealed
-                    // with the new key.
-                    let &[update_requested @ (0 | 1)] = payload else {
-                        return Err(RecordError::Unexpected("a malformed KeyUpdate"));
-                    };
-                    if length != 1 || request.is_some() {
-                        return Err(RecordError::Unexpected("a malformed KeyUpdate"));
+                    if length != 1 {
+                        return Err(RecordError::Malformed("a malformed KeyUpdate"));
                     }
-                    request = Some(PeerRequest::KeyUpdate {
-                        answer: update_requested == 1,
-                    });
-                    payload = &[];
+                    self.in_key_update = true;
                 }
                 HELLO_REQUEST if !tls13 && !server && length == 0 => {
-                    request = Some(PeerRequest::Renegotiation);
+                    read.request = Some(PeerRequest::Renegotiation);
                 }
                 CLIENT_HELLO if !tls13 && server && length <= MAX_HANDSHAKE_MESSAGE => {
                     self.skip = length;
-                    request = Some(PeerRequest::Renegotiation);
+                    read.request = Some(PeerRequest::Renegotiation);
                 }
                 _ => {
                     return Err(RecordError::Unexpected(
@@ -102,6 +122,6 @@ impl PostHandshakeMessages {
                 }
             }
         }
-        Ok(request)
+        Ok(read)
     }
 }

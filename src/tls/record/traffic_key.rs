@@ -15,8 +15,12 @@ const TAG: usize = 16;
 const EXPLICIT_NONCE: usize = 8;
 /// The length of the inner content type of TLS 1.3, in bytes.
 const INNER_TYPE: usize = 1;
-/// How many records an AES-GCM key seals before it is replaced. RFC 8446 §5.5 allows 2^24.5.
-const MAX_GCM_RECORDS: u64 = 1 << 24;
+/// The length of an AES block, in bytes.
+const BLOCK: usize = 16;
+/// How many AES blocks an AES-GCM key seals before it is replaced. The 2^24.5 records that RFC 8446
+/// §5.5 allows are full ones: what wears a key is 2^34.5 blocks, of which each record has one more
+/// than its payload.
+const MAX_GCM_BLOCKS: u64 = 1 << 34;
 
 /// The forms that records have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +35,11 @@ pub(super) struct TrafficKey {
     aead: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
-    /// The sequence number from which on the key should be replaced. It may still seal a few
-    /// thousand records then.
-    limit: u64,
+    /// How many AES blocks the key has sealed.
+    sealed_blocks: u64,
+    /// How many blocks the key seals before it should be replaced. It may still seal millions of
+    /// blocks then.
+    max_blocks: u64,
     form: RecordFormat,
 }
 
@@ -42,12 +48,12 @@ impl TrafficKey {
         version: ProtocolVersion,
         (sequence, secrets): &(u64, ConnectionTrafficSecrets),
     ) -> Result<Self, RecordError> {
-        let (algorithm, key, iv, limit): (&'static Algorithm, _, _, _) = match secrets {
+        let (algorithm, key, iv, max_blocks): (&'static Algorithm, _, _, _) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => {
-                (&AES_128_GCM, key, iv, MAX_GCM_RECORDS)
+                (&AES_128_GCM, key, iv, MAX_GCM_BLOCKS)
             }
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => {
-                (&AES_256_GCM, key, iv, MAX_GCM_RECORDS)
+                (&AES_256_GCM, key, iv, MAX_GCM_BLOCKS)
             }
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
                 (&CHACHA20_POLY1305, key, iv, u64::MAX)
@@ -72,19 +78,43 @@ impl TrafficKey {
             aead: LessSafeKey::new(aead),
             iv,
             sequence: *sequence,
-            limit,
+            sealed_blocks: 0,
+            max_blocks,
             form,
         })
     }
 
+    /// The sequence number of the next record, which is how many the key has opened or sealed.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Whether the key must be replaced before it seals many more records.
     pub(super) fn update_is_due(&self) -> bool {
-        self.sequence >= self.limit
+        self.sealed_blocks >= self.max_blocks
     }
 
     #[cfg(test)]
-    pub(super) fn update_key_after(&mut self, records: u64) {
-        self.limit = self.sequence + records;
+    pub(super) fn update_key_after(&mut self, blocks: u64) {
+        self.max_blocks = self.sealed_blocks + blocks;
+    }
+
+    /// Goes on as if it had opened or sealed that many small records.
+    #[cfg(test)]
+    pub(super) fn skip_to(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
+    /// Seals a record of TLS 1.3 in which not even a content type is.
+    #[cfg(test)]
+    pub(super) fn seal_tag_alone(&mut self) -> Vec<u8> {
+        let mut record = vec![APPLICATION_DATA, 3, 3, 0, 16];
+        let aad = Aad::from(AssociatedData::tls13(&record));
+        let nonce = Nonce::assume_unique_for_key(self.nonce());
+        let tag = self.aead.seal_in_place_separate_tag(nonce, aad, &mut []);
+        record.extend_from_slice(tag.expect("a tag").as_ref());
+        self.sequence += 1;
+        record
     }
 
     pub(super) fn record_overhead(&self) -> RecordOverhead {
@@ -128,14 +158,14 @@ impl TrafficKey {
                 slot[HEADER..before].copy_from_slice(&nonce[4..]);
                 (
                     payload,
-                    AssociatedData::tls12(self.sequence, content, payload),
+                    AssociatedData::tls12(self.sequence, &slot[..HEADER], payload),
                 )
             }
             RecordFormat::Tls12Chacha => {
                 slot[..HEADER].copy_from_slice(&header(content));
                 (
                     payload,
-                    AssociatedData::tls12(self.sequence, content, payload),
+                    AssociatedData::tls12(self.sequence, &slot[..HEADER], payload),
                 )
             }
         };
@@ -146,6 +176,8 @@ impl TrafficKey {
             .seal_in_place_separate_tag(nonce, Aad::from(aad), body)
             .map_err(|_| RecordError::KeyExhausted)?;
         rest.copy_from_slice(tag.as_ref());
+        // Counting cannot overflow before the sequence numbers do.
+        self.sealed_blocks += (sealed / BLOCK + 2) as u64;
         self.sequence = self
             .sequence
             .checked_add(1)
@@ -158,16 +190,28 @@ impl TrafficKey {
     /// # Errors
     /// When no payload makes a record of this length.
     pub(super) fn max_payload_of(&self, record: &[u8]) -> Result<usize, RecordError> {
-        let RecordOverhead { before, after } = self.record_overhead();
-        let payload = record
-            .len()
-            .checked_sub(before + after)
-            .ok_or(RecordError::BadRecordMac)?;
+        let sealed = self.sealed_length(record)?;
+        let payload = match self.form {
+            // A record without even a content type is refused once it is known to be the peer's.
+            RecordFormat::Tls13 => sealed.saturating_sub(INNER_TYPE),
+            RecordFormat::Tls12Gcm | RecordFormat::Tls12Chacha => sealed,
+        };
         if payload > MAX_PAYLOAD {
             Err(RecordError::RecordOverflow)
         } else {
             Ok(payload)
         }
+    }
+
+    /// How many bytes are sealed in a whole record.
+    fn sealed_length(&self, record: &[u8]) -> Result<usize, RecordError> {
+        if self.form == RecordFormat::Tls13 && record[0] != APPLICATION_DATA {
+            return Err(RecordError::Unexpected("a record that is not encrypted"));
+        }
+        record
+            .len()
+            .checked_sub(self.record_overhead().before + TAG)
+            .ok_or(RecordError::BadRecordMac)
     }
 
     /// Opens a whole record into `out`, which has room for [`TrafficKey::max_payload_of`] the
@@ -177,21 +221,18 @@ impl TrafficKey {
         record: &[u8],
         out: &mut [u8],
     ) -> Result<(u8, usize), RecordError> {
-        let RecordOverhead { before, after } = self.record_overhead();
-        let space = self.max_payload_of(record)? + after - TAG;
-        let outer = record[0];
+        let before = self.record_overhead().before;
+        let space = self.sealed_length(record)?;
+        let header = &record[..HEADER];
         let mut nonce = self.nonce();
         let aad = match self.form {
-            RecordFormat::Tls13 if outer != APPLICATION_DATA => {
-                return Err(RecordError::Unexpected("a record that is not encrypted"));
-            }
-            RecordFormat::Tls13 => AssociatedData::tls13(&record[..HEADER]),
+            RecordFormat::Tls13 => AssociatedData::tls13(header),
             RecordFormat::Tls12Gcm => {
                 nonce = self.iv;
                 nonce[4..].copy_from_slice(&record[HEADER..before]);
-                AssociatedData::tls12(self.sequence, outer, space)
+                AssociatedData::tls12(self.sequence, header, space)
             }
-            RecordFormat::Tls12Chacha => AssociatedData::tls12(self.sequence, outer, space),
+            RecordFormat::Tls12Chacha => AssociatedData::tls12(self.sequence, header, space),
         };
         let (body, tag) = record[before..].split_at(space);
         let out = &mut out[..space];
@@ -209,7 +250,7 @@ impl TrafficKey {
             .checked_add(1)
             .ok_or(RecordError::KeyExhausted)?;
         if self.form != RecordFormat::Tls13 {
-            return Ok((outer, space));
+            return Ok((record[0], space));
         }
         // Behind the content type, which is never 0, there may be padding.
         match out.iter().rposition(|byte| *byte != 0) {
@@ -243,10 +284,11 @@ impl AssociatedData {
         }
     }
 
-    fn tls12(sequence: u64, content: u8, payload: usize) -> Self {
+    /// The header is that of the record as it was sent, so that nothing in it can be changed.
+    fn tls12(sequence: u64, header: &[u8], payload: usize) -> Self {
         let mut bytes = [0; 13];
         bytes[..8].copy_from_slice(&sequence.to_be_bytes());
-        bytes[8..11].copy_from_slice(&[content, 3, 3]);
+        bytes[8..11].copy_from_slice(&header[..3]);
         bytes[11..].copy_from_slice(&two_bytes(payload));
         Self { bytes, length: 13 }
     }

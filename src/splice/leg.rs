@@ -43,6 +43,9 @@ pub trait Leg {
     /// See [`TlsStream::update_key_if_due`].
     fn end_batch(&mut self, slot: &mut [u8]) -> Result<usize, RecordError>;
 
+    /// Whether nothing more should be sealed behind this batch. See [`TlsStream::is_worn_out`].
+    fn is_worn_out(&self) -> bool;
+
     /// Sends bytes, and keeps those that the connection does not take at the moment.
     ///
     /// # Errors
@@ -60,6 +63,12 @@ pub trait Leg {
     /// # Errors
     /// When the connection has failed.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Closes the sending side, and drops whatever the peer still sends until it has closed too.
+    ///
+    /// # Errors
+    /// When the connection has failed.
+    fn poll_drain(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<()>>;
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
@@ -84,6 +93,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
         self.update_key_if_due(slot)
     }
 
+    fn is_worn_out(&self) -> bool {
+        Self::is_worn_out(self)
+    }
+
     fn send(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> io::Result<()> {
         Self::send(self, cx, sealed)
     }
@@ -94,6 +107,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for TlsStream<T> {
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self).poll_shutdown(cx)
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<()>> {
+        ready!(self.poll_close(cx))?;
+        poll_drop_all(self.get_mut(), cx, scratch)
     }
 }
 
@@ -178,6 +196,10 @@ impl<T: TryReadVectored> Leg for PlainStream<T> {
         Ok(0)
     }
 
+    fn is_worn_out(&self) -> bool {
+        false
+    }
+
     fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
         self.unsent.send(&mut self.io, cx, bytes)
     }
@@ -189,5 +211,24 @@ impl<T: TryReadVectored> Leg for PlainStream<T> {
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send_unsent(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<()>> {
+        ready!(self.poll_close(cx))?;
+        poll_drop_all(&mut self.io, cx, scratch)
+    }
+}
+
+fn poll_drop_all<T: AsyncRead + Unpin>(
+    io: &mut T,
+    cx: &mut Context<'_>,
+    scratch: &mut [u8],
+) -> Poll<io::Result<()>> {
+    loop {
+        let mut buffer = ReadBuf::new(scratch);
+        ready!(Pin::new(&mut *io).poll_read(cx, &mut buffer))?;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Ok(()));
+        }
     }
 }

@@ -26,6 +26,8 @@ use record_buffer::RecordBuffer;
 use traffic::ByteCount;
 pub use traffic::Traffic;
 
+use crate::tls::record::RecordError;
+
 /// How many bytes are received over TLS at a time. Together with what is opened of them they stay
 /// in the cache of a processor core.
 const RECEIVE_BUFFER: usize = 64 * 1024;
@@ -39,6 +41,8 @@ const STEPS_PER_POLL: usize = 4;
 /// How long a peer may take to close its side once the session is over. If the proxy closed at once
 /// with bytes of the client unread, the kernel would throw away the server's last message.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a peer that was sent a fatal alert may take to read it and close.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long each side of a session that is broken off may take to be told.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -95,8 +99,8 @@ pub struct Outcome {
 /// Moves bytes between the two connections until both directions have ended. It injects none.
 ///
 /// A client that closes its sending side still gets everything that the server has to say. When the
-/// server closes, all its bytes are delivered before the client's side is closed. The end of a file
-/// counts as a close even without TLS's `close_notify`.
+/// server closes or fails, all its bytes are delivered before the client's side is closed. The end
+/// of a file counts as a close even without TLS's `close_notify`.
 ///
 /// When `observer` sees a `Terminate` of the client, the bytes that the server has sent by then are
 /// delivered, the client's side is closed, and the server's side is left open.
@@ -119,6 +123,12 @@ pub async fn splice<C: Leg, U: Leg, O: Observer>(
     }
     if !up.writer_has_failed() && !upstream_left_open {
         let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| upstream.poll_close(cx))).await;
+    }
+    if up.reader_was_refused() {
+        linger(client).await;
+    }
+    if down.reader_was_refused() {
+        linger(upstream).await;
     }
     let Directions { up, down, first } = directions;
     let (ended_by, error) = match first {
@@ -149,6 +159,16 @@ pub async fn end<C: Leg, U: Leg>(client: &mut C, upstream: &mut U, traffic: &Tra
         error: None,
         upstream_left_open: false,
     }
+}
+
+/// Waits until a peer has read the alert that says what was wrong with its last record. If the
+/// connection were closed with bytes of the peer unread, the kernel would throw the alert away.
+async fn linger<L: Leg>(leg: &mut L) {
+    let drained = poll_fn(|cx| {
+        SHARED.with_borrow_mut(|Buffers { received, .. }| leg.poll_drain(cx, received))
+    });
+    // Few sessions end like this, so the others have no room for it.
+    let _ = Box::pin(timeout(ALERT_TIMEOUT, drained)).await;
 }
 
 /// Receives until the client has closed, and sends nothing of it to the server.
@@ -201,11 +221,13 @@ impl<'a> Directions<'a> {
     ) -> Poll<()> {
         let Self { up, down, first } = self;
         for _ in 0..STEPS_PER_POLL {
-            // The directions take turns, so that neither starves the other.
-            let moved_up = up
-                .poll_step(cx, client, upstream, |bytes| observer.client_sent(bytes))
-                .is_ready();
-            if up.has_ended() {
+            // The directions take turns, so that neither starves the other. Where the server has
+            // failed, what its client says now would get lost, so it stays with the client.
+            let moved_up = !down.reader_has_failed()
+                && up
+                    .poll_step(cx, client, upstream, |bytes| observer.client_sent(bytes))
+                    .is_ready();
+            if up.has_ended() || up.reader_has_failed() {
                 first.get_or_insert(Side::Client);
             }
             let observe = |bytes: &[u8]| {
@@ -213,7 +235,7 @@ impl<'a> Directions<'a> {
                 bytes.len()
             };
             let moved_down = down.poll_step(cx, upstream, client, observe).is_ready();
-            if down.has_ended() {
+            if down.has_ended() || down.reader_has_failed() {
                 first.get_or_insert(Side::Upstream);
             }
             // The server has nothing more to say, or nobody is left to hear it.
@@ -247,8 +269,8 @@ enum Phase {
     /// Bytes are moved.
     #[default]
     Copying,
-    /// The reader has closed, and the writer is being closed after it.
-    Closing,
+    /// No more bytes come, and the writer is being closed. The direction ends like this when it is.
+    Closing(End),
     /// The reader has sent `Terminate`, and what it sent before that is still on its way.
     Terminating,
     /// The reader has sent `Terminate`, what it sent before has been sent on, and the writer stays
@@ -268,6 +290,8 @@ enum End {
     ReaderFailed(io::Error),
     /// The writer failed while the reader was still open.
     WriterFailed(io::Error),
+    /// The writer's key cannot seal any more, so this program has closed the writer.
+    WriterWornOut,
 }
 
 impl<'a> Direction<'a> {
@@ -291,14 +315,34 @@ impl<'a> Direction<'a> {
     }
 
     fn reader_has_failed(&self) -> bool {
-        matches!(self.phase, Phase::Ended(End::ReaderFailed(_)))
+        self.reader_error().is_some()
+    }
+
+    fn reader_error(&self) -> Option<&io::Error> {
+        match &self.phase {
+            Phase::Closing(End::ReaderFailed(error)) | Phase::Ended(End::ReaderFailed(error)) => {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the reader has been sent a fatal alert, for what it has sent.
+    fn reader_was_refused(&self) -> bool {
+        self.reader_error()
+            .and_then(io::Error::get_ref)
+            .is_some_and(|error| {
+                error
+                    .downcast_ref::<RecordError>()
+                    .is_some_and(|error| !matches!(error, RecordError::Alert(_)))
+            })
     }
 
     /// Whether the reader has closed or failed, so that nothing more can be received from it.
     fn reader_has_ended(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Closing
+            Phase::Closing(End::ReaderClosed | End::ReaderFailed(_))
                 | Phase::Ended(End::ReaderClosed | End::CloseFailed(_) | End::ReaderFailed(_))
         )
     }
@@ -317,10 +361,15 @@ impl<'a> Direction<'a> {
             Phase::Ended(End::CloseFailed(error) | End::WriterFailed(error)) => {
                 (writer, Some(error))
             }
-            Phase::Ended(End::ReaderFailed(error)) => (reader, Some(error)),
+            Phase::Closing(End::ReaderFailed(error)) | Phase::Ended(End::ReaderFailed(error)) => {
+                (reader, Some(error))
+            }
+            Phase::Closing(End::WriterWornOut) | Phase::Ended(End::WriterWornOut) => {
+                (Side::Proxy, Some(RecordError::KeyExhausted.into()))
+            }
             Phase::Ended(End::ReaderClosed)
             | Phase::Copying
-            | Phase::Closing
+            | Phase::Closing(_)
             | Phase::Terminating
             | Phase::Terminated => (reader, None),
         }
@@ -343,12 +392,15 @@ impl<'a> Direction<'a> {
         W: Leg,
         P: FnMut(&[u8]) -> usize,
     {
-        let result = match self.phase {
+        let result = match &mut self.phase {
             Phase::Copying => ready!(self.poll_copy(cx, reader, writer, observe)),
-            Phase::Closing => match ready!(writer.poll_close(cx)) {
-                Ok(()) => Err(End::ReaderClosed),
-                Err(error) => Err(End::CloseFailed(error)),
-            },
+            Phase::Closing(end) => {
+                let result = ready!(writer.poll_close(cx));
+                Err(match (std::mem::replace(end, End::ReaderClosed), result) {
+                    (End::ReaderClosed, Err(error)) => End::CloseFailed(error),
+                    (end, _) => end,
+                })
+            }
             Phase::Terminating => ready!(writer.poll_send_unsent(cx))
                 .map(|()| self.phase = Phase::Terminated)
                 .map_err(End::WriterFailed),
@@ -382,13 +434,16 @@ impl<'a> Direction<'a> {
             self.bytes.add(bytes);
             match more {
                 _ if has_terminate => self.phase = Phase::Terminating,
+                Ok(true) if writer.is_worn_out() => {
+                    self.phase = Phase::Closing(End::WriterWornOut);
+                }
                 Ok(true) => {}
-                Ok(false) => self.phase = Phase::Closing,
+                Ok(false) => self.phase = Phase::Closing(End::ReaderClosed),
                 // PostgreSQL and many drivers close TCP without TLS's close_notify.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.phase = Phase::Closing;
+                    self.phase = Phase::Closing(End::ReaderClosed);
                 }
-                Err(error) => return Poll::Ready(Err(End::ReaderFailed(error))),
+                Err(error) => self.phase = Phase::Closing(End::ReaderFailed(error)),
             }
             Poll::Ready(Ok(()))
         })

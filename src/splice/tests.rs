@@ -11,6 +11,7 @@ use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
 
+mod ends;
 mod upstream_left_open;
 
 use super::leg::TryReadVectored;

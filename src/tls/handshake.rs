@@ -2,8 +2,11 @@
 //!
 //! It uses the unbuffered interface of rustls, which leaves all bytes with its caller.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Poll, ready};
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -13,16 +16,19 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::record::{ALERT, APPLICATION_DATA, RecordLayer};
+use super::record::{ALERT, APPLICATION_DATA, RecordLayer, record_length};
 use super::stream::TlsStream;
 
 /// How many bytes are read at a time. A whole flight of a PostgreSQL server has 2 to 5 KiB.
 const HANDSHAKE_READ: usize = 4 * 1024;
-/// The most bytes of the peer that may wait for more to come. rustls takes handshake messages of up
-/// to 64 KiB.
-const MAX_UNPROCESSED: usize = 96 * 1024;
+/// The most bytes that may wait for more to come from a peer that has proved nothing and is owed
+/// nothing long: a `ClientHello` has 2 KiB even with a post-quantum key share.
+const MAX_UNPROCESSED: usize = 16 * 1024;
+/// The most bytes that may wait for more to come from a peer that is asked for its certificates.
+/// rustls takes handshake messages of up to 64 KiB.
+const MAX_UNPROCESSED_CERTIFICATES: usize = 96 * 1024;
 
 /// A connection whose handshake is done, and what was agreed in it.
 pub(super) struct CompletedHandshake<T> {
@@ -49,7 +55,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut connection = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
-    let mut driver = Driver::default();
+    let mut driver = Driver::new(true);
     driver
         .drive(&mut connection, process_client, &mut io)
         .await?;
@@ -63,12 +69,13 @@ where
     })
 }
 
-/// Does the handshake as the server.
+/// Does the handshake as the server. `wants_certificate` says whether the client may show one.
 ///
 /// # Errors
 /// The same as those of [`connect`], together with the connection, which has still to be closed.
 pub(super) async fn accept<T>(
     config: Arc<ServerConfig>,
+    wants_certificate: bool,
     mut io: T,
 ) -> Result<CompletedHandshake<T>, (io::Error, T)>
 where
@@ -84,7 +91,7 @@ where
         Ok(connection) => connection,
         Err(error) => return Err((invalid(error), io)),
     };
-    let mut driver = Driver::default();
+    let mut driver = Driver::new(wants_certificate);
     if let Err(error) = driver.accept(&mut connection, &mut io).await {
         return Err((error, io));
     }
@@ -140,17 +147,30 @@ fn process_server<'c, 'i>(
     connection.process_tls_records(input)
 }
 
-#[derive(Default)]
 struct Driver {
     /// The bytes that have been received and not processed.
     input: Vec<u8>,
+    /// How many bytes of `input` are records that rustls has seen and needs more for, as they are
+    /// the beginning of a message.
+    seen: usize,
     /// The bytes that have still to be sent.
     output: Vec<u8>,
-    /// The application data, already opened, that the peer has sent behind its handshake.
-    plaintext: Vec<u8>,
+    /// Whether bytes have been sent, so that the peer may be showing its certificates.
+    has_spoken: bool,
+    wants_certificate: bool,
 }
 
 impl Driver {
+    fn new(wants_certificate: bool) -> Self {
+        Self {
+            input: Vec::new(),
+            seen: 0,
+            output: Vec::new(),
+            has_spoken: false,
+            wants_certificate,
+        }
+    }
+
     async fn drive<C, Data, T>(
         &mut self,
         connection: &mut C,
@@ -162,7 +182,8 @@ impl Driver {
         T: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            match self.step(connection, process) {
+            let result = self.step(connection, process);
+            match result {
                 Ok(()) if !connection.is_handshaking() => return Ok(()),
                 Ok(()) => {
                     self.send(io).await?;
@@ -174,7 +195,7 @@ impl Driver {
                     let mut end = self.output.len();
                     while !is_alert(&self.output[end..])
                         && let Ok(ConnectionState::EncodeTlsData(data)) =
-                            process(connection, &mut self.input).state
+                            process(connection, &mut self.input[..self.seen]).state
                     {
                         end = self.output.len();
                         encode(data, &mut self.output).map_err(invalid)?;
@@ -201,15 +222,22 @@ impl Driver {
         self.send(io).await
     }
 
-    /// Goes as far as the received bytes allow, without I/O.
+    /// Goes as far as the received bytes allow, without I/O, but not beyond the handshake.
+    ///
+    /// rustls is given one record at a time, so that it never sees one that comes behind the
+    /// handshake. It would follow a `KeyUpdate`, and its answer to that would be lost.
     fn step<C, Data>(
         &mut self,
         connection: &mut C,
         process: Process<C, Data>,
-    ) -> Result<(), rustls::Error> {
+    ) -> Result<(), rustls::Error>
+    where
+        C: std::ops::Deref<Target: std::ops::Deref<Target = CommonState>>,
+    {
         loop {
-            let UnbufferedStatus { mut discard, state } = process(connection, &mut self.input);
-            let is_done = match state {
+            let UnbufferedStatus { discard, state } =
+                process(connection, &mut self.input[..self.seen]);
+            let is_blocked = match state {
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     encode(data, &mut self.output)?;
                     false
@@ -220,45 +248,73 @@ impl Driver {
                     false
                 }
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => true,
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record?;
-                        discard += record.discard;
-                        self.plaintext.extend_from_slice(record.payload);
-                    }
-                    false
-                }
                 Ok(_) => {
                     return Err(rustls::Error::General(
                         "the peer closed in the handshake".to_string(),
                     ));
                 }
                 Err(error) => {
-                    self.input.drain(..discard);
+                    self.discard(discard);
                     return Err(error);
                 }
             };
-            self.input.drain(..discard);
-            if is_done {
+            self.discard(discard);
+            if is_blocked && (!connection.is_handshaking() || !self.show_next_record()) {
                 return Ok(());
             }
         }
     }
 
+    fn discard(&mut self, length: usize) {
+        self.input.drain(..length);
+        self.seen -= length;
+    }
+
+    /// Lets rustls see one record more. Returns whether there is one. What is no record counts as
+    /// one, so that rustls refuses it.
+    fn show_next_record(&mut self) -> bool {
+        let rest = &self.input[self.seen..];
+        let next = match record_length(rest) {
+            Ok(Some(length)) if length <= rest.len() => length,
+            Ok(_) => 0,
+            Err(_) => rest.len(),
+        };
+        self.seen += next;
+        next > 0
+    }
+
     async fn send<T: AsyncWrite + Unpin>(&mut self, io: &mut T) -> io::Result<()> {
-        io.write_all(&self.output).await?;
-        self.output.clear();
+        if !self.output.is_empty() {
+            self.has_spoken = true;
+            io.write_all(&self.output).await?;
+            self.output = Vec::new();
+        }
         io.flush().await
     }
 
+    /// Receives once. No buffer is held while nothing comes.
     async fn receive<T: AsyncRead + Unpin>(&mut self, io: &mut T) -> io::Result<()> {
-        if self.input.len() > MAX_UNPROCESSED {
+        let max = if self.wants_certificate && self.has_spoken {
+            MAX_UNPROCESSED_CERTIFICATES
+        } else {
+            MAX_UNPROCESSED
+        };
+        let room = max.saturating_sub(self.input.len()).min(HANDSHAKE_READ);
+        if room == 0 {
             return Err(invalid(rustls::Error::General(
                 "the peer's handshake is too long".to_string(),
             )));
         }
-        self.input.reserve(HANDSHAKE_READ);
-        match io.read_buf(&mut self.input).await? {
+        let input = &mut self.input;
+        let received = poll_fn(|cx| {
+            let mut bytes = [0; HANDSHAKE_READ];
+            let mut buffer = ReadBuf::new(&mut bytes[..room]);
+            ready!(Pin::new(&mut *io).poll_read(cx, &mut buffer))?;
+            input.reserve_exact(buffer.filled().len());
+            input.extend_from_slice(buffer.filled());
+            Poll::Ready(io::Result::Ok(buffer.filled().len()))
+        });
+        match received.await? {
             0 => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "tls handshake eof",
@@ -270,7 +326,7 @@ impl Driver {
     /// Turns the connection into an open one. The bytes that have still to be sent go out together
     /// with the first message, in one segment.
     fn into_stream<T>(self, io: T, records: RecordLayer) -> TlsStream<T> {
-        TlsStream::new(io, records, self.input, self.plaintext, self.output)
+        TlsStream::new(io, records, self.input, self.output)
     }
 }
 

@@ -174,7 +174,8 @@ impl ListenerTls {
     /// acceptable certificate.
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<AcceptedTls> {
         let loaded = self.current.load_full();
-        match handshake::accept(loaded.config.clone(), tcp).await {
+        let wants_certificate = self.files.client_ca.is_some();
+        match handshake::accept(loaded.config.clone(), wants_certificate, tcp).await {
             Ok(CompletedHandshake {
                 stream,
                 certificate,

@@ -221,7 +221,11 @@ fn test_modules() -> BTreeSet<Vec<String>> {
         "tls/testing",
     ]
     .into_iter()
-    .chain(["splice/tests/upstream_left_open"])
+    .chain([
+        "splice/tests/ends",
+        "splice/tests/upstream_left_open",
+        "tls/record/tests/peers",
+    ])
     .map(|path| path.split('/').map(str::to_string).collect())
     .collect()
 }

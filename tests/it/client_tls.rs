@@ -18,7 +18,7 @@ use crate::support::client::{
 use crate::support::pki::{Authority, Identity, Leaf};
 use crate::support::proxy::{Proxy, config_file, output, rds_config};
 use crate::support::reports::reports;
-use crate::support::server::serve;
+use crate::support::server::{ResettingRelay, serve};
 use crate::support::tls_client::{
     TlsClient, TlsStream, ask, assert_close_notify, close_writing, handshake, read_byte, shown,
 };
@@ -904,6 +904,114 @@ fn the_servers_last_error_arrives_before_close_notify() {
         drop(victim);
         port.proxy.log_line(&["session ended", "ended_by=upstream"]);
     }
+}
+
+#[test]
+fn a_client_learns_at_once_that_its_server_has_reset_the_connection() {
+    let server = Testbed::shared().rds();
+    for tls in ["required", "off"] {
+        let relay = ResettingRelay::to(server.port());
+        server.register_endpoint("localhost", relay.port);
+        let files = TlsFiles::new();
+        let keys = if tls == "off" {
+            String::new()
+        } else {
+            files.keys(tls)
+        };
+        let port = Port::with(
+            files,
+            &format!("auth = \"trust\"\n{keys}"),
+            &format!(
+                "host = \"localhost\"\nport = {}\ndb_user = \"jane_doe\"\ndatabase = \"postgres\"",
+                relay.port
+            ),
+        );
+        // Without the fix the client was told after the five seconds for which a client that has
+        // been told may stay.
+        let at_once = std::time::Duration::from_secs(4);
+        let begin;
+        if tls == "off" {
+            let mut session = Client::log_in(port.address(), &[("user", "x")]).unwrap();
+            session.value("select 1");
+            begin = std::time::Instant::now();
+            relay.reset();
+            assert_eq!(read_reply(&mut session.stream), Reply::Closed);
+        } else {
+            let mut session = port.log_in();
+            session.value("select 1");
+            begin = std::time::Instant::now();
+            relay.reset();
+            assert_close_notify(&mut session.stream);
+        }
+        assert!(begin.elapsed() < at_once, "{:?}", begin.elapsed());
+        port.proxy
+            .log_line(&["session ended", "ended_by=upstream", "reset"]);
+    }
+}
+
+#[test]
+fn a_client_that_asks_for_a_key_update_with_every_record_it_reads_keeps_its_session() {
+    let port = Port::open("required");
+    let client = TlsClient::speaking(&port.files.authority.certificate, &TLS13);
+    let mut session = client.log_in(port.address(), "x").unwrap();
+    // While it is idle. rustls does not take more answers in a row.
+    for _ in 0..20 {
+        session.stream.conn.refresh_traffic_keys().unwrap();
+        session.stream.flush().unwrap();
+        session
+            .stream
+            .conn
+            .complete_io(&mut session.stream.sock)
+            .unwrap();
+    }
+    assert_eq!(session.value("select 1"), "1");
+    // In the middle of a stream, as Java does it from the limit of its key until the answer comes.
+    session.send_query("copy (select repeat('x', 8000) from generate_series(1, 4000)) to stdout");
+    let mut rows = 0;
+    loop {
+        match read_reply(&mut session.stream) {
+            Reply::Message(b'd', _) => {
+                rows += 1;
+                if rows < 200 {
+                    session.stream.conn.refresh_traffic_keys().unwrap();
+                    session.stream.flush().unwrap();
+                }
+            }
+            Reply::Message(b'Z', _) => break,
+            Reply::Message(..) => {}
+            Reply::Closed => panic!("closed in the middle of COPY"),
+        }
+    }
+    assert_eq!(rows, 4000);
+    assert_eq!(session.value("select 2"), "2");
+}
+
+#[test]
+fn a_client_hello_without_end_is_refused_after_16_kib() {
+    let port = Port::open("required");
+    let mut tcp = ask(port.address());
+    // A ClientHello that says that it has 60,000 bytes, in records of 1,000.
+    let mut hello = vec![1, 0, 0xea, 0x60];
+    hello.resize(4 + 60_000, 0);
+    for record in hello[..17_000].chunks(1000) {
+        let length = u16::try_from(record.len()).unwrap().to_be_bytes();
+        let _ = tcp.write_all(&[&[22, 3, 1][..], &length, record].concat());
+    }
+    // The rest never comes.
+    assert!(matches!(tcp.read(&mut [0]), Ok(0) | Err(_)));
+    port.proxy.log_line(&[FAILED, "too long"]);
+}
+
+#[test]
+fn a_client_certificate_of_more_than_16_kib_is_taken_where_one_is_wanted() {
+    let clients = Authority::new("clients");
+    let port = Port::for_certificates(&clients, "");
+    let mut identity = clients.client("x");
+    // The chain may have certificates that nobody needs.
+    while identity.certificate.len() < 40_000 {
+        identity.certificate += &Authority::new("another").certificate;
+    }
+    assert_served(port.log_in_showing(&identity, "x").unwrap());
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -129,4 +131,54 @@ pub fn serve_tls(
         // The proxy may close the connection at any moment.
         let _: std::io::Result<()> = talk();
     })
+}
+
+/// Forwards connections to another port until it is told to end them as a host does that has
+/// crashed: with an RST.
+pub struct ResettingRelay {
+    pub port: u16,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+    is_resetting: Arc<AtomicBool>,
+}
+
+impl ResettingRelay {
+    pub fn to(port: u16) -> Self {
+        let connections: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let is_resetting: Arc<AtomicBool> = Arc::default();
+        let (shared, resets) = (connections.clone(), is_resetting.clone());
+        let port = serve(move |near| {
+            let far = TcpStream::connect(("127.0.0.1", port)).expect("the server accepts");
+            let ends = [&near, &far].map(|end| end.try_clone().unwrap());
+            for (mut from, mut to) in [
+                (near.try_clone().unwrap(), far.try_clone().unwrap()),
+                (far, near),
+            ] {
+                let resets = resets.clone();
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    if !resets.load(Ordering::SeqCst) {
+                        let _ = to.shutdown(Shutdown::Write);
+                    }
+                });
+            }
+            shared.lock().unwrap().extend(ends);
+        });
+        Self {
+            port,
+            connections,
+            is_resetting,
+        }
+    }
+
+    /// Resets all connections.
+    pub fn reset(&self) {
+        self.is_resetting.store(true, Ordering::SeqCst);
+        for end in self.connections.lock().unwrap().drain(..) {
+            socket2::SockRef::from(&end)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+            // This wakes up the thread that reads, and sends nothing.
+            let _ = end.shutdown(Shutdown::Read);
+        }
+    }
 }

@@ -37,6 +37,12 @@ clients: setup ## Run real clients against both flavours; QUICK=1 shortens pgben
 	cargo build --workspace --bins
 	tests/clients/run $(CLIENTS)
 
+.PHONY: interop
+interop: setup ## Run GnuTLS, OpenSSL, NSS and Java's TLS against the record layer
+	@$(packages) python3:python3 '/usr/lib/*/libgnutls.so.30:libgnutls30' '/usr/lib/*/libssl.so.3:libssl3' tstclnt:libnss3-tools java:default-jre-headless javac:default-jdk-headless
+	cargo build --workspace --bins
+	tests/interop/run
+
 .PHONY: bench
 bench: setup ## Measure us and our peers in one run; QUICK=1, ONLY=bulk and more: docs/performance.md
 	@$(packages) /usr/sbin/pgbouncer:pgbouncer /usr/sbin/haproxy:haproxy /usr/sbin/nginx:nginx libnginx-mod-stream stunnel4:stunnel4 pgbench:postgresql-contrib

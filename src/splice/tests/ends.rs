@@ -120,7 +120,7 @@ async fn a_client_reads_the_alert_for_a_bad_record_whatever_it_has_sent_behind_i
             let mut far = PlainStream::new(far);
             splice(&mut near, &mut far, &mut (), &Traffic::default()).await
         });
-        let bad = [&[23, 3, 3, 0, 40][..], &[7; 300_000]].concat();
+        let bad = [&[23, 3, 3, 0, 40][..], &vec![7; 300_000]].concat();
         client.get_mut().0.write_all(&bad).await.unwrap();
         let error = client.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.to_string(), "received fatal alert: BadRecordMac");
@@ -151,7 +151,7 @@ async fn a_session_whose_tls_1_2_key_is_worn_is_closed_properly_by_the_proxy() {
         } else {
             (&mut client, &mut server)
         };
-        from.write_all(&[7; 20_000]).await.unwrap();
+        from.write_all(&vec![7; 20_000]).await.unwrap();
         from.flush().await.unwrap();
         let mut all = Vec::new();
         to.read_to_end(&mut all).await.expect("close_notify");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::client::authenticate::{Challenge, ExchangeMethod, PasswordChecker, authenticate};
+use crate::client::turns::Turns;
 use crate::config;
 use crate::secret::Secret;
 use crate::verifier::Verifier;
@@ -35,11 +36,13 @@ pub async fn scram_login<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), String> {
     let password_checker = PasswordChecker::new(Secret::new(*b"fuzz"), NonZeroU32::MIN);
     let verifier = verifier.map(|text| Verifier::parse(text).expect("it is a verifier"));
+    let turns = Turns::default();
     let challenge = Challenge {
         user: "ana",
         verifier: verifier.as_ref(),
         channel_binding,
         password_checker: &password_checker,
+        attempt: &turns.attempt(None, "ana", false),
     };
     authenticate(stream, ExchangeMethod::ScramSha256, &challenge)
         .await

@@ -928,7 +928,7 @@ fn a_client_learns_at_once_that_its_server_has_reset_the_connection() {
         );
         // Without the fix the client was told after the five seconds for which a client that has
         // been told may stay.
-        let at_once = std::time::Duration::from_secs(4);
+        let at_once = Duration::from_secs(4);
         let begin;
         if tls == "off" {
             let mut session = Client::log_in(port.address(), &[("user", "x")]).unwrap();

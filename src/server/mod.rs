@@ -229,11 +229,11 @@ struct Acceptor {
 
 impl Acceptor {
     async fn accept(&self) {
-        let (mut is_exhausted, mut in_a_row) = (false, 0);
+        let (mut failures_in_a_row, mut in_a_row) = (0_u32, 0);
         loop {
             match self.socket.accept().await {
                 Ok(accepted) => {
-                    is_exhausted = false;
+                    failures_in_a_row = 0;
                     self.start(accepted);
                     in_a_row += 1;
                     if in_a_row == ACCEPTS_IN_A_ROW {
@@ -243,11 +243,16 @@ impl Acceptor {
                 }
                 // The client gave up before it was accepted, which accept(2) reports as an error.
                 Err(error) if is_caused_by_client(&error) => {}
-                Err(_) if self.runtime.unauthenticated_clients.make_room() => {
+                // accept(2) fails for want of a descriptor even if nobody waits. So the last one is
+                // left to the client that has it, and only a lasting want costs a client its place.
+                Err(_)
+                    if failures_in_a_row > 0
+                        && self.runtime.unauthenticated_clients.make_room() =>
+                {
                     tokio::time::sleep(ROOM_PAUSE).await;
                 }
                 Err(error) => {
-                    if !is_exhausted {
+                    if failures_in_a_row == 1 {
                         let address = self.socket.address().map(|address| address.to_string());
                         tracing::error!(
                             address,
@@ -255,7 +260,7 @@ impl Acceptor {
                             "cannot accept connections; trying again until it works"
                         );
                     }
-                    is_exhausted = true;
+                    failures_in_a_row = failures_in_a_row.saturating_add(1);
                     tokio::time::sleep(OUT_OF_RESOURCES_PAUSE).await;
                 }
             }

@@ -19,7 +19,7 @@
 //! cancel keys, penalties and the registry of sessions. A `Snapshot` in it is one configuration as
 //! it is used, with its listeners, users and targets; a connection takes it once, when it is
 //! accepted. A `target` is one server and everything that belongs to it: settings, limit, pacing,
-//! pool, and the caches of its endpoint and credentials.
+//! pool, and the caches of its endpoint, addresses and credentials.
 //!
 //! ## One connection
 //!

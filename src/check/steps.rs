@@ -278,7 +278,7 @@ impl Steps<'_> {
 pub async fn dns(login: CheckedLogin<'_>, endpoint: &Endpoint) -> StepResult<Vec<UpstreamAddr>> {
     let addresses = resolve(endpoint)
         .await
-        .map_err(|error| explain::connect(&error, login))?;
+        .map_err(|error| explain::connect(&error.into(), login))?;
     let texts: Vec<String> = addresses
         .iter()
         .map(|address| address.0.ip().to_string())

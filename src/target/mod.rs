@@ -4,6 +4,7 @@
 //! its own, and a new configuration replaces it as a whole. Only what belongs to the server itself
 //! is shared by the targets that lead there.
 
+mod addresses;
 mod cancel;
 mod database_server;
 mod line;
@@ -21,6 +22,7 @@ use crate::limits::{Limit, Permit};
 use crate::metrics::Metrics;
 use crate::route::Route;
 use crate::status::TargetStatus;
+use addresses::Addresses;
 use bytes::Bytes;
 use pool::{Pool, PoolKey};
 use upstream_login::{Dialer, is_permanent};
@@ -73,6 +75,7 @@ impl Target {
             dialer: Arc::new(Dialer {
                 broker: Broker::new(&settings.name, identities, metrics),
                 server: servers.server(&settings),
+                addresses: Addresses::new(),
                 settings: settings.clone(),
             }),
             limit,

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
+use super::addresses::{Addresses, Answer, Found, names_several_servers};
 use super::database_server::DatabaseServer;
 use super::pool::{self, LoginFailure, PoolKey};
 use crate::address::UpstreamAddr;
@@ -16,7 +18,8 @@ use crate::error::{ErrorKind, LoginError, Refusal, chain};
 use crate::excerpt;
 use crate::route::Route;
 use crate::tls::stream::TlsStream;
-use crate::upstream::connect::{connect, resolve, server_name};
+use crate::upstream::Connection;
+use crate::upstream::connect::{ConnectError, connect, server_name};
 use crate::upstream::log_in::{LoggedIn, UpstreamLoginError, log_in};
 use crate::upstream::reset::reset;
 use crate::upstream::startup_parameters::forward;
@@ -27,6 +30,8 @@ pub(super) struct Dialer {
     pub settings: Arc<TargetSettings>,
     pub broker: Broker,
     pub server: Arc<DatabaseServer>,
+    /// They are the target's own, since the targets of one server may know it by several names.
+    pub addresses: Addresses,
 }
 
 /// A login to a target's server, which can be done as often as it is needed.
@@ -67,6 +72,40 @@ pub struct LoginProgress {
     pub connect: Duration,
     /// Duration of startup and authentication.
     pub log_in: Duration,
+}
+
+impl Dialer {
+    /// Connects to the server. If that fails with addresses that were known before, and the server
+    /// has others by now, these are tried as well.
+    async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        name: ServerName<'static>,
+    ) -> Result<Connection, ConnectError> {
+        let found = self.addresses.find(endpoint).await?;
+        match self.connect_to(&found.answer, name.clone()).await {
+            Err(error) if found.is_kept => match self.addresses.find(endpoint).await {
+                Ok(Found { answer, .. }) if answer.addresses != found.answer.addresses => {
+                    self.connect_to(&answer, name).await
+                }
+                _ => Err(error),
+            },
+            result => result,
+        }
+    }
+
+    async fn connect_to(
+        &self,
+        answer: &Arc<Answer>,
+        name: ServerName<'static>,
+    ) -> Result<Connection, ConnectError> {
+        let result = connect(&answer.addresses, name, &self.settings.tls).await;
+        // They are tried in turn, so one that is not the first means that others have failed.
+        if !matches!(&result, Ok(connection) if connection.address == answer.addresses[0]) {
+            self.addresses.forget(answer);
+        }
+        result
+    }
 }
 
 impl UpstreamLogin {
@@ -161,18 +200,14 @@ impl UpstreamLogin {
             settings,
             broker,
             server,
+            ..
         } = &*self.dialer;
         let credential = &lease.credential;
         progress.db_user = Some(credential.db_user.clone());
         let _permit = server.pacing.acquire().await?;
         let started = Instant::now();
-        let connection = connect(
-            endpoint,
-            server_name(settings, &endpoint.host)?,
-            &settings.tls,
-        )
-        .await
-        .map_err(|error| {
+        let name = server_name(settings, &endpoint.host)?;
+        let connection = self.dialer.connect(endpoint, name).await.map_err(|error| {
             broker.forget_endpoint(settings);
             ServerLoginError::Connect(error.into())
         })?;
@@ -254,13 +289,17 @@ impl pool::LogIn for UpstreamLogin {
 
     async fn addresses(&self) -> Option<Vec<UpstreamAddr>> {
         let Dialer {
-            settings, broker, ..
+            settings,
+            broker,
+            addresses,
+            ..
         } = &*self.dialer;
         let endpoint = broker.endpoint(settings).await.ok()?;
         if names_several_servers(&endpoint) {
             return None;
         }
-        resolve(&endpoint).await.ok()
+        let answer = addresses.ask(&endpoint).await.ok()?;
+        Some(answer.addresses.clone())
     }
 }
 
@@ -293,14 +332,6 @@ impl pool::Session for UpstreamSession {
             .await
             .map_err(|error| chain(&error))
     }
-}
-
-/// Whether this is one of Aurora's reader and custom endpoints. Each answer of the DNS is one of
-/// several servers, and the others are just as good.
-fn names_several_servers(endpoint: &Endpoint) -> bool {
-    [".cluster-ro-", ".cluster-custom-"]
-        .iter()
-        .any(|label| endpoint.host.contains(label))
 }
 
 /// Whether such logins are refused, rather than impossible at the moment.

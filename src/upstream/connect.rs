@@ -2,6 +2,8 @@
 //! the TLS handshake.
 
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -31,12 +33,8 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Name resolution failed.
-    #[error("cannot resolve {host}")]
-    Resolve {
-        host: String,
-        #[source]
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
     /// No address accepted a TCP connection; this is the failure of the last one.
     #[error("cannot connect to {address}")]
     Tcp {
@@ -76,10 +74,34 @@ pub enum ConnectError {
     },
 }
 
+/// Why a name has no address. Several logins may wait for one look-up, and share its failure.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot resolve {host}")]
+pub struct ResolveError {
+    /// The name.
+    pub host: String,
+    #[source]
+    error: Arc<io::Error>,
+}
+
+impl ResolveError {
+    /// The look-up of an endpoint's name was given up.
+    pub fn interrupted(endpoint: &Endpoint) -> Self {
+        Self::new(endpoint, io::ErrorKind::Interrupted.into())
+    }
+
+    fn new(endpoint: &Endpoint, error: io::Error) -> Self {
+        Self {
+            host: endpoint.host.clone(),
+            error: error.into(),
+        }
+    }
+}
+
 impl From<ConnectError> for Refusal {
     fn from(error: ConnectError) -> Self {
         let text = match &error {
-            ConnectError::Resolve { .. } => "cannot resolve the database server's name",
+            ConnectError::Resolve(_) => "cannot resolve the database server's name",
             ConnectError::Tcp { .. } => "cannot connect to the database server",
             ConnectError::TlsNotOffered(_) => "the database server does not offer TLS",
             ConnectError::ErrorInSslExchange(_) => {
@@ -103,20 +125,17 @@ impl From<ConnectError> for Refusal {
     }
 }
 
-/// Connects to the first address of `endpoint` that accepts, then insists on TLS.
-///
-/// The name is resolved each time, because a writer endpoint moves at a failover and a reader
-/// endpoint rotates.
+/// Connects to the first of these addresses that accepts, then insists on TLS. There must be at
+/// least one address.
 ///
 /// # Errors
 /// Returns a [`ConnectError`]; there is no unencrypted fallback.
 pub async fn connect(
-    endpoint: &Endpoint,
+    addresses: &[UpstreamAddr],
     server_name: ServerName<'static>,
     tls: &UpstreamTls,
 ) -> Result<Connection, ConnectError> {
-    let addresses = resolve(endpoint).await?;
-    connect_first(&addresses)
+    connect_first(addresses)
         .await?
         .secure(server_name, tls)
         .await
@@ -158,17 +177,37 @@ pub fn server_name(target: &TargetSettings, host: &str) -> Result<ServerName<'st
 ///
 /// # Errors
 /// The name cannot be resolved.
-pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<UpstreamAddr>, ConnectError> {
-    match with_step_timeout(lookup_host((endpoint.host.as_str(), endpoint.port))).await {
-        Ok(addresses) => Some(addresses.map(UpstreamAddr).collect::<Vec<_>>())
-            .filter(|addresses| !addresses.is_empty())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<UpstreamAddr>, ResolveError> {
+    resolve_by(endpoint, look_up(endpoint)).await
+}
+
+/// Asks the system for the addresses of a name.
+///
+/// # Errors
+/// The name cannot be resolved.
+pub async fn look_up(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
+    let addresses = lookup_host((endpoint.host.as_str(), endpoint.port)).await?;
+    Ok(addresses.collect())
+}
+
+/// The addresses of an endpoint, of which there is at least one, as this look-up finds them in
+/// time.
+///
+/// # Errors
+/// The name cannot be resolved.
+pub async fn resolve_by(
+    endpoint: &Endpoint,
+    look_up: impl Future<Output = io::Result<Vec<SocketAddr>>>,
+) -> Result<Vec<UpstreamAddr>, ResolveError> {
+    match with_step_timeout(look_up).await {
+        Ok(addresses) if addresses.is_empty() => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        )),
+        Ok(addresses) => Ok(addresses.into_iter().map(UpstreamAddr).collect()),
         Err(error) => Err(error),
     }
-    .map_err(|error| ConnectError::Resolve {
-        host: endpoint.host.clone(),
-        error,
-    })
+    .map_err(|error| ResolveError::new(endpoint, error))
 }
 
 /// Connects to the first of these addresses that accepts. There must be at least one address.

@@ -180,41 +180,116 @@ impl Names {
     }
 }
 
+/// A server that goes by a name, behind a relay at each of two addresses. The name leads to the
+/// first until it is moved.
+struct Moving {
+    old: Relay,
+    new: Relay,
+    new_address: SocketAddr,
+    names: Names,
+    proxy: Proxy,
+}
+
+impl Moving {
+    const NAME: &str = "db.failover.test";
+
+    /// Starts a proxy whose target has these keys. The relay at the first address forwards by a
+    /// function of the test.
+    fn start(
+        keys: &str,
+        forward: impl Fn(&mut TcpStream, &mut TcpStream) + Clone + Send + 'static,
+    ) -> Self {
+        let rds = Testbed::shared().rds();
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, rds.port()));
+        let old = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = old.local_addr().unwrap().port();
+        let new_address = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), port));
+        let new = TcpListener::bind(new_address).unwrap();
+        let names = Names::new(Self::NAME, Ipv4Addr::LOCALHOST);
+        let aws = Testbed::shared().aws();
+        let target = format!(
+            "host = \"{}\"\nport = {port}\ntls_server_name = \"localhost\"\nsigning_host = \
+             \"localhost:{}\"\n{keys}{TARGET}",
+            Self::NAME,
+            rds.port()
+        );
+        let env = [aws.env(), names.env()].concat();
+        Self {
+            old: Relay::listen(old, server, forward),
+            new: Relay::listen(new, server, pass),
+            new_address,
+            proxy: Proxy::with_config_and_env(&rds_config(&target), env),
+            names,
+        }
+    }
+
+    fn move_server(&self) {
+        let SocketAddr::V4(address) = self.new_address else {
+            unreachable!("it is an address of IPv4")
+        };
+        self.names.point(Self::NAME, *address.ip());
+    }
+
+    /// How many connections each address has seen.
+    fn connections(&self) -> (usize, usize) {
+        (self.old.connections(), self.new.connections())
+    }
+}
+
 #[test]
 fn after_a_failover_by_dns_logins_and_pooled_sessions_move_to_the_new_address() {
-    const NAME: &str = "db.failover.test";
-    let rds = Testbed::shared().rds();
-    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, rds.port()));
-    let old = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = old.local_addr().unwrap().port();
-    let new_address = Ipv4Addr::new(127, 0, 0, 2);
-    let new = TcpListener::bind((new_address, port)).unwrap();
-    let [old, new] = [old, new].map(|listener| Relay::listen(listener, server, pass));
-    let names = Names::new(NAME, Ipv4Addr::LOCALHOST);
-    let aws = Testbed::shared().aws();
-    let target = format!(
-        "host = \"{NAME}\"\nport = {port}\ntls_server_name = \"localhost\"\nsigning_host = \
-         \"localhost:{}\"\nreuse_sessions = true\n{TARGET}",
-        rds.port()
-    );
-    let env = [aws.env(), names.env()].concat();
-    let proxy = Proxy::with_config_and_env(&rds_config(&target), env);
-    let mut open = log_in(&proxy).unwrap();
-    leave(log_in(&proxy).unwrap());
-    wait_for_resets(&proxy, 1);
-    assert_eq!((old.connections(), new.connections()), (2, 0));
-    names.point(NAME, new_address);
+    let server = Moving::start("reuse_sessions = true\n", pass);
+    let proxy = &server.proxy;
+    let mut open = log_in(proxy).unwrap();
+    leave(log_in(proxy).unwrap());
+    wait_for_resets(proxy, 1);
+    assert_eq!(server.connections(), (2, 0));
+    server.move_server();
     // The pool looks every five seconds whether the name has moved.
     proxy.log_line(&["spare session ended"]);
-    let mut moved = log_in(&proxy).unwrap();
+    let mut moved = log_in(proxy).unwrap();
     assert_eq!(moved.value("select 1"), "1");
-    assert_eq!((old.connections(), new.connections()), (2, 1));
+    assert_eq!(server.connections(), (2, 1));
     assert_eq!(
         open.value("select 1"),
         "1",
         "an open session stays where it is"
     );
-    proxy.log_line(&["session opened", &format!("upstream={new_address}:{port}")]);
+    let upstream = format!("upstream={}", server.new_address);
+    proxy.log_line(&["session opened", &upstream]);
+}
+
+#[test]
+fn logins_share_an_answer_of_the_dns_and_see_a_failover_within_five_seconds() {
+    const LATEST: Duration = Duration::from_secs(5);
+    let server = Moving::start("", pass);
+    log_in(&server.proxy).unwrap();
+    server.move_server();
+    let moved = Instant::now();
+    log_in(&server.proxy).unwrap();
+    assert_eq!(server.connections(), (2, 0), "the name was looked up again");
+    loop {
+        let begun = moved.elapsed();
+        log_in(&server.proxy).unwrap();
+        if server.connections().1 > 0 {
+            break;
+        }
+        assert!(begun < LATEST, "{begun:?}: a login goes to the old address");
+    }
+}
+
+#[test]
+fn a_login_that_fails_at_an_old_address_goes_to_the_new_one() {
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let cutter = left.clone();
+    let server = Moving::start("", move |from, to| cut(from, to, &cutter));
+    log_in(&server.proxy).unwrap();
+    server.move_server();
+    left.store(0, Ordering::Relaxed);
+    assert_eq!(log_in(&server.proxy).unwrap().value("select 1"), "1");
+    assert_eq!(server.connections(), (2, 1));
+    log_in(&server.proxy).unwrap();
+    assert_eq!(server.connections(), (2, 2), "the old address is forgotten");
 }
 
 #[test]

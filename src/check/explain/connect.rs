@@ -7,7 +7,7 @@ use crate::check::login::{CheckedLogin, SET_THE_CLOCK};
 use crate::check::report::{Advice, Failure};
 use crate::error::chain;
 use crate::tls::TlsFailure;
-use crate::upstream::connect::ConnectError;
+use crate::upstream::connect::{ConnectError, ResolveError};
 
 const SEE_WHAT_IS_BETWEEN: &str = "see whether host and port are the server's own, and what \
      stands between (load balancer, tunnel, pooler)";
@@ -15,7 +15,7 @@ const SEE_WHAT_IS_BETWEEN: &str = "see whether host and port are the server's ow
 /// The server cannot be resolved, reached or verified.
 pub fn connect(error: &ConnectError, login: CheckedLogin<'_>) -> Failure {
     let advice = match error {
-        ConnectError::Resolve { host, .. } => Advice::new(
+        ConnectError::Resolve(ResolveError { host, .. }) => Advice::new(
             format!("the DNS of this machine has no address for {host}"),
             "see whether host is spelt right; names of a private zone are known inside its VPC \
              only, or through its resolver",

@@ -21,6 +21,7 @@ pub struct DatabaseServers(HashMap<ServerName, Arc<DatabaseServer>>);
 /// What the targets of one server share.
 pub struct DatabaseServer {
     pub(super) pacing: Pacing,
+    max_concurrent_logins: usize,
     pub(super) cancels: Cancels,
 }
 
@@ -72,6 +73,7 @@ impl DatabaseServers {
         let server = |(name, (per_second, concurrent))| {
             let server = DatabaseServer {
                 pacing: Pacing::new(per_second, concurrent),
+                max_concurrent_logins: concurrent,
                 cancels: Cancels::new(per_second),
             };
             (name, Arc::new(server))
@@ -82,6 +84,14 @@ impl DatabaseServers {
     /// The server of this target, which must be one of those that this was made of.
     pub(super) fn server(&self, settings: &TargetSettings) -> Arc<DatabaseServer> {
         self.0[&ServerName::of(settings)].clone()
+    }
+}
+
+impl DatabaseServer {
+    /// How many logins at a time the pool of one target may do. Clients wait in the same line, so it
+    /// leaves most of it to them.
+    pub(super) fn max_pool_logins(&self) -> usize {
+        (self.max_concurrent_logins / 4).max(1)
     }
 }
 
@@ -215,12 +225,13 @@ mod tests {
     async fn the_smallest_limits_hold_for_all_targets_of_a_server() {
         let rds = "engine = \"rds\"\nregion = \"us-west-2\"\nhost = \"db.example.com\"\n";
         let targets = targets(&[
-            &format!("{rds}max_logins_per_second = 5\nmax_concurrent_logins = 3"),
+            &format!("{rds}max_logins_per_second = 5\nmax_concurrent_logins = 100"),
             &format!("{rds}max_logins_per_second = 7\nmax_concurrent_logins = 1"),
         ]);
         let servers = DatabaseServers::of(targets.iter().map(|target| &**target));
         let first = servers.server(&targets[0]);
         let _in_flight = first.pacing.acquire().await.unwrap();
+        assert_eq!(first.max_pool_logins(), 1);
         let server = servers.server(&targets[1]);
         let refusal = server.pacing.acquire().await.unwrap_err();
         assert_eq!(

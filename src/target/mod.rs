@@ -69,12 +69,14 @@ impl Target {
             format!("target.{}.max_sessions", settings.name),
             settings.max_sessions,
         ));
+        let server = servers.server(&settings);
         let has_pool = settings.warm_sessions > 0 || settings.reuse_sessions;
+        let max_starting = server.max_pool_logins();
         Self {
-            pool: has_pool.then(|| Pool::start(settings.clone(), limit.clone())),
+            pool: has_pool.then(|| Pool::start(settings.clone(), limit.clone(), max_starting)),
             dialer: Arc::new(Dialer {
                 broker: Broker::new(&settings.name, identities, metrics),
-                server: servers.server(&settings),
+                server,
                 addresses: Addresses::new(),
                 settings: settings.clone(),
             }),

@@ -46,6 +46,8 @@ const TERMINATE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Pool<L: LogIn> {
     settings: Arc<TargetSettings>,
     limit: Arc<Limit>,
+    /// How many sessions may be made at a time.
+    max_starting: usize,
     state: Mutex<PoolState<L>>,
     changed: Notify,
     closing: CancellationToken,
@@ -124,9 +126,13 @@ pub(super) fn machine_slept((instant, time): (Instant, SystemTime)) -> bool {
 }
 
 impl<L: LogIn> Pool<L> {
-    /// Creates an empty pool, and starts the tasks that fill it. It must be called on a tokio
-    /// runtime.
-    pub fn start(settings: Arc<TargetSettings>, limit: Arc<Limit>) -> Arc<Self> {
+    /// Creates an empty pool, and starts the tasks that fill it, which make up to `max_starting`
+    /// sessions at a time. It must be called on a tokio runtime.
+    pub fn start(
+        settings: Arc<TargetSettings>,
+        limit: Arc<Limit>,
+        max_starting: usize,
+    ) -> Arc<Self> {
         let state = PoolState {
             logins: VecDeque::new(),
             sessions: Vec::new(),
@@ -137,6 +143,7 @@ impl<L: LogIn> Pool<L> {
         let pool = Arc::new(Self {
             settings,
             limit,
+            max_starting,
             state: Mutex::new(state),
             changed: Notify::new(),
             closing: CancellationToken::new(),
@@ -375,8 +382,7 @@ impl<L: LogIn> Pool<L> {
         let max_starting = match state.pause {
             Some((_, until)) if Instant::now() < until => 0,
             Some(_) => 1,
-            // Clients wait in the same line, so the pool leaves most of it to them.
-            None => (self.settings.max_concurrent_logins / 4).max(1),
+            None => self.max_starting,
         };
         let shares = allot(&claims, self.settings.warm_sessions);
         for ((login, _), share) in keys.drain(..).zip(shares) {
@@ -491,7 +497,10 @@ impl<L: LogIn> Pool<L> {
                     return Some((client, state.sessions.remove(index).permit));
                 }
                 let pooled = &mut state.sessions[index];
-                pooled.is_being_reset = false;
+                if !std::mem::take(&mut pooled.is_being_reset) {
+                    // Only so many are made at a time, and another may be next.
+                    self.changed.notify_one();
+                }
                 pooled.ready = Some(Readiness {
                     thread,
                     address: upstream,

@@ -19,6 +19,8 @@ use crate::limits::{Limit, Permit};
 use crate::route::DbUser;
 use crate::wire::frontend::TERMINATE;
 
+const MAX_STARTING: usize = 25;
+
 /// A server whose ends of the sessions are held by the test.
 #[derive(Clone)]
 struct FakeServer(Arc<Inner>);
@@ -146,7 +148,11 @@ fn pool(parameters: &str) -> (Arc<Pool<FakeServer>>, FakeServer, Arc<Limit>) {
     let config: Config = load(None, &[url]).unwrap();
     let target = config.listeners[0].targets[0].clone();
     let limit = Arc::new(Limit::new("max_sessions", target.max_sessions));
-    (Pool::start(target, limit.clone()), FakeServer::new(), limit)
+    (
+        Pool::start(target, limit.clone(), MAX_STARTING),
+        FakeServer::new(),
+        limit,
+    )
 }
 
 /// A permit of a target without a limit.
@@ -375,6 +381,22 @@ async fn a_login_makes_the_pool_log_in_for_the_next_client_with_the_same_key() {
     assert_eq!(pool.login("a", &server).await, Some(0));
     assert_eq!(pool.login("a", &server).await, Some(1));
     assert_eq!(server.logins(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_sessions_are_made_at_a_time_and_the_others_right_after_them() {
+    let (pool, server, _) = pool("warm_sessions=40");
+    for _ in 0..40 {
+        pool.note_login(key("a"), server.clone());
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(pool.status().starting, MAX_STARTING);
+    let begin = Instant::now();
+    for _ in 0..3 {
+        settle().await;
+    }
+    assert_eq!(pool.status().ready, 40);
+    assert!(begin.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -158,6 +158,20 @@ fn a_listener_that_believes_proxy_headers_is_not_on_loopback() {
 }
 
 #[test]
+fn an_extension_to_vouch_for_has_a_name_that_postgresql_can_know() {
+    let rds = "[target.warehouse]\nengine = \"rds\"\nregion = \"us-west-2\"\nhost = \"h\"\n\
+               reuse_sessions = true\n";
+    for extension in [String::new(), "x".repeat(64)] {
+        assert_problem(
+            &format!("{LISTENER}{rds}reuse_extensions = [\"postgis\", \"{extension}\"]\n"),
+            &format!(
+                "10:32: reuse_extensions = \"{extension}\": must have 1 to 63 bytes and no NUL"
+            ),
+        );
+    }
+}
+
+#[test]
 fn redshift_settings_are_held_against_the_apis_constraints() {
     for (line, rule) in [
         (

@@ -426,6 +426,21 @@ fn every_sqlstate_of_the_proxy_is_explained_and_no_other() {
 }
 
 #[test]
+fn the_extensions_that_keep_nothing_are_listed() {
+    let source = std::fs::read_to_string(root().join("src/upstream/kept_state.rs")).unwrap();
+    let (_, list) = source.split_once("const KEEP_NOTHING: ").unwrap();
+    let (list, _) = list.split_once("];").unwrap();
+    let known: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    assert!(known.len() > 10, "{known:?}");
+    let page = std::fs::read_to_string(root().join("docs/pool.md")).unwrap();
+    let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (_, names) = page.split_once("Known to keep nothing are ").unwrap();
+    let (names, _) = names.split_once(". ").unwrap();
+    let names = names.replace(" and ", ", ");
+    assert_eq!(names.split(", ").collect::<Vec<_>>(), known);
+}
+
+#[test]
 fn every_field_of_the_log_is_explained() {
     let aws = Testbed::shared().aws();
     let config = rds_config("db_user = \"jane_doe\"\ndatabase = \"postgres\"\nmax_sessions = 1");

@@ -260,10 +260,13 @@ keys! {
         session_name: String { default: Omitted::Means("`\"pg-iam-proxy\"`") }
         /// URL of every AWS service but STS; it wins over the environment.
         endpoint_url: String { form: Form::Url, default: Omitted::Means("AWS's own") }
-        /// URL of STS; it wins over the environment.
+        /// URL of STS, for `role_arn` here and for roles of profiles; it wins over the environment.
+        /// Web identities are taken to the STS of the environment.
         sts_endpoint_url: String {
             form: Form::Url,
-            default: Omitted::Means("`endpoint_url`, or AWS's own"),
+            default: Omitted::Means(
+                "`endpoint_url`, or AWS's own; for roles of profiles, the one of the environment",
+            ),
         }
         /// Startup parameters that are not forwarded, besides those that the engine refuses.
         ignore_startup_parameters: Vec<Spanned<String>> { default: Omitted::Is("[]") }

@@ -277,7 +277,8 @@ pub struct AwsIdentity {
     pub role: Option<Role>,
     /// URL of every AWS service but STS.
     pub endpoint_url: Option<String>,
-    /// URL of STS; `None` means `endpoint_url`.
+    /// URL of STS; `None` means `endpoint_url` for the role, and for the roles of profiles what the
+    /// environment says.
     pub sts_endpoint_url: Option<String>,
 }
 

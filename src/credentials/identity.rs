@@ -18,19 +18,19 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
-use aws_sdk_sts::types::Tag;
 use aws_types::origin::Origin;
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
+use super::assume_role::assume_role;
 use super::cache::{self, Cache, Expires, Loader};
 use super::clock::{ClockMonitor, ClockProbe};
 use super::deadline::Deadline;
 use super::error::{AwsError, AwsErrorReason};
-use super::{person_name, without_margin};
+use super::profile_roles::ProfileRoles;
+use super::without_margin;
 use crate::config::{AwsIdentity, Role};
 use crate::excerpt;
-use crate::iam::Action;
 
 /// How long one attempt at a call may take, and all attempts together. A login waits for them.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -43,10 +43,6 @@ const RENEW_AHEAD: Duration = Duration::from_mins(5);
 /// How long credentials without an expiry are used, so that rotated keys are noticed. The SDK does
 /// the same.
 const LIFE_WITHOUT_EXPIRY: Duration = Duration::from_mins(15);
-/// The default `RoleSessionName`, which CloudTrail shows.
-const ROLE_SESSION_NAME: &str = "pg-iam-proxy";
-/// Key of the session tag that names the person.
-pub const PERSON_TAG: &str = "pg-iam-proxy:user";
 /// How many calls to one endpoint may be in flight at a time; AWS throttles accounts, not
 /// connections.
 const MAX_CONCURRENT_CALLS: usize = 8;
@@ -239,9 +235,11 @@ impl Identities {
             .entry(source.clone())
             .or_default()
             .clone();
-        cell.get_or_init(|| async { Arc::new(CredentialChain::new(source.clone()).await) })
-            .await
-            .clone()
+        cell.get_or_init(|| async {
+            Arc::new(CredentialChain::new(source.clone(), self.clock.clone()).await)
+        })
+        .await
+        .clone()
     }
 
     async fn source_credentials(
@@ -279,10 +277,11 @@ struct CredentialChain {
     /// serves the first lookup, and each later lookup creates a new one.
     first_provider: Mutex<Option<SharedCredentialsProvider>>,
     has_provided: AtomicBool,
+    clock: Arc<ClockMonitor>,
 }
 
 impl CredentialChain {
-    async fn new(IdentityKey { identity, region }: IdentityKey) -> Self {
+    async fn new(IdentityKey { identity, region }: IdentityKey, clock: Arc<ClockMonitor>) -> Self {
         let config = load(&identity, Region::new(region)).await;
         let first_provider = Mutex::new(config.credentials_provider());
         Self {
@@ -290,10 +289,18 @@ impl CredentialChain {
             config,
             first_provider,
             has_provided: AtomicBool::new(false),
+            clock,
         }
     }
 
-    async fn load_credentials(&self) -> Result<Credentials, AwsError> {
+    /// Returns credentials, and for how long they are valid if their source says so.
+    async fn load_credentials(&self) -> Result<(Credentials, Option<Duration>), AwsError> {
+        if let Some(url) = &self.identity.sts_endpoint_url
+            && let Some(profile) =
+                ProfileRoles::read(self.identity.profile.as_deref(), self.config.region()).await
+        {
+            return self.assume_profile_roles(profile, url).await;
+        }
         let first_provider = self.first_provider.lock().take();
         let provider = match (first_provider, self.config.region()) {
             (None, Some(region)) => load(&self.identity, region.clone())
@@ -303,11 +310,35 @@ impl CredentialChain {
         };
         let provider =
             provider.expect("the chain is a provider, whether it finds credentials or not");
-        provider
-            .provide_credentials()
-            .await
-            .map_err(AwsError::cannot_load_credentials)
+        provided_by(&provider).await
     }
+
+    async fn assume_profile_roles(
+        &self,
+        ProfileRoles { roles, source }: ProfileRoles,
+        sts_endpoint_url: &String,
+    ) -> Result<(Credentials, Option<Duration>), AwsError> {
+        let config = with_endpoint(self.config.clone(), Some(sts_endpoint_url));
+        let (mut credentials, mut left) = provided_by(&source).await?;
+        for role in &roles {
+            let (assumed, life) = assume_role(&config, role, credentials, &self.clock).await?;
+            (credentials, left) = (assumed, Some(life));
+        }
+        Ok((credentials, left))
+    }
+}
+
+async fn provided_by(
+    provider: &impl ProvideCredentials,
+) -> Result<(Credentials, Option<Duration>), AwsError> {
+    let credentials = provider
+        .provide_credentials()
+        .await
+        .map_err(AwsError::cannot_load_credentials)?;
+    let left = credentials
+        .expiry()
+        .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or_default());
+    Ok((credentials, left))
 }
 
 impl Loader<AwsCredentials> for Arc<CredentialChain> {
@@ -319,9 +350,9 @@ impl Loader<AwsCredentials> for Arc<CredentialChain> {
     }
 
     async fn load(&self) -> Result<AwsCredentials, AwsError> {
-        let credentials =
+        let (credentials, left) =
             match tokio::time::timeout(IDENTITY_TIMEOUT, self.load_credentials()).await {
-                Ok(Ok(credentials)) => credentials,
+                Ok(Ok(loaded)) => loaded,
                 // A source that had credentials before does not answer, or they are being replaced
                 // there.
                 Ok(Err(error)) if self.has_provided.load(Relaxed) => {
@@ -331,9 +362,6 @@ impl Loader<AwsCredentials> for Arc<CredentialChain> {
                 Err(_) => return Err(AwsError::loading_timed_out()),
             };
         self.has_provided.store(true, Relaxed);
-        let left = credentials
-            .expiry()
-            .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or_default());
         Ok(AwsCredentials::new(credentials, left))
     }
 }
@@ -376,8 +404,7 @@ pub fn with_endpoint(config: SdkConfig, url: Option<&String>) -> SdkConfig {
     }
 }
 
-/// Assumes a role with the credentials of a chain. The SDK's own provider is not used, because it
-/// cannot set the source identity.
+/// Assumes a role with the credentials of a chain.
 struct RoleAssumer {
     identities: Arc<Identities>,
     chain: Arc<CredentialChain>,
@@ -419,13 +446,6 @@ impl Loader<AwsCredentials> for RoleAssumer {
 
 impl RoleAssumer {
     async fn assume(&self, source: &AwsCredentials) -> Result<AwsCredentials, AwsError> {
-        const ACTION: &str = Action::StsAssumeRole.name();
-        let Role {
-            arn,
-            external_id,
-            session_name,
-            person,
-        } = &self.role;
         let AwsIdentity {
             endpoint_url,
             sts_endpoint_url,
@@ -435,50 +455,13 @@ impl RoleAssumer {
             self.chain.config.clone(),
             sts_endpoint_url.as_ref().or(endpoint_url.as_ref()),
         );
-        let config = aws_sdk_sts::config::Builder::from(&config)
-            .credentials_provider(source.credentials.clone())
-            .build();
-        let mut call = aws_sdk_sts::Client::from_conf(config)
-            .assume_role()
-            .role_arn(arn)
-            .set_external_id(external_id.clone())
-            .role_session_name(match (session_name.as_deref(), person) {
-                (Some(pattern), Some(person)) => person_name::role_session_name(pattern, person),
-                (fixed, _) => fixed.unwrap_or(ROLE_SESSION_NAME).to_string(),
-            });
-        if let Some(person) = person {
-            // CloudTrail shows the person's name: the source identity stays with the session,
-            // whatever roles are assumed from it.
-            let tag = Tag::builder()
-                .key(PERSON_TAG)
-                .value(person_name::tag(person))
-                .build()
-                .map_err(AwsError::cannot_sign)?;
-            call = call
-                .source_identity(person_name::source_identity(person))
-                .tags(tag);
-        }
-        let clock = ClockProbe::new(&self.identities.clock);
-        let answer = call
-            .customize()
-            .interceptor(clock.clone())
-            .send()
-            .await
-            .map_err(|error| AwsError::call_failed(ACTION, error))?;
-        let credentials = answer
-            .credentials
-            .ok_or_else(|| AwsError::incomplete_answer(ACTION))?;
-        let expires = SystemTime::try_from(credentials.expiration)
-            .map_err(|_| AwsError::incomplete_answer(ACTION))?;
-        let (id, secret, token) = (
-            credentials.access_key_id,
-            credentials.secret_access_key,
-            credentials.session_token,
-        );
-        let left = clock.time_until(expires);
-        Ok(AwsCredentials::new(
-            Credentials::new(id, secret, Some(token), None, "pg-iam-proxy AssumeRole"),
-            Some(left),
-        ))
+        let (credentials, left) = assume_role(
+            &config,
+            &self.role,
+            source.credentials.clone(),
+            &self.identities.clock,
+        )
+        .await?;
+        Ok(AwsCredentials::new(credentials, Some(left)))
     }
 }

@@ -4,6 +4,7 @@
 //! Architecture invariant: only this folder names `aws_*`. Everything is made at the first login
 //! that needs it, so a target whose AWS identity is broken fails its own logins and nothing else.
 
+mod assume_role;
 mod cache;
 mod caller;
 mod clock;
@@ -15,6 +16,7 @@ mod dsql;
 mod error;
 mod identity;
 mod person_name;
+mod profile_roles;
 mod rds;
 mod redshift;
 mod redshift_serverless;
@@ -24,10 +26,11 @@ mod resource_id;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use assume_role::PERSON_TAG;
 pub use caller::{Caller, CallerError};
 pub use credential_sources::{CredentialSources, inspect_credential_sources};
 pub use error::{AwsError, AwsErrorReason};
-pub use identity::{Identities, PERSON_TAG};
+pub use identity::Identities;
 pub use request::{CredentialCall, CredentialRequest};
 pub use resource_id::resource_id;
 

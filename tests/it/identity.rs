@@ -212,6 +212,79 @@ fn sts_is_asked_once_for_a_role_that_many_logins_use() {
     );
 }
 
+/// Logs in with a profile whose role is assumed from the keys of another one, where the target says
+/// which STS is asked and the environment says another or none. Returns the database user.
+fn identity_of_role_in_profile(aws: &Aws, keys: &str, env: &[(&str, &str)]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let (id, secret) = (aws.access_key_id(), aws.secret_access_key());
+    let config = format!(
+        "[profile partner]\nrole_arn = {}\nexternal_id = {EXTERNAL_ID}\n\
+         role_session_name = reports\nsource_profile = base\n\
+         [profile base]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n\
+         [profile own]\nrole_arn = {}\ncredential_source = Environment\n",
+        aws.add_role(PARTNER_ROLE, Some(EXTERNAL_ID)),
+        aws.add_role("own", None),
+    );
+    let config = file(directory.path(), "config", &config);
+    let url = aws.endpoint_url();
+    let keys = format!("{KEYS}\n{keys}\nsts_endpoint_url = \"{url}\"");
+    let mut all = aws.env_without_key();
+    all.retain(|(name, _)| name != "AWS_ENDPOINT_URL" && name != "AWS_CONFIG_FILE");
+    all.extend(
+        env.iter()
+            .chain(&[("AWS_CONFIG_FILE", config.as_str())])
+            .map(|&(name, value)| (name.to_string(), value.to_string())),
+    );
+    let proxy = Proxy::with_config_and_env(&redshift_config(aws, &keys), all);
+    let user = Client::log_in(proxy.address(), &[("user", "x")])
+        .map(|mut client| client.value("select current_user"));
+    user.unwrap_or_else(|error| panic!("{error:?}\n{}", proxy.log()))
+}
+
+#[test]
+fn the_role_of_a_profile_is_assumed_at_the_sts_of_the_target() {
+    const NOBODY: &str = "http://127.0.0.1:1";
+    let aws = Testbed::shared().aws();
+    let named = "profile = \"partner\"";
+    for (keys, env) in [
+        (named, &[][..]),
+        (named, &[("AWS_ENDPOINT_URL_STS", NOBODY)]),
+        (named, &[("AWS_ENDPOINT_URL", NOBODY)]),
+        // The default chain finds the profile.
+        (
+            "",
+            &[("AWS_PROFILE", "partner"), ("AWS_ENDPOINT_URL_STS", NOBODY)],
+        ),
+    ] {
+        assert_eq!(
+            identity_of_role_in_profile(&aws, keys, env),
+            format!("IAMR:{PARTNER_ROLE}")
+        );
+    }
+    let requests = aws.requests();
+    let mut assumed = requests
+        .iter()
+        .filter(|request| request.action == "AssumeRole")
+        .map(|request| request.params.get("RoleSessionName").map(String::as_str));
+    assert_eq!(assumed.clone().count(), 4);
+    assert!(assumed.all(|name| name == Some("reports")));
+}
+
+#[test]
+fn the_role_of_a_profile_may_be_assumed_with_keys_of_the_environment() {
+    let aws = Testbed::shared().aws();
+    let env = [
+        ("AWS_ACCESS_KEY_ID", aws.access_key_id()),
+        ("AWS_SECRET_ACCESS_KEY", aws.secret_access_key()),
+        ("AWS_PROFILE", "partner"),
+    ];
+    let identity = |keys| identity_of_role_in_profile(&aws, keys, &env);
+    assert_eq!(identity("profile = \"own\""), "IAMR:own");
+    // In the default chain, they are used without the profile.
+    assert_eq!(identity(""), format!("IAM:{}", aws.user_name()));
+    assert_eq!(aws.calls("AssumeRole"), 1);
+}
+
 #[test]
 fn a_role_session_is_renewed_before_it_ends_and_tokens_do_not_outlive_it() {
     let bed = Testbed::shared();

@@ -15,7 +15,10 @@ const SHORTEST: usize = 2;
 const LONGEST: usize = 64;
 /// How long the value of a session tag may be.
 const LONGEST_TAG: usize = 256;
-/// How many hexadecimal digits of the hash there are behind a `-`.
+/// What the hash is appended with. Names of people and services often end in `-` and a date or a
+/// number, and hardly ever in `=` and eight digits.
+const BEFORE_HASH: char = '=';
+/// How many hexadecimal digits of the hash there are.
 const DIGITS: usize = 8;
 /// Where the name of the person goes in a session name.
 const PLACE: &str = "{user}";
@@ -49,7 +52,7 @@ fn fitted(name: &str, longest: usize, takes: impl Fn(&str, usize) -> bool) -> St
         .map(|c| if is_in_both_alphabets(c) { c } else { '-' })
         .take(longest.saturating_sub(DIGITS + 1))
         .collect();
-    format!("{kept}-{hash}")
+    format!("{kept}{BEFORE_HASH}{hash}")
 }
 
 fn is_sts_name(name: &str, longest: usize) -> bool {
@@ -80,7 +83,7 @@ fn is_in_both_alphabets(c: char) -> bool {
 }
 
 fn ends_like_a_hash(name: &str) -> bool {
-    name.rsplit_once('-').is_some_and(|(_, end)| {
+    name.rsplit_once(BEFORE_HASH).is_some_and(|(_, end)| {
         end.len() == DIGITS && end.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
 }
@@ -155,7 +158,9 @@ mod tests {
             "ana",
             "ana@example.com",
             "a_b=c,d.e+f-g",
-            "ana-deadbee",
+            "svc-20240101",
+            "ana-deadbeef",
+            "ana=deadbee",
             &"x".repeat(64),
         ] {
             assert_eq!(source_identity(name), name);
@@ -174,8 +179,8 @@ mod tests {
 
     #[test]
     fn a_name_that_aws_does_not_take_ends_in_a_hash_of_it() {
-        assert_eq!(source_identity("ana/b"), "ana-b-f5c7097c");
-        assert_eq!(tag("ana*"), "ana--d40d17b2");
+        assert_eq!(source_identity("ana/b"), "ana-b=f5c7097c");
+        assert_eq!(tag("ana*"), "ana-=d40d17b2");
     }
 
     #[test]

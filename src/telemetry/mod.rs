@@ -63,3 +63,36 @@ impl Drop for Log {
         self.0.flush(LAST_LINES_TIMEOUT);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::process::{self, Command};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_written_although_the_process_ends_at_once() {
+        const CHILD: &str = "PG_IAM_PROXY_TEST_OF_PANICS";
+        const NAME: &str = "telemetry::tests::a_panic_is_written_although_the_process_ends_at_once";
+        if env::var_os(CHILD).is_some() {
+            let _log = start(LogFormat::Text, LogLevel::Error);
+            let _ = std::panic::catch_unwind(|| panic!("on purpose"));
+            // Without dropping the log, as when a second panic aborts.
+            process::exit(0);
+        }
+        // Without the flush, the line would be lost most times and not always.
+        for _ in 0..8 {
+            let output = Command::new(env::current_exe().unwrap())
+                .args(["--exact", NAME, "--nocapture"])
+                .env(CHILD, "1")
+                .output()
+                .unwrap();
+            let log = String::from_utf8(output.stderr).unwrap();
+            assert!(
+                log.contains("bug: a task panicked") && log.contains("on purpose"),
+                "{log}"
+            );
+        }
+    }
+}

@@ -11,6 +11,14 @@ use crate::config;
 use crate::secret::Secret;
 use crate::verifier::Verifier;
 
+pub use crate::cancel::seal::{Contents, Seal};
+pub use crate::splice::{IdleTracker, Observer};
+
+/// The messages of the startup phase.
+pub mod wire {
+    pub use crate::wire::*;
+}
+
 /// Reads and checks the text of a configuration file, without the files that it names. Returns what
 /// the operator is told.
 pub fn configuration(text: &str) -> Result<(), String> {

@@ -167,8 +167,4 @@ mod telemetry;
 mod tls;
 mod upstream;
 mod verifier;
-pub mod wire;
-
-// For tests/fuzz.
-pub use cancel::seal::{Contents, Seal};
-pub use splice::{IdleTracker, Observer};
+mod wire;

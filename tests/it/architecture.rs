@@ -12,7 +12,7 @@ use syn::visit::{self, Visit};
 /// permission that nobody uses may not be listed.
 const MAY_USE: [(&str, &[&str]); 33] = [
     ("main", &[]),
-    ("lib", &["cancel", "splice"]),
+    ("lib", &[]),
     (
         "cli",
         &[
@@ -31,7 +31,12 @@ const MAY_USE: [(&str, &[&str]); 33] = [
             "wire",
         ],
     ),
-    ("fuzzing", &["client", "config", "secret", "verifier"]),
+    (
+        "fuzzing",
+        &[
+            "cancel", "client", "config", "secret", "splice", "verifier", "wire",
+        ],
+    ),
     ("telemetry", &["config"]),
     (
         "server",

@@ -1,8 +1,8 @@
 //! Are a server's messages read within bounds, parsed without copies, and passed on as they came?
 
 use bytes::{Bytes, BytesMut};
-use pg_iam_proxy::wire::ReadError;
-use pg_iam_proxy::wire::backend::{
+use pg_iam_proxy::fuzzing::wire::ReadError;
+use pg_iam_proxy::fuzzing::wire::backend::{
     Authentication, BackendMessage, ErrorResponse, MAX_AUTHENTICATION_REQUEST, MAX_BACKEND_MESSAGE,
     RawMessage, checked_body_length, parse, read_message,
 };

@@ -4,10 +4,10 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use pg_iam_proxy::wire::backend::BackendKey;
-use pg_iam_proxy::wire::protocol::CANCEL_REQUEST_CODE;
-use pg_iam_proxy::wire::startup::{CancelRequest, MAX_CANCEL_KEY, Packet, parse};
-use pg_iam_proxy::{Contents, Seal};
+use pg_iam_proxy::fuzzing::wire::backend::BackendKey;
+use pg_iam_proxy::fuzzing::wire::protocol::CANCEL_REQUEST_CODE;
+use pg_iam_proxy::fuzzing::wire::startup::{CancelRequest, MAX_CANCEL_KEY, Packet, parse};
+use pg_iam_proxy::fuzzing::{Contents, Seal};
 
 const PROCESS_ID: u32 = 7;
 static SEAL: LazyLock<Seal> = LazyLock::new(|| Seal::new(&[7; 32]));

@@ -2,11 +2,11 @@
 //! messages to the server?
 
 use bytes::Bytes;
-use pg_iam_proxy::wire::backend::RawMessage;
-use pg_iam_proxy::wire::frontend::TERMINATE;
-use pg_iam_proxy::wire::protocol::PQMSG_PARAMETER_STATUS;
-use pg_iam_proxy::wire::settings::Settings;
-use pg_iam_proxy::{IdleTracker, Observer};
+use pg_iam_proxy::fuzzing::wire::backend::RawMessage;
+use pg_iam_proxy::fuzzing::wire::frontend::TERMINATE;
+use pg_iam_proxy::fuzzing::wire::protocol::PQMSG_PARAMETER_STATUS;
+use pg_iam_proxy::fuzzing::wire::settings::Settings;
+use pg_iam_proxy::fuzzing::{IdleTracker, Observer};
 
 /// Takes the input for a session. The first byte of each chunk says who sends it (the server, where
 /// the highest bit is set) and how long it is.

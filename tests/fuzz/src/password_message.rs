@@ -1,12 +1,14 @@
 //! Are a client's answers to authentication requests read within bounds, and parsed without copies?
 
-use pg_iam_proxy::wire::ReadError;
-use pg_iam_proxy::wire::frontend::{password_message as encode_password, sasl_initial_response};
-use pg_iam_proxy::wire::password::{
+use pg_iam_proxy::fuzzing::wire::ReadError;
+use pg_iam_proxy::fuzzing::wire::frontend::{
+    password_message as encode_password, sasl_initial_response,
+};
+use pg_iam_proxy::fuzzing::wire::password::{
     ExpectedResponse, MAX_PASSWORD_MESSAGE, MAX_SASL_MESSAGE, SaslInitial, checked_body_length,
     parse_password, parse_sasl_initial, read,
 };
-use pg_iam_proxy::wire::protocol::PQMSG_PASSWORD_MESSAGE;
+use pg_iam_proxy::fuzzing::wire::protocol::PQMSG_PASSWORD_MESSAGE;
 
 use super::{cut, is_slice_of, now};
 

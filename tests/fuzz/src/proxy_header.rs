@@ -1,7 +1,7 @@
 //! Is a PROXY header read to its last byte and no further, however its bytes are cut?
 
-use pg_iam_proxy::wire::ReadError;
-use pg_iam_proxy::wire::proxy_header::read;
+use pg_iam_proxy::fuzzing::wire::ReadError;
+use pg_iam_proxy::fuzzing::wire::proxy_header::read;
 
 use super::{cut, now};
 

@@ -1,6 +1,6 @@
 //! Does a SCRAM exchange go on only with a server that follows it and knows the password?
 
-use pg_iam_proxy::wire::scram::{MAX_SERVER_ITERATIONS, ScramClient};
+use pg_iam_proxy::fuzzing::wire::scram::{MAX_SERVER_ITERATIONS, ScramClient};
 
 /// The most iterations of one input. More of them cost time and tell nothing new.
 const MAX_FUZZED_ITERATIONS: u32 = 16;

@@ -1,13 +1,13 @@
 //! Are a client's first packets read within bounds, and parsed without copies or two readings?
 
 use bytes::{Bytes, BytesMut};
-use pg_iam_proxy::wire::backend::{self, BackendKey};
-use pg_iam_proxy::wire::protocol::NEGOTIATE_GSS_CODE;
-use pg_iam_proxy::wire::startup::{
-    MAX_CANCEL_KEY, MAX_STARTUP_BODY, Packet, PacketError, ProtocolVersion, StartupMessage, checked_body_length,
-    is_protocol_option, parse, read_packet,
+use pg_iam_proxy::fuzzing::wire::backend::{self, BackendKey};
+use pg_iam_proxy::fuzzing::wire::protocol::NEGOTIATE_GSS_CODE;
+use pg_iam_proxy::fuzzing::wire::startup::{
+    MAX_CANCEL_KEY, MAX_STARTUP_BODY, Packet, PacketError, ProtocolVersion, StartupMessage,
+    checked_body_length, is_protocol_option, parse, read_packet,
 };
-use pg_iam_proxy::wire::{ReadError, frontend};
+use pg_iam_proxy::fuzzing::wire::{ReadError, frontend};
 
 use super::{cut, is_slice_of, now};
 

@@ -136,7 +136,9 @@ pub async fn open(
         Ok(welcomed) => Some(Established::new(stream, welcomed, record.open())),
         Err(error) => {
             record.log_failed(&error);
+            // A client that has to go is still sent what its connection takes at once.
             tokio::select! {
+                biased;
                 () = send_error(&mut stream, error, &record) => {}
                 () = unauthenticated.must_go() => {}
             }

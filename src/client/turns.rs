@@ -1,10 +1,11 @@
 //! When is a client told whether its login is right, so that guessing passwords is slow?
 //!
 //! Once logins from a network have failed repeatedly, those of one user name from there take turns:
-//! there is one verdict in each delay, whether it is right or wrong. So a client that does not wait
-//! for its answer learns nothing, and other users behind the same address go on. Who waits holds no
-//! place of a session. A bounded number may wait, and the rest is refused at once, as if the
-//! password were wrong.
+//! after a wrong verdict there is none in the delay that follows, neither right nor wrong. So a
+//! client that does not wait for its answer learns nothing, and other users behind the same address
+//! go on. A right verdict holds nobody up: whoever is told it has nothing left to guess, and a tool
+//! may be logging in twenty times at once. Who waits holds no place of a session. A bounded number
+//! may wait, and the rest is refused at once, as if the password were wrong.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -186,14 +187,15 @@ impl Attempt<'_> {
             penalties.failed(address, now.into_std());
             return Ok(());
         };
-        if !is_right {
-            let is_second_half = line.failed.take_if(|(at, was_encrypted)| {
-                *was_encrypted != self.is_encrypted && self.began <= *at + OTHER_ENCRYPTION
-            });
-            if is_second_half.is_none() {
-                penalties.failed(address, now.into_std());
-                line.failed = Some((now, self.is_encrypted));
-            }
+        if is_right {
+            return Ok(());
+        }
+        let is_second_half = line.failed.take_if(|(at, was_encrypted)| {
+            *was_encrypted != self.is_encrypted && self.began <= *at + OTHER_ENCRYPTION
+        });
+        if is_second_half.is_none() {
+            penalties.failed(address, now.into_std());
+            line.failed = Some((now, self.is_encrypted));
         }
         line.next = now + penalties.delay(address, now.into_std());
         Ok(())
@@ -305,7 +307,11 @@ mod tests {
         let right = verdict(&turns, "192.0.2.1", "ana", true).await;
         assert_eq!(millis(right), 5000, "a right password waits as long");
         let next = verdict(&turns, "192.0.2.1", "ana", true).await;
-        assert_eq!(millis(next), 5000, "and has had the turn");
+        assert_eq!(millis(next), 0, "whoever knows it has nothing to guess");
+        let wrong = verdict(&turns, "192.0.2.1", "ana", false).await;
+        assert_eq!(millis(wrong), 0, "the turn is still there");
+        let wrong = verdict(&turns, "192.0.2.1", "ana", false).await;
+        assert_eq!(millis(wrong), 5000);
     }
 
     #[tokio::test(start_paused = true)]
@@ -316,7 +322,9 @@ mod tests {
             assert_eq!(millis(wait), 0);
         }
         fail(&turns, "ana", 9).await;
-        assert_eq!(millis(verdict(&turns, "192.0.2.1", "bob", true).await), 0);
+        for _ in 0..20 {
+            assert_eq!(millis(verdict(&turns, "192.0.2.1", "bob", true).await), 0);
+        }
         assert_eq!(millis(verdict(&turns, "192.0.2.2", "ana", true).await), 0);
         let local = turns.attempt(None, "ana", false);
         assert_eq!(local.judged(false).await, Ok(()));
@@ -378,9 +386,9 @@ mod tests {
                 (4, false, 0),
                 (5, false, 0),
                 (0, true, 5),
-                (1, true, 10),
-                (2, true, 15),
-                (3, true, 20)
+                (1, true, 5),
+                (2, true, 10),
+                (3, true, 10)
             ]
         );
         assert!(!attempt.is_hopeless());

@@ -226,6 +226,22 @@ fn a_right_password_among_many_guesses_is_not_told_out_of_turn_and_other_users_g
 }
 
 #[test]
+fn failures_of_one_user_do_not_hold_up_the_right_passwords_of_another_at_the_same_address() {
+    let verifier = hash_password(PASSWORD);
+    let users = [user("ana", &verifier), user("bob", &verifier)].concat();
+    let proxy = proxy("auth = \"password\"", &users);
+    for _ in 0..6 {
+        let error = read_refusal(&mut guess(&proxy, "ana", "wrong"));
+        assert_eq!(error.sqlstate(), "28P01");
+    }
+    // A tool that opens its pool of connections.
+    let pool: Vec<_> = (0..20).map(|_| guess(&proxy, "bob", PASSWORD)).collect();
+    for mut bob in pool {
+        assert_eq!(read_reply(&mut bob), Reply::Message(b'R', vec![0, 0, 0, 0]));
+    }
+}
+
+#[test]
 fn a_password_whose_turn_does_not_come_in_time_is_refused_with_28p01() {
     let proxy = proxy(
         "auth = \"password\"",

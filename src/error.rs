@@ -278,6 +278,9 @@ pub enum LoginError {
     /// oldest.
     #[error("too many clients that have not proved who they are")]
     CrowdedOut,
+    /// The proxy stops, and the client has not said enough to be answered in its own protocol.
+    #[error("the proxy is shutting down")]
+    Stopping,
     /// The client did not send enough in time to be answered in its own protocol.
     #[error("the client did not finish its startup in time")]
     StartupTimeout,
@@ -295,7 +298,7 @@ impl LoginError {
             Self::TlsFailed(_) | Self::NotPostgres(_) => Some(SqlState::ProtocolViolation),
             Self::StartupTimeout => Some(SqlState::QueryCanceled),
             // The many of them have a metric of their own.
-            Self::ClientGone | Self::CrowdedOut => None,
+            Self::ClientGone | Self::CrowdedOut | Self::Stopping => None,
         }
     }
 }

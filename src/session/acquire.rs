@@ -7,7 +7,7 @@ use super::record::Record;
 use super::route::Routed;
 use super::{Context, Permits};
 use crate::client::stream::ClientStream;
-use crate::error::{ErrorKind, LoginError, Refusal};
+use crate::error::LoginError;
 use crate::target::{self, Target};
 use crate::wire::startup::StartupMessage;
 
@@ -39,9 +39,7 @@ pub(super) async fn acquire(
     let upstream = tokio::select! {
         result = target.acquire(login, record.progress()) => result?,
         () = stream.gone() => return Err(LoginError::ClientGone),
-        () = context.runtime.lifecycle.stop.cancelled() => {
-            return Err(Refusal::new(ErrorKind::ShuttingDown, "the proxy is shutting down").into());
-        }
+        stopping = context.stopping() => return Err(stopping),
     };
     Ok(Acquired {
         startup,

@@ -25,7 +25,7 @@ use crate::address::ClientAddr;
 use crate::client::negotiate::{ClientRequest, NegotiatedConnection};
 use crate::client::stream::ClientStream;
 use crate::client::{reject, version};
-use crate::error::LoginError;
+use crate::error::{ErrorKind, LoginError, Refusal};
 use crate::limits::{self, Permit, UnauthenticatedClient};
 use crate::runtime::{Listener, Runtime, Snapshot};
 use prove::Startup;
@@ -74,6 +74,12 @@ impl Context<'_> {
     /// The moment by which the client must have sent its last login byte.
     fn deadline(&self, record: &Record) -> Instant {
         (record.opened() + self.snapshot.limits.startup_timeout).into()
+    }
+
+    /// Completes when the proxy is told to stop, with what a client is told whose login is not done.
+    async fn stopping(&self) -> LoginError {
+        self.runtime.lifecycle.stop.cancelled().await;
+        Refusal::new(ErrorKind::ShuttingDown, "the proxy is shutting down").into()
     }
 }
 
@@ -182,6 +188,7 @@ async fn send_error(stream: &mut ClientStream, error: LoginError, record: &Recor
         LoginError::RefusedOldVersion(refusal) => reject::send_version_2(stream, &refusal).await,
         LoginError::ClientGone
         | LoginError::NotPostgres(_)
+        | LoginError::Stopping
         | LoginError::StartupTimeout
         | LoginError::TlsFailed(_) => {}
     }

@@ -14,7 +14,8 @@ use crate::wire::proxy_header;
 /// peer.
 ///
 /// # Errors
-/// The connection failed in a way that leaves no means of answering it, or had to make room.
+/// The connection failed in a way that leaves no means of answering it, or had to make room, or the
+/// proxy stops.
 pub(super) async fn negotiate(
     context: &Context<'_>,
     accepted: Accepted,
@@ -43,9 +44,12 @@ pub(super) async fn negotiate(
         }
     };
     tokio::select! {
+        // Who has sent its startup packet when the proxy stops can still be answered.
+        biased;
         result = timeout_at(deadline, negotiation) => {
             result.unwrap_or(Err(LoginError::StartupTimeout))
         }
         () = unauthenticated.must_go() => Err(LoginError::CrowdedOut),
+        _ = context.stopping() => Err(LoginError::Stopping),
     }
 }

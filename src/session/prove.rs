@@ -67,9 +67,10 @@ impl Startup {
 /// Has the client prove that it is the user that it names, within the startup timeout.
 ///
 /// # Errors
-/// SQLSTATE 53300 at a limit, 57014 if the timeout passes, 28P01 for a wrong password, and 28000
-/// for everything else; [`LoginError::CrowdedOut`] when others need the place. After repeated failures from one address, the error is returned only when
-/// the address's penalty is over.
+/// SQLSTATE 53300 at a limit, 57014 if the timeout passes, 57P03 when the proxy stops, 28P01 for a
+/// wrong password, and 28000 for everything else; [`LoginError::CrowdedOut`] when others need the
+/// place. After repeated failures from one address, the error is returned only when the address's
+/// penalty is over.
 pub(super) async fn prove(
     context: &Context<'_>,
     stream: &mut ClientStream,
@@ -92,6 +93,7 @@ pub(super) async fn prove(
     let identity = tokio::select! {
         proved = proof.identify_in_turn(stream, context.deadline(record)) => proved?,
         () = unauthenticated.must_go() => return Err(LoginError::CrowdedOut),
+        stopping = context.stopping() => return Err(stopping),
     };
     record.proven(&identity);
     // Who has proved nothing takes no place of a session, and learns nothing of the limits.

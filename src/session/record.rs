@@ -203,6 +203,9 @@ impl Record {
             LoginError::CrowdedOut => {
                 tracing::debug!(%session, %client, "client closed to make room for others");
             }
+            LoginError::Stopping => {
+                tracing::debug!(%session, %client, "client closed because the proxy stops");
+            }
             LoginError::StartupTimeout => {
                 let duration_ms = millis(self.entry.opened.elapsed());
                 tracing::info!(

@@ -7,7 +7,7 @@ use testbed::Testbed;
 use crate::support::client::{
     Client, Reply, V3_0, connect, read_refusal, read_reply, startup_packet,
 };
-use crate::support::proxy::{Proxy, rds_config};
+use crate::support::proxy::{Proxy, hash_password, rds_config};
 use crate::support::server;
 use crate::support::tls_client::assert_close_notify;
 use crate::support::tls_files::TlsFiles;
@@ -44,6 +44,35 @@ fn a_stop_signal_refuses_unfinished_logins_and_lets_open_sessions_finish() {
     session.send(b'X', b"");
     assert_eq!(read_reply(&mut session.stream), Reply::Closed);
     assert!(proxy.wait().success());
+}
+
+#[test]
+fn clients_that_have_not_proved_who_they_are_do_not_hold_up_a_stop() {
+    let aws = Testbed::shared().aws();
+    let config = rds_config(TARGET).replace("\"trust\"", "\"password\"");
+    let user = format!("[user.x]\npassword = \"{}\"\n", hash_password("secret"));
+    let limits = "[limits]\nstartup_timeout = \"5min\"\n";
+    let mut proxy = Proxy::with_config(&aws, &format!("{config}{user}{limits}"));
+    let mut silent = connect(proxy.address());
+    let mut at_the_prompt = connect(proxy.address());
+    at_the_prompt
+        .write_all(&startup_packet(V3_0, &[("user", "x")]))
+        .unwrap();
+    assert_eq!(
+        read_reply(&mut at_the_prompt),
+        Reply::Message(b'R', vec![0, 0, 0, 3])
+    );
+    proxy.signal("-TERM");
+    let error = read_refusal(&mut at_the_prompt);
+    assert_eq!(
+        (error.sqlstate(), error.message()),
+        ("57P03", "the proxy is shutting down")
+    );
+    assert_eq!(read_reply(&mut silent), Reply::Closed);
+    drop((silent, at_the_prompt));
+    assert!(proxy.wait().success());
+    let log = proxy.log();
+    assert!(!log.contains("stopped with sessions open"), "{log}");
 }
 
 #[test]

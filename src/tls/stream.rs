@@ -40,6 +40,8 @@ pub struct TlsStream<T> {
     taken: usize,
     /// The sealed bytes that have not been sent.
     unsent: Unsent,
+    /// The error that came behind the bytes in `plaintext`, and is still to be told.
+    failure: Option<io::Error>,
     /// Whether the peer will send no more.
     peer_closed: bool,
     /// Whether `close_notify` or another last alert has been sealed.
@@ -57,6 +59,7 @@ impl<T> TlsStream<T> {
             plaintext: Vec::new(),
             taken: 0,
             unsent,
+            failure: None,
             peer_closed: false,
             closing: false,
         }
@@ -147,6 +150,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
             self.plaintext = Vec::new();
             self.taken = 0;
             return Poll::Ready(Ok(true));
+        }
+        if let Some(error) = self.failure.take() {
+            return Poll::Ready(Err(error));
         }
         if self.peer_closed {
             return Poll::Ready(Ok(false));
@@ -358,6 +364,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
                 // This payload is valid, whatever came behind it.
                 sink.payload.truncate(sink.length);
                 this.plaintext = sink.payload;
+                this.failure = result.err();
             } else if !result? {
                 return Poll::Ready(Ok(()));
             }

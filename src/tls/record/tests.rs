@@ -171,6 +171,27 @@ async fn data_before_an_alert_is_good_and_the_alert_ends_the_connection() {
     );
 }
 
+#[tokio::test]
+async fn what_is_no_record_behind_data_in_the_same_read_is_an_error_and_no_proper_end() {
+    let (mut ours, mut theirs) = both_ours(&configs(None)).await;
+    let mut slot = [0; 64];
+    slot[HEADER..HEADER + 4].copy_from_slice(b"good");
+    let length = theirs.records.seal(&mut slot, 4).unwrap();
+    let sent = [&slot[..length], b"HTTP/1.1 400 Bad Request\r\n"].concat();
+    theirs.get_mut().write_all(&sent).await.unwrap();
+    let mut got = [0; 4];
+    ours.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"good");
+    assert_eq!(
+        ours.read(&mut [0]).await.unwrap_err().to_string(),
+        "received what is no TLS record on a TLS connection"
+    );
+    assert_eq!(
+        theirs.read(&mut [0]).await.unwrap_err().to_string(),
+        "received fatal TLS alert 10"
+    );
+}
+
 /// What our client says to these raw bytes, and what our server then hears from it.
 async fn refusal(raw: &[u8]) -> (String, String) {
     let (mut ours, mut theirs) = both_ours(&configs(None)).await;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,8 +14,7 @@ use std::time::{Duration, Instant};
 use testbed::{Aws, Stop, Testbed};
 
 use crate::support::client::{
-    Client, Reply, SSL_REQUEST, ServerError, V3_0, connect, read_refusal, read_reply,
-    startup_packet,
+    Client, Reply, ServerError, V3_0, connect, read_refusal, read_reply, startup_packet,
 };
 use crate::support::proxy::{Proxy, command, config_file, rds_config};
 use crate::support::tls_files::TlsFiles;
@@ -145,22 +145,26 @@ fn logins_during_a_restart_succeed_or_are_told_that_the_server_is_away() {
     assert_eq!(log_in(&proxy).unwrap().value("select 1"), "1");
 }
 
+/// The path of the library that resolves names from a file.
+pub fn nss_wrapper() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").unwrap().flatten();
+    folders
+        .map(|folder| folder.path().join("libnss_wrapper.so"))
+        .find(|library| library.exists())
+        .expect("on Debian: apt-get install -y --no-install-recommends libnss-wrapper")
+}
+
 /// A library that resolves names from a file, which the process reads again when it changes.
 struct Names {
     folder: tempfile::TempDir,
-    library: std::path::PathBuf,
+    library: PathBuf,
 }
 
 impl Names {
     fn new(name: &str, address: Ipv4Addr) -> Self {
-        let folders = std::fs::read_dir("/usr/lib").unwrap().flatten();
-        let library = folders
-            .map(|folder| folder.path().join("libnss_wrapper.so"))
-            .find(|library| library.exists())
-            .expect("on Debian: apt-get install -y --no-install-recommends libnss-wrapper");
         let names = Self {
             folder: tempfile::tempdir().unwrap(),
-            library,
+            library: nss_wrapper(),
         };
         names.point(name, address);
         names
@@ -438,39 +442,6 @@ fn a_connection_to_the_server_that_is_cut_at_any_byte_of_the_login_fails_it_at_o
     assert!(failed > 20, "a login is longer than this: {failed}");
     left.store(usize::MAX, Ordering::Relaxed);
     assert_eq!(log_in(&proxy).unwrap().value("select 1"), "1");
-}
-
-#[test]
-fn a_client_that_is_cut_off_at_any_byte_leaves_nothing_behind() {
-    // A session of the proxy ends with its client; five seconds are for the last bytes.
-    let files = TlsFiles::new();
-    let keys = files.keys("optional") + "[target.app]\nmax_sessions = 1\n";
-    let text = rds_config(TARGET).replace("[target.app]\n", &keys);
-    let proxy = Proxy::with_config(&Testbed::shared().aws(), &text);
-    let left = Arc::new(AtomicUsize::new(usize::MAX));
-    let cutter = left.clone();
-    let relay = Relay::start(proxy.address(), move |from, to| cut(from, to, &cutter));
-    for bytes in (0..2_000).step_by(151) {
-        left.store(bytes, Ordering::Relaxed);
-        let mut client = TcpStream::connect(relay.address).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut tls = files.client().connection();
-        let _ = client.write_all(&SSL_REQUEST);
-        let mut answer = [0];
-        if client.read_exact(&mut answer).is_ok() {
-            while tls.is_handshaking()
-                && tls.complete_io(&mut client).is_ok_and(|(read, _)| read > 0)
-            {}
-            let mut stream = rustls::StreamOwned::new(tls, client);
-            let login = startup_packet(V3_0, &[("user", "x")]);
-            // One that is not cut says goodbye by itself.
-            let _ = stream.write_all(&[&login[..], b"X\0\0\0\x04"].concat());
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
-        // The target has room for one session, so this waits for the end of the other.
-        let direct = wait_for("the end of the session", || log_in(&proxy).ok());
-        drop(direct);
-    }
 }
 
 /// Forwards connections to a server, each direction by a function of the test.

@@ -1,19 +1,18 @@
-//! Do peers that break off, stall, drip or flood at any point of a login cost the proxy anything
-//! for longer than its deadlines?
+//! Do clients that break off, stall, drip or flood at any point of a login cost the proxy anything for
+//! longer than its deadlines?
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 
 use testbed::{Aws, Testbed};
 
 use crate::support::client::{
-    Client, Reply, SSL_REQUEST, V3_0, connect, packet, read_reply, startup_packet,
+    Client, Reply, SSL_REQUEST, V3_0, connect, packet, read_refusal, read_reply, startup_packet,
 };
-use crate::support::proxy::{Proxy, hash_password, rds_config};
-use crate::support::server::serve;
-use crate::support::wait_for;
+use crate::support::holdings::{assert_nothing_is_left, descriptors_at_rest};
+use crate::support::proxy::{Proxy, hash_password, md5_verifier, rds_config};
+use crate::support::tls_client::ask;
+use crate::support::tls_files::TlsFiles;
 
 const TARGET: &str = "db_user = \"jane_doe\"\ndatabase = \"postgres\"";
 
@@ -35,20 +34,6 @@ fn end(stream: &TcpStream, end: End) {
     }
 }
 
-/// Waits until the proxy has no connection left but those of its listeners and of its own.
-fn assert_nothing_is_left(proxy: &Proxy, before: usize) {
-    wait_for("all connections to be closed", || {
-        (descriptors(proxy) <= before).then_some(())
-    });
-}
-
-/// How many file descriptors the proxy has open.
-fn descriptors(proxy: &Proxy) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", proxy.id()))
-        .unwrap()
-        .count()
-}
-
 fn assert_serves(proxy: &Proxy) {
     let mut client = Client::log_in(proxy.address(), &[("user", "ana")]).unwrap();
     assert_eq!(client.value("select 1"), "1");
@@ -61,12 +46,7 @@ fn warmed_up(config: &str) -> (Proxy, usize, Aws) {
     let proxy = Proxy::with_config(&aws, config);
     assert_serves(&proxy);
     proxy.log_line(&["session ended"]);
-    let mut before = descriptors(&proxy);
-    // The last descriptors of that session are closed a moment later.
-    wait_for("the session to be gone", || {
-        let now = descriptors(&proxy);
-        std::mem::replace(&mut before, now).eq(&now).then_some(())
-    });
+    let before = descriptors_at_rest(&proxy);
     (proxy, before, aws)
 }
 
@@ -110,7 +90,7 @@ fn a_client_may_break_off_behind_every_byte_of_its_login() {
 
 #[test]
 fn a_client_that_drips_is_served_and_ones_that_stall_are_cut_off() {
-    let config = format!("{}[limits]\nstartup_timeout = \"2s\"\n", rds_config(TARGET));
+    let config = format!("{}[limits]\nstartup_timeout = \"3s\"\n", rds_config(TARGET));
     let (proxy, before, _aws) = warmed_up(&config);
     let startup = startup_packet(V3_0, &[("user", "ana")]);
     let mut dripping = connect(proxy.address());
@@ -153,62 +133,129 @@ fn a_client_that_floods_before_it_is_let_in_is_cut_off() {
     }
 }
 
-/// Passes connections on to a server, and breaks each off when so many bytes of the server have
-/// passed. Returns its port.
-fn relay_that_breaks_off(server: u16, after: Arc<AtomicUsize>, how: End) -> u16 {
-    serve(move |client| {
-        let after = after.load(Ordering::Relaxed);
-        std::thread::spawn(move || {
-            let mut server = TcpStream::connect(("127.0.0.1", server)).expect("it accepts");
-            let (mut from_client, mut to_server) =
-                (client.try_clone().unwrap(), server.try_clone().unwrap());
-            let upwards = std::thread::spawn(move || {
-                let _ = std::io::copy(&mut from_client, &mut to_server);
-                let _ = to_server.shutdown(Shutdown::Write);
-            });
-            let mut client = client;
-            let passed = std::io::copy(&mut (&mut server).take(after as u64), &mut client);
-            let _ = server.shutdown(Shutdown::Both);
-            if passed.is_ok_and(|passed| passed == after as u64) {
-                end(&client, how);
-            }
-            // The other thread has the same connection, which ends when both have dropped it.
-            let _ = client.shutdown(Shutdown::Read);
-            let _ = upwards.join();
-        });
-    })
+#[test]
+fn every_wait_for_a_client_that_has_not_begun_a_login_ends_at_startup_timeout() {
+    let tls = TlsFiles::new();
+    let (proxy, before, _aws) = warmed_up(&with_every_method(&tls));
+    let [listener, behind_balancer] = proxy.addresses[..] else {
+        panic!("there are two listeners")
+    };
+    let say = |address, bytes: &[u8]| {
+        let mut stream = connect(address);
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let mut hello = Vec::new();
+    tls.client().connection().write_tls(&mut hello).unwrap();
+    let half_a_hello = &hello[..hello.len() / 2];
+    let mut asked = ask(listener);
+    asked.write_all(half_a_hello).unwrap();
+    let encrypted = || tls.client().ssl_request(listener).unwrap();
+    let startup = startup_packet(V3_0, &[("user", "ana")]);
+    let mut half_a_packet = encrypted();
+    half_a_packet
+        .write_all(&startup[..startup.len() / 2])
+        .unwrap();
+    let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 5439\r\n";
+    let waits = [
+        ("before the first byte", say(listener, b"")),
+        ("in the startup packet", say(listener, &startup[..10])),
+        ("after the SSLRequest", ask(listener)),
+        ("in the TLS handshake", asked),
+        (
+            "in a handshake without SSLRequest",
+            say(listener, half_a_hello),
+        ),
+        ("after the TLS handshake", encrypted().sock),
+        ("in the startup packet over TLS", half_a_packet.sock),
+        ("before the PROXY header", say(behind_balancer, b"")),
+        ("in the PROXY header", say(behind_balancer, &header[..20])),
+        ("after the PROXY header", say(behind_balancer, header)),
+    ];
+    for (wait, mut stream) in waits {
+        let mut answer = Vec::new();
+        if let Err(error) = stream.read_to_end(&mut answer) {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{wait}");
+        }
+        assert_ne!(answer.first(), Some(&b'E'), "{wait}: nothing is said");
+    }
+    assert_nothing_is_left(&proxy, before);
+    assert_serves(&proxy);
 }
 
 #[test]
-fn a_server_may_break_off_behind_any_byte_of_the_login() {
-    let bed = Testbed::shared();
-    for how in [End::Close, End::Reset] {
-        let after = Arc::new(AtomicUsize::new(usize::MAX >> 1));
-        let port = relay_that_breaks_off(bed.rds().port(), after.clone(), how);
-        let config = rds_config(&format!(
-            "host = \"localhost\"\nport = {port}\nsigning_host = \"localhost:{}\"\n{TARGET}",
-            bed.rds().port()
-        ));
-        let (proxy, before, _aws) = warmed_up(&config);
-        // Each byte of the answer to the SSLRequest, of records' heads, and of the end; between
-        // them, enough to meet every message of the handshake and the login.
-        let (mut failed, mut at) = (0, 0);
-        loop {
-            after.store(at, Ordering::Relaxed);
-            let mut stream = connect(proxy.address());
+fn every_wait_for_a_clients_proof_ends_with_57014_at_startup_timeout() {
+    let tls = TlsFiles::new();
+    let (proxy, before, _aws) = warmed_up(&with_every_method(&tls));
+    let address = proxy.address();
+    let first = b"n,,n=,r=rOprNGfwEbeRWgbNEkqO";
+    let length = u32::try_from(first.len()).unwrap().to_be_bytes();
+    let first = packet(&[&b"SCRAM-SHA-256\0"[..], &length, first].concat());
+    let scram = [b"p", &first[..]].concat();
+    let waits: [(&str, &str, &[&[u8]]); 6] = [
+        ("for a password", "plain", &[]),
+        ("for the rest of a password", "plain", &[b"p\0\0\0\x06x"]),
+        ("for an MD5 answer", "md5", &[]),
+        ("for the first message of SCRAM", "scram", &[]),
+        ("for the rest of it", "scram", &[&scram[..20]]),
+        ("for the last message of SCRAM", "scram", &[&scram]),
+    ];
+    let mut waiting: Vec<_> = waits
+        .iter()
+        .map(|(wait, user, answers)| {
+            let mut stream = connect(address);
             stream
-                .write_all(&startup_packet(V3_0, &[("user", "ana")]))
+                .write_all(&startup_packet(V3_0, &[("user", user)]))
                 .unwrap();
-            match read_reply(&mut stream) {
-                Reply::Message(b'E', _) => failed += 1,
-                Reply::Message(b'R', _) => break,
-                other => panic!("{how:?} after {at}: {other:?}"),
+            assert!(matches!(read_reply(&mut stream), Reply::Message(b'R', _)));
+            for answer in *answers {
+                stream.write_all(answer).unwrap();
             }
-            at += if at < 16 { 1 } else { 61 };
-        }
-        assert!(failed > 20, "{failed} logins failed");
-        after.store(usize::MAX >> 1, Ordering::Relaxed);
-        assert_serves(&proxy);
-        assert_nothing_is_left(&proxy, before);
+            (wait, stream)
+        })
+        .collect();
+    // What is left of the exchange is answered before the timeout.
+    let (_, last) = waiting.last_mut().unwrap();
+    assert!(matches!(read_reply(last), Reply::Message(b'R', _)));
+    let mut encrypted = tls.client().ssl_request(address).unwrap();
+    encrypted
+        .write_all(&startup_packet(V3_0, &[("user", "scram")]))
+        .unwrap();
+    assert!(matches!(
+        read_reply(&mut encrypted),
+        Reply::Message(b'R', _)
+    ));
+    for (wait, stream) in &mut waiting {
+        assert_eq!(read_refusal(stream).sqlstate(), "57014", "{wait}");
     }
+    assert_eq!(read_refusal(&mut encrypted).sqlstate(), "57014");
+    drop((waiting, encrypted));
+    assert_nothing_is_left(&proxy, before);
+    assert_serves(&proxy);
+}
+
+/// A listener where user `plain` has to give a password, `md5` and `scram` to prove theirs, and
+/// others nothing; and another one behind a load balancer.
+fn with_every_method(tls: &TlsFiles) -> String {
+    let rule = |user: &str, method| {
+        format!("[[listener.rule]]\nusers = [\"{user}\"]\nauth = \"{method}\"\n")
+    };
+    let rules = [
+        rule("plain", "password"),
+        rule("md5", "md5"),
+        rule("scram", "scram-sha-256"),
+        "[[listener.rule]]\nauth = \"trust\"\n".to_string(),
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ntargets = [\"app\"]\nauth = \"md5\"\n\
+         proxy_protocol = true\nproxy_protocol_from = [\"127.0.0.1\"]\n"
+            .to_string(),
+    ];
+    let listener = format!("{}{}", tls.keys("optional"), rules.concat());
+    let verifier = hash_password("x");
+    let users = format!(
+        "[user.plain]\npassword = \"{verifier}\"\n[user.scram]\npassword = \"{verifier}\"\n\
+         [user.md5]\npassword = \"{}\"\n[limits]\nstartup_timeout = \"3s\"\n",
+        md5_verifier("md5", "x")
+    );
+    let config = rds_config(TARGET).replace("auth = \"trust\"\n", &listener);
+    format!("{config}{users}")
 }

@@ -2,6 +2,7 @@
 //! and servers that misbehave on purpose.
 
 pub mod client;
+pub mod holdings;
 pub mod pki;
 pub mod proxy;
 pub mod python;

@@ -99,12 +99,8 @@ pub fn answer_ssl_request(answer: &'static [u8]) -> u16 {
     })
 }
 
-/// Agrees to TLS with this certificate, reads the startup packet, and hands the connection to
-/// `script`.
-pub fn serve_tls(
-    identity: &Identity,
-    script: impl Fn(&mut TlsServerStream) -> std::io::Result<()> + Send + 'static,
-) -> u16 {
+/// A server's TLS with this certificate.
+pub fn server_config(identity: &Identity) -> Arc<ServerConfig> {
     let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
         .collect::<Result<_, _>>()
         .unwrap();
@@ -115,7 +111,16 @@ pub fn serve_tls(
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .unwrap();
-    let config = Arc::new(config);
+    Arc::new(config)
+}
+
+/// Agrees to TLS with this certificate, reads the startup packet, and hands the connection to
+/// `script`.
+pub fn serve_tls(
+    identity: &Identity,
+    script: impl Fn(&mut TlsServerStream) -> std::io::Result<()> + Send + 'static,
+) -> u16 {
+    let config = server_config(identity);
     serve(move |mut tcp| {
         let talk = || {
             tcp.read_exact(&mut [0; 8])?;

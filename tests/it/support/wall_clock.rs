@@ -1,5 +1,5 @@
-//! How does a test move the wall clock of a running process? Its monotonic clock stays as it is, as
-//! on a machine that slept.
+//! How does a test move the clocks of a running process? The wall clock alone, as on a machine that
+//! slept, or all of them, so that a deadline of a minute passes at once.
 
 use std::path::PathBuf;
 
@@ -19,13 +19,20 @@ impl WallClock {
         clock
     }
 
-    /// The environment variables that the process needs.
+    /// The environment variables with which the process has this wall clock. Its monotonic clock
+    /// stays as it is.
     pub fn env(&self) -> Vec<(String, String)> {
+        let monotonic = ("FAKETIME_DONT_FAKE_MONOTONIC".to_string(), "1".to_string());
+        [self.env_of_all_clocks(), vec![monotonic]].concat()
+    }
+
+    /// The environment variables with which the monotonic clock of the process is moved as well.
+    /// Who waits with a deadline there notices when it is woken up next.
+    pub fn env_of_all_clocks(&self) -> Vec<(String, String)> {
         let pairs = [
             ("LD_PRELOAD", self.library.display().to_string()),
             ("FAKETIME_TIMESTAMP_FILE", self.file().display().to_string()),
             ("FAKETIME_NO_CACHE", "1".to_string()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_string()),
         ];
         pairs.map(|(name, value)| (name.to_string(), value)).into()
     }

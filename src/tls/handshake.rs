@@ -29,6 +29,9 @@ const MAX_UNPROCESSED: usize = 16 * 1024;
 /// The most bytes that may wait for more to come from a peer that is asked for its certificates.
 /// rustls takes handshake messages of up to 64 KiB.
 const MAX_UNPROCESSED_CERTIFICATES: usize = 96 * 1024;
+/// The fatal alert `illegal_parameter` in the clear: RFC 8446 §6.2 has it for what has the right form
+/// and is unacceptable otherwise, and OpenSSL sends it for a message that is too long.
+const ALERT_FOR_LONG_CLIENT_HELLO: [u8; 7] = [ALERT, 3, 3, 0, 2, 2, 47];
 
 /// A connection whose handshake is done, and what was agreed in it.
 pub(super) struct CompletedHandshake<T> {
@@ -185,6 +188,7 @@ impl Driver {
             let result = self.step(connection, process);
             match result {
                 Ok(()) if !connection.is_handshaking() => return Ok(()),
+                Ok(()) if self.room() == 0 => return Err(self.refuse_more(io).await),
                 Ok(()) => {
                     self.send(io).await?;
                     self.receive(io).await?;
@@ -292,19 +296,30 @@ impl Driver {
         io.flush().await
     }
 
-    /// Receives once. No buffer is held while nothing comes.
-    async fn receive<T: AsyncRead + Unpin>(&mut self, io: &mut T) -> io::Result<()> {
+    /// How many bytes more may wait for others.
+    fn room(&self) -> usize {
         let max = if self.wants_certificate && self.has_spoken {
             MAX_UNPROCESSED_CERTIFICATES
         } else {
             MAX_UNPROCESSED
         };
-        let room = max.saturating_sub(self.input.len()).min(HANDSHAKE_READ);
-        if room == 0 {
-            return Err(invalid(rustls::Error::General(
-                "the peer's handshake is too long".to_string(),
-            )));
+        max.saturating_sub(self.input.len())
+    }
+
+    /// Ends a handshake that is too long.
+    async fn refuse_more<T: AsyncWrite + Unpin>(&self, io: &mut T) -> io::Error {
+        if !self.has_spoken {
+            // rustls would seal the alerts that come later, and cannot be told to.
+            let _ = io.write_all(&ALERT_FOR_LONG_CLIENT_HELLO).await;
         }
+        invalid(rustls::Error::General(
+            "the peer's handshake is too long".to_string(),
+        ))
+    }
+
+    /// Receives once. No buffer is held while nothing comes.
+    async fn receive<T: AsyncRead + Unpin>(&mut self, io: &mut T) -> io::Result<()> {
+        let room = self.room().min(HANDSHAKE_READ);
         let input = &mut self.input;
         let received = poll_fn(|cx| {
             let mut bytes = [0; HANDSHAKE_READ];

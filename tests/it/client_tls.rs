@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
@@ -906,8 +906,15 @@ fn the_servers_last_error_arrives_before_close_notify() {
     }
 }
 
-#[test]
-fn a_client_learns_at_once_that_its_server_has_reset_the_connection() {
+/// Runs a session, once with TLS and once without it, to a server behind a relay, and asserts that
+/// the client reads these bytes and the end soon after the session has been broken.
+fn assert_ends_at_once(
+    break_tls: impl Fn(&mut Client<TlsStream>, &ResettingRelay) -> Vec<u8>,
+    break_plain: impl Fn(&mut Client, &ResettingRelay) -> Vec<u8>,
+    assert_read: impl Fn(&[u8]),
+) {
+    // A client that has been told may stay for five seconds.
+    let at_once = Duration::from_secs(4);
     let server = Testbed::shared().rds();
     for tls in ["required", "off"] {
         let relay = ResettingRelay::to(server.port());
@@ -926,27 +933,85 @@ fn a_client_learns_at_once_that_its_server_has_reset_the_connection() {
                 relay.port
             ),
         );
-        // Without the fix the client was told after the five seconds for which a client that has
-        // been told may stay.
-        let at_once = Duration::from_secs(4);
-        let begin;
+        let (mut all, begin);
+        // Only close_notify makes reading to the end over TLS a success.
         if tls == "off" {
             let mut session = Client::log_in(port.address(), &[("user", "x")]).unwrap();
-            session.value("select 1");
-            begin = std::time::Instant::now();
-            relay.reset();
-            assert_eq!(read_reply(&mut session.stream), Reply::Closed);
+            all = break_plain(&mut session, &relay);
+            begin = Instant::now();
+            session.stream.read_to_end(&mut all).expect("a proper end");
         } else {
             let mut session = port.log_in();
-            session.value("select 1");
-            begin = std::time::Instant::now();
-            relay.reset();
-            assert_close_notify(&mut session.stream);
+            all = break_tls(&mut session, &relay);
+            begin = Instant::now();
+            session.stream.read_to_end(&mut all).expect("close_notify");
         }
         assert!(begin.elapsed() < at_once, "{:?}", begin.elapsed());
+        assert_read(&all);
         port.proxy
             .log_line(&["session ended", "ended_by=upstream", "reset"]);
     }
+}
+
+#[test]
+fn a_client_learns_at_once_that_its_server_has_reset_the_connection() {
+    fn break_it<S: Read + Write>(session: &mut Client<S>, relay: &ResettingRelay) -> Vec<u8> {
+        session.value("select 1");
+        relay.reset();
+        Vec::new()
+    }
+    assert_ends_at_once(break_it, break_it, |all| assert_eq!(all, b""));
+}
+
+#[test]
+fn a_client_reads_the_servers_last_error_even_if_a_reset_comes_behind_it() {
+    fn break_it<S: Read + Write>(session: &mut Client<S>, relay: &ResettingRelay) -> Vec<u8> {
+        relay.reset_at_end();
+        session.send_query("select pg_terminate_backend(pg_backend_pid())");
+        Vec::new()
+    }
+    assert_ends_at_once(break_it, break_it, |mut all| {
+        loop {
+            match read_reply(&mut all) {
+                Reply::Message(b'E', body) => {
+                    break assert_eq!(error_fields(&body).sqlstate(), "57P01");
+                }
+                Reply::Message(..) => {}
+                Reply::Closed => panic!("no error"),
+            }
+        }
+        assert_eq!(all, b"");
+    });
+}
+
+#[test]
+fn a_client_keeps_what_came_of_a_copy_whose_server_resets_the_connection() {
+    const ENOUGH: usize = 1 << 20;
+    fn break_it<S: Read + Write>(session: &mut Client<S>, relay: &ResettingRelay) -> Vec<u8> {
+        session
+            .send_query("copy (select generate_series(1, 100000000), repeat('x', 1000)) to stdout");
+        let mut begin = vec![0; ENOUGH];
+        session.stream.read_exact(&mut begin).unwrap();
+        relay.reset();
+        begin
+    }
+    assert_ends_at_once(break_it, break_it, |mut all| {
+        assert!(all.len() >= ENOUGH);
+        let Reply::Message(b'H', _) = read_reply(&mut all) else {
+            panic!("no CopyOutResponse");
+        };
+        for number in 1.. {
+            let row = format!("{number}\t{}\n", "x".repeat(1000));
+            let message = [&b"d"[..], &packet(row.as_bytes())].concat();
+            let whole = message.len() <= all.len();
+            let expected = &message[..message.len().min(all.len())];
+            assert!(all.starts_with(expected), "row {number} is another one");
+            if !whole {
+                break;
+            }
+            all = &all[message.len()..];
+        }
+    });
 }
 
 #[test]

@@ -142,41 +142,56 @@ pub fn serve_tls(
 /// crashed: with an RST.
 pub struct ResettingRelay {
     pub port: u16,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
-    is_resetting: Arc<AtomicBool>,
+    state: Arc<ResettingState>,
+}
+
+#[derive(Default)]
+struct ResettingState {
+    connections: Mutex<Vec<TcpStream>>,
+    is_resetting: AtomicBool,
+    resets_at_end: AtomicBool,
 }
 
 impl ResettingRelay {
     pub fn to(port: u16) -> Self {
-        let connections: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let is_resetting: Arc<AtomicBool> = Arc::default();
-        let (shared, resets) = (connections.clone(), is_resetting.clone());
+        let state: Arc<ResettingState> = Arc::default();
+        let shared = state.clone();
         let port = serve(move |near| {
             let far = TcpStream::connect(("127.0.0.1", port)).expect("the server accepts");
             let ends = [&near, &far].map(|end| end.try_clone().unwrap());
+            shared.connections.lock().unwrap().extend(ends);
             for (mut from, mut to) in [
                 (near.try_clone().unwrap(), far.try_clone().unwrap()),
                 (far, near),
             ] {
-                let resets = resets.clone();
+                let state = shared.clone();
                 std::thread::spawn(move || {
                     let _ = std::io::copy(&mut from, &mut to);
-                    if !resets.load(Ordering::SeqCst) {
+                    if state.resets_at_end.load(Ordering::SeqCst) {
+                        state.reset();
+                    } else if !state.is_resetting.load(Ordering::SeqCst) {
                         let _ = to.shutdown(Shutdown::Write);
                     }
                 });
             }
-            shared.lock().unwrap().extend(ends);
         });
-        Self {
-            port,
-            connections,
-            is_resetting,
-        }
+        Self { port, state }
     }
 
     /// Resets all connections.
     pub fn reset(&self) {
+        self.state.reset();
+    }
+
+    /// Resets the connections instead of closing them when the server has sent all and ends one, as
+    /// its host does where something is left that the server has not read.
+    pub fn reset_at_end(&self) {
+        self.state.resets_at_end.store(true, Ordering::SeqCst);
+    }
+}
+
+impl ResettingState {
+    fn reset(&self) {
         self.is_resetting.store(true, Ordering::SeqCst);
         for end in self.connections.lock().unwrap().drain(..) {
             socket2::SockRef::from(&end)

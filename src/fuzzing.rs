@@ -13,6 +13,8 @@ use crate::verifier::Verifier;
 
 pub use crate::cancel::seal::{Contents, Seal};
 pub use crate::splice::{IdleTracker, Observer};
+pub use crate::tls::record::{Cipher, MAX_PAYLOAD, MAX_RECORD, MisbehavingPeer, RecordError};
+pub use crate::tls::stream::{PayloadSink, TlsStream};
 
 /// The messages of the startup phase.
 pub mod wire {
@@ -55,4 +57,16 @@ pub async fn scram_login<S: AsyncRead + AsyncWrite + Unpin>(
     authenticate(stream, ExchangeMethod::ScramSha256, &challenge)
         .await
         .map_err(|error| error.to_string())
+}
+
+/// Opens a TLS connection, whose handshake is left out. `is_server` says whether the stream is the
+/// server's end.
+pub fn tls_connection<T>(
+    cipher: Cipher,
+    is_tls13: bool,
+    is_server: bool,
+    io: T,
+) -> (TlsStream<T>, MisbehavingPeer) {
+    let (records, peer) = MisbehavingPeer::connect(cipher, is_tls13, is_server);
+    (TlsStream::new(io, records, Vec::new(), Vec::new()), peer)
 }

@@ -49,7 +49,7 @@ pub struct TlsStream<T> {
 }
 
 impl<T> TlsStream<T> {
-    pub(super) fn new(io: T, records: RecordLayer, mut received: Vec<u8>, unsent: Vec<u8>) -> Self {
+    pub(crate) fn new(io: T, records: RecordLayer, mut received: Vec<u8>, unsent: Vec<u8>) -> Self {
         received.shrink_to_fit();
         let (records, unsent) = (records.into(), unsent.into());
         Self {
@@ -68,6 +68,11 @@ impl<T> TlsStream<T> {
     /// The connection below TLS.
     pub fn get_ref(&self) -> &T {
         &self.io
+    }
+
+    /// How much memory it holds for bytes that were received and not taken, or sealed and not sent.
+    pub fn buffered(&self) -> usize {
+        self.received.capacity() + self.plaintext.capacity() + self.unsent.capacity()
     }
 
     /// Makes the key due for replacement after this many AES blocks.

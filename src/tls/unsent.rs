@@ -56,6 +56,10 @@ impl Unsent {
         Poll::Ready(Ok(()))
     }
 
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// The bytes that are kept, so that more can be appended.
     pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes

@@ -34,7 +34,7 @@ const MAY_USE: [(&str, &[&str]); 33] = [
     (
         "fuzzing",
         &[
-            "cancel", "client", "config", "secret", "splice", "verifier", "wire",
+            "cancel", "client", "config", "secret", "splice", "tls", "verifier", "wire",
         ],
     ),
     ("telemetry", &["config"]),

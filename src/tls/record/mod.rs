@@ -4,13 +4,16 @@
 //! keeps buffers for idle connections. Besides records it does key updates (RFC 8446 §4.6.3), on
 //! request and before a key has sealed too much (§5.5), and alerts (§6), `close_notify` included.
 
+mod misbehaving_peer;
 mod post_handshake;
 mod traffic_key;
 
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::client::UnbufferedClientConnection;
 use rustls::kernel::KernelConnection;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::server::UnbufferedServerConnection;
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
+
+pub use misbehaving_peer::{Cipher, MisbehavingPeer};
 
 use post_handshake::{KEY_UPDATE, PeerRequest, PostHandshakeMessages};
 use traffic_key::TrafficKey;
@@ -125,34 +128,36 @@ pub enum Opened {
     CloseNotify,
 }
 
-/// Derives the next keys, which is still left to rustls.
-enum KeySchedule {
-    Client(KernelConnection<ClientConnectionData>),
-    Server(KernelConnection<ServerConnectionData>),
+/// Derives the next keys of a connection of TLS 1.3, which is still left to rustls.
+trait KeySchedule: Send + Sync {
+    fn next_opening_key(&mut self) -> Result<TrafficKey, RecordError>;
+    fn next_sealing_key(&mut self) -> Result<TrafficKey, RecordError>;
 }
 
-impl KeySchedule {
-    fn next_opening_secrets(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
-        match self {
-            Self::Client(connection) => connection.update_rx_secret(),
-            Self::Server(connection) => connection.update_rx_secret(),
-        }
+impl<Data: Send + Sync> KeySchedule for KernelConnection<Data> {
+    fn next_opening_key(&mut self) -> Result<TrafficKey, RecordError> {
+        next_key(self.update_rx_secret())
     }
 
-    fn next_sealing_secrets(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
-        match self {
-            Self::Client(connection) => connection.update_tx_secret(),
-            Self::Server(connection) => connection.update_tx_secret(),
-        }
+    fn next_sealing_key(&mut self) -> Result<TrafficKey, RecordError> {
+        next_key(self.update_tx_secret())
     }
+}
+
+fn next_key(
+    secrets: Result<(u64, ConnectionTrafficSecrets), rustls::Error>,
+) -> Result<TrafficKey, RecordError> {
+    let secrets = secrets.map_err(|_| RecordError::Unsupported)?;
+    TrafficKey::new(ProtocolVersion::TLSv1_3, &secrets)
 }
 
 /// The record layer of an open connection, for both directions.
 pub struct RecordLayer {
     opening_key: TrafficKey,
     sealing_key: TrafficKey,
-    key_schedule: KeySchedule,
+    key_schedule: Box<dyn KeySchedule>,
     is_tls13: bool,
+    is_server: bool,
     messages: PostHandshakeMessages,
     /// How many records in a row have carried nothing, without those that the peer was granted for
     /// records that it was sent.
@@ -176,7 +181,7 @@ impl RecordLayer {
     ) -> Result<Self, rustls::Error> {
         let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
         let version = connection.protocol_version();
-        Self::new(&secrets, version, KeySchedule::Client(connection))
+        Self::from_secrets(&secrets, version, false, Box::new(connection))
     }
 
     /// Takes over a connection whose handshake the proxy has finished as the server.
@@ -188,30 +193,50 @@ impl RecordLayer {
     ) -> Result<Self, rustls::Error> {
         let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
         let version = connection.protocol_version();
-        Self::new(&secrets, version, KeySchedule::Server(connection))
+        Self::from_secrets(&secrets, version, true, Box::new(connection))
     }
 
-    fn new(
+    fn from_secrets(
         secrets: &ExtractedSecrets,
         version: ProtocolVersion,
-        key_schedule: KeySchedule,
+        is_server: bool,
+        key_schedule: Box<dyn KeySchedule>,
     ) -> Result<Self, rustls::Error> {
         let key = |secrets| {
             TrafficKey::new(version, secrets)
                 .map_err(|error| rustls::Error::General(error.to_string()))
         };
-        Ok(Self {
-            opening_key: key(&secrets.rx)?,
-            sealing_key: key(&secrets.tx)?,
+        let (opening_key, sealing_key) = (key(&secrets.rx)?, key(&secrets.tx)?);
+        let is_tls13 = version == ProtocolVersion::TLSv1_3;
+        Ok(Self::new(
+            opening_key,
+            sealing_key,
             key_schedule,
-            is_tls13: version == ProtocolVersion::TLSv1_3,
+            is_tls13,
+            is_server,
+        ))
+    }
+
+    fn new(
+        opening_key: TrafficKey,
+        sealing_key: TrafficKey,
+        key_schedule: Box<dyn KeySchedule>,
+        is_tls13: bool,
+        is_server: bool,
+    ) -> Self {
+        Self {
+            opening_key,
+            sealing_key,
+            key_schedule,
+            is_tls13,
+            is_server,
             messages: PostHandshakeMessages::default(),
             empty_records: 0,
             granted_records: 0,
             sealed_with_earlier_keys: 0,
             pending_answer: None,
             declined_renegotiations: 0,
-        })
+        }
     }
 
     #[cfg(test)]
@@ -268,8 +293,7 @@ impl RecordLayer {
             }
             APPLICATION_DATA => {}
             HANDSHAKE => {
-                let is_server = matches!(self.key_schedule, KeySchedule::Server(_));
-                let read = self.messages.read(payload, self.is_tls13, is_server)?;
+                let read = self.messages.read(payload, self.is_tls13, self.is_server)?;
                 if let Some(request) = read.request {
                     self.take_request(request)?;
                 }
@@ -316,11 +340,7 @@ impl RecordLayer {
     fn take_request(&mut self, request: PeerRequest) -> Result<(), RecordError> {
         match request {
             PeerRequest::KeyUpdate { answer } => {
-                let secrets = self
-                    .key_schedule
-                    .next_opening_secrets()
-                    .map_err(|_| RecordError::Unsupported)?;
-                self.opening_key = TrafficKey::new(self.version(), &secrets)?;
+                self.opening_key = self.key_schedule.next_opening_key()?;
                 if answer {
                     // One answer serves all requests since the last answer: RFC 8446 §4.6.3.
                     self.pending_answer = Some(request);
@@ -424,13 +444,15 @@ impl RecordLayer {
     /// Writes a `KeyUpdate` into `slot`, and seals with the next key from then on.
     fn update_key(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
         let length = self.control(slot, HANDSHAKE, &KEY_UPDATE_NOT_REQUESTED)?;
-        let secrets = self
-            .key_schedule
-            .next_sealing_secrets()
-            .map_err(|_| RecordError::Unsupported)?;
-        self.sealed_with_earlier_keys += self.sealing_key.sequence();
-        self.sealing_key = TrafficKey::new(self.version(), &secrets)?;
+        self.change_sealing_key()?;
         Ok(length)
+    }
+
+    fn change_sealing_key(&mut self) -> Result<(), RecordError> {
+        let next = self.key_schedule.next_sealing_key()?;
+        self.sealed_with_earlier_keys += self.sealing_key.sequence();
+        self.sealing_key = next;
+        Ok(())
     }
 
     fn control(
@@ -442,14 +464,6 @@ impl RecordLayer {
         let before = self.record_overhead().before;
         slot[before..before + payload.len()].copy_from_slice(payload);
         self.sealing_key.seal(content, slot, payload.len())
-    }
-
-    fn version(&self) -> ProtocolVersion {
-        if self.is_tls13 {
-            ProtocolVersion::TLSv1_3
-        } else {
-            ProtocolVersion::TLSv1_2
-        }
     }
 }
 

@@ -48,38 +48,36 @@ impl TrafficKey {
         version: ProtocolVersion,
         (sequence, secrets): &(u64, ConnectionTrafficSecrets),
     ) -> Result<Self, RecordError> {
-        let (algorithm, key, iv, max_blocks): (&'static Algorithm, _, _, _) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => {
-                (&AES_128_GCM, key, iv, MAX_GCM_BLOCKS)
-            }
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => {
-                (&AES_256_GCM, key, iv, MAX_GCM_BLOCKS)
-            }
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
-                (&CHACHA20_POLY1305, key, iv, u64::MAX)
-            }
+        let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
             _ => return Err(RecordError::Unsupported),
         };
+        Self::from_parts(version, algorithm, key.as_ref(), iv.as_ref(), *sequence)
+    }
+
+    pub(super) fn from_parts(
+        version: ProtocolVersion,
+        algorithm: &'static Algorithm,
+        key: &[u8],
+        iv: &[u8],
+        sequence: u64,
+    ) -> Result<Self, RecordError> {
+        let is_chacha = *algorithm == CHACHA20_POLY1305;
         let form = match version {
             ProtocolVersion::TLSv1_3 => RecordFormat::Tls13,
-            ProtocolVersion::TLSv1_2 if *algorithm == CHACHA20_POLY1305 => {
-                RecordFormat::Tls12Chacha
-            }
+            ProtocolVersion::TLSv1_2 if is_chacha => RecordFormat::Tls12Chacha,
             ProtocolVersion::TLSv1_2 => RecordFormat::Tls12Gcm,
             _ => return Err(RecordError::Unsupported),
         };
-        let aead =
-            UnboundKey::new(algorithm, key.as_ref()).map_err(|_| RecordError::Unsupported)?;
-        let iv = iv
-            .as_ref()
-            .try_into()
-            .map_err(|_| RecordError::Unsupported)?;
+        let aead = UnboundKey::new(algorithm, key).map_err(|_| RecordError::Unsupported)?;
         Ok(Self {
             aead: LessSafeKey::new(aead),
-            iv,
-            sequence: *sequence,
+            iv: iv.try_into().map_err(|_| RecordError::Unsupported)?,
+            sequence,
             sealed_blocks: 0,
-            max_blocks,
+            max_blocks: if is_chacha { u64::MAX } else { MAX_GCM_BLOCKS },
             form,
         })
     }

@@ -7,6 +7,7 @@ mod configuration;
 mod idle_tracker;
 mod password_message;
 mod proxy_header;
+mod record_layer;
 mod scram;
 mod scram_login;
 mod startup_packet;
@@ -22,6 +23,7 @@ pub use configuration::{configuration, target_url, users_file};
 pub use idle_tracker::idle_tracker;
 pub use password_message::password_message;
 pub use proxy_header::proxy_header;
+pub use record_layer::record_layer;
 pub use scram::scram;
 pub use scram_login::scram_login;
 pub use startup_packet::startup_packet;
@@ -59,6 +61,7 @@ mod tests {
             ("idle_tracker", super::idle_tracker),
             ("password_message", super::password_message),
             ("proxy_header", super::proxy_header),
+            ("record_layer", super::record_layer),
             ("scram", super::scram),
             ("scram_login", super::scram_login),
             ("configuration", super::configuration),

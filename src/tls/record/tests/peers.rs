@@ -31,9 +31,7 @@ async fn request_key_update(from: &mut Stream, pieces: &[usize]) {
         send(from, HANDSHAKE, payload).await;
         rest = behind;
     }
-    from.records.sealed_with_earlier_keys += from.records.sealing_key.sequence();
-    let secrets = from.records.key_schedule.next_sealing_secrets().unwrap();
-    from.records.sealing_key = TrafficKey::new(ProtocolVersion::TLSv1_3, &secrets).unwrap();
+    from.records.change_sealing_key().unwrap();
 }
 
 /// Lets a stream take in all that its peer has sent, which has no data for a reader.

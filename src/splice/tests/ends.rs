@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::*;
@@ -146,11 +146,12 @@ async fn a_session_whose_tls_1_2_key_is_worn_is_closed_properly_by_the_proxy() {
             tokio::spawn(
                 async move { splice(&mut near, &mut far, &mut (), &Traffic::default()).await },
             );
-        let (from, to): (&mut dyn AsyncWriteUnpin, &mut dyn AsyncReadUnpin) = if client_is_worn {
-            (&mut server, &mut client)
-        } else {
-            (&mut client, &mut server)
-        };
+        let (from, to): (&mut (dyn AsyncWrite + Unpin), &mut (dyn AsyncRead + Unpin)) =
+            if client_is_worn {
+                (&mut server, &mut client)
+            } else {
+                (&mut client, &mut server)
+            };
         from.write_all(&vec![7; 20_000]).await.unwrap();
         from.flush().await.unwrap();
         let mut all = Vec::new();
@@ -165,8 +166,3 @@ async fn a_session_whose_tls_1_2_key_is_worn_is_closed_properly_by_the_proxy() {
         );
     }
 }
-
-trait AsyncReadUnpin: tokio::io::AsyncRead + Unpin {}
-impl<T: tokio::io::AsyncRead + Unpin> AsyncReadUnpin for T {}
-trait AsyncWriteUnpin: tokio::io::AsyncWrite + Unpin {}
-impl<T: tokio::io::AsyncWrite + Unpin> AsyncWriteUnpin for T {}

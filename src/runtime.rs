@@ -17,7 +17,7 @@ use crate::cancel::CancelKeys;
 use crate::client::authenticate::PasswordChecker;
 use crate::client::turns::Turns;
 use crate::config::{Config, Limits as LimitSettings, ListenerSettings, UserSettings};
-use crate::credentials::Identities;
+use crate::credentials::{Identities, read_system_authorities};
 use crate::limits::{Limit, UnauthenticatedClients};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -97,6 +97,8 @@ impl Runtime {
             .iter()
             .flat_map(|listener| &listener.targets);
         let metrics = Arc::new(Metrics::new(targets.map(|target| &*target.name)));
+        // No client has been accepted yet, so there are file descriptors.
+        read_system_authorities();
         Self {
             cancel_keys: Arc::new(CancelKeys::new(config.cancel_key.as_ref())),
             turns: Turns::default(),

@@ -91,25 +91,25 @@ impl<T> TlsStream<T> {
         self.records.record_overhead()
     }
 
-    /// Seals a payload, as [`RecordLayer::seal`] does. Records must be sent with
+    /// Seals a payload, as `RecordLayer::seal` does. Records must be sent with
     /// [`TlsStream::send`] in the order in which they were sealed.
     ///
     /// # Errors
-    /// The same as those of [`RecordLayer::seal`].
+    /// The same as those of `RecordLayer::seal`.
     pub fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<usize, RecordError> {
         self.records.seal(slot, payload)
     }
 
-    /// Replaces the key, as [`RecordLayer::update_key_if_due`] does. The record that says so must
+    /// Replaces the key, as `RecordLayer::update_key_if_due` does. The record that says so must
     /// be sent in its turn.
     ///
     /// # Errors
-    /// The same as those of [`RecordLayer::update_key_if_due`].
+    /// The same as those of `RecordLayer::update_key_if_due`.
     pub fn update_key_if_due(&mut self, slot: &mut [u8]) -> Result<usize, RecordError> {
         self.records.update_key_if_due(slot)
     }
 
-    /// Whether nothing more should be sealed, as [`RecordLayer::is_worn_out`] says.
+    /// Whether nothing more should be sealed, as `RecordLayer::is_worn_out` says.
     pub fn is_worn_out(&self) -> bool {
         self.records.is_worn_out()
     }

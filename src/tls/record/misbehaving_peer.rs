@@ -118,7 +118,7 @@ impl MisbehavingPeer {
     /// data; `None` when it has not come completely.
     ///
     /// # Errors
-    /// The same as those of [`RecordLayer::open`].
+    /// The same as those of `RecordLayer::open`.
     pub fn open(&mut self, input: &[u8]) -> Result<Option<(usize, Vec<u8>)>, RecordError> {
         let Some(length) = self.0.complete_record(input)? else {
             return Ok(None);

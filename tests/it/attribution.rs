@@ -39,12 +39,12 @@ fn the_clients_name_becomes_the_session_name_the_source_identity_and_a_tag() {
     };
     assert_eq!(
         of("RoleSessionName"),
-        ["ana-bi", "bob-smith-7e50351d-bi", "bob-smith-bi"],
+        ["ana-bi", "bob-smith=7e50351d-bi", "bob-smith-bi"],
         "there is one role session per person, however often they log in"
     );
     assert_eq!(
         of("SourceIdentity"),
-        ["ana", "bob-smith-7e50351d", "bob-smith"],
+        ["ana", "bob-smith=7e50351d", "bob-smith"],
         "AWS tells apart whom we tell apart"
     );
     assert_eq!(of("Tags.member.1.Key"), ["pg-iam-proxy:user"; 3]);

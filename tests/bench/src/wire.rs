@@ -52,9 +52,9 @@ pub fn greeting() -> Vec<u8> {
     bytes
 }
 
-/// The answer to these statements. Each `select` returns one row with the number 1, or with true if
-/// it asks whether something exists, as a proxy does after it has reset a session. Any other
-/// statement succeeds.
+/// The answer to these statements. Each `select` returns one row with the number 1; with an empty
+/// text if it lists what a session keeps, as a proxy does after it has reset one, or with true if it
+/// asks whether something exists, as earlier builds did. Any other statement succeeds.
 pub fn answer(statements: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for statement in statements
@@ -68,16 +68,19 @@ pub fn answer(statements: &str) -> Vec<u8> {
             .map(str::to_uppercase)
             .collect();
         if words[0] == "SELECT" {
-            let value = if statement.contains("EXISTS") {
-                b't'
+            let value: &[u8] = if statement.contains("string_agg") {
+                b""
+            } else if statement.contains("EXISTS") {
+                b"t"
             } else {
-                b'1'
+                b"1"
             };
             bytes.extend(message(
                 b'T',
                 b"\0\x01?column?\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0",
             ));
-            bytes.extend(message(b'D', &[0, 1, 0, 0, 0, 1, value]));
+            let length = u8::try_from(value.len()).expect("a byte or none");
+            bytes.extend(message(b'D', &[&[0, 1, 0, 0, 0, length], value].concat()));
             bytes.extend(message(b'C', b"SELECT 1\0"));
         } else {
             bytes.extend(message(b'C', format!("{}\0", words.join(" ")).as_bytes()));
